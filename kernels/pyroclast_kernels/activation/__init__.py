@@ -1,0 +1,3 @@
+"""The op `swiglu`: the gate of the feed-forward block."""
+
+FORMATS = ("f32",)

@@ -1,0 +1,33 @@
+// Activations to 8 bits, 32 at a time: the epilogue of norm, swiglu and attention.
+#pragma once
+
+#include "../native/abi.h"
+#include "../native/simd.h"
+
+// values[i] = round(x[i] / scale) to nearest even, scale = max|x| / 127.  A NaN or an infinity
+// anywhere in the block makes the scale NaN, so that it reaches the logits and is noticed there.
+PYRO_INLINE void quantize_block(const float *x, Q8Block &out) {
+  const f32x16 a = load(x), b = load(x + kLanes);
+  const f32x16 poison = a * set1(0.0f) + b * set1(0.0f);  // 0, or NaN
+  const float largest = reduce_max(max(abs(a), abs(b)));
+  const float scale = largest / 127.0f;
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  int32_t rounded[32];
+  const i32x16 qa = to_int(round_even(a * set1(inverse))),
+               qb = to_int(round_even(b * set1(inverse)));
+  std::memcpy(rounded, &qa, sizeof qa);
+  std::memcpy(rounded + kLanes, &qb, sizeof qb);
+  int32_t sum = 0;
+  for (int i = 0; i < 32; i++) {
+    out.values[i] = int8_t(rounded[i]);
+    sum += out.values[i];
+  }
+  out.scale = scale + reduce_add(poison);
+  out.sum_scaled = out.scale * float(sum);
+  out.minus_8_sum = -8 * sum;
+  out.minus_128_sum = -128 * sum;
+}
+
+PYRO_INLINE void quantize_row(const float *x, int64_t n, Q8Block *out) {
+  for (int64_t b = 0; b < n / 32; b++) quantize_block(x + 32 * b, out[b]);
+}

@@ -1,0 +1,8 @@
+"""The op `attention`: causal attention of a ragged batch over the paged cache."""
+
+FORMATS = ("f32", "f16")  # of the cache
+
+# Positions are summed in splits of this many, cut at its multiples: part of the contract, since
+# the bits of a result depend on it.
+SPLIT = 512
+MAX_HEAD_DIM = 256

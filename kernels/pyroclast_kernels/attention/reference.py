@@ -1,0 +1,64 @@
+"""What `attention` means, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast_kernels import activations
+
+Array = NDArray[Any]
+
+
+def attention(
+    n_tokens: Array,
+    n_seqs: Array,
+    seq_starts: Array,
+    positions: Array,
+    block_tables: Array,
+    qkv: Array,
+    k_cache: Array,
+    v_cache: Array,
+    out: Array | None,
+    out_q8: Array | None,
+    scratch: Array,
+    counters: Array,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    max_blocks: int,
+    value_stride: int,
+    window: int,
+    max_splits: int,
+    max_split_tokens: int,
+) -> None:
+    """out[t, h] = sum over p of softmax(q[t, h] . k[p] / sqrt(head_dim)) * v[p].
+
+    A token at position P sees positions p <= P of its own sequence, the last `window` of them if
+    window > 0.  Query head h reads kv head h // (n_heads / n_kv_heads).  n_tokens, n_seqs int64
+    (1,); sequence s owns tokens [seq_starts[s], seq_starts[s + 1]) and row s of block_tables; qkv
+    and the caches as of rope, which has run on this step's tokens.  out float32 (max_tokens,
+    n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional.
+    scratch float32 (max_split_tokens, n_heads, max_splits, value_stride + 2) and counters int32
+    (max_split_tokens * n_heads, zero between calls) serve kernels that share one token's positions
+    among threads.  float32 sums over splits of 512 positions, in order.
+    """
+    t, group = int(n_tokens[0]), n_heads // n_kv_heads
+    y = np.zeros((t, n_heads, head_dim), np.float32)
+    q = qkv[:t, : n_heads * head_dim].reshape(t, n_kv_heads, group, head_dim)
+    for s in range(int(n_seqs[0])):
+        for token in range(int(seq_starts[s]), int(seq_starts[s + 1])):
+            end = int(positions[token]) + 1
+            first = max(0, end - window) if window > 0 else 0
+            blocks = block_tables[s, : -(-end // block_size)]
+            k = k_cache[blocks].transpose(1, 2, 0, 3).reshape(n_kv_heads, head_dim, -1)
+            v = v_cache[blocks].transpose(1, 0, 2, 3).reshape(n_kv_heads, -1, value_stride)
+            scores = q[token] @ k[:, :, first:end].astype(np.float32) / np.sqrt(np.float32(head_dim))
+            scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            probs = scores / scores.sum(axis=-1, keepdims=True)
+            values = probs @ v[:, first:end, :head_dim].astype(np.float32)
+            y[token] = values.reshape(n_heads, head_dim)
+    activations.put(y.reshape(t, -1), out, out_q8)

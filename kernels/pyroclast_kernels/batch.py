@@ -1,0 +1,45 @@
+"""One ragged step: the new tokens of any number of sequences, side by side.
+
+The arrays are allocated once; a step program reads them by address, so the caller refills them in
+place.  A sequence's tokens are adjacent and in rising position.  No padding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Batch:
+    """token_ids, positions, seq_index int32 (max_tokens,): seq_index is the token's row of
+    block_tables.  seq_starts int32 (max_seqs + 1,): sequence i owns tokens [starts[i],
+    starts[i + 1]).  block_tables int32 (max_seqs, max_blocks).  logit_rows int32 (max_logits,):
+    the tokens whose logits are wanted.  n_tokens, n_seqs, n_logits: how much of each is used.
+    """
+
+    def __init__(self, max_tokens: int, max_seqs: int, max_blocks: int, max_logits: int) -> None:
+        self.max_tokens, self.max_seqs = max_tokens, max_seqs
+        self.max_blocks, self.max_logits = max_blocks, max_logits
+        # Each count on a cache line of its own would gain nothing: they change once per step.
+        self.counts = np.zeros(3, np.int64)
+        self.token_ids = np.zeros(max_tokens, np.int32)
+        self.positions = np.zeros(max_tokens, np.int32)
+        self.seq_index = np.zeros(max_tokens, np.int32)
+        self.seq_starts = np.zeros(max_seqs + 1, np.int32)
+        self.block_tables = np.zeros((max_seqs, max_blocks), np.int32)
+        self.logit_rows = np.zeros(max_logits, np.int32)
+        # Views of one element each: what kernels take as a pointer to a count.
+        self.n_tokens_at = self.counts[0:1]
+        self.n_seqs_at = self.counts[1:2]
+        self.n_logits_at = self.counts[2:3]
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.counts[0])
+
+    @property
+    def n_seqs(self) -> int:
+        return int(self.counts[1])
+
+    @property
+    def n_logits(self) -> int:
+        return int(self.counts[2])

@@ -1,0 +1,51 @@
+// embed: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
+// One token per item; a row is one lane of its group, so the reads are strided: a few microseconds.
+#include "../matmul/packed.h"
+
+namespace {
+
+struct EmbedArgs {
+  const int64_t *n_tokens;
+  const int32_t *token_ids;
+  const uint8_t *weight;
+  float *out;
+  int64_t n_cols;
+};
+
+template <class F>
+void embed_row(const uint8_t *group, int lane, int64_t n_cols, float *out) {
+  if constexpr (kIsBlock<F>) {
+    const uint8_t *quants = group + F::quants_offset(n_cols);
+    for (int64_t k = 0; k < n_cols; k++) {
+      const int64_t b = k / kBlock;
+      const uint16_t *scales = (const uint16_t *)(group + b * F::kScaleBytes);
+      const float q = F::value(quants + b * F::kQuantBytes, lane, int(k % kBlock));
+      float y = half_to_float(scales[lane]) * q;
+      if constexpr (F::kHasMin) y += half_to_float(scales[kLanes + lane]);
+      out[k] = y;
+    }
+  } else {
+    for (int64_t k = 0; k < n_cols; k++)
+      out[k] = F::value(group + (k * kLanes + lane) * F::kValueBytes);
+  }
+}
+
+template <class F>
+void embed(const void *args, int part, int n_parts) {
+  const EmbedArgs &a = *static_cast<const EmbedArgs *>(args);
+  const Range mine = split(*a.n_tokens, part, n_parts);
+  for (int64_t t = mine.begin; t < mine.end; t++) {
+    const int64_t row = a.token_ids[t];
+    embed_row<F>(a.weight + row / kLanes * group_bytes<F>(a.n_cols), int(row % kLanes), a.n_cols,
+                 a.out + t * a.n_cols);
+  }
+}
+
+PYRO_KERNEL("embed.q8_0", embed<Q8_0>);
+PYRO_KERNEL("embed.q4_0", embed<Q4_0>);
+PYRO_KERNEL("embed.q4_1", embed<Q4_1>);
+PYRO_KERNEL("embed.f32", embed<F32>);
+PYRO_KERNEL("embed.f16", embed<F16>);
+PYRO_KERNEL("embed.bf16", embed<BF16>);
+
+}  // namespace

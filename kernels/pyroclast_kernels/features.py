@@ -1,0 +1,98 @@
+"""What this machine offers: instruction sets and threads.  The only place that looks.
+
+PYROCLAST_MAX_ISA=avx2|baseline caps the instruction sets, to test what an older CPU would run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+from pyroclast_kernels.errors import KernelError
+
+# Best first.  A level's shared object is opened only if the CPU has every flag (as Linux spells
+# them, which it does only if the operating system saves the registers as well).
+LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
+    "avx512vnni": (
+        "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
+        "avx512vbmi", "avx512_vbmi2", "avx2", "fma", "f16c", "bmi2",
+    ),
+    "avx2": ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"),
+    "baseline": ("sse4_2", "ssse3", "popcnt", "cx16"),
+}  # fmt: skip
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags, as in /proc/cpuinfo; empty where that cannot be read."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's model name, for reports."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def max_isa() -> str:
+    """The best level that may be used: all of them unless PYROCLAST_MAX_ISA says otherwise."""
+    levels = list(LEVEL_FLAGS)
+    wanted = os.environ.get("PYROCLAST_MAX_ISA", levels[0])
+    if wanted not in levels:
+        raise KernelError(
+            f"PYROCLAST_MAX_ISA must be one of {', '.join(levels)}, got {wanted!r}"
+        )
+    return wanted
+
+
+def why_not(level: str) -> str:
+    """Why this machine cannot run `level`; empty if it can."""
+    levels = list(LEVEL_FLAGS)
+    if levels.index(level) < levels.index(max_isa()):
+        return f"PYROCLAST_MAX_ISA={max_isa()} excludes it"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "" if level == "baseline" else f"needs an x86-64 CPU, this is {platform.machine()}"
+    missing = [flag for flag in LEVEL_FLAGS[level] if flag not in cpu_flags()]
+    return f"this CPU lacks {', '.join(missing)}" if missing else ""
+
+
+def n_cpus() -> int:
+    """How many threads are worth starting: the affinity mask, or the cgroup's quota if lower."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, _cgroup_cpus()))
+
+
+def _cgroup_cpus() -> int:
+    """The CPU quota of this process's cgroup, rounded up; a large number where there is none."""
+    unlimited = 1 << 20
+    for quota_file, period_file in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            words = Path(quota_file).read_text().split()
+            period = words[1] if period_file is None else Path(period_file).read_text().strip()
+            quota = words[0]
+            if quota not in ("max", "-1"):
+                return max(1, -(-int(quota) // int(period)))
+        except (OSError, IndexError, ValueError):
+            continue
+    return unlimited

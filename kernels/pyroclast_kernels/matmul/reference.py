@@ -1,0 +1,47 @@
+"""What `matmul` and `pack` mean, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast_kernels.activations import dequantize
+from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
+
+Array = NDArray[Any]
+
+
+def matmul(
+    n_tokens: Array,
+    x: Array,
+    weight: PackedWeight,
+    bias: Array | None,
+    out: Array,
+    n_rows: int,
+    n_cols: int,
+    out_stride: int,
+    accumulate: int,
+) -> None:
+    """out[t, row] = sum over k of weight[row, k] * x[t, k] (+ bias[row]) (+ out[t, row]).
+
+    n_tokens int64 (1,); x (max_tokens, n_cols) float32, or Q8_BLOCK (max_tokens, n_cols // 32)
+    for block-quantized weights; out float32, rows out_stride apart; `accumulate` adds to out.
+    Quantized products are exact inside a block of 32 columns; float32 sums elsewhere.  The sum
+    over k has one order for each row, whatever the number of tokens.
+    """
+    t = int(n_tokens[0])
+    values = dequantize(x[:t]) if weight.takes_q8 else x[:t]
+    y = values @ weight.dequantize().T
+    if bias is not None:
+        y += bias
+    rows = np.lib.stride_tricks.as_strided(out, (t, n_rows), (4 * out_stride, 4))
+    rows[:] = rows + y if accumulate else y
+
+
+def pack(raw: Array, weight: PackedWeight, n_rows: int, n_cols: int, row_offset: int) -> None:
+    """Lays raw rows uint8 (n_rows, row_bytes), as in a file, into rows [row_offset, row_offset +
+    n_rows) of the packed weight.  Reads raw only; other rows of the weight stay as they are."""
+    assert n_cols == weight.n_cols and len(raw) == n_rows
+    pack_rows(raw, weight, row_offset)

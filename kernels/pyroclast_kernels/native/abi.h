@@ -1,0 +1,55 @@
+// The C ABI of every compiled CPU kernel, and how a C++ kernel announces itself.
+//
+//   void kernel(const void *args, int part, int n_parts);
+//
+// `args` points to a struct whose every field is 8 bytes wide: a pointer, an int64_t or a double,
+// in the order of the parameters of the op's NumPy reference (tests/test_abi.py compares the two).
+// Sizes that vary from step to step (tokens, sequences) are read through pointers, so a recorded
+// step is replayed without touching the structs.  The executor splits an op into n_parts and any
+// thread may run any part, each exactly once; the bits of the result must not depend on n_parts.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <vector>
+
+using Kernel = void (*)(const void *args, int part, int n_parts);
+
+// Activations of one block of 32 values, quantized to 8 bits: x[i] ~= scale * values[i].
+// The three sums let a kernel cancel the offset of unsigned weights without a second pass:
+// sum_scaled = scale * sum(values); minus_8_sum and minus_128_sum start an integer accumulator.
+struct Q8Block {
+  float scale;
+  float sum_scaled;
+  int32_t minus_8_sum;
+  int32_t minus_128_sum;
+  int8_t values[32];
+};
+static_assert(sizeof(Q8Block) == 48, "activations.py mirrors this struct");
+
+struct KernelEntry {
+  const char *name;  // "op.format", for instance "matmul.q8_0"
+  Kernel function;
+};
+
+inline std::vector<KernelEntry> &kernel_table() {
+  static std::vector<KernelEntry> table;
+  return table;
+}
+
+struct RegisterKernel {
+  RegisterKernel(const char *name, Kernel function) { kernel_table().push_back({name, function}); }
+};
+
+#define PYRO_JOIN2(a, b) a##b
+#define PYRO_JOIN(a, b) PYRO_JOIN2(a, b)
+#define PYRO_KERNEL(name, function) \
+  static const RegisterKernel PYRO_JOIN(registered_, __COUNTER__) { name, function }
+
+// The half-open range of items that part `part` of `n_parts` handles: contiguous, and balanced.
+struct Range {
+  int64_t begin, end;
+};
+inline Range split(int64_t n_items, int part, int n_parts) {
+  return {n_items * part / n_parts, n_items * (part + 1) / n_parts};
+}

@@ -1,0 +1,332 @@
+// Sixteen float32 or int32 lanes on any CPU: one 512-bit, two 256-bit or four 128-bit registers.
+//
+// Every kernel is written once against these lanes.  Because the lanes, the order of operations and
+// the reduction trees are the same at every width, AVX2 and AVX-512 give identical bits; the
+// baseline, which has no fused multiply-add, rounds twice and forms a bit group of its own.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kLanes = 16;
+constexpr int kRegs = kLanes / kWidth;
+
+// Registers for a tile of tokens: 32 of 512 bits, or 16 narrower ones.
+constexpr int kMaxTile = kWidth == 16 ? 12 : 4;
+
+typedef float NativeF __attribute__((vector_size(4 * kWidth)));
+typedef int32_t NativeI __attribute__((vector_size(4 * kWidth)));
+
+#define PYRO_INLINE inline __attribute__((always_inline))
+#define PYRO_EACH for (int r = 0; r < kRegs; r++)
+
+struct f32x16 {
+  NativeF v[kRegs];
+};
+struct i32x16 {
+  NativeI v[kRegs];
+};
+
+PYRO_INLINE f32x16 set1(float x) {
+  f32x16 out;
+  PYRO_EACH out.v[r] = NativeF{} + x;
+  return out;
+}
+PYRO_INLINE i32x16 set1i(int32_t x) {
+  i32x16 out;
+  PYRO_EACH out.v[r] = NativeI{} + x;
+  return out;
+}
+PYRO_INLINE f32x16 load(const float *p) {
+  f32x16 out;
+  std::memcpy(&out, p, sizeof out);
+  return out;
+}
+PYRO_INLINE void store(float *p, f32x16 x) { std::memcpy(p, &x, sizeof x); }
+PYRO_INLINE i32x16 loadi(const void *p) {
+  i32x16 out;
+  std::memcpy(&out, p, sizeof out);
+  return out;
+}
+
+// The first n lanes of a row that may end inside the vector; the others are `fill`.
+PYRO_INLINE f32x16 load_n(const float *p, int64_t n, float fill = 0.0f) {
+  if (n >= kLanes) return load(p);
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; i++) lanes[i] = i < n ? p[i] : fill;
+  return load(lanes);
+}
+PYRO_INLINE void store_n(float *p, f32x16 x, int64_t n) {
+  if (n >= kLanes) return store(p, x);
+  float lanes[kLanes];
+  store(lanes, x);
+  std::memcpy(p, lanes, size_t(n > 0 ? n : 0) * sizeof(float));
+}
+
+PYRO_INLINE f32x16 operator+(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] += b.v[r];
+  return a;
+}
+PYRO_INLINE f32x16 operator-(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] -= b.v[r];
+  return a;
+}
+PYRO_INLINE f32x16 operator*(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] *= b.v[r];
+  return a;
+}
+PYRO_INLINE f32x16 operator/(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] /= b.v[r];
+  return a;
+}
+PYRO_INLINE i32x16 operator+(i32x16 a, i32x16 b) {
+  PYRO_EACH a.v[r] += b.v[r];
+  return a;
+}
+PYRO_INLINE i32x16 operator&(i32x16 a, i32x16 b) {
+  PYRO_EACH a.v[r] &= b.v[r];
+  return a;
+}
+PYRO_INLINE i32x16 operator^(i32x16 a, i32x16 b) {
+  PYRO_EACH a.v[r] ^= b.v[r];
+  return a;
+}
+
+// max(a, b), lane by lane; a NaN in either operand may be dropped: callers test for NaN apart.
+PYRO_INLINE f32x16 max(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] = a.v[r] > b.v[r] ? a.v[r] : b.v[r];
+  return a;
+}
+PYRO_INLINE f32x16 min(f32x16 a, f32x16 b) {
+  PYRO_EACH a.v[r] = a.v[r] < b.v[r] ? a.v[r] : b.v[r];
+  return a;
+}
+PYRO_INLINE f32x16 abs(f32x16 a) {
+  PYRO_EACH a.v[r] = (NativeF)((NativeI)a.v[r] & 0x7fffffff);
+  return a;
+}
+
+// a * b + c with one rounding where the CPU can, with two at the baseline.
+PYRO_INLINE NativeF fma_native(NativeF a, NativeF b, NativeF c) {
+#if defined(__AVX512F__)
+  return (NativeF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (NativeF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+PYRO_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  PYRO_EACH c.v[r] = fma_native(a.v[r], b.v[r], c.v[r]);
+  return c;
+}
+PYRO_INLINE float fma1(float a, float b, float c) {
+#if defined(__FMA__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// Round to the nearest integer, ties to even: |x| < 2^22 (the magic-number trick).
+PYRO_INLINE f32x16 round_even(f32x16 x) {
+  const f32x16 magic = set1(12582912.0f);
+  return (x + magic) - magic;
+}
+PYRO_INLINE i32x16 to_int(f32x16 x) {
+  i32x16 out;
+  PYRO_EACH out.v[r] = __builtin_convertvector(x.v[r], NativeI);
+  return out;
+}
+PYRO_INLINE f32x16 to_float(i32x16 x) {
+  f32x16 out;
+  PYRO_EACH out.v[r] = __builtin_convertvector(x.v[r], NativeF);
+  return out;
+}
+
+// Reductions over the 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1) at every width.
+PYRO_INLINE float reduce_add(f32x16 x) {
+  float t[kLanes];
+  store(t, x);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) t[i] += t[i + half];
+  return t[0];
+}
+PYRO_INLINE float reduce_max(f32x16 x) {
+  float t[kLanes];
+  store(t, x);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
+  return t[0];
+}
+
+// exp(x): x = n ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980), a degree-7 polynomial for e^r, then
+// the exponent bits.  At most 2 ulp for x in [-87.3, 88.7]; 0 below it, inf above, NaN stays NaN.
+PYRO_INLINE f32x16 exp(f32x16 x) {
+  const f32x16 lo = set1(-87.33654f), hi = set1(88.72283f);
+  f32x16 clamped = min(max(x, lo), hi);
+  f32x16 n = round_even(clamped * set1(1.44269504088896341f));
+  f32x16 r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  f32x16 p = set1(1.9875691500e-4f);  // the minimax polynomial of Moshier's Cephes expf
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r) + set1(1.0f);
+  // 2^n in two factors: n = 128 has no float of its own.
+  i32x16 whole = to_int(n);
+  f32x16 out;
+  PYRO_EACH {
+    NativeI half = whole.v[r] >> 1, rest = whole.v[r] - half;
+    NativeF a = (NativeF)((half + 127) << 23), b = (NativeF)((rest + 127) << 23);
+    NativeF y = p.v[r] * a * b;
+    y = x.v[r] < lo.v[r] ? NativeF{} : y;
+    y = x.v[r] > hi.v[r] ? NativeF{} + INFINITY : y;
+    out.v[r] = x.v[r] == x.v[r] ? y : x.v[r];
+  }
+  return out;
+}
+
+// ---- 16-bit floats ----------------------------------------------------------------------------
+
+PYRO_INLINE float half_to_float(uint16_t h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#else
+  uint32_t sign = uint32_t(h & 0x8000) << 16, bits = uint32_t(h & 0x7fff) << 13;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  f *= 5.192296858534828e33f;  // 2^112: rebias the exponent; denormals come out right too
+  std::memcpy(&bits, &f, 4);
+  if ((h & 0x7c00) == 0x7c00) bits = 0x7f800000u | (uint32_t(h & 0x3ff) << 13);
+  bits |= sign;
+  std::memcpy(&f, &bits, 4);
+  return f;
+#endif
+}
+
+// Round to nearest even, as F16C does.
+PYRO_INLINE uint16_t float_to_half(float f) {
+#if defined(__F16C__)
+  return (uint16_t)_cvtss_sh(f, 0);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  uint32_t sign = (bits >> 16) & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (bits >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to 65536 or more: infinity
+  if (bits < 0x38800000) {                                 // a half denormal: let the FPU round
+    float a;
+    std::memcpy(&a, &bits, 4);
+    a += 0.5f;
+    std::memcpy(&bits, &a, 4);
+    return uint16_t(sign | (bits - 0x3f000000));
+  }
+  bits += 0xc8000fff + ((bits >> 13) & 1);
+  return uint16_t(sign | (bits >> 13));
+#endif
+}
+
+PYRO_INLINE f32x16 load_half(const uint16_t *p) {
+  f32x16 out;
+#if defined(__AVX512F__)
+  out.v[0] = (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+  PYRO_EACH out.v[r] = (NativeF)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
+#else
+  float t[kLanes];
+  for (int i = 0; i < kLanes; i++) t[i] = half_to_float(p[i]);
+  out = load(t);
+#endif
+  return out;
+}
+PYRO_INLINE void store_half(uint16_t *p, f32x16 x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)x.v[0], 0));
+#else
+  float t[kLanes];
+  store(t, x);
+  for (int i = 0; i < kLanes; i++) p[i] = float_to_half(t[i]);
+#endif
+}
+
+PYRO_INLINE float bfloat_to_float(uint16_t b) {
+  uint32_t bits = uint32_t(b) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+PYRO_INLINE f32x16 load_bfloat(const uint16_t *p) {
+  f32x16 out;
+#if defined(__AVX512F__)
+  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+  out.v[0] = (NativeF)_mm512_slli_epi32(wide, 16);
+#else
+  float t[kLanes];
+  for (int i = 0; i < kLanes; i++) t[i] = bfloat_to_float(p[i]);
+  out = load(t);
+#endif
+  return out;
+}
+
+// ---- products of bytes ------------------------------------------------------------------------
+//
+// acc[lane] += sum over 4 bytes of w[lane][j] * x[j].  `w` holds 16 lanes of 4 bytes, `x` is 4
+// signed bytes broadcast to every lane.  dot_small takes unsigned w <= 15; dot_offset takes
+// w + 128 stored unsigned and, where kOffsetInDot is false, already works on w itself.
+
+#if defined(__AVX512VNNI__)
+constexpr bool kOffsetInDot = true;  // the caller starts acc at -128 * sum(x)
+#else
+constexpr bool kOffsetInDot = false;
+#endif
+
+PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
+#if defined(__AVX512VNNI__)
+  return (NativeI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
+#elif defined(__AVX2__)
+  __m256i pairs = _mm256_maddubs_epi16((__m256i)w, _mm256_set1_epi32(x));
+  return acc + (NativeI)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__SSSE3__)
+  __m128i pairs = _mm_maddubs_epi16((__m128i)w, _mm_set1_epi32(x));
+  return acc + (NativeI)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+#else
+  for (int i = 0; i < kWidth; i++)
+    for (int j = 0; j < 32; j += 8) acc[i] += int32_t(uint8_t(w[i] >> j)) * int8_t(x >> j);
+  return acc;
+#endif
+}
+
+PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
+#if defined(__AVX512VNNI__)
+  return (NativeI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
+#elif defined(__AVX2__)
+  // maddubs needs one unsigned side: |w| and x with w's sign.  |w| * |x| * 2 <= 32512: no overflow.
+  __m256i ws = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
+  __m256i pairs =
+      _mm256_maddubs_epi16(_mm256_abs_epi8(ws), _mm256_sign_epi8(_mm256_set1_epi32(x), ws));
+  return acc + (NativeI)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__SSSE3__)
+  __m128i ws = _mm_xor_si128((__m128i)w, _mm_set1_epi8(-128));
+  __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(ws), _mm_sign_epi8(_mm_set1_epi32(x), ws));
+  return acc + (NativeI)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+#else
+  for (int i = 0; i < kWidth; i++)
+    for (int j = 0; j < 32; j += 8) acc[i] += int32_t(int8_t((w[i] >> j) ^ 0x80)) * int8_t(x >> j);
+  return acc;
+#endif
+}

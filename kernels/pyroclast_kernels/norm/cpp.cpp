@@ -1,0 +1,46 @@
+// norm: RMS norm of each token's row, out = x / sqrt(mean(x^2) + eps) * weight; float32, and
+// quantized for the product that follows.  With `rows`, row i of the output is row rows[i] of x.
+// The sum of squares runs in 16 float32 lanes, folded by a fixed tree; one token per item.
+#include "../activation/quantize.h"
+
+namespace {
+
+struct NormArgs {
+  const int64_t *n_tokens;
+  const int32_t *rows;
+  const float *x;
+  const float *weight;
+  float *out;
+  Q8Block *out_q8;
+  int64_t d_model;
+  double eps;
+};
+
+void norm(const void *args, int part, int n_parts) {
+  const NormArgs &a = *static_cast<const NormArgs *>(args);
+  const Range mine = split(*a.n_tokens, part, n_parts);
+  for (int64_t t = mine.begin; t < mine.end; t++) {
+    const float *x = a.x + (a.rows ? a.rows[t] : t) * a.d_model;
+    f32x16 squares = set1(0.0f);
+    for (int64_t i = 0; i < a.d_model; i += kLanes) {
+      const f32x16 v = load_n(x + i, a.d_model - i);
+      squares = fma(v, v, squares);
+    }
+    const f32x16 scale =
+        set1(1.0f / std::sqrt(reduce_add(squares) / float(a.d_model) + float(a.eps)));
+    for (int64_t i = 0; i < a.d_model; i += 32) {
+      alignas(64) float y[32];
+      for (int j = 0; j < 32; j += kLanes) {
+        const int64_t n = a.d_model - i - j;
+        const f32x16 v = load_n(x + i + j, n) * scale * load_n(a.weight + i + j, n);
+        store(y + j, v);
+        if (a.out) store_n(a.out + t * a.d_model + i + j, v, n);
+      }
+      if (a.out_q8) quantize_block(y, a.out_q8[(t * a.d_model + i) / 32]);
+    }
+  }
+}
+
+PYRO_KERNEL("norm.f32", norm);
+
+}  // namespace

@@ -1,0 +1,3 @@
+"""The ops `rope_table` and `rope`: rotary positions, and the write of K and V to the cache."""
+
+FORMATS = ("f32", "f16")  # of the cache

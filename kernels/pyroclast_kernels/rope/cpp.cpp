@@ -1,0 +1,92 @@
+// rope_table: cosine and sine of every token's rotation angles, once per step.
+// rope: rotates the query and key heads of each token in place and writes its key and value into
+// the paged cache.  Pairs are (i, i + head_dim / 2), the half-split convention.  One token per
+// item.
+//
+// Cache layout (attention/reference.py): keys (n_blocks, n_kv_heads, head_dim, block_size), so that
+// attention finds the same dimension of 16 positions side by side; values (n_blocks, n_kv_heads,
+// block_size, value_stride).
+#include "../native/abi.h"
+#include "../native/simd.h"
+
+namespace {
+
+struct RopeTableArgs {
+  const int64_t *n_tokens;
+  const int32_t *positions;
+  const float *inv_freq;
+  float *out;
+  int64_t half_dim;
+};
+
+// out (n_tokens, 2, half_dim).  The angle is a float32 product, as the models were trained with.
+void rope_table(const void *args, int part, int n_parts) {
+  const RopeTableArgs &a = *static_cast<const RopeTableArgs *>(args);
+  const Range mine = split(*a.n_tokens, part, n_parts);
+  for (int64_t t = mine.begin; t < mine.end; t++)
+    for (int64_t i = 0; i < a.half_dim; i++) {
+      const float angle = float(a.positions[t]) * a.inv_freq[i];
+      float *out = a.out + t * 2 * a.half_dim + i;
+      out[0] = float(std::cos(double(angle)));
+      out[a.half_dim] = float(std::sin(double(angle)));
+    }
+}
+
+struct RopeArgs {
+  const int64_t *n_tokens;
+  const int32_t *positions;
+  const int32_t *seq_index;
+  const int32_t *block_tables;
+  const float *table;
+  float *qkv;
+  void *k_cache;
+  void *v_cache;
+  int64_t n_heads;
+  int64_t n_kv_heads;
+  int64_t head_dim;
+  int64_t block_size;
+  int64_t max_blocks;
+  int64_t value_stride;
+};
+
+void rotate(float *head, const float *cosine, const float *sine, int64_t half) {
+  for (int64_t i = 0; i < half; i++) {
+    const float a = head[i], b = head[i + half];
+    head[i] = a * cosine[i] - b * sine[i];
+    head[i + half] = b * cosine[i] + a * sine[i];
+  }
+}
+
+PYRO_INLINE void put(float *cell, float x) { *cell = x; }
+PYRO_INLINE void put(uint16_t *cell, float x) { *cell = float_to_half(x); }
+
+template <class Cell>
+void rope(const void *args, int part, int n_parts) {
+  const RopeArgs &a = *static_cast<const RopeArgs *>(args);
+  const Range mine = split(*a.n_tokens, part, n_parts);
+  const int64_t half = a.head_dim / 2, kv_dim = a.n_kv_heads * a.head_dim;
+  for (int64_t t = mine.begin; t < mine.end; t++) {
+    float *q = a.qkv + t * (a.n_heads * a.head_dim + 2 * kv_dim);
+    float *k = q + a.n_heads * a.head_dim, *v = k + kv_dim;
+    const float *cosine = a.table + t * 2 * half, *sine = cosine + half;
+    for (int64_t h = 0; h < a.n_heads + a.n_kv_heads; h++)
+      rotate(q + h * a.head_dim, cosine, sine, half);
+    const int64_t position = a.positions[t], slot = position % a.block_size;
+    const int64_t block = a.block_tables[a.seq_index[t] * a.max_blocks + position / a.block_size];
+    for (int64_t h = 0; h < a.n_kv_heads; h++) {
+      const int64_t at = block * a.n_kv_heads + h;
+      Cell *keys = (Cell *)a.k_cache + at * a.head_dim * a.block_size + slot;
+      Cell *values = (Cell *)a.v_cache + (at * a.block_size + slot) * a.value_stride;
+      for (int64_t d = 0; d < a.head_dim; d++) {
+        put(keys + d * a.block_size, k[h * a.head_dim + d]);
+        put(values + d, v[h * a.head_dim + d]);
+      }
+    }
+  }
+}
+
+PYRO_KERNEL("rope_table.f32", rope_table);
+PYRO_KERNEL("rope.f32", rope<float>);
+PYRO_KERNEL("rope.f16", rope<uint16_t>);
+
+}  // namespace

@@ -1,0 +1,66 @@
+"""What `rope_table` and `rope` mean, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def rope_table(
+    n_tokens: Array, positions: Array, inv_freq: Array, out: Array, half_dim: int
+) -> None:
+    """out[t] = cos and sin of positions[t] * inv_freq, for every token of the step.
+
+    n_tokens int64 (1,); positions int32 (max_tokens,); inv_freq float32 (half_dim,); out float32
+    (max_tokens, 2, half_dim).  The angle is a float32 product, as the models were trained with.
+    """
+    t = int(n_tokens[0])
+    angles = positions[:t, None].astype(np.float32) * inv_freq[None, :half_dim]
+    out[:t, 0] = np.cos(angles.astype(np.float64))
+    out[:t, 1] = np.sin(angles.astype(np.float64))
+
+
+def rope(
+    n_tokens: Array,
+    positions: Array,
+    seq_index: Array,
+    block_tables: Array,
+    table: Array,
+    qkv: Array,
+    k_cache: Array,
+    v_cache: Array,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    max_blocks: int,
+    value_stride: int,
+) -> None:
+    """Rotates the query and key heads in place and writes keys and values to the cache.
+
+    n_tokens int64 (1,); qkv float32 (max_tokens, (n_heads + 2 * n_kv_heads) * head_dim); table as
+    of rope_table.  Pairs are (i, i + head_dim / 2): the half-split convention of Su et al. 2021 as
+    Hugging Face spells it.  Position p of row s of block_tables (max_seqs, max_blocks) lives in
+    block block_tables[s, p // block_size], slot p % block_size, of
+    k_cache (n_blocks, n_kv_heads, head_dim, block_size) and
+    v_cache (n_blocks, n_kv_heads, block_size, value_stride), float32 or float16.
+    """
+    t, q_dim, half = int(n_tokens[0]), n_heads * head_dim, head_dim // 2
+    rotated = qkv[:t, : q_dim + n_kv_heads * head_dim].reshape(t, n_heads + n_kv_heads, 2, half)
+    cosine, sine = table[:t, None, 0], table[:t, None, 1]
+    a, b = rotated[:, :, 0].copy(), rotated[:, :, 1].copy()
+    rotated[:, :, 0] = a * cosine - b * sine
+    rotated[:, :, 1] = b * cosine + a * sine
+    qkv[:t, : q_dim + n_kv_heads * head_dim] = rotated.reshape(t, -1)
+    k = qkv[:t, q_dim : q_dim + n_kv_heads * head_dim].reshape(t, n_kv_heads, head_dim)
+    v = qkv[:t, q_dim + n_kv_heads * head_dim :].reshape(t, n_kv_heads, head_dim)
+    position = positions[:t]
+    block = block_tables[seq_index[:t], position // block_size]
+    slot = position % block_size
+    with np.errstate(over="ignore"):  # a value that float16 cannot hold becomes an infinity
+        k_cache[block, :, :, slot] = k
+        v_cache[block, :, slot, :head_dim] = v
