@@ -37,6 +37,11 @@ OP_NAMES = (
 _FOLDERS = {"rope_table": "rope", "swiglu": "activation", "pack": "matmul"}
 
 
+def folder_of(op_name: str) -> str:
+    """The folder, and so the module, that holds an op."""
+    return _FOLDERS.get(op_name, op_name)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A variant bound to a format: an address for the executor, or a Python function."""
@@ -117,7 +122,7 @@ def get_op(name: str) -> Op:
     """The op of that name with its NumPy and C++ variants; KernelError lists the names."""
     if name not in OP_NAMES:
         raise KernelError(f"unknown op {name!r}; there are {', '.join(OP_NAMES)}")
-    folder = _FOLDERS.get(name, name)
+    folder = folder_of(name)
     reference = importlib.import_module(f"pyroclast_kernels.{folder}.reference")
     contract = importlib.import_module(f"pyroclast_kernels.{folder}")
     op = Op(name, getattr(reference, name), getattr(contract, "FORMATS", ("f32",)))
@@ -141,7 +146,7 @@ def _add_cpp(op: Op, level: str) -> None:
 @cache
 def load_technology(op_name: str, technology: str) -> bool:
     """Imports <op>/<technology>_cpu.py, which registers its variants; False if there is none."""
-    folder = _FOLDERS.get(op_name, op_name)
+    folder = folder_of(op_name)
     if not (Path(__file__).parent / folder / f"{technology}_cpu.py").exists():
         return False
     get_op(op_name)

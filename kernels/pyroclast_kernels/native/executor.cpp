@@ -105,8 +105,7 @@ void Executor::run(const Call *calls, int n_calls, int64_t *call_ns) {
   uint32_t id = current_.load(std::memory_order_relaxed) + 1;
   wait_until_left(id - kRuns);
   Run &run = runs_[id % kRuns];
-  run.calls = calls;
-  run.n_calls = n_calls;
+  run.calls.assign(calls, calls + n_calls);
   if (int(run.progress.size()) < n_calls) run.progress = std::vector<Progress>(n_calls);
   for (int i = 0; i < n_calls; i++) {
     run.progress[i].next.store(0, std::memory_order_relaxed);
@@ -119,7 +118,7 @@ void Executor::run(const Call *calls, int n_calls, int64_t *call_ns) {
 
 void Executor::walk(Run &run, int64_t *call_ns) {
   int64_t start = call_ns ? now_ns() : 0;
-  for (int i = 0; i < run.n_calls; i++) {
+  for (size_t i = 0; i < run.calls.size(); i++) {
     const Call &call = run.calls[i];
     Progress &progress = run.progress[i];
     for (;;) {

@@ -38,9 +38,9 @@ class Executor {
     std::atomic<int32_t> next{0};
     std::atomic<int32_t> done{0};
   };
+  // The calls are a copy: a straggler may read them after the program itself is gone.
   struct Run {
-    const Call *calls = nullptr;
-    int n_calls = 0;
+    std::vector<Call> calls;
     std::vector<Progress> progress;
   };
   // A straggler may still walk through a run that the others have finished; its counters are

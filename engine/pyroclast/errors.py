@@ -1,0 +1,69 @@
+"""Every error that Pyroclast raises on purpose, so that one `except` can catch them all.
+
+PyroclastError
+ +-- ModelFileError             a model file is missing, cut, damaged or inconsistent
+ |    +-- UnsupportedModelError its architecture, or a tensor's type, is not supported here
+ +-- TokenizerError             a vocabulary cannot be used, or an id lies outside it
+ +-- TemplateError              a chat template is missing, wrong, or tries to leave its sandbox
+ +-- SamplingError              a sampling parameter is unknown or out of range (also a ValueError)
+ +-- RequestError               a prompt that cannot be run: empty, or with ids that do not exist
+ |    |                         (also a ValueError)
+ |    +-- ContextOverflowError  prompt and max_tokens do not fit the model's context
+ +-- NumericalError             NaN or infinity in the forward pass; names the layer
+ +-- KernelError                unknown op, variant or rule, or a variant that cannot run here
+ |                              (also a pyroclast_kernels.errors.KernelError)
+ +-- ClosedError                use after close()
+ +-- MemoryBudgetError          the model or its cache does not fit the memory that it may use
+
+Programming errors inside Pyroclast are plain asserts and never one of these.
+"""
+
+from pyroclast_kernels.errors import KernelError as _KernelLibraryError
+
+
+class PyroclastError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ModelFileError(PyroclastError):
+    """A model file is missing, cut, damaged or inconsistent; the message names file and place."""
+
+
+class UnsupportedModelError(ModelFileError):
+    """The file is sound, but holds an architecture, tensor type or option not supported here."""
+
+
+class TokenizerError(PyroclastError):
+    """A vocabulary cannot be used, or a token id lies outside it."""
+
+
+class TemplateError(PyroclastError):
+    """A chat template is missing, does not render, or tries to leave its sandbox."""
+
+
+class SamplingError(PyroclastError, ValueError):
+    """A sampling parameter is unknown or out of range; the message says what is allowed."""
+
+
+class RequestError(PyroclastError, ValueError):
+    """A prompt that cannot be run: empty, or with token ids outside the vocabulary."""
+
+
+class ContextOverflowError(RequestError):
+    """The prompt, or the prompt and max_tokens together, exceed the model's context."""
+
+
+class NumericalError(PyroclastError):
+    """The forward pass met NaN or infinity; the message names the layer."""
+
+
+class KernelError(PyroclastError, _KernelLibraryError):
+    """Unknown op, variant or rule, or a variant that cannot run on this machine."""
+
+
+class ClosedError(PyroclastError):
+    """Something was used after close()."""
+
+
+class MemoryBudgetError(PyroclastError):
+    """The model or its cache does not fit into the memory that it may use."""

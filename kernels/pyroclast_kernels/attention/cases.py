@@ -1,0 +1,79 @@
+"""Cases of `attention`: one token and many, odd groups, split boundaries, windows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
+from pyroclast_kernels.attention import FORMATS, SPLIT
+from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.rope.cases import CELLS, Shape, paged
+
+MAX_SPLIT_TOKENS = 4  # cases with more tokens than this take the path of many tokens
+
+
+def _attention(shape: Shape, format: str, window: int, quantized: bool) -> Arguments:
+    rng = np.random.default_rng([shape.n_tokens, shape.head_dim])
+    arguments = paged(shape, format, rng)
+    n_tokens, width = shape.n_tokens, shape.n_heads * shape.head_dim
+    longest = max(first + n for first, n in shape.spans)
+    max_splits = -(-longest // SPLIT)
+    cells = (MAX_SPLIT_TOKENS * shape.n_heads, max_splits, shape.value_stride + 2)
+    arguments |= {
+        "out": np.full((n_tokens + 1, width), 7, np.float32),
+        "out_q8": np.zeros((n_tokens + 1, width // BLOCK), Q8_BLOCK) if quantized else None,
+        "scratch": np.zeros(cells, np.float32),
+        "counters": np.zeros(cells[0], np.int32),
+        "window": window,
+        "max_splits": max_splits,
+        "max_split_tokens": MAX_SPLIT_TOKENS,
+    }
+    order = (
+        "n_tokens", "n_seqs", "seq_starts", "positions", "block_tables", "qkv", "k_cache",
+        "v_cache", "out", "out_q8", "scratch", "counters", "n_heads", "n_kv_heads", "head_dim",
+        "block_size", "max_blocks", "value_stride", "window", "max_splits", "max_split_tokens",
+    )  # fmt: skip
+    return {name: arguments[name] for name in order}
+
+
+def _bound(arguments: Arguments, expected: Array) -> float:
+    """A score's error shifts its exponent; the weighted mean then moves by as much of max |v|."""
+    head_dim, longest = arguments["head_dim"], int(arguments["positions"].max()) + 1
+    score_error = (head_dim + 2) * EPS * np.sqrt(head_dim) * 4  # |q||k| / sqrt(d), |values| < 5
+    return float(5 * (2 * score_error + (longest / 16 + 16) * EPS))
+
+
+def _case(shape: Shape, format: str, window: int = 0, quantized: bool = False) -> Case:
+    n_pairs = sum(min(p + 1, window or p + 1) for f, n in shape.spans for p in range(f, f + n))
+    cell = np.dtype(CELLS[format]).itemsize
+    longest = sum(first + n for first, n in shape.spans)
+    return Case(
+        op="attention",
+        format=format,
+        name=str(shape) + f"-window{window}" * (window > 0) + "-q8" * quantized,
+        make=lambda: _attention(shape, format, window, quantized),
+        outputs=("out", "out_q8", "counters"),
+        bound=_bound,
+        reason="score error (d + 2) eps |q||k| / sqrt(d), doubled by the quotient, times max |v|",
+        flops=4 * n_pairs * shape.n_heads * shape.head_dim,
+        bytes=2 * longest * shape.n_kv_heads * shape.head_dim * cell,
+    )
+
+
+_SHAPES = [
+    Shape(1, 1, 2, ((0, 1),)),
+    Shape(9, 3, 64, ((0, 1),)),
+    Shape(9, 3, 64, ((511, 1), (512, 1), (1100, 1))),  # around the edges of a split, several
+    Shape(14, 2, 24, ((40, 3),)),  # a group of 7, a head that does not fill its vectors
+    Shape(9, 3, 64, ((0, 45), (30, 7), (600, 1))),  # prefill and decode side by side
+    Shape(4, 4, 80, ((500, 40),)),  # a tile that straddles two splits
+    Shape(40, 1, 16, ((3, 2), (9, 6))),  # more query heads than a tile has rows
+]
+
+CASES = [
+    *(_case(shape, f) for f in FORMATS for shape in _SHAPES),
+    *(_case(Shape(9, 3, 64, ((70, 9),)), f, 33) for f in FORMATS),
+    *(_case(Shape(9, 3, 64, ((1200, 2),)), f, 600) for f in FORMATS),
+    *(_case(Shape(9, 3, 64, ((5, 6),)), f, 0, True) for f in FORMATS),
+    *(_case(Shape(9, 3, 64, ((600, 1),)), f, 0, True) for f in FORMATS),
+]

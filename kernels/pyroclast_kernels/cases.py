@@ -1,0 +1,127 @@
+"""A case: one set of inputs of an op, what it must give, how exactly, and what it costs.
+
+Each op's folder lists its cases in cases.py, as CASES; tests, benchmarks and the tuner read the
+same list.  The expected result is the NumPy reference's on the same inputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast_kernels.activations import Q8_BLOCK
+from pyroclast_kernels.matmul.packing import PackedWeight
+from pyroclast_kernels.registry import folder_of, get_op
+
+Array = NDArray[Any]
+Arguments = dict[str, Any]
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Case:
+    """make() gives fresh arguments, the same every time; `outputs` are those that are written.
+
+    bound(arguments, expected) is the largest allowed error of a float output, elementwise, and
+    `reason` says where it comes from.  flops and bytes are those of one call.  `decode` marks
+    cases whose weights are meant to come from memory.
+    """
+
+    op: str
+    format: str
+    name: str
+    make: Callable[[], Arguments]
+    outputs: tuple[str, ...]
+    bound: Callable[[Arguments, Array], Array | float]
+    reason: str
+    flops: int = 0
+    bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.op}.{self.format}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The worst element of an output that is outside its bound."""
+
+    output: str
+    index: tuple[int, ...]
+    got: float
+    expected: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.output}{list(self.index)} is {self.got!r}, expected {self.expected!r} "
+            f"within {self.allowed:.3g}"
+        )
+
+
+def op_cases(op_name: str) -> list[Case]:
+    """The cases of one op."""
+    module = importlib.import_module(f"pyroclast_kernels.{folder_of(op_name)}.cases")
+    return [case for case in module.CASES if case.op == op_name]
+
+
+def expected(case: Case) -> tuple[Arguments, Arguments]:
+    """(the inputs, the arguments after the reference has run on a copy of them)."""
+    arguments = case.make()
+    after = deepcopy(arguments)
+    with np.errstate(all="ignore"):
+        get_op(case.op).reference(**after)
+    return arguments, after
+
+
+def mismatches(case: Case, before: Arguments, after: Arguments, got: Arguments) -> list[Mismatch]:
+    """What is wrong with the outputs in `got`: empty if each lies within its bound."""
+    found: list[Mismatch] = []
+    for name in case.outputs:
+        if after[name] is None:
+            continue
+        if isinstance(after[name], PackedWeight):
+            pairs = [(name, got[name].data, after[name].data, 0.0)]
+        elif after[name].dtype == Q8_BLOCK:
+            pairs = list(_q8_pairs(name, got[name], after[name]))
+        else:
+            allowed = case.bound(before, after[name])
+            pairs = [(name, got[name], after[name], allowed)]
+        found += [m for pair in pairs if (m := _worst(*pair)) is not None]
+    return found
+
+
+def _q8_pairs(
+    name: str, got: Array, wanted: Array
+) -> Iterator[tuple[str, Array, Array, Array | float]]:
+    """Scales agree to 1e-5; values may differ by one step, where x / scale is near a tie; the
+    sums must be those of the values that are there."""
+    yield f"{name}.scale", got["scale"], wanted["scale"], 1e-5 * np.abs(wanted["scale"])
+    yield f"{name}.values", got["values"], wanted["values"], 1.0
+    sums = got["values"].sum(axis=-1, dtype=np.int64)
+    yield f"{name}.minus_8_sum", got["minus_8_sum"], -8 * sums, 0.0
+    yield f"{name}.minus_128_sum", got["minus_128_sum"], -128 * sums, 0.0
+    scaled = got["scale"].astype(np.float64) * sums
+    yield f"{name}.sum_scaled", got["sum_scaled"], scaled, 2 * EPS * np.abs(scaled)
+    differ = np.mean(got["values"] != wanted["values"])
+    yield f"{name}.share of values off by one", np.array([differ]), np.array([0.0]), 0.02
+
+
+def _worst(name: str, got: Array, wanted: Array, allowed: Array | float) -> Mismatch | None:
+    """The element that exceeds its bound by most; two NaNs, or two equal infinities, agree."""
+    a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    limit = np.broadcast_to(np.asarray(allowed, np.float64), b.shape)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        excess = np.where(same, -np.inf, np.nan_to_num(np.abs(a - b), nan=np.inf) - limit)
+    if not excess.size or not (excess > 0).any():
+        return None
+    at = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    index = tuple(int(i) for i in at)
+    return Mismatch(name, index, float(a[at]), float(b[at]), float(limit[at]))

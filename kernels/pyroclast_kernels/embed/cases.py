@@ -1,0 +1,42 @@
+"""Cases of `embed`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyroclast_kernels import formats
+from pyroclast_kernels.cases import Arguments, Case
+from pyroclast_kernels.embed import FORMATS
+from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
+
+
+def _embed(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Arguments:
+    rng = np.random.default_rng(n_tokens)
+    weight = PackedWeight.empty(format, vocab_size, n_cols)
+    pack_rows(raw_rows(rng, vocab_size, n_cols, format), weight, 0)
+    token_ids = rng.integers(0, vocab_size, n_tokens + 1).astype(np.int32)
+    token_ids[0] = vocab_size - 1  # in the last, unfilled group of rows
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "token_ids": token_ids,
+        "weight": weight,
+        "out": rng.standard_normal((n_tokens + 1, n_cols)).astype(np.float32),
+        "n_cols": n_cols,
+    }
+
+
+def _case(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Case:
+    return Case(
+        op="embed",
+        format=format,
+        name=f"{n_tokens}x{vocab_size}x{n_cols}",
+        make=lambda: _embed(n_tokens, format, vocab_size, n_cols),
+        outputs=("out",),
+        bound=lambda arguments, expected: 0.0,
+        reason="one product and at most one sum per value, in the order of the format's definition",
+        bytes=n_tokens * (formats.row_bytes(n_cols, format) + 4 * n_cols),
+    )
+
+
+CASES = [_case(n, f, v, c) for f in FORMATS for n, v, c in [(1, 17, 32), (9, 50, 160)]]

@@ -1,0 +1,139 @@
+"""Cases of `rope_table` and `rope`: ragged sequences whose positions cross cache blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.rope import FORMATS
+
+BLOCK_SIZE = 32
+CELLS: dict[str, Any] = {"f32": np.float32, "f16": np.float16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads of a model, and a ragged step: (first position, n_tokens) of each sequence."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    spans: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        spans = "+".join(f"{n}@{first}" for first, n in self.spans)
+        return f"{self.n_heads}h{self.n_kv_heads}k{self.head_dim}d-{spans}"
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(n for _, n in self.spans)
+
+    @property
+    def value_stride(self) -> int:
+        return -(-self.head_dim // 16) * 16
+
+
+def paged(shape: Shape, format: str, rng: np.random.Generator) -> Arguments:
+    """The arguments that rope and attention share: batch, qkv and caches, blocks shuffled."""
+    n_tokens = shape.n_tokens
+    max_blocks = max(-(-(first + n) // BLOCK_SIZE) for first, n in shape.spans) + 1
+    n_blocks = max_blocks * len(shape.spans) + 2
+    tables = rng.permutation(n_blocks)[: max_blocks * len(shape.spans)]
+    width = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
+    cell, heads = CELLS[format], (n_blocks, shape.n_kv_heads)
+    k = rng.standard_normal((*heads, shape.head_dim, BLOCK_SIZE))
+    v = rng.standard_normal((*heads, BLOCK_SIZE, shape.value_stride))
+    positions = np.concatenate([np.arange(first, first + n) for first, n in shape.spans])
+    seq_index = np.repeat(np.arange(len(shape.spans)), [n for _, n in shape.spans])
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "n_seqs": np.array([len(shape.spans)]),
+        "seq_starts": np.cumsum([0, *(n for _, n in shape.spans)]).astype(np.int32),
+        "positions": positions.astype(np.int32),
+        "seq_index": seq_index.astype(np.int32),
+        "block_tables": tables.reshape(len(shape.spans), max_blocks).astype(np.int32),
+        "qkv": rng.standard_normal((n_tokens, width)).astype(np.float32),
+        "k_cache": k.astype(cell),
+        "v_cache": v.astype(cell),
+        "n_heads": shape.n_heads,
+        "n_kv_heads": shape.n_kv_heads,
+        "head_dim": shape.head_dim,
+        "block_size": BLOCK_SIZE,
+        "max_blocks": max_blocks,
+        "value_stride": shape.value_stride,
+    }
+
+
+def _inv_freq(half: int) -> Array:
+    return (1e4 ** -(np.arange(half) / half)).astype(np.float32)
+
+
+def _table(n_tokens: int, half: int) -> Arguments:
+    positions = (np.arange(n_tokens + 1) * 977).astype(np.int32)
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "positions": positions,
+        "inv_freq": _inv_freq(half),
+        "out": np.full((n_tokens + 1, 2, half), 7, np.float32),
+        "half_dim": half,
+    }
+
+
+def _rope(shape: Shape, format: str) -> Arguments:
+    rng = np.random.default_rng(shape.n_tokens)
+    arguments = paged(shape, format, rng)
+    angles = arguments["positions"][:, None] * _inv_freq(shape.head_dim // 2)
+    arguments["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    order = (
+        "n_tokens", "positions", "seq_index", "block_tables", "table", "qkv", "k_cache", "v_cache",
+        "n_heads", "n_kv_heads", "head_dim", "block_size", "max_blocks", "value_stride",
+    )  # fmt: skip
+    return {name: arguments[name] for name in order}
+
+
+def _bound(arguments: Arguments, expected: Array) -> Array:
+    """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more."""
+    length = 10.0  # the normal deviates of the cases stay below 5
+    half_step = 2.0**-10 * np.abs(expected.astype(np.float64))
+    return 3 * EPS * length + (half_step if expected.dtype == np.float16 else 0.0)
+
+
+def _rope_case(shape: Shape, format: str) -> Case:
+    return Case(
+        op="rope",
+        format=format,
+        name=str(shape),
+        make=lambda: _rope(shape, format),
+        outputs=("qkv", "k_cache", "v_cache"),
+        bound=_bound,
+        reason="3 eps of the pair's length, and one rounding to the cache's format",
+        flops=6 * shape.n_tokens * (shape.n_heads + shape.n_kv_heads) * shape.head_dim,
+    )
+
+
+def _table_case(n_tokens: int, half: int) -> Case:
+    return Case(
+        op="rope_table",
+        format="f32",
+        name=f"{n_tokens}x{half}",
+        make=lambda: _table(n_tokens, half),
+        outputs=("out",),
+        bound=lambda arguments, expected: EPS,
+        reason="a float64 cosine rounded to float32: half an ulp of 1",
+    )
+
+
+_SHAPES = [
+    Shape(1, 1, 2, ((0, 1),)),
+    Shape(9, 3, 64, ((0, 5), (31, 2), (100, 1))),
+    Shape(14, 2, 24, ((63, 3),)),
+    Shape(32, 8, 64, ((7, 40),)),
+]
+
+CASES = [
+    *(_table_case(n, half) for n, half in [(1, 1), (5, 32), (33, 12)]),
+    *(_rope_case(shape, f) for f in FORMATS for shape in _SHAPES),
+]
