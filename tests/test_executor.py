@@ -19,6 +19,8 @@ _executor = pytest.importorskip(
     "pyroclast_kernels._executor", reason="installed without a compiler"
 )
 
+pytestmark = pytest.mark.native
+
 
 def swiglu_calls(n_calls: int, rules: str = "") -> tuple[list[Any], np.ndarray[Any, Any]]:
     """Calls that each write another row block, so that a lost part leaves a zero behind."""

@@ -76,6 +76,10 @@ class Workspace:
         self.gate_up = np.zeros((n, 2 * config.d_ff), np.float32)
         self.attn_in = for_readers(config.d_model, "qkv")
         self.attn_out = for_readers(q_dim, "wo")
+        # Attention quantizes head by head; where a block spans two heads, an op of its own does it.
+        self.quantizes_attention = self.attn_out.q8 is not None and config.head_dim % BLOCK != 0
+        if self.quantizes_attention:
+            self.attn_out.values = np.zeros((n, q_dim), np.float32)
         self.ffn_in = for_readers(config.d_model, "gate_up")
         self.ffn_out = for_readers(config.d_ff, "w_down")
         self.head_in = Activations(batch.max_logits, config.d_model, [weights.output])
@@ -297,7 +301,7 @@ class Model:
             block_tables=batch.block_tables,
             **paged,
             out=work.attn_out.values,
-            out_q8=work.attn_out.q8,
+            out_q8=None if work.quantizes_attention else work.attn_out.q8,
             scratch=work.scratch,
             counters=work.counters,
             **heads,
@@ -305,6 +309,14 @@ class Model:
             max_splits=work.scratch.shape[1],
             max_split_tokens=_MAX_SPLIT_TOKENS,
         )
+        if work.quantizes_attention:
+            ops.call(
+                "quantize",
+                n_tokens=batch.n_tokens_at,
+                x=work.attn_out.values,
+                out_q8=work.attn_out.q8,
+                n_cols=config.n_heads * config.head_dim,
+            )
         for product in layer.wo:
             self._product(ops, work.attn_out, product, work.x, accumulate=True)
 

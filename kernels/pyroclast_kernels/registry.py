@@ -31,10 +31,15 @@ CPP_LEVELS = tuple(features.LEVEL_FLAGS)
 PREFERENCE = ("cpp-avx512vnni", "cpp-avx2", "cython", "cpp-baseline", "numba", "numpy")
 TECHNOLOGIES = ("numba", "cython")  # files <technology>_cpu.py in an op's folder
 OP_NAMES = (
-    "embed", "norm", "matmul", "rope_table", "rope", "attention", "swiglu", "softmax", "sample",
-    "pack",
+    "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "swiglu", "softmax",
+    "sample", "pack",
 )  # fmt: skip
-_FOLDERS = {"rope_table": "rope", "swiglu": "activation", "pack": "matmul"}
+_FOLDERS = {
+    "rope_table": "rope",
+    "quantize": "activation",
+    "swiglu": "activation",
+    "pack": "matmul",
+}
 
 
 def folder_of(op_name: str) -> str:

@@ -1,3 +1,3 @@
-"""The op `swiglu`: the gate of the feed-forward block."""
+"""The ops `swiglu`, the gate of the feed-forward block, and `quantize`, activations to 8 bits."""
 
 FORMATS = ("f32",)

@@ -1,4 +1,4 @@
-"""Cases of `swiglu`: widths that do not fill a block, and gates whose exponential overflows."""
+"""Cases of `swiglu` and `quantize`: widths that do not fill a block, exponentials that overflow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,37 @@ def _case(n: int, d_ff: int, quantized: bool, scale: float = 1.0) -> Case:
     )
 
 
+def _quantize(n_tokens: int, n_cols: int, scale: float) -> Arguments:
+    rng = np.random.default_rng([n_tokens, n_cols])
+    x = (rng.standard_normal((n_tokens + 1, n_cols)) * scale).astype(np.float32)
+    x[0, :BLOCK] = 0
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "x": x,
+        "out_q8": np.zeros((n_tokens + 1, n_cols // BLOCK), Q8_BLOCK),
+        "n_cols": n_cols,
+    }
+
+
+def _quantize_case(n: int, n_cols: int, scale: float = 1.0) -> Case:
+    return Case(
+        op="quantize",
+        format="f32",
+        name=f"{n}x{n_cols}" + f"-scale{scale:g}" * (scale != 1),
+        make=lambda: _quantize(n, n_cols, scale),
+        outputs=("out_q8",),
+        bound=lambda arguments, expected: 0.0,
+        reason="a quotient and a product before the rounding: ties may fall either way",
+        flops=4 * n * n_cols,
+        bytes=5 * n * n_cols,
+    )
+
+
 CASES = [
+    _quantize_case(1, 32),
+    _quantize_case(7, 96),
+    _quantize_case(2, 64, 1e30),
+    _quantize_case(2, 64, 1e-30),
     _case(1, 1, False),
     _case(3, 45, False),
     _case(1, 1536, True),

@@ -1,11 +1,25 @@
+// quantize: float32 activations to 8-bit blocks of 32.
 // swiglu: out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g)); float32, and
-// quantized for the product that follows.  Items are blocks of 32 columns of a token, so that one
+// quantized for the product that follows.  In both, items are blocks of 32 columns of a token, so that one
 // token's work can be shared by several threads.
 #include <algorithm>
 
 #include "quantize.h"
 
 namespace {
+
+struct QuantizeArgs {
+  const int64_t *n_tokens;
+  const float *x;
+  Q8Block *out_q8;
+  int64_t n_cols;
+};
+
+void quantize(const void *args, int part, int n_parts) {
+  const QuantizeArgs &a = *static_cast<const QuantizeArgs *>(args);
+  const Range mine = split(*a.n_tokens * (a.n_cols / 32), part, n_parts);
+  for (int64_t i = mine.begin; i < mine.end; i++) quantize_block(a.x + 32 * i, a.out_q8[i]);
+}
 
 struct SwigluArgs {
   const int64_t *n_tokens;
@@ -33,6 +47,7 @@ void swiglu(const void *args, int part, int n_parts) {
   }
 }
 
+PYRO_KERNEL("quantize.f32", quantize);
 PYRO_KERNEL("swiglu.f32", swiglu);
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""What `swiglu` means, in NumPy."""
+"""What `quantize` and `swiglu` mean, in NumPy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 from pyroclast_kernels import activations
 
 Array = NDArray[Any]
+
+
+def quantize(n_tokens: Array, x: Array, out_q8: Array, n_cols: int) -> None:
+    """out_q8[t] = x[t] in 8-bit blocks of 32: see pyroclast_kernels.activations.
+
+    n_tokens int64 (1,); x float32 (max_tokens, n_cols); out_q8 Q8_BLOCK (max_tokens, n_cols // 32).
+    """
+    activations.put(x[: int(n_tokens[0]), :n_cols], None, out_q8)
 
 
 def swiglu(

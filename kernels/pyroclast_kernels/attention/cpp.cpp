@@ -198,7 +198,7 @@ void finish(const AttentionArgs &a, int64_t token, int64_t q_head, float sum, fl
   for (int64_t i = 0; i < a.head_dim; i++) merged[i] /= sum;
   const int64_t at = (token * a.n_heads + q_head) * a.head_dim;
   if (a.out) std::memcpy(a.out + at, merged, size_t(a.head_dim) * sizeof(float));
-  if (a.out_q8 && a.head_dim % 32 == 0) quantize_row(merged, a.head_dim, a.out_q8 + at / 32);
+  if (a.out_q8) quantize_row(merged, a.head_dim, a.out_q8 + at / 32);
 }
 
 Row make_row(const AttentionArgs &a, int64_t token, int64_t q_head) {
