@@ -52,9 +52,7 @@ def test_native_quantized_equals_the_numpy_reference(folder: Path, quant: str) -
     assert np.abs(got - want).max() < 0.2 * spread
 
 
-VARIANTS = [
-    name for name, variant in all_variants("matmul").items() if not variant.unavailable
-]
+VARIANTS = [name for name, variant in all_variants("matmul").items() if not variant.unavailable]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -76,7 +76,9 @@ class KVCache:
         heads = (n_blocks, config.n_kv_heads)
         stride = value_stride(config.head_dim)
         cell = DTYPES[dtype]
-        self.k = [np.zeros((*heads, config.head_dim, BLOCK_SIZE), cell) for _ in range(config.n_layers)]
+        self.k = [
+            np.zeros((*heads, config.head_dim, BLOCK_SIZE), cell) for _ in range(config.n_layers)
+        ]
         self.v = [np.zeros((*heads, BLOCK_SIZE, stride), cell) for _ in range(config.n_layers)]
 
     @property

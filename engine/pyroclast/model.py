@@ -18,75 +18,16 @@ from pyroclast.checkpoint import Checkpoint
 from pyroclast.config import ModelConfig, inv_freq
 from pyroclast.errors import ClosedError, KernelError, UnsupportedModelError
 from pyroclast.kv_cache import BLOCK_SIZE, DTYPES, KVCache, choose_n_blocks, value_stride
-from pyroclast.weights import Layer, Product, Weights, load_weights
+from pyroclast.weights import Layer, Product, load_weights
+from pyroclast.workspace import MAX_SPLIT_TOKENS, Activations, Workspace
 from pyroclast_kernels import features
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.attention import MAX_HEAD_DIM, SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
-from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.program import Program, Recorder, make_executor
 from pyroclast_kernels.registry import Selection
 
 Array = NDArray[Any]
-
-# Steps of at most this many tokens share one token's positions among threads; larger ones have
-# enough tokens to go round.
-_MAX_SPLIT_TOKENS = 16
-
-
-class Activations:
-    """One intermediate result of a step, in the forms that its readers take: float32 values,
-    8-bit blocks, or both."""
-
-    def __init__(self, max_tokens: int, n: int, readers: Sequence[PackedWeight]) -> None:
-        quantized = any(weight.takes_q8 for weight in readers)
-        plain = not all(weight.takes_q8 for weight in readers)
-        self.values: Array | None = np.zeros((max_tokens, n), np.float32) if plain else None
-        self.q8: Array | None = np.zeros((max_tokens, n // BLOCK), Q8_BLOCK) if quantized else None
-
-    def of(self, weight: PackedWeight) -> Array:
-        """What a product with `weight` reads."""
-        x = self.q8 if weight.takes_q8 else self.values
-        assert x is not None
-        return x
-
-
-def _weights_of(products: Sequence[Product]) -> list[PackedWeight]:
-    return [product.weight for product in products]
-
-
-class Workspace:
-    """Buffers of a step, shared by all layers; readers decide the forms.  Unused rows of a buffer
-    are never touched, so a large max_tokens costs address space only."""
-
-    def __init__(self, config: ModelConfig, weights: Weights, batch: Batch, max_splits: int) -> None:
-        n, layers = batch.max_tokens, weights.layers
-        q_dim = config.n_heads * config.head_dim
-        kv_dim = config.n_kv_heads * config.head_dim
-        stride = value_stride(config.head_dim)
-
-        def for_readers(size: int, group: str, rows: int = n) -> Activations:
-            readers = [w for layer in layers for w in _weights_of(getattr(layer, group))]
-            return Activations(rows, size, readers)
-
-        self.x = np.zeros((n, config.d_model), np.float32)
-        self.rope_table = np.zeros((n, 2, config.head_dim // 2), np.float32)
-        self.qkv = np.zeros((n, q_dim + 2 * kv_dim), np.float32)
-        self.gate_up = np.zeros((n, 2 * config.d_ff), np.float32)
-        self.attn_in = for_readers(config.d_model, "qkv")
-        self.attn_out = for_readers(q_dim, "wo")
-        # Attention quantizes head by head; where a block spans two heads, an op of its own does it.
-        self.quantizes_attention = self.attn_out.q8 is not None and config.head_dim % BLOCK != 0
-        if self.quantizes_attention:
-            self.attn_out.values = np.zeros((n, q_dim), np.float32)
-        self.ffn_in = for_readers(config.d_model, "gate_up")
-        self.ffn_out = for_readers(config.d_ff, "w_down")
-        self.head_in = Activations(batch.max_logits, config.d_model, [weights.output])
-        cells = _MAX_SPLIT_TOKENS * config.n_heads
-        self.scratch = np.zeros((cells, max_splits, stride + 2), np.float32)
-        self.counters = np.zeros(cells, np.int32)
-        self.logits = np.zeros((batch.max_logits, config.vocab_size), np.float32)
 
 
 class Model:
@@ -307,7 +248,7 @@ class Model:
             **heads,
             window=config.sliding_window or 0,
             max_splits=work.scratch.shape[1],
-            max_split_tokens=_MAX_SPLIT_TOKENS,
+            max_split_tokens=MAX_SPLIT_TOKENS,
         )
         if work.quantizes_attention:
             ops.call(

@@ -4,7 +4,21 @@ Knows nothing of models, text or requests.  `report()` tells every op's variants
 and why each other does not; `Selection(rules)` binds; `Recorder` and `Program` replay.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import OP_NAMES, Selection, get_op, report
+
+if TYPE_CHECKING:
+    from pyroclast_kernels.registry import OP_NAMES, Selection, get_op, report
 
 __all__ = ["OP_NAMES", "KernelError", "Selection", "get_op", "report"]
+
+
+def __getattr__(name: str) -> Any:
+    """The registry on first use: errors.py alone must not cost NumPy's import."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("pyroclast_kernels.registry"), name)

@@ -51,7 +51,8 @@ def dequantize(blocks: Array) -> Array:
     """Q8_BLOCK (n_tokens, n_blocks) -> float32 (n_tokens, n_blocks * 32)."""
     n_tokens, n_blocks = blocks.shape
     x = blocks["values"].astype(np.float32) * blocks["scale"][..., None]
-    return x.reshape(n_tokens, n_blocks * BLOCK)
+    out: Array = x.reshape(n_tokens, n_blocks * BLOCK)
+    return out
 
 
 def put(x: Array, out: Array | None, out_q8: Array | None) -> None:

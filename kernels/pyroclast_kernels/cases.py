@@ -86,6 +86,7 @@ def mismatches(case: Case, before: Arguments, after: Arguments, got: Arguments) 
     for name in case.outputs:
         if after[name] is None:
             continue
+        pairs: list[tuple[str, Array, Array, Array | float]]
         if isinstance(after[name], PackedWeight):
             pairs = [(name, got[name].data, after[name].data, 0.0)]
         elif after[name].dtype == Q8_BLOCK:

@@ -54,9 +54,7 @@ def max_isa() -> str:
     levels = list(LEVEL_FLAGS)
     wanted = os.environ.get("PYROCLAST_MAX_ISA", levels[0])
     if wanted not in levels:
-        raise KernelError(
-            f"PYROCLAST_MAX_ISA must be one of {', '.join(levels)}, got {wanted!r}"
-        )
+        raise KernelError(f"PYROCLAST_MAX_ISA must be one of {', '.join(levels)}, got {wanted!r}")
     return wanted
 
 

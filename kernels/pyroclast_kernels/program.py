@@ -9,6 +9,7 @@ one by one through ctypes, in one thread.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import struct
 import time
 from collections.abc import Callable
@@ -18,12 +19,22 @@ from typing import Any
 import numpy as np
 
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.registry import Kernel, Selection, get_op
 
-try:
-    from pyroclast_kernels import _executor
-except ModuleNotFoundError:  # built without a compiler; `pyroclast doctor` tells
-    _executor = None  # type: ignore[assignment]
+
+def _load_executor() -> Any:
+    """The native module, or None where there was no compiler (`pyroclast doctor` tells)."""
+    name = "pyroclast_kernels._executor"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
+
+
+_executor = _load_executor()
 
 # Parts per thread: more even out two unequal cores, each costs an atomic addition.
 PARTS_PER_THREAD = 4
@@ -34,6 +45,11 @@ _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 def make_executor(n_threads: int) -> Any:
     """The native executor with that many threads, or None where it was not built."""
     return None if _executor is None else _executor.Executor(n_threads)
+
+
+def native_program(executor: Any, addresses: list[int], args: list[int], parts: list[int]) -> Any:
+    """A program of the native executor; the caller keeps the argument structs alive."""
+    return _executor.Program(executor, addresses, args, parts)
 
 
 @dataclass
@@ -52,8 +68,8 @@ def pack_arguments(kernel: Kernel, arguments: dict[str, Any]) -> Any:
     if tuple(arguments) != parameters:
         raise KernelError(f"{kernel.op} takes ({', '.join(parameters)}), got {list(arguments)}")
     slots = np.zeros(len(parameters), np.int64)
-    for i, value in enumerate(arguments.values()):
-        value = getattr(value, "data", None) if hasattr(value, "n_bytes") else value
+    for i, argument in enumerate(arguments.values()):
+        value = argument.data if isinstance(argument, PackedWeight) else argument
         if isinstance(value, np.ndarray):
             slots[i] = value.ctypes.data
         elif isinstance(value, float):
@@ -118,7 +134,7 @@ class Program:
         return run
 
     def _native_program(self, segment: list[Call]) -> Any:
-        return _executor.Program(
+        return native_program(
             self._executor,
             [c.kernel.address for c in segment],
             [c.slots.ctypes.data for c in segment],

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-
 from pyroclast_kernels import features
 from pyroclast_kernels.errors import KernelError
 
@@ -130,7 +129,8 @@ def get_op(name: str) -> Op:
     folder = folder_of(name)
     reference = importlib.import_module(f"pyroclast_kernels.{folder}.reference")
     contract = importlib.import_module(f"pyroclast_kernels.{folder}")
-    op = Op(name, getattr(reference, name), getattr(contract, "FORMATS", ("f32",)))
+    formats = getattr(contract, "OP_FORMATS", {}).get(name, contract.FORMATS)
+    op = Op(name, getattr(reference, name), formats)
     for level in CPP_LEVELS:
         _add_cpp(op, level)
     return op
@@ -204,16 +204,20 @@ class Selection:
 
     def kernel(self, op_name: str, format: str = "f32") -> Kernel:
         """The kernel that runs for an op and format; KernelError says why a rule cannot hold."""
+        return self._bind(get_op(op_name), self.variant(op_name, format), format)
+
+    def variant(self, op_name: str, format: str = "f32") -> Variant:
+        """The variant behind `kernel`, not yet bound: nothing is compiled."""
         op = get_op(op_name)
         for key in ((op_name, format), (op_name, ""), ("*", format), ("*", "")):
             if key in self._wanted:
-                return self._bind(op, self._forced(op_name, self._wanted[key], format), format)
+                return self._forced(op_name, self._wanted[key], format)
         for name in PREFERENCE:
             if name in TECHNOLOGIES:
                 load_technology(op_name, name)
             variant = op.variants.get(name)
             if variant and not variant.unavailable and format in variant.formats:
-                return self._bind(op, variant, format)
+                return variant
         known = ", ".join(op.formats)
         raise KernelError(f"no variant of {op_name} takes format {format!r}; it has {known}")
 
@@ -251,7 +255,7 @@ def report(rules: str | None = None) -> list[dict[str, str]]:
     rows = []
     for op_name in OP_NAMES:
         for format in get_op(op_name).formats:
-            chosen = selection.kernel(op_name, format).variant
+            chosen = selection.variant(op_name, format).name
             for variant in all_variants(op_name).values():
                 reason = variant.unavailable
                 if not reason and format not in variant.formats:
@@ -270,5 +274,3 @@ def report(rules: str | None = None) -> list[dict[str, str]]:
                     }
                 )
     return rows
-
-

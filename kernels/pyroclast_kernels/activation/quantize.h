@@ -12,16 +12,11 @@ PYRO_INLINE void quantize_block(const float *x, Q8Block &out) {
   const float largest = reduce_max(max(abs(a), abs(b)));
   const float scale = largest / 127.0f;
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  int32_t rounded[32];
-  const i32x16 qa = to_int(round_even(a * set1(inverse))),
-               qb = to_int(round_even(b * set1(inverse)));
-  std::memcpy(rounded, &qa, sizeof qa);
-  std::memcpy(rounded + kLanes, &qb, sizeof qb);
-  int32_t sum = 0;
-  for (int i = 0; i < 32; i++) {
-    out.values[i] = int8_t(rounded[i]);
-    sum += out.values[i];
-  }
+  const i32x16 qa = to_int(round_even(a * set1(inverse)));
+  const i32x16 qb = to_int(round_even(b * set1(inverse)));
+  store_bytes(out.values, qa);
+  store_bytes(out.values + kLanes, qb);
+  const int32_t sum = reduce_add(qa + qb);
   out.scale = scale + reduce_add(poison);
   out.sum_scaled = out.scale * float(sum);
   out.minus_8_sum = -8 * sum;

@@ -42,8 +42,11 @@ struct AttentionArgs {
 constexpr int64_t kSplit = 512;
 constexpr int kMaxRows = 32;      // query rows (tokens x heads of the group) of one item
 constexpr int kMaxHeadDim = 256;  // model.py refuses larger heads
-constexpr int kScoreRows = kWidth == 16 ? 8 : 2;
-constexpr int kValueRows = kWidth == 16 ? 4 : 1;
+// Rows that share a load, as many as have their sums in registers (two vectors of positions, four
+// of dimensions each).
+constexpr int kScoreRows = kWidth == 16 ? 12 : 2;
+constexpr int kValueRows = kWidth == 16 ? 6 : 1;
+constexpr int kPositions = 32;  // of a step over the cache; block_size is a multiple
 constexpr int kValueLanes = 4;  // vectors of 16 dimensions per pass over the values
 
 PYRO_INLINE f32x16 load_cells(const float *p) { return load(p); }
@@ -60,8 +63,9 @@ struct Tile {
   int n_rows;
   Row rows[kMaxRows];
   alignas(64) float scores[kMaxRows][kSplit];
-  alignas(64) float values[kMaxRows][kMaxHeadDim];  // of this split
-  alignas(64) float merged[kMaxRows][kMaxHeadDim];  // of the splits so far
+  alignas(64) float values[kMaxRows][kMaxHeadDim];    // of this split
+  alignas(64) float plain[kPositions * kMaxHeadDim];  // 32 positions of keys or values, widened
+  alignas(64) float merged[kMaxRows][kMaxHeadDim];    // of the splits so far
 };
 
 template <class Cell>
@@ -79,23 +83,25 @@ struct Head {
   }
 };
 
-// scores[r][p - begin] = q[r] . k[p] / sqrt(head_dim) for 32 positions from p, R rows at once.
+// scores[r][0..32) = q[r] . k[p] / sqrt(head_dim) for 32 positions, R rows at once; keys of one
+// dimension lie `stride` apart.
 template <class Cell, int R>
-PYRO_INLINE void score_rows(const Head<Cell> &head, const Row *rows, int64_t p, float *const *out) {
-  const Cell *keys = head.keys(p);
+PYRO_INLINE void score_rows(const Cell *keys, int64_t stride, int64_t head_dim, const Row *rows,
+                            float *const *out) {
   f32x16 acc[R][2];
+#pragma GCC unroll 12
   for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = set1(0.0f);
-  for (int64_t d = 0; d < head.a.head_dim; d++) {
-    const f32x16 k0 = load_cells(keys + d * head.a.block_size);
-    const f32x16 k1 = load_cells(keys + d * head.a.block_size + kLanes);
-#pragma GCC unroll 8
+  for (int64_t d = 0; d < head_dim; d++) {
+    const f32x16 k0 = load_cells(keys + d * stride), k1 = load_cells(keys + d * stride + kLanes);
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
       const f32x16 q = set1(rows[r].q[d]);
       acc[r][0] = fma(k0, q, acc[r][0]);
       acc[r][1] = fma(k1, q, acc[r][1]);
     }
   }
-  const f32x16 scale = set1(1.0f / std::sqrt(float(head.a.head_dim)));
+  const f32x16 scale = set1(1.0f / std::sqrt(float(head_dim)));
+#pragma GCC unroll 12
   for (int r = 0; r < R; r++) {
     store(out[r], acc[r][0] * scale);
     store(out[r] + kLanes, acc[r][1] * scale);
@@ -103,10 +109,11 @@ PYRO_INLINE void score_rows(const Head<Cell> &head, const Row *rows, int64_t p, 
 }
 
 template <class Cell, int R = kScoreRows>
-void score_some(int n, const Head<Cell> &head, const Row *rows, int64_t p, float *const *out) {
+void score_some(int n, const Cell *keys, int64_t stride, int64_t head_dim, const Row *rows,
+                float *const *out) {
   if constexpr (R > 1)
-    if (n < R) return score_some<Cell, R - 1>(n, head, rows, p, out);
-  score_rows<Cell, R>(head, rows, p, out);
+    if (n < R) return score_some<Cell, R - 1>(n, keys, stride, head_dim, rows, out);
+  score_rows<Cell, R>(keys, stride, head_dim, rows, out);
 }
 
 // Exponentials of a row's scores in place, 0 where the row does not look; sets maximum and sum.
@@ -133,54 +140,103 @@ void softmax_row(Row &row, float *scores, int64_t begin, int64_t end) {
   row.sum = reduce_add(sum);
 }
 
-// values[r] = sum over positions of scores[r] * v, for R rows and L vectors of dimensions.
+// values[r] += sum over n positions of scores[r] * v, for R rows and L vectors of dimensions;
+// values of one position lie `stride` apart.
 template <class Cell, int R, int L>
-PYRO_INLINE void value_rows(const Head<Cell> &head, Tile &tile, int first_row, int64_t begin,
-                            int64_t end, int64_t d) {
+PYRO_INLINE void value_rows(const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
+                            int64_t first, int64_t d) {
   f32x16 acc[R][L];
+#pragma GCC unroll 6
   for (int r = 0; r < R; r++)
-    for (int l = 0; l < L; l++) acc[r][l] = set1(0.0f);
-  for (int64_t p = begin; p < end;) {
-    const Cell *values = head.values(p) + d;
-    const int64_t stop = std::min(end, (p / head.a.block_size + 1) * head.a.block_size);
-    for (; p < stop; p++, values += head.a.value_stride) {
-      f32x16 v[L];
-      for (int l = 0; l < L; l++) v[l] = load_cells(values + l * kLanes);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) {
-        const f32x16 weight = set1(tile.scores[first_row + r][p - begin]);
-        for (int l = 0; l < L; l++) acc[r][l] = fma(weight, v[l], acc[r][l]);
-      }
+    for (int l = 0; l < L; l++) acc[r][l] = load(tile.values[row + r] + d + l * kLanes);
+  for (int64_t p = 0; p < n; p++) {
+    f32x16 v[L];
+#pragma GCC unroll 4
+    for (int l = 0; l < L; l++) v[l] = load_cells(values + p * stride + d + l * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+      const f32x16 weight = set1(tile.scores[row + r][first + p]);
+#pragma GCC unroll 4
+      for (int l = 0; l < L; l++) acc[r][l] = fma(weight, v[l], acc[r][l]);
     }
   }
+#pragma GCC unroll 6
   for (int r = 0; r < R; r++)
-    for (int l = 0; l < L; l++) store(tile.values[first_row + r] + d + l * kLanes, acc[r][l]);
+#pragma GCC unroll 4
+    for (int l = 0; l < L; l++) store(tile.values[row + r] + d + l * kLanes, acc[r][l]);
 }
 
 template <class Cell, int R>
-void value_columns(const Head<Cell> &head, Tile &tile, int row, int64_t begin, int64_t end) {
+void value_columns(const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
+                   int64_t first, int64_t n_columns) {
   int64_t d = 0;
-  for (; d + kValueLanes * kLanes <= head.a.value_stride; d += kValueLanes * kLanes)
-    value_rows<Cell, R, kValueLanes>(head, tile, row, begin, end, d);
-  for (; d < head.a.value_stride; d += kLanes)
-    value_rows<Cell, R, 1>(head, tile, row, begin, end, d);
+  for (; d + kValueLanes * kLanes <= n_columns; d += kValueLanes * kLanes)
+    value_rows<Cell, R, kValueLanes>(values, stride, n, tile, row, first, d);
+  for (; d < n_columns; d += kLanes) value_rows<Cell, R, 1>(values, stride, n, tile, row, first, d);
 }
 
-// Scores, softmax and weighted values of all rows of the tile over positions [begin, end).
+template <class Cell, int R = kValueRows>
+void value_some(int rows, const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
+                int64_t first, int64_t n_columns) {
+  if constexpr (R > 1)
+    if (rows < R)
+      return value_some<Cell, R - 1>(rows, values, stride, n, tile, row, first, n_columns);
+  value_columns<Cell, R>(values, stride, n, tile, row, first, n_columns);
+}
+
+// The scores of every row of the tile for 32 positions from p.
+template <class Cell>
+void score_tile(const Cell *keys, int64_t stride, int64_t head_dim, Tile &tile, int64_t first) {
+  for (int r = 0; r < tile.n_rows; r += kScoreRows) {
+    float *out[kScoreRows];
+    for (int i = 0; i < kScoreRows; i++)
+      out[i] = tile.scores[std::min(r + i, kMaxRows - 1)] + first;
+    score_some<Cell>(std::min(kScoreRows, tile.n_rows - r), keys, stride, head_dim, tile.rows + r,
+                     out);
+  }
+}
+
+template <class Cell>
+void value_tile(const Cell *values, int64_t stride, int64_t n, Tile &tile, int64_t first,
+                int64_t n_columns) {
+  for (int r = 0; r < tile.n_rows; r += kValueRows)
+    value_some<Cell>(std::min(kValueRows, tile.n_rows - r), values, stride, n, tile, r, first,
+                     n_columns);
+}
+
+// Scores, softmax and weighted values of all rows of the tile over positions [begin, end).  Where
+// several groups of rows read the same cells, these are made float32 once, in `plain`.
 template <class Cell>
 void one_split(const Head<Cell> &head, Tile &tile, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; p += 32)
-    for (int r = 0; r < tile.n_rows; r += kScoreRows) {
-      float *out[kScoreRows];
-      for (int i = 0; i < kScoreRows; i++)
-        out[i] = tile.scores[std::min(r + i, kMaxRows - 1)] + (p - begin);
-      score_some<Cell>(std::min(kScoreRows, tile.n_rows - r), head, tile.rows + r, p, out);
+  const int64_t head_dim = head.a.head_dim, columns = head.a.value_stride;
+  const bool widen = tile.n_rows > kValueRows && sizeof(Cell) < sizeof(float);
+  float *plain = tile.plain;
+  for (int64_t p = begin; p < end; p += kPositions) {
+    const Cell *keys = head.keys(p);
+    if (widen) {
+      for (int64_t d = 0; d < head_dim; d++)
+        for (int i = 0; i < kPositions; i += kLanes)
+          store(plain + d * kPositions + i, load_cells(keys + d * head.a.block_size + i));
+      score_tile<float>(plain, kPositions, head_dim, tile, p - begin);
+    } else {
+      score_tile<Cell>(keys, head.a.block_size, head_dim, tile, p - begin);
     }
-  for (int r = 0; r < tile.n_rows; r++) softmax_row(tile.rows[r], tile.scores[r], begin, end);
-  int r = 0;
-  for (; r + kValueRows <= tile.n_rows; r += kValueRows)
-    value_columns<Cell, kValueRows>(head, tile, r, begin, end);
-  for (; r < tile.n_rows; r++) value_columns<Cell, 1>(head, tile, r, begin, end);
+  }
+  for (int r = 0; r < tile.n_rows; r++) {
+    softmax_row(tile.rows[r], tile.scores[r], begin, end);
+    std::fill_n(tile.values[r], columns, 0.0f);
+  }
+  for (int64_t p = begin; p < end; p += kPositions) {
+    const Cell *values = head.values(p);
+    const int64_t n = std::min<int64_t>(kPositions, end - p);
+    if (widen) {
+      for (int64_t i = 0; i < n * columns; i += kLanes) store(plain + i, load_cells(values + i));
+      value_tile<float>(plain, columns, n, tile, p - begin, columns);
+    } else {
+      value_tile<Cell>(values, columns, n, tile, p - begin, columns);
+    }
+  }
 }
 
 // Folds a split (maximum, sum, values) into the running softmax of a row.

@@ -57,7 +57,9 @@ def attention(
             blocks = block_tables[s, : -(-end // block_size)]
             k = k_cache[blocks].transpose(1, 2, 0, 3).reshape(n_kv_heads, head_dim, -1)
             v = v_cache[blocks].transpose(1, 0, 2, 3).reshape(n_kv_heads, -1, value_stride)
-            scores = q[token] @ k[:, :, first:end].astype(np.float32) / np.sqrt(np.float32(head_dim))
+            scores = (
+                q[token] @ k[:, :, first:end].astype(np.float32) / np.sqrt(np.float32(head_dim))
+            )
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             probs = scores / scores.sum(axis=-1, keepdims=True)
             values = probs @ v[:, first:end, :head_dim].astype(np.float32)

@@ -7,7 +7,7 @@
 // an exact integer sum inside a block, one fused multiply-add of the block's scale per row.
 // Loop order: panel of row groups that fits L2 -> tile of tokens -> group -> block.
 // Tails: the last group of rows is padded in memory and stored lane by lane; a tile may hold any
-// number of tokens from 1 to kMaxTile through the same template.
+// number of tokens from 1 to kMaxTokens through the same template.
 #include <algorithm>
 
 #include "packed.h"
@@ -29,60 +29,90 @@ struct MatmulArgs {
 // A panel is read once from memory and then once from L2 for each further tile of tokens: half of
 // the smallest L2 in the field (1 MiB on Zen 4) leaves room for the activations.
 constexpr int64_t kPanelBytes = 512 * 1024;
-// Groups in flight for few tokens: one fused multiply-add chain is bound by its latency.
-constexpr int kGroupsInFlight = 4;
 
-// One tile of block-quantized weights: M tokens by G groups.
+// Tiles of M tokens by G groups of rows.  The loads of a step over 4 columns are M + G, the
+// products M * G, and both sums of a block (integer, float32) stay in registers: M * G <= 12 of 32,
+// which also is enough to hide the latency of a chain of products.  Registers half as wide: M * G
+// <= 4 of 16.
+constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
+constexpr int groups_for(int n_tokens) {
+  constexpr int kCells = kWidth == 16 ? 12 : 4;
+  return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
+}
+
+// One tile of block-quantized weights.
 template <class F, int M, int G>
 PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
                             const Q8Block *x, f32x16 (&acc)[M][G]) {
   const int64_t n_blocks = n_cols / kBlock;
   const uint8_t *quants = group + F::quants_offset(n_cols);
+#pragma GCC unroll 6
   for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   for (int64_t b = 0; b < n_blocks; b++) {
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) {
-      const uint16_t *scales = (const uint16_t *)(group + g * group_size + b * F::kScaleBytes);
-      const f32x16 scale = load_half(scales);
-      f32x16 minimum;
-      if constexpr (F::kHasMin) minimum = load_half(scales + kLanes);
+    for (int r = 0; r < kRegs; r++) {
+      NativeI sum[M][G];
+#pragma GCC unroll 6
+      for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-      for (int r = 0; r < kRegs; r++) {
-        NativeI q[8];
-        F::load_quants(quants + g * group_size + b * F::kQuantBytes, r, q);
-#pragma GCC unroll 16
+        for (int g = 0; g < G; g++) sum[m][g] = NativeI{} + F::start(x[m * n_blocks + b]);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; k++) {
+        NativeI low[G], high[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+          F::load_quads(quants + g * group_size + b * F::kQuantBytes, k, r, low[g], high[g]);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; m++) {
+          const int8_t *values = x[m * n_blocks + b].values + 4 * k;
+          int32_t first, second;
+          std::memcpy(&first, values, 4);
+          std::memcpy(&second, values + 16, 4);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], low[g], first);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], high[g], second);
+        }
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) {
+        const uint16_t *scales = (const uint16_t *)(group + g * group_size + b * F::kScaleBytes);
+        const NativeF scale = load_half_native(scales, r);
+        NativeF minimum{};
+        if constexpr (F::kHasMin) minimum = load_half_native(scales + kLanes, r);
+#pragma GCC unroll 6
         for (int m = 0; m < M; m++) {
           const Q8Block &xb = x[m * n_blocks + b];
-          NativeI sum = NativeI{} + F::start(xb);
-#pragma GCC unroll 8
-          for (int k = 0; k < 8; k++) {
-            int32_t quad;
-            std::memcpy(&quad, xb.values + 4 * k, 4);
-            sum = F::dot(sum, q[k], quad);
-          }
-          NativeF whole = __builtin_convertvector(sum, NativeF);
+          const NativeF whole = __builtin_convertvector(sum[m][g], NativeF);
           NativeF &a = acc[m][g].v[r];
-          a = fma_native(whole, scale.v[r] * xb.scale, a);
-          if constexpr (F::kHasMin) a = fma_native(minimum.v[r], NativeF{} + xb.sum_scaled, a);
+          a = fma_native(whole, scale * xb.scale, a);
+          if constexpr (F::kHasMin) a = fma_native(minimum, NativeF{} + xb.sum_scaled, a);
         }
       }
     }
   }
 }
 
-// One tile of plain values: M tokens by G groups.
+// One tile of plain values.
 template <class F, int M, int G>
 PYRO_INLINE void value_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
                             const float *x, f32x16 (&acc)[M][G]) {
+#pragma GCC unroll 6
   for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   for (int64_t k = 0; k < n_cols; k++) {
+    f32x16 w[G];
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) {
-      const f32x16 w = F::load(group + g * group_size + k * kLanes * F::kValueBytes);
-#pragma GCC unroll 16
-      for (int m = 0; m < M; m++) acc[m][g] = fma(w, set1(x[m * n_cols + k]), acc[m][g]);
+    for (int g = 0; g < G; g++)
+      w[g] = F::load(group + g * group_size + k * kLanes * F::kValueBytes);
+#pragma GCC unroll 6
+    for (int m = 0; m < M; m++) {
+      const f32x16 value = set1(x[m * n_cols + k]);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) acc[m][g] = fma(w[g], value, acc[m][g]);
     }
   }
 }
@@ -97,7 +127,9 @@ void tile(const MatmulArgs &a, int64_t first_group, int64_t token) {
                         acc);
   else
     value_tile<F, M, G>(group, size, a.n_cols, (const float *)a.x + token * a.n_cols, acc);
+#pragma GCC unroll 6
   for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
     for (int g = 0; g < G; g++) {
       const int64_t row = (first_group + g) * kLanes, n = a.n_rows - row;
       float *out = a.out + (token + m) * a.out_stride + row;
@@ -108,17 +140,16 @@ void tile(const MatmulArgs &a, int64_t first_group, int64_t token) {
     }
 }
 
-// M tokens by all groups of a panel, several groups at a time while M is too small to fill the
-// pipelines on its own.
+// M tokens by all groups of a panel.
 template <class F, int M>
 void panel(const MatmulArgs &a, Range groups, int64_t token) {
-  constexpr int G = M == 1 ? kGroupsInFlight : M == 2 ? kGroupsInFlight / 2 : 1;
+  constexpr int G = groups_for(M);
   int64_t g = groups.begin;
   for (; g + G <= groups.end; g += G) tile<F, M, G>(a, g, token);
   for (; g < groups.end; g++) tile<F, M, 1>(a, g, token);
 }
 
-template <class F, int M = kMaxTile>
+template <class F, int M = kMaxTokens>
 void panel_of(int n_tokens, const MatmulArgs &a, Range groups, int64_t token) {
   if constexpr (M > 1)
     if (n_tokens < M) return panel_of<F, M - 1>(n_tokens, a, groups, token);
@@ -131,7 +162,7 @@ void matmul(const void *args, int part, int n_parts) {
   const int64_t n_tokens = *a.n_tokens;
   const Range mine = split((a.n_rows + kLanes - 1) / kLanes, part, n_parts);
   const int64_t panel_groups = std::max<int64_t>(1, kPanelBytes / group_bytes<F>(a.n_cols));
-  const int64_t n_tiles = (n_tokens + kMaxTile - 1) / kMaxTile;
+  const int64_t n_tiles = (n_tokens + kMaxTokens - 1) / kMaxTokens;
   for (int64_t g = mine.begin; g < mine.end; g += panel_groups) {
     const Range groups{g, std::min(g + panel_groups, mine.end)};
     for (int64_t i = 0, token = 0; i < n_tiles; i++) {

@@ -33,9 +33,10 @@ struct BlockLayout {
 struct Q8_0 : BlockLayout<32, 512> {
   static constexpr bool kHasMin = false, kOffset128 = true;
   static constexpr int64_t kFileBytes = 34;
-  // One native register (part r of the 16 lanes) of each of the 8 column quads.
-  static PYRO_INLINE void load_quants(const uint8_t *p, int r, NativeI (&q)[8]) {
-    for (int k = 0; k < 8; k++) std::memcpy(&q[k], p + 64 * k + 4 * kWidth * r, sizeof(NativeI));
+  // One native register (part r of the 16 lanes) of the column quads k and k + 4.
+  static PYRO_INLINE void load_quads(const uint8_t *p, int k, int r, NativeI &low, NativeI &high) {
+    std::memcpy(&low, p + 64 * k + 4 * kWidth * r, sizeof low);
+    std::memcpy(&high, p + 64 * (k + 4) + 4 * kWidth * r, sizeof high);
   }
   static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) {
     return dot_offset(acc, w, x);
@@ -49,13 +50,11 @@ struct Q8_0 : BlockLayout<32, 512> {
 template <int ScaleBytes>
 struct Nibbles : BlockLayout<ScaleBytes, 256> {
   static constexpr bool kOffset128 = false;
-  static PYRO_INLINE void load_quants(const uint8_t *p, int r, NativeI (&q)[8]) {
-    for (int k = 0; k < 4; k++) {
-      NativeI both;
-      std::memcpy(&both, p + 64 * k + 4 * kWidth * r, sizeof both);
-      q[k] = both & 0x0f0f0f0f;
-      q[k + 4] = (both >> 4) & 0x0f0f0f0f;
-    }
+  static PYRO_INLINE void load_quads(const uint8_t *p, int k, int r, NativeI &low, NativeI &high) {
+    NativeI both;
+    std::memcpy(&both, p + 64 * k + 4 * kWidth * r, sizeof both);
+    low = both & 0x0f0f0f0f;
+    high = (both >> 4) & 0x0f0f0f0f;
   }
   static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) { return dot_small(acc, w, x); }
   static float nibble(const uint8_t *quants, int lane, int column) {

@@ -66,7 +66,9 @@ class PackedWeight:
         align = HUGE_PAGE if n_groups * size >= HUGE_PAGE else _ALIGN
         memory = np.zeros(n_groups * size + align, np.uint8)
         start = -memory.ctypes.data % align
-        return cls(format, n_rows, n_cols, memory[start : start + n_groups * size].reshape(-1, size))
+        return cls(
+            format, n_rows, n_cols, memory[start : start + n_groups * size].reshape(-1, size)
+        )
 
     @property
     def n_bytes(self) -> int:

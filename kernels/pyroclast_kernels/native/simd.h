@@ -22,14 +22,11 @@ constexpr int kWidth = 4;
 constexpr int kLanes = 16;
 constexpr int kRegs = kLanes / kWidth;
 
-// Registers for a tile of tokens: 32 of 512 bits, or 16 narrower ones.
-constexpr int kMaxTile = kWidth == 16 ? 12 : 4;
-
 typedef float NativeF __attribute__((vector_size(4 * kWidth)));
 typedef int32_t NativeI __attribute__((vector_size(4 * kWidth)));
 
 #define PYRO_INLINE inline __attribute__((always_inline))
-#define PYRO_EACH for (int r = 0; r < kRegs; r++)
+#define PYRO_EACH _Pragma("GCC unroll 4") for (int r = 0; r < kRegs; r++)
 
 struct f32x16 {
   NativeF v[kRegs];
@@ -48,15 +45,19 @@ PYRO_INLINE i32x16 set1i(int32_t x) {
   PYRO_EACH out.v[r] = NativeI{} + x;
   return out;
 }
+// Register by register: GCC copies a struct of two registers 16 bytes at a time, and the load that
+// follows then waits for the narrower stores (float32 products ran at a third of their speed).
 PYRO_INLINE f32x16 load(const float *p) {
   f32x16 out;
-  std::memcpy(&out, p, sizeof out);
+  PYRO_EACH std::memcpy(&out.v[r], p + kWidth * r, sizeof(NativeF));
   return out;
 }
-PYRO_INLINE void store(float *p, f32x16 x) { std::memcpy(p, &x, sizeof x); }
+PYRO_INLINE void store(float *p, f32x16 x) {
+  PYRO_EACH std::memcpy(p + kWidth * r, &x.v[r], sizeof(NativeF));
+}
 PYRO_INLINE i32x16 loadi(const void *p) {
   i32x16 out;
-  std::memcpy(&out, p, sizeof out);
+  PYRO_EACH std::memcpy(&out.v[r], (const uint8_t *)p + sizeof(NativeI) * r, sizeof(NativeI));
   return out;
 }
 
@@ -156,6 +157,31 @@ PYRO_INLINE f32x16 to_float(i32x16 x) {
 }
 
 // Reductions over the 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1) at every width.
+#if defined(__AVX2__)
+PYRO_INLINE __m256 upper_half(f32x16 x, __m256 &lower) {
+#if defined(__AVX512F__)
+  lower = _mm512_castps512_ps256((__m512)x.v[0]);
+  return _mm512_extractf32x8_ps((__m512)x.v[0], 1);
+#else
+  lower = (__m256)x.v[0];
+  return (__m256)x.v[1];
+#endif
+}
+PYRO_INLINE float reduce_add(f32x16 x) {
+  __m256 lower, upper = upper_half(x, lower);
+  lower = _mm256_add_ps(lower, upper);
+  __m128 t = _mm_add_ps(_mm256_castps256_ps128(lower), _mm256_extractf128_ps(lower, 1));
+  t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+  return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
+}
+PYRO_INLINE float reduce_max(f32x16 x) {
+  __m256 lower, upper = upper_half(x, lower);
+  lower = _mm256_max_ps(lower, upper);
+  __m128 t = _mm_max_ps(_mm256_castps256_ps128(lower), _mm256_extractf128_ps(lower, 1));
+  t = _mm_max_ps(t, _mm_movehl_ps(t, t));
+  return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
+}
+#else
 PYRO_INLINE float reduce_add(f32x16 x) {
   float t[kLanes];
   store(t, x);
@@ -169,6 +195,27 @@ PYRO_INLINE float reduce_max(f32x16 x) {
   for (int half = 8; half > 0; half /= 2)
     for (int i = 0; i < half; i++) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
   return t[0];
+}
+#endif
+PYRO_INLINE int32_t reduce_add(i32x16 x) {
+  NativeI sum = x.v[0];
+#pragma GCC unroll 4
+  for (int r = 1; r < kRegs; r++) sum += x.v[r];
+  int32_t total = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; i++) total += sum[i];
+  return total;
+}
+
+// The low byte of each lane; the callers' values fit one.
+PYRO_INLINE void store_bytes(int8_t *p, i32x16 x) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x.v[0]));
+#else
+  int32_t t[kLanes];
+  std::memcpy(t, &x, sizeof x);
+  for (int i = 0; i < kLanes; i++) p[i] = int8_t(t[i]);
+#endif
 }
 
 // exp(x): x = n ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980), a degree-7 polynomial for e^r, then
@@ -253,6 +300,18 @@ PYRO_INLINE f32x16 load_half(const uint16_t *p) {
   out = load(t);
 #endif
   return out;
+}
+// Part r of 16 half floats.
+PYRO_INLINE NativeF load_half_native(const uint16_t *p, int r) {
+#if defined(__AVX512F__)
+  return (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+  return (NativeF)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
+#else
+  NativeF out;
+  for (int i = 0; i < kWidth; i++) out[i] = half_to_float(p[kWidth * r + i]);
+  return out;
+#endif
 }
 PYRO_INLINE void store_half(uint16_t *p, f32x16 x) {
 #if defined(__AVX512F__)

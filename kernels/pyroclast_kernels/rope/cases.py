@@ -94,7 +94,7 @@ def _rope(shape: Shape, format: str) -> Arguments:
     return {name: arguments[name] for name in order}
 
 
-def _bound(arguments: Arguments, expected: Array) -> Array:
+def _bound(arguments: Arguments, expected: Array) -> Array | float:
     """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more."""
     length = 10.0  # the normal deviates of the cases stay below 5
     half_step = 2.0**-10 * np.abs(expected.astype(np.float64))

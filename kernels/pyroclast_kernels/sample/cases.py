@@ -1,7 +1,7 @@
-"""The cases of `sample`: what tests compare and benchmarks time, one list for both.
+"""The cases of `sample`: kinds of logits under sets of parameters, for tests and benchmarks.
 
-A case is a family of logits and one row's parameters.  Cost model: a row reads vocab_size floats
-once for the maximum and once for the weights; `flops` counts one exponential as 20.
+CASES are whole calls in the form that all ops share.  tests/test_sample.py goes through the product
+of LOGITS, SIZES and PARAMS besides, and allows for what float32 sums may change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.sample import Array, new_rows
+from pyroclast_kernels import cases
+from pyroclast_kernels.sample import BIAS, OUT, PENALTY, Array, new_rows, scratch_bytes
 
 # Kernels add float32 weights, whose exponents y = (logit - max) / temperature carry an error of
 # about |y| 2^-23 (3e-6 at the y = -25 below which a weight no longer counts), in blocks of 1024.
@@ -21,7 +22,7 @@ LOGPROB_TOLERANCE = 4e-6  # absolute, plus half a unit in the last place of the 
 
 
 @dataclass(frozen=True)
-class Case:
+class RowCase:
     """Logits of one kind and size under one set of parameters."""
 
     logits_name: str
@@ -31,16 +32,6 @@ class Case:
     def __str__(self) -> str:
         shown = "-".join(f"{name}={value}" for name, value in self.params.items()) or "plain"
         return f"{self.logits_name}-{self.vocab_size}-{shown}"
-
-    @property
-    def n_bytes(self) -> int:
-        """Read at least: the logits, twice."""
-        return 8 * self.vocab_size
-
-    @property
-    def flops(self) -> int:
-        """One exponential and two additions a token."""
-        return 22 * self.vocab_size
 
     def logits(self, seed: int = 0) -> Array:
         """Float32 (vocab_size,)."""
@@ -143,24 +134,78 @@ SIZES = (1, 2, 17, 64, 1000, 5003)
 VOCAB_SIZE = 128_256  # Llama 3's: what the benchmarks use
 
 
-def test_cases() -> Iterator[Case]:
+def row_cases() -> Iterator[RowCase]:
     """Small, but odd sizes, every kind of logits, every combination of stages."""
     for name in LOGITS:
         for size in SIZES:
             for params in PARAMS:
-                yield Case(name, size, params)
+                yield RowCase(name, size, params)
 
 
-def bench_cases() -> Iterator[Case]:
-    """A whole vocabulary; the rows of issue 4's table first, then the kinds meant to be slow."""
-    table: tuple[dict[str, Any], ...] = (
-        {"temperature": 0.0},
-        {"temperature": 0.8},
-        {"temperature": 0.8, "top_p": 0.95},
-        {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
-        {"temperature": 0.8, "min_p": 0.05},
+def arguments_of(
+    logits: Array,
+    rows: Array,
+    *,
+    penalties: Any = (),
+    biases: Any = (),
+    allowed: Any = (),
+    max_top: int = 8,
+    max_parts: int = 16,
+) -> dict[str, Any]:
+    """The op's arguments for logits (n_rows, vocab_size), with fresh outputs and scratch memory."""
+    n_rows, vocab_size = logits.shape
+    scratch_stride = -(-scratch_bytes(vocab_size) // 64) * 64
+    raw = np.empty(max_parts * scratch_stride + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    scratch = raw[start : start + max_parts * scratch_stride].reshape(max_parts, scratch_stride)
+    return {
+        "logits": logits,
+        "n_rows": np.array([n_rows], np.int64),
+        "rows": rows,
+        "penalties": np.array(list(penalties), PENALTY),
+        "biases": np.array(list(biases), BIAS),
+        "allowed": np.array(allowed, np.uint32),
+        "out": np.zeros(n_rows, OUT),
+        "top_ids": np.zeros((n_rows, max_top), np.int32),
+        "top_logprobs": np.zeros((n_rows, max_top), np.float32),
+        "scratch": scratch,
+        "vocab_size": vocab_size,
+        "logits_stride": logits.strides[0] // 4,
+        "max_top": max_top,
+        "scratch_stride": scratch_stride,
+    }
+
+
+def _make(case: RowCase) -> dict[str, Any]:
+    row = case.row(seed=1)
+    row["want_logprob"], row["n_top"] = 1, min(5, case.vocab_size)
+    return arguments_of(case.logits()[None], row)
+
+
+def _case(logits_name: str, vocab_size: int, **params: Any) -> cases.Case:
+    case = RowCase(logits_name, vocab_size, params)
+    return cases.Case(
+        op="sample",
+        format="f32",
+        name=str(case),
+        make=lambda: _make(case),
+        outputs=("out", "top_ids", "top_logprobs"),
+        bound=lambda _, expected: LOGPROB_TOLERANCE + 2.0**-23 * np.abs(expected),
+        reason="ids are exact; a log-probability has a float32 sum of weights in it",
+        flops=22 * vocab_size,  # an exponential counts as 20
+        bytes=8 * vocab_size,  # the logits, for their maximum and for their weights
     )
-    for params in table:
-        yield Case("wide", VOCAB_SIZE, params)
-    for name in LOGITS:
-        yield Case(name, VOCAB_SIZE, {"temperature": 1.0, "top_p": 0.95})
+
+
+CASES = [
+    _case("model", 1000),
+    _case("model", 5003, temperature=0.8, top_k=50, top_p=0.95),
+    # The rows of the table in bench/sampling.py
+    _case("wide", VOCAB_SIZE, temperature=0.0),
+    _case("wide", VOCAB_SIZE, temperature=0.8),
+    _case("wide", VOCAB_SIZE, temperature=0.8, top_p=0.95),
+    _case("wide", VOCAB_SIZE, temperature=0.8, top_k=50, top_p=0.95),
+    _case("wide", VOCAB_SIZE, temperature=0.8, min_p=0.05),
+    # ... and what could be slow
+    *(_case(name, VOCAB_SIZE, top_p=0.95) for name in LOGITS),
+]

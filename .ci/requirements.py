@@ -1,0 +1,56 @@
+"""Install requirements named in pyproject.toml, and nothing else: `requirements.py build test`.
+
+A name is an extra, `core` (the package's own dependencies) or `build` (the build system's).
+So the lists stand in pyproject.toml alone.  torch is taken as a CPU build: from wherever pip is
+configured to look, else from torch's own CPU index, because the default build on Linux brings
+gigabytes of CUDA libraries.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def groups() -> dict[str, list[str]]:
+    """Every list of requirements in pyproject.toml, by name."""
+    data = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
+    project = data["project"]
+    core, build = project["dependencies"], data["build-system"]["requires"]
+    return {"core": core, "build": build, **project["optional-dependencies"]}
+
+
+def pip(*arguments: str) -> bool:
+    """Run pip in this Python; did it succeed?"""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def install_torch(requirement: str) -> bool:
+    """The CPU build of a pinned torch ("torch==2.13.0"), by the first way that works."""
+    local = f"{requirement}+cpu" if sys.platform == "linux" else requirement
+    elsewhere = ("--retries", "1", "--extra-index-url", TORCH_CPU_INDEX, requirement)
+    return pip(local) or pip(*elsewhere)
+
+
+def main(names: list[str]) -> int:
+    """Install the named groups; 0 if all went well."""
+    known = groups()
+    unknown = sorted(set(names) - set(known))
+    if unknown or not names:
+        print(f"unknown: {unknown}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    wanted = [requirement for name in names for requirement in known[name]]
+    print(f"installing {', '.join(names)}: {' '.join(wanted)}", flush=True)
+    torch = [requirement for requirement in wanted if requirement.startswith("torch==")]
+    others = [requirement for requirement in wanted if requirement not in torch]
+    return 0 if all(map(install_torch, torch)) and pip(*others) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

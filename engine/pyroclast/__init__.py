@@ -1,0 +1,97 @@
+"""Pyroclast: LLM generation for Python over native kernels that are chosen at run time.
+
+    from pyroclast import LLM, SamplingParams
+
+    with LLM("smollm2-135m-instruct") as llm:
+        [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
+        print(answer.text)
+
+Names are imported when they are first used, so `import pyroclast` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyroclast.errors import (
+        ClosedError,
+        ContextOverflowError,
+        KernelError,
+        MemoryBudgetError,
+        ModelFileError,
+        NumericalError,
+        PyroclastError,
+        RequestError,
+        SamplingError,
+        TemplateError,
+        TokenizerError,
+        UnsupportedModelError,
+    )
+    from pyroclast.llm import LLM
+    from pyroclast.output import Chunk, Completion, Score, Timings, TokenLogprobs
+    from pyroclast.sampling import SamplingParams
+    from pyroclast.stream import Stream
+    from pyroclast.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "llm": ["LLM"],
+    "sampling": ["SamplingParams"],
+    "tokenizer": ["Tokenizer"],
+    "stream": ["Stream"],
+    "output": ["Chunk", "Completion", "Score", "Timings", "TokenLogprobs"],
+    "errors": [
+        "ClosedError",
+        "ContextOverflowError",
+        "KernelError",
+        "MemoryBudgetError",
+        "ModelFileError",
+        "NumericalError",
+        "PyroclastError",
+        "RequestError",
+        "SamplingError",
+        "TemplateError",
+        "TokenizerError",
+        "UnsupportedModelError",
+    ],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LLM",
+    "Chunk",
+    "ClosedError",
+    "Completion",
+    "ContextOverflowError",
+    "KernelError",
+    "MemoryBudgetError",
+    "ModelFileError",
+    "NumericalError",
+    "PyroclastError",
+    "RequestError",
+    "SamplingError",
+    "SamplingParams",
+    "Score",
+    "Stream",
+    "TemplateError",
+    "Timings",
+    "TokenLogprobs",
+    "Tokenizer",
+    "TokenizerError",
+    "UnsupportedModelError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pyroclast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"pyroclast.{_HOME_OF[name]}"), name)
+    globals()[name] = value  # the next use does not come here again
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

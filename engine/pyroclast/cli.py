@@ -1,0 +1,227 @@
+"""The command `pyroclast`: arguments in, text or JSON out, one line per error.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted (Ctrl-C), 141 the reader of our
+output went away.  Only the standard library is imported until a command really runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyroclast.errors import PyroclastError, SamplingError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MAX_TOKENS = 256
+
+# command -> (where its function `run(args)` is, help, example)
+COMMANDS = {
+    "generate": ("cli_text:generate", "continue a prompt", '"The capital of France is" -n 16'),
+    "chat": ("cli_chat:chat", "talk to a model, or ask it one thing", '"Why is the sky blue?"'),
+    "score": ("cli_text:score", "how likely a text is, token by token", '"Paris is in France."'),
+    "tokenize": ("cli_text:tokenize", "the tokens of a text", '"Hello, world" --json'),
+    "bench": ("cli_bench:bench", "how fast it reads and decodes", "-p 512 -n 128 --json"),
+    "kernels": ("cli_machine:kernels", "which kernel runs for each op, and why", "--json"),
+    "doctor": ("cli_machine:doctor", "what this machine and this installation offer", "--json"),
+}
+_NEEDS_WEIGHTS = ("generate", "chat", "score", "bench")
+_NEEDS_MODEL = (*_NEEDS_WEIGHTS, "tokenize")
+_TAKES_TEXT = ("generate", "chat", "score", "tokenize")
+_SAMPLES = ("generate", "chat")
+
+# flag, type, metavar, help; absent flags leave SamplingParams' own defaults.
+_SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
+    ("temperature", float, "T", "0 for greedy; 1 (default) for the model's own distribution"),
+    ("top-p", float, "P", "keep the most likely tokens that make up this share"),
+    ("top-k", int, "K", "keep the K most likely tokens"),
+    ("min-p", float, "P", "keep tokens at least P times as likely as the best"),
+    ("typical-p", float, "P", "keep tokens whose surprise is typical"),
+    ("top-n-sigma", float, "N", "keep logits within N standard deviations of the best"),
+    ("repetition-penalty", float, "R", "above 1: what has occurred becomes less likely"),
+    ("presence-penalty", float, "X", "subtracted from the logit of what was generated"),
+    ("frequency-penalty", float, "X", "the same, for each time that it was generated"),
+    ("seed", int, "N", "the same seed gives the same text"),
+    ("min-tokens", int, "N", "no end of text before N tokens"),
+    ("logprobs", int, "K", "with --json: log-probabilities, and the K most likely tokens"),
+]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see `{self.prog} --help`)", code=2)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Ends with `pyroclast: error: ...` on stderr, in one line."""
+    print("pyroclast: error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every command, each with an example in its help."""
+    from pyroclast import __version__
+
+    parser = _Parser(
+        prog="pyroclast",
+        description="Run language models on native kernels that you can choose.",
+        epilog="`pyroclast COMMAND --help` explains a command, with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"pyroclast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, help_text, example) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}.",
+            epilog=f"example:  pyroclast {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_arguments(command, name)
+    return parser
+
+
+def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    if name in _TAKES_TEXT:
+        what = "MESSAGE" if name == "chat" else "TEXT"
+        command.add_argument(
+            "text",
+            metavar=what,
+            nargs="?" if name == "chat" else None,
+            help="- reads it from standard input (less one final newline)"
+            + ("; without one, a conversation begins" if name == "chat" else ""),
+        )
+    if name in _NEEDS_MODEL:
+        command.add_argument(
+            "--model", "-m", default=DEFAULT_MODEL, help=f"file, folder or name ({DEFAULT_MODEL})"
+        )
+    if name in _NEEDS_WEIGHTS:
+        command.add_argument(
+            "--threads", "-t", type=int, metavar="N", help="default: all there are"
+        )
+        command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
+        command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
+    if name in (*_NEEDS_WEIGHTS, "kernels"):
+        command.add_argument(
+            "--kernels", metavar="RULES", help="for instance matmul.q8_0=cpp-avx2,sample=numpy"
+        )
+    if name in _SAMPLES:
+        _add_sampling(command, name)
+    if name == "chat":
+        command.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    if name == "score":
+        command.add_argument("--top", type=int, default=0, metavar="K", help="show the K likeliest")
+    if name == "bench":
+        _add_bench(command)
+    if name == "tokenize":
+        command.add_argument("--no-special", action="store_true", help="no BOS or EOS around it")
+    what = "one JSON object a row" if name == "bench" else "one JSON object"
+    command.add_argument("--json", action="store_true", help=f"{what} on standard output")
+
+
+def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
+    default = str(DEFAULT_MAX_TOKENS) if name == "generate" else "until the answer ends"
+    command.add_argument(
+        "-n", "--max-tokens", type=int, metavar="N", help=f"tokens at most (default: {default})"
+    )
+    for flag, kind, metavar, text in _SAMPLING_FLAGS:
+        command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
+    command.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; repeat")
+    command.add_argument("--ignore-eos", action="store_true", default=None, help="write on and on")
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    for flag, name, default, text in (
+        ("-p", "prompt", "512", "lengths of prompts; 0: none"),
+        ("-n", "gen", "128", "numbers of tokens to decode; 0: none"),
+        ("-d", "depth", "0", "tokens that the context holds before"),
+        ("-b", "batch", "1", "sequences side by side"),
+    ):
+        command.add_argument(
+            flag,
+            f"--{name}",
+            type=numbers,
+            default=default,
+            metavar="N,...",
+            help=f"{text} (default: {default})",
+        )
+    command.add_argument(
+        "-r", "--repetitions", type=int, default=5, metavar="N", help="of each row (default: 5)"
+    )
+
+
+def numbers(text: str) -> list[int]:
+    """The whole numbers of a list such as "1,4,16"."""
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"must be whole numbers, as in 1,4,16; got {text!r}")
+    return [int(word) for word in words]
+
+
+def sampling_params(args: argparse.Namespace) -> Any:
+    """The SamplingParams that the flags ask for; one out of range is wrong usage."""
+    from pyroclast.sampling import SamplingParams
+
+    names = [flag.replace("-", "_") for flag, *_ in _SAMPLING_FLAGS]
+    names += ["max_tokens", "stop", "ignore_eos"]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.command == "generate":
+        given.setdefault("max_tokens", max(DEFAULT_MAX_TOKENS, args.min_tokens or 0))
+    try:
+        return SamplingParams(**given)
+    except SamplingError as error:
+        fail(str(error), code=2)
+
+
+def read_text(text: str) -> str:
+    """The argument, or standard input for "-"; bytes that are no UTF-8 are wrong usage."""
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            fail(f"standard input is not UTF-8: byte {error.start} is wrong", code=2)
+        text = text.removesuffix("\n").removesuffix("\r")
+    # Python hands over bytes of an argument that are no UTF-8 as lone surrogates.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        fail("the text is not valid UTF-8", code=2)
+    return text
+
+
+def write(text: str = "", end: str = "\n") -> None:
+    """To standard output, at once: streams are watched."""
+    print(text, end=end, flush=True)
+
+
+def colour(text: str, code: str, stream: Any = None) -> str:
+    """`text` in an ANSI colour, on a terminal whose owner wants colours."""
+    stream = sys.stdout if stream is None else stream
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a character must not end the answer.
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        args = make_parser().parse_args(argv)
+        module, _, function = COMMANDS[args.command][0].partition(":")
+        getattr(importlib.import_module(f"pyroclast.{module}"), function)(args)
+        sys.stdout.flush()
+    except PyroclastError as error:
+        fail(str(error), code=1)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        # What Python still holds for the closed pipe goes nowhere, instead of into a complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    raise SystemExit(0)

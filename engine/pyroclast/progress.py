@@ -1,0 +1,32 @@
+"""A progress bar on stderr, for somebody who sits in front of it, and for nobody else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_DELAY_S = 2.0  # what is done sooner needs no bar
+_MIN_TOTAL = 3
+
+
+@contextmanager
+def progress_bar(
+    n_total: int, unit: str, wanted: bool | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many are done.  wanted None: a bar if stderr is a
+    terminal, at least three are to be done, and it takes more than two seconds."""
+    if wanted is None:
+        wanted = n_total >= _MIN_TOTAL and sys.stderr is not None and sys.stderr.isatty()
+    if not wanted:
+        yield lambda _: None
+        return
+    # Imported late: it takes 20 ms, and a bar is rarely shown.
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=n_total, unit=unit, delay=_DELAY_S, leave=False, file=sys.stderr) as bar:
+
+        def show(n_done: int) -> None:
+            bar.update(n_done - bar.n)
+
+        yield show

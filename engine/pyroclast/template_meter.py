@@ -1,0 +1,90 @@
+"""Time and memory of one run of a chat template: counted as it goes, stopped past a limit.
+
+Two limits hold together.  What the template makes (characters, list slots) is added up, and the
+thread's CPU clock is read each time.  And no single operation may make or walk more than a bounded
+amount, because the clock is not looked at inside one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import ItemsView, Iterable, KeysView, ValuesView
+from typing import Any
+
+from jinja2 import Undefined
+
+from pyroclast.errors import TemplateError
+
+_CPU_SECONDS = 2.0  # of the rendering thread; ordinary templates take a millisecond
+_MADE_UNITS = 1 << 25  # characters and slots made in all, with an allowance for long messages:
+_MADE_PER_INPUT_UNIT = 100
+_OPERATION_UNITS = 1 << 22  # what one operation may make or walk
+SLOT_UNITS = 8  # a list slot, in characters
+
+_SEQUENCES = (list, tuple, range, KeysView, ValuesView, ItemsView)
+# Types whose str() shows nothing but their own items, which `bound` counts.
+_PRINTABLE = (str, int, float, type(None), Undefined, dict, *_SEQUENCES)
+
+
+class Meter:
+    """The use of one rendering.  Every method raises TemplateError past the limits."""
+
+    def __init__(self, input_units: int) -> None:
+        self._left = _MADE_UNITS + _MADE_PER_INPUT_UNIT * input_units
+        self._most = _OPERATION_UNITS + SLOT_UNITS * input_units
+        self._deadline = time.thread_time() + _CPU_SECONDS
+
+    def spend(self, units: int = 1) -> None:
+        """Count units made, and look at the clock."""
+        self._left -= units
+        if self._left < 0:
+            raise TemplateError("the chat template makes too much text or too many lists; stopped")
+        if time.thread_time() > self._deadline:
+            raise TemplateError(f"the chat template ran for {_CPU_SECONDS:g} s; stopped (a loop?)")
+
+    def allow(self, units: int) -> None:
+        """Refuse one operation that would make or walk more than any chat needs."""
+        if units > self._most:
+            raise TemplateError(f"one step of the chat template is too large ({units}); stopped")
+        self.spend()
+
+    def bound(self, value: object, *, printable: bool = False) -> int:
+        """Refuse a value too large to be walked; -> its units, parts that occur twice counted
+        twice, as printing and comparing do.  `printable`: refuse also objects that print others."""
+        stack, units = [value], 0
+        while stack and units <= self._most:
+            item = stack.pop()
+            if isinstance(item, str):
+                units += len(item)
+            elif isinstance(item, dict):
+                units += 2 * SLOT_UNITS * len(item)
+                stack += [*item, *item.values()] if units <= self._most else ()
+            elif isinstance(item, _SEQUENCES):
+                units += SLOT_UNITS * len(item)
+                stack += item if units <= self._most else ()
+            elif printable and not isinstance(item, _PRINTABLE):
+                raise TemplateError(f"the chat template prints a {type(item).__name__}")
+        self.allow(units)
+        return units
+
+    def text(self, value: object) -> str:
+        """str(value), counted."""
+        if not isinstance(value, str):
+            self.bound(value, printable=True)
+        text = str(value)
+        self.spend(len(text))
+        return text
+
+    def made(self, value: Any) -> Any:
+        """Count a result's own size (what it refers to was counted before), and pass it on."""
+        if isinstance(value, str):
+            self.spend(len(value))
+        elif isinstance(value, dict | list | tuple):
+            self.spend(SLOT_UNITS * len(value))
+        else:
+            self.spend()
+        return value
+
+    def drained(self, values: Iterable[Any]) -> list[Any]:
+        """The items of an iterator as a list, counted one by one."""
+        return [self.made(item) for item in values]

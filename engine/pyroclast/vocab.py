@@ -1,0 +1,56 @@
+"""What every vocabulary becomes, whichever file it came in: a `Vocabulary`, which `Tokenizer` runs.
+
+gguf_vocab.py and hf_vocab.py make them.  Nothing is cached on disk: building the demo model's
+49,152-token vocabulary takes less time than `tokenizers` needs to read it back from JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+SPACE = "▁"  # U+2581 stands for a space in SentencePiece vocabularies
+
+# Control tokens that end a turn, whatever else the file names: an instruct model stops at its
+# end-of-turn token, while eos_token_id often still names the base model's end of text.
+_END_OF_TURN = """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|endoftext|> <|end_of_text|>
+    <|eom_id|> <end_of_turn> <turn|> <end_of_utterance> <EOT> _<EOT> [EOT] [EOS] <eos> </s>
+    <｜end▁of▁sentence｜>"""
+END_OF_TURN = frozenset(_END_OF_TURN.split())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary ready to use: text to ids through `backend`, ids to bytes through the rest.
+
+    `raw_ids` are spelt as they read (control, user-defined tokens); the others are "byte-level" or
+    "sentencepiece", as `kind` says.  `special_ids` are left out of decoded text on request.
+    `prefix_ids` and `suffix_ids` are what add_special_tokens adds.  `lossy_bytes` have no token.
+    """
+
+    backend: Backend
+    kind: str
+    size: int
+    token_text: Callable[[int], str | None]
+    raw_ids: frozenset[int]
+    special_ids: frozenset[int]
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    strip_leading_space: bool
+    bos_token_id: int | None
+    eos_token_id: int | None
+    eos_token_ids: frozenset[int]
+    chat_template: str | None
+    lossy_bytes: frozenset[int]
+
+
+def byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes as printable characters: character -> byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}

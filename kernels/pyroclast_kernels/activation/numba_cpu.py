@@ -1,0 +1,6 @@
+"""quantize and swiglu, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels import numba_abi
+
+numba_abi.register("quantize", "activation")
+numba_abi.register("swiglu", "activation")

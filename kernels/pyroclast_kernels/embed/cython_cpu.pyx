@@ -1,0 +1,103 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""embed in Cython: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
+
+See reference.py for the contract.  One token per item; a row is one lane of its group, so the reads
+are strided and nothing vectorizes: a few microseconds per token.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
+
+from pyroclast_kernels.matmul.packed cimport (
+    BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
+    group_bytes, n_scales, quant_of, quants_offset,
+)
+from pyroclast_kernels.native.abi cimport Range, bfloat_to_float, half_to_float, split
+
+
+cdef struct EmbedArgs:
+    const int64_t *n_tokens
+    const int32_t *token_ids
+    const uint8_t *weight
+    float *out
+    int64_t n_cols
+
+
+cdef inline void quants_row(
+    const Quants *format, const uint8_t *group, int lane, int64_t n_cols, float *out
+) noexcept nogil:
+    cdef const Quants *block = <const Quants *>(group + quants_offset(format, n_cols))
+    cdef const uint16_t *scales = <const uint16_t *>group + lane
+    cdef float scale
+    cdef int64_t b
+    cdef int k
+    for b in range(n_cols // 32):
+        scale = half_to_float(scales[0])
+        for k in range(32):
+            out[32 * b + k] = scale * <float>quant_of(block + b, lane, k)
+            if Quants is Q4_1:
+                out[32 * b + k] += half_to_float(scales[16])
+        scales += 16 * n_scales(format)
+
+
+cdef inline void values_row(
+    const Values *columns, int lane, int64_t n_cols, float *out
+) noexcept nogil:
+    cdef int64_t k
+    for k in range(n_cols):
+        if Values is F16:
+            out[k] = half_to_float(columns[k].lanes[lane])
+        elif Values is BF16:
+            out[k] = bfloat_to_float(columns[k].lanes[lane])
+        else:
+            out[k] = columns[k].lanes[lane]
+
+
+cdef inline void embed(
+    const EmbedArgs *a, const Format *format, int part, int n_parts
+) noexcept nogil:
+    cdef Range mine = split(a.n_tokens[0], part, n_parts)
+    cdef int64_t t, row
+    cdef const uint8_t *group
+    for t in range(mine.begin, mine.end):
+        row = a.token_ids[t]
+        group = a.weight + row // 16 * group_bytes(format, a.n_cols)
+        if Format in Values:
+            values_row(<const Format *>group, row % 16, a.n_cols, a.out + t * a.n_cols)
+        else:
+            quants_row(format, group, row % 16, a.n_cols, a.out + t * a.n_cols)
+
+
+cdef void embed_q8_0(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const Q8_0 *>NULL, part, n_parts)
+
+
+cdef void embed_q4_0(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const Q4_0 *>NULL, part, n_parts)
+
+
+cdef void embed_q4_1(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const Q4_1 *>NULL, part, n_parts)
+
+
+cdef void embed_f32(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const F32 *>NULL, part, n_parts)
+
+
+cdef void embed_f16(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const F16 *>NULL, part, n_parts)
+
+
+cdef void embed_bf16(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const BF16 *>NULL, part, n_parts)
+
+
+def kernels():
+    """{"op.format": address} of the kernels in this module."""
+    return {
+        "embed.q8_0": <size_t>&embed_q8_0,
+        "embed.q4_0": <size_t>&embed_q4_0,
+        "embed.q4_1": <size_t>&embed_q4_1,
+        "embed.f32": <size_t>&embed_f32,
+        "embed.f16": <size_t>&embed_f16,
+        "embed.bf16": <size_t>&embed_bf16,
+    }

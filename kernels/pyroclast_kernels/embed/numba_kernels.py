@@ -1,0 +1,121 @@
+"""embed in Numba: out[t] = row token_ids[t] of a packed weight, dequantized; one token per item.
+
+A row is one lane of its group, so its values are read one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyroclast_kernels.matmul.numba_packed import (
+    Q4_0_QUANTS,
+    Q4_0_SCALES,
+    Q4_1_QUANTS,
+    Q4_1_SCALES,
+    Q8_0_QUANTS,
+    Q8_0_SCALES,
+    block_group_bytes,
+    quants_offset,
+    value_group_bytes,
+)
+from pyroclast_kernels.numba_math import split_begin
+from pyroclast_kernels.numba_simd import (
+    at,
+    inline,
+    load_bfloat,
+    load_f32,
+    load_half,
+    load_i32,
+    load_i64,
+    load_pointer,
+    load_u8,
+    paste,
+    store_f32,
+)
+
+# Byte offsets of the argument struct.
+_N_TOKENS, _TOKEN_IDS, _WEIGHT, _OUT, _N_COLS = range(0, 40, 8)
+
+
+@inline
+def _q8_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+    """One row's 32 values of a block; q8_0 is kept with +128."""
+    scale = load_half(scales, 2 * lane)
+    for k in range(32):
+        q = np.int32(load_u8(quants, k // 4 * 64 + 4 * lane + k % 4)) - np.int32(128)
+        store_f32(out, 4 * k, scale * np.float32(q))
+
+
+@inline
+def _nibble(quants: Any, lane: int, k: int) -> Any:
+    """The low halves are columns 0..15 of a block, the high ones 16..31."""
+    both = np.int32(load_u8(quants, k % 16 // 4 * 64 + 4 * lane + k % 4))
+    return both & np.int32(15) if k < 16 else both >> np.int32(4)
+
+
+@inline
+def _q4_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+    scale = load_half(scales, 2 * lane)
+    for k in range(32):
+        q = _nibble(quants, lane, k) - np.int32(8)
+        store_f32(out, 4 * k, scale * np.float32(q))
+
+
+@inline
+def _q4_1_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+    scale, minimum = load_half(scales, 2 * lane), load_half(scales, 32 + 2 * lane)
+    for k in range(32):
+        store_f32(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) + minimum)
+
+
+@paste
+def _embed_blocks(args: Any, part: int, n_parts: int, format: Any, read_block: Any) -> None:
+    scale_bytes, quant_bytes = format
+    n_cols, n_tokens = load_i64(args, _N_COLS), load_i64(load_pointer(args, _N_TOKENS), 0)
+    size = block_group_bytes(n_cols, scale_bytes, quant_bytes)
+    for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
+        row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
+        group = at(load_pointer(args, _WEIGHT), row // 16 * size)
+        quants = at(group, quants_offset(n_cols, scale_bytes))
+        out = at(load_pointer(args, _OUT), 4 * t * n_cols)
+        for b in range(n_cols // 32):
+            scales = at(group, b * scale_bytes)
+            read_block(scales, at(quants, b * quant_bytes), row % 16, at(out, 128 * b))
+
+
+@paste
+def _embed_values(args: Any, part: int, n_parts: int, value_bytes: int, read: Any) -> None:
+    n_cols, n_tokens = load_i64(args, _N_COLS), load_i64(load_pointer(args, _N_TOKENS), 0)
+    size = value_group_bytes(n_cols, value_bytes)
+    for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
+        row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
+        group = at(load_pointer(args, _WEIGHT), row // 16 * size + row % 16 * value_bytes)
+        out = at(load_pointer(args, _OUT), 4 * t * n_cols)
+        for k in range(n_cols):
+            store_f32(out, 4 * k, read(group, 16 * value_bytes * k))
+
+
+def embed_q8_0(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q8_0_SCALES, Q8_0_QUANTS), _q8_0_block)
+
+
+def embed_q4_0(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q4_0_SCALES, Q4_0_QUANTS), _q4_0_block)
+
+
+def embed_q4_1(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q4_1_SCALES, Q4_1_QUANTS), _q4_1_block)
+
+
+def embed_f32(args: Any, part: int, n_parts: int) -> None:
+    _embed_values(args, part, n_parts, 4, load_f32)
+
+
+def embed_f16(args: Any, part: int, n_parts: int) -> None:
+    _embed_values(args, part, n_parts, 2, load_half)
+
+
+def embed_bf16(args: Any, part: int, n_parts: int) -> None:
+    _embed_values(args, part, n_parts, 2, load_bfloat)

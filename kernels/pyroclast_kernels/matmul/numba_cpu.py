@@ -1,0 +1,6 @@
+"""matmul and pack, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels import numba_abi
+
+numba_abi.register("matmul", "matmul")
+numba_abi.register("pack", "matmul")

@@ -1,0 +1,96 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# The packed weight layout of packed.h, for Cython: one struct per format, so that a pointer steps
+# from block to block (or column to column) and a fused type picks the code.
+from libc.stdint cimport int64_t, uint8_t, uint16_t
+
+
+# The quants of a block of 32 columns, 16 rows side by side, as pairs of neighbouring columns: pair
+# 32 * k + 2 * row + h holds columns 4 * k + 2 * h (low byte) and 4 * k + 2 * h + 1 (high byte).
+cdef struct Q8_0:
+    uint16_t pairs[256]
+
+
+# Nibbles: the low ones are columns 0..15, the high ones columns 16..31.
+cdef struct Q4_0:
+    uint16_t pairs[128]
+
+
+cdef struct Q4_1:
+    uint16_t pairs[128]
+
+
+# One column of 16 rows.
+cdef struct F32:
+    float lanes[16]
+
+
+cdef struct F16:
+    uint16_t lanes[16]
+
+
+cdef struct BF16:
+    uint16_t lanes[16]
+
+
+ctypedef fused Quants:
+    Q8_0
+    Q4_0
+    Q4_1
+
+
+ctypedef fused Values:
+    F32
+    F16
+    BF16
+
+
+ctypedef fused Format:
+    Q8_0
+    Q4_0
+    Q4_1
+    F32
+    F16
+    BF16
+
+
+cdef inline int64_t n_scales(const Quants *format) noexcept nogil:
+    """float16 numbers per row and block: the scale, and q4_1's minimum."""
+    if Quants is Q4_1:
+        return 2
+    else:
+        return 1
+
+
+cdef inline int64_t quants_offset(const Quants *format, int64_t n_cols) noexcept nogil:
+    """Bytes from the start of a group of 16 rows to its quants; scales come first."""
+    return (n_cols // 32 * 32 * n_scales(format) + 63) // 64 * 64
+
+
+cdef inline int64_t quants_group_bytes(const Quants *format, int64_t n_cols) noexcept nogil:
+    return quants_offset(format, n_cols) + n_cols // 32 * <int64_t>sizeof(Quants)
+
+
+cdef inline int64_t values_group_bytes(const Values *format, int64_t n_cols) noexcept nogil:
+    return (n_cols * <int64_t>sizeof(Values) + 63) // 64 * 64
+
+
+cdef inline int64_t group_bytes(const Format *format, int64_t n_cols) noexcept nogil:
+    """Bytes of a group of 16 rows."""
+    if Format in Values:
+        return values_group_bytes(format, n_cols)
+    else:
+        return quants_group_bytes(format, n_cols)
+
+
+cdef inline int quant_of(const Quants *block, int row, int column) noexcept nogil:
+    """One quant, without the offset of unsigned storage: -128..127, -8..7, or 0..15 for q4_1."""
+    cdef const uint8_t *quads = <const uint8_t *>block.pairs + 4 * row
+    cdef int quant
+    if Quants is Q8_0:
+        return <int>quads[64 * (column // 4) + column % 4] - 128
+    else:
+        quant = quads[64 * (column % 16 // 4) + column % 4]
+        quant = quant & 15 if column < 16 else quant >> 4
+        if Quants is Q4_0:
+            quant -= 8
+        return quant

@@ -1,0 +1,85 @@
+"""Numba as a technology: registers an op's kernels, compiles them when first bound, caches them.
+
+An op's folder has numba_cpu.py, which calls `register` and is read without Numba, and
+numba_kernels.py with the kernels themselves: Python functions `<op>_<format>(args, part, n_parts)`
+that become C functions `void (const void *args, int part, int n_parts)`.  Importing Numba takes a
+second, so it waits until a Numba variant is chosen.
+
+Compiled code is kept on disk: in NUMBA_CACHE_DIR if that is set, else in pyroclast/numba of
+the user's cache directory.  A directory that cannot be written costs the compilation, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pyroclast_kernels.registry import get_op
+
+UNAVAILABLE = (
+    "" if importlib.util.find_spec("numba") else "numba is not installed: pip install numba"
+)
+_HERE = Path(__file__).parent
+_SIGNATURE = "void(voidptr, int32, int32)"
+_compiled: dict[tuple[str, str], Any] = {}  # keeps the machine code alive
+_lock = threading.Lock()
+
+
+def register(op_name: str, folder: str) -> None:
+    """Registers the variant `numba` of an op whose kernels are in `<folder>/numba_kernels.py`, one
+    for each format of the op."""
+
+    def bind(format: str) -> int:
+        with _lock:
+            if (op_name, format) not in _compiled:
+                module = importlib.import_module(f"pyroclast_kernels.{folder}.numba_kernels")
+                _compiled[op_name, format] = _compile(getattr(module, f"{op_name}_{format}"))
+            return int(_compiled[op_name, format].address)
+
+    get_op(op_name).variant("numba", bit_group="numba", unavailable=UNAVAILABLE)(bind)
+
+
+def _compile(kernel: Any) -> Any:
+    """The kernel as a C function (an object with .address); from the disk cache if it is there."""
+    import numba
+    from numba.core import config
+
+    directory = cache_directory()
+    given = config.CACHE_DIR
+    try:
+        config.CACHE_DIR = str(directory or "")
+        return numba.cfunc(_SIGNATURE, cache=directory is not None, error_model="numpy")(kernel)
+    except OSError:  # the disk is full, say
+        return numba.cfunc(_SIGNATURE, error_model="numpy")(kernel)
+    finally:
+        config.CACHE_DIR = given
+
+
+@cache
+def cache_directory() -> Path | None:
+    """Where compiled kernels are kept, or None if nothing can be written there.
+
+    Numba checks the file of the kernel itself for changes, not the helpers it calls, so the
+    directory's name stands for all sources."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    parent = Path(os.environ.get("NUMBA_CACHE_DIR") or home / "pyroclast" / "numba")
+    directory = parent / _sources_hash()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
+def _sources_hash() -> str:
+    """Changes with any Numba source of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.rglob("numba_*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

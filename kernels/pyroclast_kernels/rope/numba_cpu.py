@@ -1,0 +1,6 @@
+"""rope_table and rope, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels import numba_abi
+
+numba_abi.register("rope_table", "rope")
+numba_abi.register("rope", "rope")

@@ -1,0 +1,225 @@
+// What sampling needs beyond native/simd.h: comparisons as bit masks, compressing stores, and the
+// weight 2^y of a token.  Sixteen lanes at every width, so AVX2 and AVX-512 give the same bits.
+#pragma once
+
+#include "native/simd.h"
+
+namespace sampling {
+
+// Loads and stores by register.  (Copying a struct of two registers or more at once sends GCC 12
+// through the stack, which costs five times the work itself.)
+PYRO_INLINE f32x16 get(const float *p) {
+  f32x16 out;
+  PYRO_EACH std::memcpy(&out.v[r], p + r * kWidth, sizeof out.v[r]);
+  return out;
+}
+PYRO_INLINE void put(float *p, f32x16 x) {
+  PYRO_EACH std::memcpy(p + r * kWidth, &x.v[r], sizeof x.v[r]);
+}
+PYRO_INLINE i32x16 get_ints(const int32_t *p) {
+  i32x16 out;
+  PYRO_EACH std::memcpy(&out.v[r], p + r * kWidth, sizeof out.v[r]);
+  return out;
+}
+PYRO_INLINE void put_ints(int32_t *p, i32x16 x) {
+  PYRO_EACH std::memcpy(p + r * kWidth, &x.v[r], sizeof x.v[r]);
+}
+// The first n lanes, of a row that may end inside the vector or before it; the others are `fill`.
+PYRO_INLINE f32x16 get_n(const float *p, int64_t n, float fill) {
+  if (n >= kLanes) return get(p);
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; i++) lanes[i] = i < n ? p[i] : fill;
+  return get(lanes);
+}
+
+// Bit i of a Mask stands for lane i.
+using Mask = uint32_t;
+constexpr Mask kAllLanes = 0xffff;
+
+PYRO_INLINE Mask lanes_below(int64_t n) { return n >= kLanes ? kAllLanes : (Mask(1) << n) - 1; }
+PYRO_INLINE int count(Mask m) { return __builtin_popcount(m); }
+
+// The sign bits of lanes that are all ones or all zeros.
+PYRO_INLINE Mask bits_of(const NativeI (&lanes)[kRegs]) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)lanes[0]);
+#elif defined(__AVX2__)
+  return Mask(_mm256_movemask_ps((__m256)lanes[0])) | Mask(_mm256_movemask_ps((__m256)lanes[1]))
+                                                          << 8;
+#else
+  Mask m = 0;
+  for (int r = 0; r < kRegs; r++)
+    for (int i = 0; i < kWidth; i++) m |= Mask(lanes[r][i] < 0) << (r * kWidth + i);
+  return m;
+#endif
+}
+
+PYRO_INLINE Mask at_least(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_GE_OQ);
+#else
+  NativeI t[kRegs];
+  PYRO_EACH t[r] = a.v[r] >= b.v[r];
+  return bits_of(t);
+#endif
+}
+PYRO_INLINE Mask above(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_GT_OQ);
+#else
+  NativeI t[kRegs];
+  PYRO_EACH t[r] = a.v[r] > b.v[r];
+  return bits_of(t);
+#endif
+}
+PYRO_INLINE Mask equal(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_EQ_OQ);
+#else
+  NativeI t[kRegs];
+  PYRO_EACH t[r] = a.v[r] == b.v[r];
+  return bits_of(t);
+#endif
+}
+PYRO_INLINE Mask equal(i32x16 a, i32x16 b) {
+#if defined(__AVX512F__)
+  return _mm512_cmpeq_epi32_mask((__m512i)a.v[0], (__m512i)b.v[0]);
+#else
+  NativeI t[kRegs];
+  PYRO_EACH t[r] = a.v[r] == b.v[r];
+  return bits_of(t);
+#endif
+}
+// Remembers whether any value was NaN.
+struct NanFlag {
+#if defined(__AVX512F__)
+  __mmask16 seen = 0;
+  PYRO_INLINE void look(f32x16 a, f32x16 b) {
+    seen |= _mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_UNORD_Q);
+  }
+  PYRO_INLINE bool any() const { return seen != 0; }
+#else
+  NativeI seen = {};
+  PYRO_INLINE void look(f32x16 a, f32x16 b) {
+    PYRO_EACH seen |= (NativeI)(a.v[r] != a.v[r]) | (NativeI)(b.v[r] != b.v[r]);
+  }
+  PYRO_INLINE bool any() const {
+    int32_t any = 0;
+    for (int i = 0; i < kWidth; i++) any |= seen[i];
+    return any != 0;
+  }
+#endif
+};
+
+// max without the care for NaN that a comparison and a blend would take: one instruction.
+PYRO_INLINE f32x16 quick_max(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+  a.v[0] = (NativeF)_mm512_mask_max_ps((__m512)a.v[0], 0xffff, (__m512)a.v[0],
+                                       (__m512)b.v[0]);  // GCC 12 warns of the unmasked one
+  return a;
+#elif defined(__AVX2__)
+  PYRO_EACH a.v[r] = (NativeF)_mm256_max_ps((__m256)a.v[r], (__m256)b.v[r]);
+  return a;
+#elif defined(__SSE2__)
+  PYRO_EACH a.v[r] = (NativeF)_mm_max_ps((__m128)a.v[r], (__m128)b.v[r]);
+  return a;
+#else
+  return max(a, b);
+#endif
+}
+
+// x in the lanes of m, y in the others.
+PYRO_INLINE f32x16 blend(Mask m, f32x16 x, f32x16 y) {
+#if defined(__AVX512F__)
+  x.v[0] = (NativeF)_mm512_mask_mov_ps((__m512)y.v[0], __mmask16(m), (__m512)x.v[0]);
+#else
+  NativeI bit;
+  for (int i = 0; i < kWidth; i++) bit[i] = 1 << i;
+  PYRO_EACH {
+    NativeI lane = (NativeI{} + int32_t(m >> (r * kWidth))) & bit;
+    x.v[r] = lane != 0 ? x.v[r] : y.v[r];
+  }
+#endif
+  return x;
+}
+
+// x where a >= b, else 0.
+PYRO_INLINE f32x16 where_at_least(f32x16 a, f32x16 b, f32x16 x) {
+#if defined(__AVX512F__)
+  x.v[0] = (NativeF)_mm512_maskz_mov_ps(__mmask16(at_least(a, b)), (__m512)x.v[0]);
+#else
+  PYRO_EACH x.v[r] = (NativeF)((NativeI)(a.v[r] >= b.v[r]) & (NativeI)x.v[r]);
+#endif
+  return x;
+}
+
+// The sum of the lanes by the tree of reduce_add, without its way through memory.
+PYRO_INLINE float sum_of(f32x16 x) {
+#if defined(__AVX512F__)
+  __m256 halves[2];
+  std::memcpy(halves, &x, sizeof halves);
+  __m256 eight = halves[0] + halves[1];
+  __m128 a = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#elif defined(__AVX2__)
+  __m256 eight = (__m256)(x.v[0] + x.v[1]);
+  __m128 a = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#else
+  NativeF a = (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]);
+#endif
+  return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+// Writes the lanes of m, close together, to p; up to 16 lanes from p on may be overwritten.
+PYRO_INLINE void compress(void *p, i32x16 x, Mask m) {
+#if defined(__AVX512F__)
+  // Not the compressing store: it is microcode on Zen 4, over 100 cycles.
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(__mmask16(m), (__m512i)x.v[0]));
+#elif defined(__AVX2__)
+  int32_t *to = static_cast<int32_t *>(p);
+  PYRO_EACH {
+    uint64_t half = (m >> (8 * r)) & 0xff;
+    uint64_t bytes = _pdep_u64(half, 0x0101010101010101u) * 0xff;
+    uint64_t order = _pext_u64(0x0706050403020100u, bytes);
+    __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(order)));
+    _mm256_storeu_si256((__m256i *)to, _mm256_permutevar8x32_epi32((__m256i)x.v[r], lanes));
+    to += __builtin_popcountll(half);
+  }
+#else
+  int32_t lanes[kLanes], *to = static_cast<int32_t *>(p);
+  std::memcpy(lanes, &x, sizeof lanes);
+  for (; m; m &= m - 1) *to++ = lanes[__builtin_ctz(m)];
+#endif
+}
+PYRO_INLINE void compress(float *p, f32x16 x, Mask m) {
+  i32x16 bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  compress(static_cast<void *>(p), bits, m);
+}
+
+PYRO_INLINE i32x16 lane_ids(int32_t first) {
+  static constexpr int32_t kIds[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return get_ints(kIds) + set1i(first);
+}
+
+// 2^y for y <= 0: y = n + f with |f| <= 1/2, the polynomial of Moshier's Cephes exp2f, and n added
+// to the exponent.  Relative error 2e-7; exactly 1 at 0, and 0 below 2^-125 (and at -inf).
+PYRO_INLINE f32x16 weight(f32x16 y) {
+  const f32x16 magic = set1(12582912.0f), lowest = set1(-125.0f);  // magic: rounds to an integer
+  f32x16 clamped = quick_max(y, lowest);
+  f32x16 shifted = clamped + magic;
+  f32x16 f = clamped - (shifted - magic);
+  f32x16 p = set1(1.535336188319500e-4f);
+  p = fma(p, f, set1(1.339887440266574e-3f));
+  p = fma(p, f, set1(9.618437357674640e-3f));
+  p = fma(p, f, set1(5.550332471162809e-2f));
+  p = fma(p, f, set1(2.402264791363012e-1f));
+  p = fma(p, f, set1(6.931472028550421e-1f));
+  p = fma(p, f, set1(1.0f));
+  PYRO_EACH {
+    NativeI bits = (NativeI)p.v[r] + ((NativeI)shifted.v[r] << 23);
+    p.v[r] = (NativeF)bits;
+  }
+  return where_at_least(y, lowest, p);
+}
+
+}  // namespace sampling

@@ -1,0 +1,73 @@
+"""Runs one variant of `sample` on arrays made for the occasion; for tests and benchmarks."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+from pyroclast_kernels.program import pack_arguments
+from pyroclast_kernels.registry import Kernel, Selection, all_variants
+from pyroclast_kernels.sample import cases
+
+C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+
+
+class Result(NamedTuple):
+    """What the op wrote: OUT (n_rows,), and the most likely tokens (n_rows, max_top)."""
+
+    out: Any
+    top_ids: Any
+    top_logprobs: Any
+
+
+def usable_variants(op: str) -> list[str]:
+    """The variants that run on this machine."""
+    return [v.name for v in all_variants(op).values() if not v.unavailable]
+
+
+class Call:
+    """One prepared call of `sample`: `run()` as often as you like, results in `out` and so on."""
+
+    def __init__(
+        self,
+        variant: str,
+        logits: Any,
+        rows: Any,
+        *,
+        penalties: Any = (),
+        biases: Any = (),
+        allowed: Any = (),
+        max_top: int = 8,
+        n_parts: int = 1,
+    ) -> None:
+        self.kernel: Kernel = Selection(f"sample={variant}").kernel("sample")
+        self.arguments = cases.arguments_of(
+            logits,
+            rows,
+            penalties=penalties,
+            biases=biases,
+            allowed=allowed,
+            max_top=max_top,
+            max_parts=n_parts,
+        )
+        self.arguments["scratch"][:] = 0xAB  # nothing may depend on what lies there
+        self.out = self.arguments["out"]
+        self.n_parts = n_parts
+        if not self.kernel.function:
+            self._function = C_KERNEL(self.kernel.address)
+            self.slots = pack_arguments(self.kernel, self.arguments)
+            self._address = self.slots.ctypes.data
+
+    def run(self) -> Result:
+        """All parts, one after the other, the last first: their order must not matter."""
+        if self.kernel.function:
+            self.kernel.function(**self.arguments)
+        else:
+            for part in reversed(range(self.n_parts)):
+                self._function(self._address, part, self.n_parts)
+        return Result(self.out, self.arguments["top_ids"], self.arguments["top_logprobs"])
+
+
+def run_sample(variant: str, logits: Any, rows: Any, **inputs: Any) -> Result:
+    """One call; logits float32 (n_rows, vocab_size), rows ROW (n_rows,)."""
+    return Call(variant, logits, rows, **inputs).run()

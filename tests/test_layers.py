@@ -1,0 +1,278 @@
+"""Imports point one way: tests, bench -> pyroclast -> pyroclast_kernels -> numpy.
+
+The rules are read off the source (AST), so nothing is imported; each rule is also shown to fail
+on a small tree that breaks it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE_ROOTS = {"pyroclast": "engine", "pyroclast_kernels": "kernels"}
+TECHNOLOGIES = ("numba", "cython", "cpp", "triton", "torch")  # how a variant's file name begins
+HEAVY = {"numba", "llvmlite", "torch", "triton"}  # only inside a variant's own file
+ARRAYS = HEAVY | {"numpy"}
+# The engine's named modules, top to bottom: none may reach one of a row above, however indirectly.
+ROWS = [
+    {"__main__", "cli", "server"},
+    {"llm"},
+    {"scheduler", "sampling", "model"},
+    {"blocks", "kv_cache", "checkpoint", "tokenizer"},
+    {"families", "gguf"},
+    {"config"},
+    {"errors"},
+]
+NO_ARRAYS = ("pyroclast.scheduler", "pyroclast.blocks", "pyroclast.errors")
+DISTRIBUTIONS = {  # import name -> the requirement that brings it, where the two differ
+    "huggingface_hub": "huggingface-hub",
+    "llvmlite": "numba",
+    "markupsafe": "jinja2",
+    "prometheus_client": "prometheus-client",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the module that has it, what it asks for, and when it happens."""
+
+    module: str
+    target: str  # a module of ours by its full name, another by its first part
+    line: int
+    late: bool  # inside a function
+    typing_only: bool  # under `if TYPE_CHECKING:`
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every Python module of the two packages, by its import name."""
+    found = {}
+    for package, folder in SOURCE_ROOTS.items():
+        for path in sorted((root / folder / package).rglob("*.py")):
+            parts = path.relative_to(root / folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def targets(node: ast.AST, module: str, is_package: bool, known: dict[str, Path]) -> list[str]:
+    """The absolute names that an import statement asks for; [] for any other node."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        parts = module.split(".")
+        parent = parts[: len(parts) - node.level + is_package]
+        base = ".".join([*parent, *([node.module] if node.module else [])])
+    full = [f"{base}.{alias.name}" for alias in node.names]
+    return [name if name in known else base for name in full]
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports(root: Path) -> list[Import]:
+    """Every import statement in the two packages."""
+    known = modules(root)
+    found = []
+
+    def walk(node: ast.AST, module: str, path: Path, late: bool, typing_only: bool) -> None:
+        for name in targets(node, module, path.name == "__init__.py", known):
+            ours = name.split(".")[0] in SOURCE_ROOTS
+            target = name if ours else name.split(".")[0]
+            found.append(Import(module, target, node.lineno, late, typing_only))
+        late |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typing_only |= is_type_checking(node)
+        for child in ast.iter_child_nodes(node):
+            walk(child, module, path, late, typing_only)
+
+    for module, path in known.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        walk(tree, module, path, late=False, typing_only=False)
+    return found
+
+
+def reachable(edges: dict[str, set[str]], start: str) -> set[str]:
+    """Every module that importing `start` may bring in, itself excluded unless on a cycle."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = edges.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def graph(root: Path, *, late: bool) -> dict[str, set[str]]:
+    """module -> what it imports at run time; with or without the imports inside functions."""
+    edges: dict[str, set[str]] = {}
+    for item in imports(root):
+        if not item.typing_only and (late or not item.late):
+            edges.setdefault(item.module, set()).add(item.target)
+    return edges
+
+
+def is_variant(module: str) -> bool:
+    package, _, rest = module.partition(".")
+    return package == "pyroclast_kernels" and rest.split(".")[-1].startswith(TECHNOLOGIES)
+
+
+# ---- the rules: each yields what breaks it -------------------------------------------------------
+def kernels_know_no_engine(root: Path) -> Iterator[str]:
+    for item in imports(root):
+        if item.module.startswith("pyroclast_kernels") and (
+            item.target.split(".")[0] == "pyroclast"
+        ):
+            yield str(item)
+
+
+def heavy_only_in_variants(root: Path) -> Iterator[str]:
+    for item in imports(root):
+        if item.target in HEAVY and not item.typing_only and not is_variant(item.module):
+            yield str(item)
+
+
+def variants_are_loaded_late(root: Path) -> Iterator[str]:
+    """No module brings a heavy package in just by being imported, but a variant's own file."""
+    edges = graph(root, late=False)
+    for module in modules(root):
+        found = reachable(edges, module) & HEAVY
+        if found and not is_variant(module):
+            yield f"{module} brings in {', '.join(sorted(found))}"
+
+
+def engine_rows(root: Path) -> Iterator[str]:
+    edges = graph(root, late=True)
+    row_of = {f"pyroclast.{name}": i for i, row in enumerate(ROWS) for name in row}
+    for module in modules(root):
+        for target in reachable(edges, module):
+            if row_of.get(target, len(ROWS)) < row_of.get(module, 0):
+                yield f"{module} reaches up to {target}"
+
+
+def no_cycles(root: Path) -> Iterator[str]:
+    edges = graph(root, late=False)
+    for module in modules(root):
+        if module in reachable(edges, module):
+            yield f"{module} imports itself in the end"
+
+
+def plain_modules_have_no_arrays(root: Path) -> Iterator[str]:
+    edges = graph(root, late=False)
+    for module in NO_ARRAYS:
+        found = reachable(edges, module) & ARRAYS
+        if found:
+            yield f"{module} brings in {', '.join(sorted(found))}"
+
+
+def third_party_is_declared(root: Path) -> Iterator[str]:
+    """At import time only core dependencies; inside a function those of an extra, too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [r for names in project["optional-dependencies"].values() for r in names]
+    core = {requirement_name(r) for r in project["dependencies"]}
+    any_extra = core | {requirement_name(r) for r in extras}
+    for item in imports(root):
+        if item.target.split(".")[0] in SOURCE_ROOTS or item.target in sys.stdlib_module_names:
+            continue
+        late = item.late or item.typing_only or is_variant(item.module)
+        allowed = any_extra if late else core
+        if DISTRIBUTIONS.get(item.target, item.target) not in allowed:
+            yield f"{item}, which is not a declared {'' if late else 'core '}dependency"
+
+
+def requirement_name(requirement: str) -> str:
+    """numpy of "numpy>=1.26"."""
+    return re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0]
+
+
+RULES: list[Callable[[Path], Iterator[str]]] = [
+    kernels_know_no_engine,
+    heavy_only_in_variants,
+    variants_are_loaded_late,
+    engine_rows,
+    no_cycles,
+    plain_modules_have_no_arrays,
+    third_party_is_declared,
+]
+# For each rule a tree that breaks it: {file: source}, and words of the message.
+BREAKERS: dict[str, tuple[dict[str, str], str]] = {
+    "kernels_know_no_engine": (
+        {"kernels/pyroclast_kernels/registry.py": "def f():\n    from pyroclast import errors\n"},
+        "pyroclast_kernels.registry:2 imports pyroclast",
+    ),
+    "heavy_only_in_variants": (
+        {"engine/pyroclast/model.py": "def f():\n    import torch.nn\n"},
+        "pyroclast.model:2 imports torch",
+    ),
+    "variants_are_loaded_late": (
+        {
+            "kernels/pyroclast_kernels/softmax/numba.py": "import numba\n",
+            "kernels/pyroclast_kernels/softmax/__init__.py": "from . import numba\n",
+        },
+        "pyroclast_kernels.softmax brings in numba",
+    ),
+    "engine_rows": (
+        {
+            "engine/pyroclast/config.py": "from .helper import x\n",
+            "engine/pyroclast/helper.py": "def f():\n    import pyroclast.llm\n",
+            "engine/pyroclast/llm.py": "",
+        },
+        "pyroclast.config reaches up to pyroclast.llm",
+    ),
+    "no_cycles": (
+        {
+            "engine/pyroclast/a.py": "from pyroclast import b\n",
+            "engine/pyroclast/b.py": "from .a import x\n",
+        },
+        "pyroclast.a imports itself",
+    ),
+    "plain_modules_have_no_arrays": (
+        {
+            "engine/pyroclast/blocks.py": "import pyroclast.fill\n",
+            "engine/pyroclast/fill.py": "import numpy as np\n",
+        },
+        "pyroclast.blocks brings in numpy",
+    ),
+    "third_party_is_declared": (
+        {"engine/pyroclast/server.py": "import starlette\n"},
+        "not a declared core dependency",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_source_keeps_the_rule(rule: Callable[[Path], Iterator[str]]) -> None:
+    assert len(modules(ROOT)) > len(SOURCE_ROOTS)
+    assert list(rule(ROOT)) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_rule_sees_a_breach(rule: Callable[[Path], Iterator[str]], tmp_path: Path) -> None:
+    files, message = BREAKERS[rule.__name__]
+    for name, source in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    assert any(message in breach for breach in rule(tmp_path))
+
+
+def test_importing_the_package_brings_in_nothing_heavy() -> None:
+    """The start-up budget: arrays, compilers and tokenizers are loaded when first used."""
+    late = sorted(ARRAYS | {"tokenizers", "jinja2", "tqdm", "safetensors", "asyncio"})
+    code = f"import pyroclast, sys; print([name for name in {late} if name in sys.modules])"
+    paths = [str(ROOT / folder) for folder in SOURCE_ROOTS.values()]
+    run = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}\n{code}"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
