@@ -2,8 +2,8 @@
 
 An op's folder has numba_cpu.py, which calls `register` and is read without Numba, and
 numba_kernels.py with the kernels themselves: Python functions `<op>_<format>(args, part, n_parts)`
-that become C functions `void (const void *args, int part, int n_parts)`.  Importing Numba takes a
-second, so it waits until a Numba variant is chosen.
+that become C functions `void (const void *args, int part, int n_parts)`.  Importing Numba takes
+half a second or more, so it waits until a Numba variant is bound.
 
 Compiled code is kept on disk: in NUMBA_CACHE_DIR if that is set, else in pyroclast/numba of
 the user's cache directory.  A directory that cannot be written costs the compilation, nothing else.
@@ -20,37 +20,45 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyroclast_kernels.registry import get_op
+from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.registry import folder_of, get_op
 
-UNAVAILABLE = (
-    "" if importlib.util.find_spec("numba") else "numba is not installed: pip install numba"
-)
 _HERE = Path(__file__).parent
 _SIGNATURE = "void(voidptr, int32, int32)"
 _compiled: dict[tuple[str, str], Any] = {}  # keeps the machine code alive
 _lock = threading.Lock()
 
 
-def register(op_name: str, folder: str) -> None:
-    """Registers the variant `numba` of an op whose kernels are in `<folder>/numba_kernels.py`, one
-    for each format of the op."""
+def _why_not() -> str:
+    """Why Numba cannot compile here, as far as can be told without importing it; or empty."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed: pip install numba"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set: unset it"
+    return ""
+
+
+def register(op_name: str) -> None:
+    """Registers the variant `numba` of an op, with every format of the op."""
 
     def bind(format: str) -> int:
         with _lock:
             if (op_name, format) not in _compiled:
-                module = importlib.import_module(f"pyroclast_kernels.{folder}.numba_kernels")
-                _compiled[op_name, format] = _compile(getattr(module, f"{op_name}_{format}"))
+                _compiled[op_name, format] = _compile(op_name, format)
             return int(_compiled[op_name, format].address)
 
-    get_op(op_name).variant("numba", bit_group="numba", unavailable=UNAVAILABLE)(bind)
+    get_op(op_name).variant("numba", bit_group="numba", unavailable=_why_not())(bind)
 
 
-def _compile(kernel: Any) -> Any:
+def _compile(op_name: str, format: str) -> Any:
     """The kernel as a C function (an object with .address); from the disk cache if it is there."""
-    import numba
-    from numba.core import config
-
-    directory = cache_directory()
+    try:
+        import numba
+    except ImportError as error:  # it is there, but refuses this NumPy, for instance
+        raise KernelError(f"{op_name}=numba cannot run here: {error}") from error
+    module = f"pyroclast_kernels.{folder_of(op_name)}.numba_kernels"
+    kernel = getattr(importlib.import_module(module), f"{op_name}_{format}")
+    directory, config = cache_directory(), numba.core.config
     given = config.CACHE_DIR
     try:
         config.CACHE_DIR = str(directory or "")

@@ -2,5 +2,5 @@
 
 from pyroclast_kernels import numba_abi
 
-numba_abi.register("quantize", "activation")
-numba_abi.register("swiglu", "activation")
+numba_abi.register("quantize")
+numba_abi.register("swiglu")

@@ -2,4 +2,4 @@
 
 from pyroclast_kernels import numba_abi
 
-numba_abi.register("embed", "embed")
+numba_abi.register("embed")

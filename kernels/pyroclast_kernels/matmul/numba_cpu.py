@@ -2,5 +2,5 @@
 
 from pyroclast_kernels import numba_abi
 
-numba_abi.register("matmul", "matmul")
-numba_abi.register("pack", "matmul")
+numba_abi.register("matmul")
+numba_abi.register("pack")

@@ -4,8 +4,7 @@
 one order whatever the number of tokens: blocks of 32 columns from left to right, an exact integer
 sum inside a block, one fused multiply-add of its scale.
 Loop order: panel of row groups that fits L2 -> tile of tokens -> group -> block.
-A tile is a tuple of accumulators, one for each token (or, for a single token, for each of four
-groups); its length is part of its type, so every size that `_panel` names is compiled apart.
+A tile is a tuple of accumulators, one for each token (or, for a single token, each of four groups).
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ __all__ = ["pack_bf16", "pack_f16", "pack_f32", "pack_q4_0", "pack_q4_1", "pack_
 
 # Byte offsets of the argument struct.
 _N_TOKENS, _X, _WEIGHT, _BIAS, _OUT, _N_ROWS, _N_COLS, _OUT_STRIDE, _ACCUMULATE = range(0, 72, 8)
-_Q8_BYTES = 48  # an activation block: scale, sum_scaled, -8 sum, -128 sum, 32 bytes
-_MINUS_8_SUM, _MINUS_128_SUM, _VALUES = 8, 12, 16
+# A block of activations: scale, sum_scaled, then these, the last with 32 bytes.
+_MINUS_8_SUM, _MINUS_128_SUM, _VALUES, _Q8_BYTES = 8, 12, 16, 48
 # As in cpp.cpp: a panel is read once from memory, then from L2 for each further tile of tokens.
 _PANEL_BYTES = 512 * 1024
 

@@ -2,5 +2,5 @@
 
 from pyroclast_kernels import numba_abi
 
-numba_abi.register("rope_table", "rope")
-numba_abi.register("rope", "rope")
+numba_abi.register("rope_table")
+numba_abi.register("rope")
