@@ -5,7 +5,8 @@
 
 Every round runs each contender once (A B C A B C ...), so that a change in the machine's mood
 meets all of them.  Checked first: each variant's result against the reference.  What is timed:
-  numpy       what one would write: float32, vectorised, argsort or argpartition for the cuts
+  numpy       the best one would write: float32, vectorised, argsort or argpartition for the cuts
+  numpy choice  what one usually writes to draw: Generator.choice(p=...), which wants float64
   reference   the op's own definition (float64, every stage; not written for speed)
   llama.cpp   llama_sampler_apply of a chain; filling its array of candidates is not counted
   variants    one call of the C ABI through ctypes (about 1 us), one thread
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("engine", "kernels", "tests")]
 
 from pyroclast_kernels import features, sample  # noqa: E402
-from pyroclast_kernels.program import PARTS_PER_THREAD, Program, make_executor  # noqa: E402
+from pyroclast_kernels.program import (  # noqa: E402
+    PARTS_PER_THREAD,
+    Program,
+    make_executor,
+    pack_arguments,
+)
 from pyroclast_kernels.program import Call as ProgramCall  # noqa: E402
+from pyroclast_kernels.registry import Selection  # noqa: E402
 from pyroclast_kernels.sample import cases  # noqa: E402
-from run_sample import Call, usable_variants  # noqa: E402
+from pyroclast_kernels.softmax import cases as softmax_cases  # noqa: E402
+from run_sample import C_KERNEL, Call, usable_variants  # noqa: E402
 
 TABLE: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -43,6 +52,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "top_p 0.95": {"temperature": 0.8, "top_p": 0.95},
     "min_p 0.05": {"temperature": 0.8, "min_p": 0.05},
 }
+PEERS = ("numpy", "numpy choice", "llama.cpp")
 Run = Callable[[], Any]
 
 
@@ -90,6 +100,16 @@ def numpy_sampler(x: Any, p: dict[str, Any], rng: np.random.Generator) -> Run:
     if "min_p" in p:
         return min_p
     return lambda: numpy_draw(numpy_softmax(x, temperature), rng.random())
+
+
+def numpy_choice(x: Any, temperature: float) -> Run:
+    rng = np.random.default_rng(1)
+
+    def draw() -> int:
+        p = numpy_softmax(x, temperature).astype(np.float64)
+        return int(rng.choice(len(p), p=p / p.sum()))
+
+    return draw
 
 
 # ---- llama.cpp ------------------------------------------------------------------------------
@@ -194,6 +214,8 @@ def sampling_row(kind: str, params: dict[str, Any], args: argparse.Namespace) ->
         "numpy": numpy_sampler(logits, params, np.random.default_rng(1)),
         "reference": sample_call("numpy", logits[None], params)[1],
     }
+    if set(params) == {"temperature"} and params["temperature"] > 0:
+        contenders["numpy choice"] = numpy_choice(logits, params["temperature"])
     resets: dict[str, Run] = {}
     for variant in args.variants:
         check(variant, logits[None], params)
@@ -221,10 +243,27 @@ def threads_row(args: argparse.Namespace) -> dict[str, Any]:
     return in_turn(contenders, {}, args.seconds)
 
 
-def streaming_row(args: argparse.Namespace) -> dict[str, Any]:
-    """One pass over the same logits, where they are: the greatest value, which needs no more."""
-    logits = cases.RowCase("wide", cases.VOCAB_SIZE).logits()
-    return in_turn({"numpy max": logits.max}, {}, args.seconds)
+def softmax_row(args: argparse.Namespace) -> dict[str, Any]:
+    """Softmax at temperature 0.8, and one pass over the same logits without exponentials."""
+    logits = softmax_cases.logits_of("wide", cases.VOCAB_SIZE)
+    contenders: dict[str, Run] = {
+        "one pass": logits.max,
+        "numpy": lambda: numpy_softmax(logits[0], 0.8),
+    }
+    for variant in usable_variants("softmax"):
+        if variant == "numpy":
+            continue
+        kernel = Selection(f"softmax={variant}").kernel("softmax")
+        arguments = softmax_cases.arguments_of(logits, temperatures=[0.8])
+        slots = pack_arguments(kernel, arguments)
+        contenders[variant] = partial(run_softmax, kernel.address, slots, arguments)
+    return in_turn(contenders, {}, args.seconds)
+
+
+def run_softmax(address: int, slots: Any, arguments: dict[str, Any]) -> None:
+    """One call; `arguments` keeps the arrays alive."""
+    assert arguments
+    C_KERNEL(address)(slots.ctypes.data, 0, 1)
 
 
 def show(title: str, row: dict[str, Any]) -> None:
@@ -232,9 +271,9 @@ def show(title: str, row: dict[str, Any]) -> None:
     print(f"\n{title}")
     for name, t in row.items():
         ratios = ", ".join(
-            f"{other} / it = {row[other]['median_us'] / t['median_us']:.1f}"
-            for other in ("numpy", "llama.cpp")
-            if other in row and name not in ("numpy", "llama.cpp", "reference")
+            f"{other} / it = {row[other]['median_us'] / t['median_us']:.2f}"
+            for other in ("one pass", *PEERS)
+            if other in row and name not in ("one pass", "reference", *PEERS)
         )
         print(f"  {name:16s} {t['median_us']:10.1f} us  +- {t['iqr_us']:8.1f}   {ratios}")
 
@@ -282,7 +321,7 @@ def main() -> None:
     for kind in cases.LOGITS:
         if kind not in args.kinds:
             rows[f"top_p 0.95, {kind}"] = sampling_row(kind, TABLE["top_p 0.95"], args)
-    rows["one pass"] = streaming_row(args)
+    rows["softmax, wide"] = softmax_row(args)
     rows["32 rows"] = threads_row(args)
     for title, row in rows.items():
         show(title, row)

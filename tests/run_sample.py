@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pyroclast_kernels.program import pack_arguments
 from pyroclast_kernels.registry import Kernel, Selection, all_variants
 from pyroclast_kernels.sample import cases
@@ -53,10 +55,23 @@ class Call:
         self.arguments["scratch"][:] = 0xAB  # nothing may depend on what lies there
         self.out = self.arguments["out"]
         self.n_parts = n_parts
+        self._bind()
+
+    def _bind(self) -> None:
         if not self.kernel.function:
             self._function = C_KERNEL(self.kernel.address)
             self.slots = pack_arguments(self.kernel, self.arguments)
             self._address = self.slots.ctypes.data
+
+    def grow_scratch(self, n_bytes: int) -> Any:
+        """Each part's scratch memory, longer by n_bytes; all of it is 0xAB."""
+        stride = self.arguments["scratch_stride"] + n_bytes
+        raw = np.full(self.n_parts * stride + 64, 0xAB, np.uint8)
+        start = -raw.ctypes.data % 64
+        scratch = raw[start : start + self.n_parts * stride].reshape(self.n_parts, stride)
+        self.arguments |= {"scratch": scratch, "scratch_stride": stride}
+        self._bind()
+        return scratch
 
     def run(self) -> Result:
         """All parts, one after the other, the last first: their order must not matter."""

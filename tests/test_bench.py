@@ -370,6 +370,7 @@ def test_engines_in_turn(model, tmp_path):
         assert len(ratios) == 3
         assert other["ratio"] == pytest.approx(statistics.median(ratios))
         assert min(ratios) <= other["ratio_low"] <= other["ratio"] <= other["ratio_high"]
+        assert other["logits_correlation"] == pytest.approx(1)
         assert row["kernels"] and row["commit"]
     made = result["made_with"]
     assert made["peers"]["pyroclast"]["version"].startswith("pyroclast ")
@@ -506,4 +507,5 @@ def test_llama_cpp(model, tmp_path):
         variants = row["peers"]["llama.cpp"]["variants"]
         assert len(variants) == (2 if row["n_batch"] == 1 else 4)
         assert all(each["median_ts"] > 0 for each in variants.values())
+        assert all(each["logits_correlation"] > 0.999 for each in variants.values())
         assert row["model"].endswith(".f16")

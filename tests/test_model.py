@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stepping import load, logits_of, step
-from tiny import CONFIGS, random_weights, write_folder, write_gguf
 
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError, RequestError
 from pyroclast.model import Model
 from pyroclast_kernels.registry import all_variants
+from stepping import load, logits_of, step
+from tiny import CONFIGS, random_weights, write_folder, write_gguf
 
 RNG = np.random.default_rng(7)
 TOKENS = RNG.integers(0, 256, 150).tolist()

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from demo import demo_path
 from numpy.typing import NDArray
+
+from demo import demo_path
 from stepping import load, logits_of
 from tiny import CONFIGS, random_weights, write_folder, write_gguf
 

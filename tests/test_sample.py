@@ -508,6 +508,19 @@ def test_no_rows(variant: str) -> None:
     assert call.run().out["token_id"].tolist() == [55, 55]
 
 
+@pytest.mark.parametrize("variant", OTHERS)
+def test_scratch_memory_is_as_large_as_said(variant: str) -> None:
+    for vocab_size in (1, 63, 64, 1000, 20001):
+        size = sample.scratch_bytes(vocab_size)
+        for kind in ("flat", "normal", "holes"):
+            logits = cases.RowCase(kind, vocab_size).logits()[None]
+            for params in cases.PARAMS:
+                call = Call(variant, logits, rows_of(**params, want_logprob=1, n_top=1))
+                beyond = call.grow_scratch(4096)[0, size:]
+                call.run()
+                assert (beyond == 0xAB).all()
+
+
 # ---- statistics ----------------------------------------------------------------------------------
 
 

@@ -177,7 +177,13 @@ class Worker:
                 self._decode(context, depth, end)
             seconds = time.perf_counter() - start
         context.filled = [end] * n_seqs
+        self.last = context
         return seconds
+
+    def logits(self) -> list[float]:
+        """After the last run, of the last token of the last sequence."""
+        found = lib.llama_get_logits_ith(self.last.context, -1)
+        return [float(x) for x in found[: self.n_vocab]]
 
     def _context(self, n_seqs: int, kv_unified: bool) -> Context:
         key = (n_seqs, kv_unified)
@@ -215,4 +221,4 @@ class Worker:
 
 
 worker = Worker()
-serve({name: getattr(worker, name) for name in ("quantize", "load", "run")})
+serve({name: getattr(worker, name) for name in ("quantize", "load", "run", "logits")})

@@ -23,6 +23,12 @@ class Worker:
         """Seconds of one repetition."""
         return self.runner.run(Workload(**workload))
 
+    def logits(self) -> list[float]:
+        """After the last run, of the last token of the last sequence."""
+        model = self.runner.model
+        found: list[float] = model.logits[model.batch.n_logits - 1].tolist()
+        return found
+
     def ceiling(self, workload: dict[str, Any]) -> dict[str, Any] | None:
         """What the machine can do at the moment."""
         found = self.ceilings.measure(Workload(**workload))
@@ -40,4 +46,4 @@ class Worker:
 
 
 worker = Worker()
-serve({name: getattr(worker, name) for name in ("load", "run", "ceiling", "row")})
+serve({name: getattr(worker, name) for name in ("load", "run", "logits", "ceiling", "row")})

@@ -9,10 +9,10 @@
 namespace {
 
 int failures = 0;
-#define CHECK(condition)                                                      \
-  if (!(condition)) {                                                         \
+#define CHECK(condition)                                                               \
+  if (!(condition)) {                                                                  \
     std::fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-    failures++;                                                               \
+    failures++;                                                                        \
   }
 
 struct CountArgs {
@@ -67,7 +67,7 @@ void empty_programs_and_timing() {
 int main() {
   for (int n_threads : {1, 2, 3, 8}) every_part_once(n_threads, 7, 5, 60, 0);
   every_part_once(2, 1, 1, 300, 0);
-  every_part_once(2, 3, 4, 20, 1000);  // the workers are asleep between two runs
+  every_part_once(2, 3, 4, 20, 1000);                 // the workers are asleep between two runs
   for (int i = 0; i < 30; i++) Executor executor(4);  // threads that never got work
   empty_programs_and_timing();
   bool refused = false;

@@ -1,7 +1,7 @@
 // quantize: float32 activations to 8-bit blocks of 32.
 // swiglu: out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g)); float32, and
-// quantized for the product that follows.  In both, items are blocks of 32 columns of a token, so that one
-// token's work can be shared by several threads.
+// quantized for the product that follows.  In both, items are blocks of 32 columns of a token, so
+// that one token's work can be shared by several threads.
 #include <algorithm>
 
 #include "quantize.h"

@@ -76,7 +76,7 @@ float clip(double x) {
 void mask_tokens(float *z, const uint32_t *allowed, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     Mask m = allowed[i / 32] >> (i % 32) & kAllLanes;
-    put(z + i, blend(m, get(z + i), set1(-INFINITY)));  // z is padded
+    store(z + i, blend(m, load(z + i), set1(-INFINITY)));  // z is padded
   }
 }
 

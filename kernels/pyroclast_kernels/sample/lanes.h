@@ -6,30 +6,8 @@
 
 namespace sampling {
 
-// Loads and stores by register.  (Copying a struct of two registers or more at once sends GCC 12
-// through the stack, which costs five times the work itself.)
-PYRO_INLINE f32x16 get(const float *p) {
-  f32x16 out;
-  PYRO_EACH std::memcpy(&out.v[r], p + r * kWidth, sizeof out.v[r]);
-  return out;
-}
-PYRO_INLINE void put(float *p, f32x16 x) {
+PYRO_INLINE void store_ints(int32_t *p, i32x16 x) {
   PYRO_EACH std::memcpy(p + r * kWidth, &x.v[r], sizeof x.v[r]);
-}
-PYRO_INLINE i32x16 get_ints(const int32_t *p) {
-  i32x16 out;
-  PYRO_EACH std::memcpy(&out.v[r], p + r * kWidth, sizeof out.v[r]);
-  return out;
-}
-PYRO_INLINE void put_ints(int32_t *p, i32x16 x) {
-  PYRO_EACH std::memcpy(p + r * kWidth, &x.v[r], sizeof x.v[r]);
-}
-// The first n lanes, of a row that may end inside the vector or before it; the others are `fill`.
-PYRO_INLINE f32x16 get_n(const float *p, int64_t n, float fill) {
-  if (n >= kLanes) return get(p);
-  float lanes[kLanes];
-  for (int i = 0; i < kLanes; i++) lanes[i] = i < n ? p[i] : fill;
-  return get(lanes);
 }
 
 // Bit i of a Mask stands for lane i.
@@ -153,22 +131,6 @@ PYRO_INLINE f32x16 where_at_least(f32x16 a, f32x16 b, f32x16 x) {
   return x;
 }
 
-// The sum of the lanes by the tree of reduce_add, without its way through memory.
-PYRO_INLINE float sum_of(f32x16 x) {
-#if defined(__AVX512F__)
-  __m256 halves[2];
-  std::memcpy(halves, &x, sizeof halves);
-  __m256 eight = halves[0] + halves[1];
-  __m128 a = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
-#elif defined(__AVX2__)
-  __m256 eight = (__m256)(x.v[0] + x.v[1]);
-  __m128 a = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
-#else
-  NativeF a = (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]);
-#endif
-  return (a[0] + a[2]) + (a[1] + a[3]);
-}
-
 // Writes the lanes of m, close together, to p; up to 16 lanes from p on may be overwritten.
 PYRO_INLINE void compress(void *p, i32x16 x, Mask m) {
 #if defined(__AVX512F__)
@@ -198,7 +160,7 @@ PYRO_INLINE void compress(float *p, f32x16 x, Mask m) {
 
 PYRO_INLINE i32x16 lane_ids(int32_t first) {
   static constexpr int32_t kIds[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return get_ints(kIds) + set1i(first);
+  return loadi(kIds) + set1i(first);
 }
 
 // 2^y for y <= 0: y = n + f with |f| <= 1/2, the polynomial of Moshier's Cephes exp2f, and n added

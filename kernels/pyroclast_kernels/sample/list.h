@@ -51,7 +51,7 @@ inline bool scan(const float *x, int64_t n, float *groups, float &greatest) {
   while (i + kStride * kLanes <= n) {
     f32x16 m0 = set1(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
     for (int64_t end = i + kStride * kLanes; i < end; i += 4 * kLanes) {
-      f32x16 a = get(x + i), b = get(x + i + 16), c = get(x + i + 32), d = get(x + i + 48);
+      f32x16 a = load(x + i), b = load(x + i + 16), c = load(x + i + 32), d = load(x + i + 48);
       m0 = quick_max(m0, a);
       m1 = quick_max(m1, b);
       m2 = quick_max(m2, c);
@@ -61,10 +61,10 @@ inline bool scan(const float *x, int64_t n, float *groups, float &greatest) {
     }
     m0 = quick_max(quick_max(m0, m1), quick_max(m2, m3));
     most = quick_max(most, m0);
-    if (groups) put(groups + i / kStride - kLanes, quick_max(m0, set1(-FLT_MAX)));
+    if (groups) store(groups + i / kStride - kLanes, quick_max(m0, set1(-FLT_MAX)));
   }
   for (; i < n; i += kLanes) {
-    f32x16 a = get_n(x + i, n - i, -INFINITY);
+    f32x16 a = load_n(x + i, n - i, -INFINITY);
     most = quick_max(most, a);
     nan.look(a, a);
   }
@@ -75,7 +75,7 @@ inline bool scan(const float *x, int64_t n, float *groups, float &greatest) {
 // The index of the first value that equals `wanted`, which occurs.
 inline int64_t first_equal(const float *x, int64_t n, float wanted) {
   for (int64_t i = 0;; i += kLanes) {
-    Mask m = equal(get_n(x + i, n - i, wanted), set1(wanted));
+    Mask m = equal(load_n(x + i, n - i, wanted), set1(wanted));
     if (m) return i + __builtin_ctz(m);
   }
 }
@@ -83,7 +83,7 @@ inline int64_t first_equal(const float *x, int64_t n, float wanted) {
 inline int64_t count_above(const float *x, int64_t n, float limit) {
   int64_t found = 0;
   for (int64_t i = 0; i < n; i += kLanes)
-    found += count(above(get_n(x + i, n - i, -INFINITY), set1(limit)));
+    found += count(above(load_n(x + i, n - i, -INFINITY), set1(limit)));
   return found;
 }
 
@@ -97,15 +97,15 @@ double sum_over(const float *x, int64_t n, float lowest, F f) {
     f32x16 sum = set1(0.0f), other = sum;
     int64_t i = begin;
     for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      f32x16 a = get(x + i), b = get(x + i + kLanes);
+      f32x16 a = load(x + i), b = load(x + i + kLanes);
       sum = sum + where_at_least(a, least, f(a));
       other = other + where_at_least(b, least, f(b));
     }
     for (; i < end; i += kLanes) {
-      f32x16 a = get_n(x + i, end - i, -INFINITY);
+      f32x16 a = load_n(x + i, end - i, -INFINITY);
       sum = sum + where_at_least(a, least, f(a));
     }
-    total += sum_of(sum + other);
+    total += reduce_add(sum + other);
   }
   return total;
 }
@@ -144,11 +144,11 @@ struct Weigher {
       int64_t end = std::min(n, begin + kBlock);
       f32x16 sum = set1(0.0f);
       for (int64_t i = begin; i < end; i += kLanes) {
-        f32x16 w = (*this)(get_n(logits + i, end - i, -INFINITY));
+        f32x16 w = (*this)(load_n(logits + i, end - i, -INFINITY));
         sum = sum + w;
-        put(weights + i, w);
+        store(weights + i, w);
       }
-      total += sum_of(sum);
+      total += reduce_add(sum);
     }
     return total;
   }
@@ -216,8 +216,8 @@ inline int64_t draw_from_blocks(const float *logits, int64_t n, const Weigher &w
   Inside inside(cut);
   inside.ties_left = s.block_ties[block];
   for (int64_t i = begin; i < end; i += kLanes) {
-    f32x16 x = get_n(logits + i, end - i, -INFINITY);
-    put(s.block_weights + i - begin, blend(inside(x), weigher(x), set1(0.0f)));
+    f32x16 x = load_n(logits + i, end - i, -INFINITY);
+    store(s.block_weights + i - begin, blend(inside(x), weigher(x), set1(0.0f)));
   }
   return begin + walk(s.block_weights, end - begin, t);
 }
@@ -235,22 +235,22 @@ inline int64_t draw(const float *logits, int64_t n, const Weigher &weigher, Cut 
     f32x16 a = set1(0.0f), b = a;
     if (all) {  // the weight of -inf is 0 anyway
       for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-        f32x16 x = get(logits + i), y = get(logits + i + kLanes);
+        f32x16 x = load(logits + i), y = load(logits + i + kLanes);
         a = a + weigher(x);
         b = b + weigher(y);
         n_kept += count(inside(x) | inside(y) << kLanes);
       }
     }
     for (; i < end; i += 2 * kLanes) {
-      f32x16 x = get_n(logits + i, end - i, -INFINITY);
-      f32x16 y = get_n(logits + i + kLanes, end - i - kLanes, -INFINITY);
+      f32x16 x = load_n(logits + i, end - i, -INFINITY);
+      f32x16 y = load_n(logits + i + kLanes, end - i - kLanes, -INFINITY);
       Mask mx = inside(x), my = inside(y);
       if (!(mx | my)) continue;
       a = a + blend(mx, weigher(x), set1(0.0f));
       b = b + blend(my, weigher(y), set1(0.0f));
       n_kept += count(mx | my << kLanes);
     }
-    s.block_sums[n_blocks] = sum_of(a + b);
+    s.block_sums[n_blocks] = reduce_add(a + b);
   }
   return draw_from_blocks(logits, n, weigher, cut, u, n_blocks, s);
 }
@@ -267,7 +267,7 @@ inline void gather(List &list, const float *z, int64_t n, float lowest) {
   List to{list.ids, list.logits, 0};  // a local, which no store can change
   const f32x16 least = set1(lowest);
   for (int64_t i = 0; i < n; i += kLanes) {
-    f32x16 x = get_n(z + i, n - i, -INFINITY);
+    f32x16 x = load_n(z + i, n - i, -INFINITY);
     Mask m = at_least(x, least);
     if (!m) continue;
     compress(to.logits + to.n, x, m);
@@ -282,10 +282,10 @@ inline void keep(List &list, const float *keys, Cut cut) {
   List to{list.ids, list.logits, 0};
   Inside inside(cut);
   for (int64_t i = 0, n = list.n; i < n; i += kLanes) {
-    Mask m = inside(get_n(keys + i, n - i, -INFINITY));
+    Mask m = inside(load_n(keys + i, n - i, -INFINITY));
     if (!m) continue;
-    f32x16 z = get(to.logits + i);
-    i32x16 ids = get_ints(to.ids + i);
+    f32x16 z = load(to.logits + i);
+    i32x16 ids = loadi(to.ids + i);
     compress(to.logits + to.n, z, m);
     compress(to.ids + to.n, ids, m);
     to.n += count(m);
@@ -304,8 +304,8 @@ inline float bound_of_kth(const float *z, int64_t n, int64_t k, const float *gro
     for (int64_t g = 0; g < n_groups; g += kLanes) {
       const float *from = z + g * stride;
       f32x16 greatest = set1(-FLT_MAX);
-      for (int64_t i = 0; i < stride; i++) greatest = quick_max(greatest, get(from + i * kLanes));
-      put(s.keys + g, greatest);
+      for (int64_t i = 0; i < stride; i++) greatest = quick_max(greatest, load(from + i * kLanes));
+      store(s.keys + g, greatest);
     }
     groups = s.keys;
   }
@@ -328,7 +328,7 @@ inline void cut_typical(List &list, double typical_p, const Weigher &weigher, Sc
   }
   f32x16 high = set1(mean), low = set1(float(rest));
   for (int64_t i = 0; i < list.n; i += kLanes)
-    put(s.keys + i, set1(0.0f) - abs((get(list.logits + i) - high) - low));
+    store(s.keys + i, set1(0.0f) - abs((load(list.logits + i) - high) - low));
   if (typical_p <= 0.0) return keep(list, s.keys, select_count(s.keys, list.n, 1, s.select));
   std::memcpy(s.select.values, s.keys, size_t(list.n) * sizeof(float));
   Active active{s.select.values, s.select.weights, list.n};

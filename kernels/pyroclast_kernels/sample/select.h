@@ -88,12 +88,12 @@ struct Spread {
 inline void least_and_most(const float *x, int64_t n, float &least, float &most) {
   f32x16 lo = set1(x[0]), hi = lo;
   for (int64_t i = 0; i < n; i += kLanes) {
-    f32x16 v = get_n(x + i, n - i, x[0]);
+    f32x16 v = load_n(x + i, n - i, x[0]);
     lo = min(v, lo);
     hi = quick_max(v, hi);
   }
   float lanes[kLanes];
-  put(lanes, lo);
+  store(lanes, lo);
   least = *std::min_element(lanes, lanes + kLanes);
   most = reduce_max(hi);
 }
@@ -106,7 +106,7 @@ inline int crossing(const Active &a, const Spread &spread, double *histogram, do
   std::fill(histogram, histogram + kBuckets * kCopies, 0.0);
   int32_t bucket[kLanes];
   for (int64_t i = 0; i < a.n; i += kLanes) {
-    put_ints(bucket, spread(get_n(a.values + i, a.n - i, a.values[i])));
+    store_ints(bucket, spread(load_n(a.values + i, a.n - i, a.values[i])));
     const float *weights = a.weights + i;
     if (a.n - i >= kLanes) {
       for (int j = 0; j < kLanes; j++) histogram[bucket[j] * kCopies + j % kCopies] += weights[j];
@@ -134,7 +134,7 @@ template <class Wanted>
 void keep_where(Active &a, Wanted wanted) {
   Active to{a.values, a.weights, 0};  // a local, which no store can change
   for (int64_t i = 0, n = a.n; i < n; i += kLanes) {
-    f32x16 x = get(to.values + i), w = get(to.weights + i);
+    f32x16 x = load(to.values + i), w = load(to.weights + i);
     Mask m = wanted(x) & lanes_below(n - i);
     if (!m) continue;
     compress(to.values + to.n, x, m);  // behind what has been read
@@ -199,9 +199,9 @@ Active take_sample(const float *values, int64_t n, const SelectScratch &s, Weigh
   int64_t n_vectors = std::min(n / 32, kMaxSample) / kLanes;
   int64_t stride = n / n_vectors / kLanes * kLanes;
   for (int64_t i = 0; i < n_vectors; i++) {
-    f32x16 x = get(values + i * stride);
-    put(s.sample_values + i * kLanes, x);
-    put(s.sample_weights + i * kLanes, weigh(x, i * stride));
+    f32x16 x = load(values + i * stride);
+    store(s.sample_values + i * kLanes, x);
+    store(s.sample_weights + i * kLanes, weigh(x, i * stride));
   }
   return {s.sample_values, s.sample_weights, n_vectors * kLanes};
 }
@@ -214,9 +214,9 @@ bool bracket(const float *values, int64_t n, double share, const SelectScratch &
   Active sample = take_sample(values, n, s, weigh);
   double total = 0.0, squares = 0.0;
   for (int64_t i = 0; i < sample.n; i += kLanes) {
-    f32x16 w = get(sample.weights + i);
-    total += sum_of(w);
-    squares += sum_of(w * w);
+    f32x16 w = load(sample.weights + i);
+    total += reduce_add(w);
+    squares += reduce_add(w * w);
   }
   double noise = 3.0 * std::sqrt(share * (1.0 - share) * squares) / total + 2.0 / double(sample.n);
   if (!(noise < 0.2)) return false;  // also if the weights are all 0
@@ -236,19 +236,19 @@ bool bracket(const float *values, int64_t n, double share, const SelectScratch &
 inline void narrow(Active &a, double goal, double total, double &sum, const SelectScratch &s) {
   float lower, upper;
   const float *weights = a.weights;
-  auto weigh = [weights](f32x16, int64_t i) { return get(weights + i); };
+  auto weigh = [weights](f32x16, int64_t i) { return load(weights + i); };
   if (!bracket(a.values, a.n, goal / total, s, weigh, lower, upper)) return;
   double not_above = 0.0, from_lower = 0.0;
   f32x16 hi = set1(upper), lo = set1(lower);
   for (int64_t i = 0; i < a.n; i += kBlock) {
     f32x16 x_sum = set1(0.0f), y_sum = x_sum;
     for (int64_t j = i; j < std::min(a.n, i + kBlock); j += kLanes) {
-      f32x16 x = get(a.values + j), w = get_n(a.weights + j, a.n - j, 0.0f);
+      f32x16 x = load(a.values + j), w = load_n(a.weights + j, a.n - j, 0.0f);
       x_sum = x_sum + where_at_least(hi, x, w);
       y_sum = y_sum + where_at_least(x, lo, w);
     }
-    not_above += sum_of(x_sum);
-    from_lower += sum_of(y_sum);
+    not_above += reduce_add(x_sum);
+    from_lower += reduce_add(y_sum);
   }
   if (sum + total - not_above >= goal || sum + from_lower < goal) return;
   sum += total - not_above;

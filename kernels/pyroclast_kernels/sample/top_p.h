@@ -7,7 +7,8 @@
 //   upper   the top, for a row where few tokens carry the weight: the list is short then.  For a
 //   flat
 //           row both come from a sample; if the sums show that it was wrong, the pass is repeated
-//           with the bounds that cannot be.
+//           with the bounds that cannot be.  If they are one value, the end lies among equals,
+//           which need only be counted.
 #pragma once
 
 #include "sample/list.h"
@@ -19,6 +20,7 @@ struct TopP {
   List list;                          // from lower to upper
   double total, above_upper, listed;  // weights of all tokens, of those above upper, of the list
   int64_t n_above, n_blocks;          // block_sums holds the sums of those above upper
+  int64_t n_listed;                   // list.n, or the number of equals, which are not listed
 };
 
 inline void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &weigher,
@@ -27,14 +29,15 @@ inline void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &w
   const Weigher weigh = weigher;
   List list{t.list.ids, t.list.logits, 0};
   double total = 0.0, above_upper = 0.0, listed = 0.0;
-  int64_t n_above = 0, n_blocks = 0;
+  int64_t n_above = 0, n_blocks = 0, n_listed = 0;
+  const bool equals = t.lower == t.upper;
   const f32x16 least = set1(lowest), lo = set1(std::max(t.lower, lowest));
   const f32x16 hi = set1(std::max(t.upper, lowest));
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     int64_t end = std::min(n, begin + kBlock);
     f32x16 all = set1(0.0f), beyond = all, within = all;
     for (int64_t i = begin; i < end; i += kLanes) {
-      f32x16 x = get_n(logits + i, end - i, -INFINITY);
+      f32x16 x = load_n(logits + i, end - i, -INFINITY);
       f32x16 w = where_at_least(x, least, weigh(x));
       all = all + w;
       Mask over = above(x, hi), inside = at_least(x, lo) & ~over;
@@ -42,15 +45,17 @@ inline void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &w
       n_above += count(over);
       if (!inside) continue;
       within = within + blend(inside, w, set1(0.0f));
+      n_listed += count(inside);
+      if (equals) continue;
       compress(list.logits + list.n, x, inside);
       compress(list.ids + list.n, lane_ids(int32_t(i)), inside);
       list.n += count(inside);
     }
-    total += sum_of(all);
-    listed += sum_of(within);
-    above_upper += s.block_sums[n_blocks++] = sum_of(beyond);
+    total += reduce_add(all);
+    listed += reduce_add(within);
+    above_upper += s.block_sums[n_blocks++] = reduce_add(beyond);
   }
-  t = {t.lower, t.upper, list, total, above_upper, listed, n_above, n_blocks};
+  t = {t.lower, t.upper, list, total, above_upper, listed, n_above, n_blocks, n_listed};
 }
 
 // The cut, within the list.
@@ -61,7 +66,7 @@ inline Cut top_p_cut(const TopP &t, const Weigher &weigher, double top_p, Scratc
   if (spare > 0.0) least = set1(float(weigher.inverse(spare / double(t.list.n))));
   Active active{s.select.values, s.select.weights, 0};
   for (int64_t i = 0; i < t.list.n; i += kLanes) {
-    f32x16 x = get_n(t.list.logits + i, t.list.n - i, -INFINITY);
+    f32x16 x = load_n(t.list.logits + i, t.list.n - i, -INFINITY);
     Mask m = at_least(x, least);
     if (!m) continue;
     compress(active.values + active.n, x, m);
@@ -78,11 +83,11 @@ inline int64_t add_to_blocks(const TopP &t, const Weigher &weigher, Cut cut, Scr
   s.block_ties[0] = cut.n_ties;
   float weights[kLanes];
   for (int64_t i = 0; i < t.list.n; i += kLanes) {
-    f32x16 x = get_n(t.list.logits + i, t.list.n - i, -INFINITY);
+    f32x16 x = load_n(t.list.logits + i, t.list.n - i, -INFINITY);
     int64_t ties_left = inside.ties_left;
     Mask m = inside(x), tied = equal(x, set1(cut.value));
     n_kept += count(m);
-    put(weights, weigher(x));
+    store(weights, weigher(x));
     for (Mask left = m | tied; left; left &= left - 1) {
       int lane = __builtin_ctz(left);
       int64_t token_block = t.list.ids[i + lane] / kBlock;
@@ -103,7 +108,7 @@ inline int64_t draw_top_p(const float *logits, int64_t n, const Weigher &weigher
     return first_equal(logits, n, weigher.greatest);
   }
   const float floor = float(weigher.inverse(0.99 * (1.0 - top_p) / double(n)));
-  TopP t{floor, FLT_MAX, {s.top_ids, s.top_logits, 0}, 0.0, 0.0, 0.0, 0, 0};
+  TopP t{floor, FLT_MAX, {s.top_ids, s.top_logits, 0}, 0.0, 0.0, 0.0, 0, 0, 0};
   auto weigh = [&](f32x16 x, int64_t) { return where_at_least(x, set1(lowest), weigher(x)); };
   bool sampled = n >= kLongList && bracket(logits, n, top_p, s.select, weigh, t.lower, t.upper);
   t.lower = std::max(t.lower, floor);
@@ -113,6 +118,11 @@ inline int64_t draw_top_p(const float *logits, int64_t n, const Weigher &weigher
     t.lower = floor;
     t.upper = FLT_MAX;
     top_p_pass(t, logits, n, weigher, lowest, s);
+  }
+  if (t.lower == t.upper) {
+    double needed = std::ceil((goal - t.above_upper) / (t.listed / double(t.n_listed)));
+    int64_t n_ties = needed < double(t.n_listed) ? std::max<int64_t>(1, int64_t(needed)) : kAllTies;
+    return draw(logits, n, weigher, {t.upper, n_ties}, u, s, n_kept);
   }
   Cut cut = top_p_cut(t, weigher, top_p, s);
   if (t.n_above == 0) return t.list.ids[draw(t.list.logits, t.list.n, weigher, cut, u, s, n_kept)];

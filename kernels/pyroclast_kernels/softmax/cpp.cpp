@@ -29,20 +29,13 @@ struct SoftmaxArgs {
 
 constexpr double kMinTemperature = 1e-5;
 
-PYRO_INLINE void put_n(float *p, f32x16 x, int64_t n) {
-  if (n >= kLanes) return put(p, x);
-  float lanes[kLanes];
-  put(lanes, x);
-  std::memcpy(p, lanes, size_t(n) * sizeof(float));
-}
-
 void adjust(const float *logits, const float *bias, const uint32_t *allowed, float *out,
             int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
-    f32x16 z = get_n(logits + i, n - i, 0.0f);
-    if (bias) z = z + get_n(bias + i, n - i, 0.0f);
+    f32x16 z = load_n(logits + i, n - i, 0.0f);
+    if (bias) z = z + load_n(bias + i, n - i, 0.0f);
     if (allowed) z = blend(allowed[i / 32] >> (i % 32) & kAllLanes, z, set1(-INFINITY));
-    put_n(out + i, z, n - i);
+    store_n(out + i, z, n - i);
   }
 }
 
@@ -50,8 +43,8 @@ void adjust(const float *logits, const float *bias, const uint32_t *allowed, flo
 template <class F>
 PYRO_INLINE void each(const float *z, float *out, int64_t n, F f) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) put(out + i, f(get(z + i)));
-  if (i < n) put_n(out + i, f(get_n(z + i, n - i, 0.0f)), n - i);
+  for (; i + kLanes <= n; i += kLanes) store(out + i, f(load(z + i)));
+  if (i < n) store_n(out + i, f(load_n(z + i, n - i, 0.0f)), n - i);
 }
 
 double weigh(const float *z, float *out, int64_t n, const Weigher &weigher) {
@@ -61,18 +54,18 @@ double weigh(const float *z, float *out, int64_t n, const Weigher &weigher) {
     f32x16 a = set1(0.0f), b = a;
     int64_t i = begin;
     for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      f32x16 x = weigher(get(z + i)), y = weigher(get(z + i + kLanes));
+      f32x16 x = weigher(load(z + i)), y = weigher(load(z + i + kLanes));
       a = a + x;
       b = b + y;
-      put(out + i, x);
-      put(out + i + kLanes, y);
+      store(out + i, x);
+      store(out + i + kLanes, y);
     }
     for (; i < end; i += kLanes) {
-      f32x16 x = weigher(get_n(z + i, end - i, -INFINITY));
+      f32x16 x = weigher(load_n(z + i, end - i, -INFINITY));
       a = a + x;
-      put_n(out + i, x, end - i);
+      store_n(out + i, x, end - i);
     }
-    total += sum_of(a + b);
+    total += reduce_add(a + b);
   }
   return total;
 }
