@@ -62,10 +62,12 @@ struct Row {
 struct Tile {
   int n_rows;
   Row rows[kMaxRows];
-  alignas(64) float scores[kMaxRows][kSplit];
-  alignas(64) float values[kMaxRows][kMaxHeadDim];    // of this split
+  alignas(64) float queries[kMaxHeadDim][kMaxRows];  // one pointer serves all rows
+  // Rows are padded: at a stride of 2048 bytes thirty of them share two sets of the L1 cache.
+  alignas(64) float scores[kMaxRows][kSplit + kLanes];
+  alignas(64) float values[kMaxRows][kMaxHeadDim + kLanes];  // of this split
   alignas(64) float plain[kPositions * kMaxHeadDim];  // 32 positions of keys or values, widened
-  alignas(64) float merged[kMaxRows][kMaxHeadDim];    // of the splits so far
+  alignas(64) float merged[kMaxRows][kMaxHeadDim + kLanes];  // of the splits so far
 };
 
 template <class Cell>
@@ -84,18 +86,20 @@ struct Head {
 };
 
 // scores[r][0..32) = q[r] . k[p] / sqrt(head_dim) for 32 positions, R rows at once; keys of one
-// dimension lie `stride` apart.
+// dimension lie `stride` apart.  `next` is where the keys after these lie: a block of the cache is
+// about a page long, and hardware prefetchers stop at its end.
 template <class Cell, int R>
-PYRO_INLINE void score_rows(const Cell *keys, int64_t stride, int64_t head_dim, const Row *rows,
-                            float *const *out) {
+PYRO_INLINE void score_rows(const Cell *keys, const Cell *next, int64_t stride, int64_t head_dim,
+                            const float *queries, float *const *out) {
   f32x16 acc[R][2];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = set1(0.0f);
   for (int64_t d = 0; d < head_dim; d++) {
+    __builtin_prefetch(next + d * stride);
     const f32x16 k0 = load_cells(keys + d * stride), k1 = load_cells(keys + d * stride + kLanes);
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
-      const f32x16 q = set1(rows[r].q[d]);
+      const f32x16 q = set1(queries[d * kMaxRows + r]);
       acc[r][0] = fma(k0, q, acc[r][0]);
       acc[r][1] = fma(k1, q, acc[r][1]);
     }
@@ -109,11 +113,11 @@ PYRO_INLINE void score_rows(const Cell *keys, int64_t stride, int64_t head_dim, 
 }
 
 template <class Cell, int R = kScoreRows>
-void score_some(int n, const Cell *keys, int64_t stride, int64_t head_dim, const Row *rows,
-                float *const *out) {
+void score_some(int n, const Cell *keys, const Cell *next, int64_t stride, int64_t head_dim,
+                const float *queries, float *const *out) {
   if constexpr (R > 1)
-    if (n < R) return score_some<Cell, R - 1>(n, keys, stride, head_dim, rows, out);
-  score_rows<Cell, R>(keys, stride, head_dim, rows, out);
+    if (n < R) return score_some<Cell, R - 1>(n, keys, next, stride, head_dim, queries, out);
+  score_rows<Cell, R>(keys, next, stride, head_dim, queries, out);
 }
 
 // Exponentials of a row's scores in place, 0 where the row does not look; sets maximum and sum.
@@ -133,7 +137,7 @@ void softmax_row(Row &row, float *scores, int64_t begin, int64_t end) {
   row.maximum = reduce_max(top);
   f32x16 sum = set1(0.0f);
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const f32x16 e = exp(load(scores + i) - set1(row.maximum));
+    const f32x16 e = exp_nonpositive(load(scores + i) - set1(row.maximum));
     sum = sum + e;
     store(scores + i, e);
   }
@@ -141,10 +145,10 @@ void softmax_row(Row &row, float *scores, int64_t begin, int64_t end) {
 }
 
 // values[r] += sum over n positions of scores[r] * v, for R rows and L vectors of dimensions;
-// values of one position lie `stride` apart.
+// values of one position lie `stride` apart, those of the next positions at `next`.
 template <class Cell, int R, int L>
-PYRO_INLINE void value_rows(const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
-                            int64_t first, int64_t d) {
+PYRO_INLINE void value_rows(const Cell *values, const Cell *next, int64_t stride, int64_t n,
+                            Tile &tile, int row, int64_t first, int64_t d) {
   f32x16 acc[R][L];
 #pragma GCC unroll 6
   for (int r = 0; r < R; r++)
@@ -153,7 +157,11 @@ PYRO_INLINE void value_rows(const Cell *values, int64_t stride, int64_t n, Tile 
   for (int64_t p = 0; p < n; p++) {
     f32x16 v[L];
 #pragma GCC unroll 4
-    for (int l = 0; l < L; l++) v[l] = load_cells(values + p * stride + d + l * kLanes);
+    for (int l = 0; l < L; l++) {
+      if (l * kLanes * sizeof(Cell) % 64 == 0)
+        __builtin_prefetch(next + p * stride + d + l * kLanes);
+      v[l] = load_cells(values + p * stride + d + l * kLanes);
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) {
       const f32x16 weight = set1(tile.scores[row + r][first + p]);
@@ -168,41 +176,52 @@ PYRO_INLINE void value_rows(const Cell *values, int64_t stride, int64_t n, Tile 
 }
 
 template <class Cell, int R>
-void value_columns(const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
-                   int64_t first, int64_t n_columns) {
+void value_columns(const Cell *values, const Cell *next, int64_t stride, int64_t n, Tile &tile,
+                   int row, int64_t first, int64_t n_columns) {
   int64_t d = 0;
   for (; d + kValueLanes * kLanes <= n_columns; d += kValueLanes * kLanes)
-    value_rows<Cell, R, kValueLanes>(values, stride, n, tile, row, first, d);
-  for (; d < n_columns; d += kLanes) value_rows<Cell, R, 1>(values, stride, n, tile, row, first, d);
+    value_rows<Cell, R, kValueLanes>(values, next, stride, n, tile, row, first, d);
+  for (; d < n_columns; d += kLanes)
+    value_rows<Cell, R, 1>(values, next, stride, n, tile, row, first, d);
 }
 
 template <class Cell, int R = kValueRows>
-void value_some(int rows, const Cell *values, int64_t stride, int64_t n, Tile &tile, int row,
-                int64_t first, int64_t n_columns) {
+void value_some(int rows, const Cell *values, const Cell *next, int64_t stride, int64_t n,
+                Tile &tile, int row, int64_t first, int64_t n_columns) {
   if constexpr (R > 1)
     if (rows < R)
-      return value_some<Cell, R - 1>(rows, values, stride, n, tile, row, first, n_columns);
-  value_columns<Cell, R>(values, stride, n, tile, row, first, n_columns);
+      return value_some<Cell, R - 1>(rows, values, next, stride, n, tile, row, first, n_columns);
+  value_columns<Cell, R>(values, next, stride, n, tile, row, first, n_columns);
 }
 
-// The scores of every row of the tile for 32 positions from p.
+// The scores of every row of the tile for 32 positions.
 template <class Cell>
-void score_tile(const Cell *keys, int64_t stride, int64_t head_dim, Tile &tile, int64_t first) {
+void score_tile(const Cell *keys, const Cell *next, int64_t stride, int64_t head_dim, Tile &tile,
+                int64_t first) {
   for (int r = 0; r < tile.n_rows; r += kScoreRows) {
     float *out[kScoreRows];
     for (int i = 0; i < kScoreRows; i++)
       out[i] = tile.scores[std::min(r + i, kMaxRows - 1)] + first;
-    score_some<Cell>(std::min(kScoreRows, tile.n_rows - r), keys, stride, head_dim, tile.rows + r,
-                     out);
+    score_some<Cell>(std::min(kScoreRows, tile.n_rows - r), keys, next, stride, head_dim,
+                     tile.queries[0] + r, out);
   }
 }
 
 template <class Cell>
-void value_tile(const Cell *values, int64_t stride, int64_t n, Tile &tile, int64_t first,
-                int64_t n_columns) {
+void value_tile(const Cell *values, const Cell *next, int64_t stride, int64_t n, Tile &tile,
+                int64_t first, int64_t n_columns) {
   for (int r = 0; r < tile.n_rows; r += kValueRows)
-    value_some<Cell>(std::min(kValueRows, tile.n_rows - r), values, stride, n, tile, r, first,
+    value_some<Cell>(std::min(kValueRows, tile.n_rows - r), values, next, stride, n, tile, r, first,
                      n_columns);
+}
+
+// n cells as float32; meanwhile the cells at `next` are fetched.
+template <class Cell>
+void widen(const Cell *cells, const Cell *next, int64_t n, float *out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    if (i * sizeof(Cell) % 64 == 0) __builtin_prefetch(next + i);
+    store(out + i, load_cells(cells + i));
+  }
 }
 
 // Scores, softmax and weighted values of all rows of the tile over positions [begin, end).  Where
@@ -210,17 +229,17 @@ void value_tile(const Cell *values, int64_t stride, int64_t n, Tile &tile, int64
 template <class Cell>
 void one_split(const Head<Cell> &head, Tile &tile, int64_t begin, int64_t end) {
   const int64_t head_dim = head.a.head_dim, columns = head.a.value_stride;
-  const bool widen = tile.n_rows > kValueRows && sizeof(Cell) < sizeof(float);
+  const int64_t block_size = head.a.block_size;
+  const bool wide = tile.n_rows > kValueRows && sizeof(Cell) < sizeof(float);
   float *plain = tile.plain;
   for (int64_t p = begin; p < end; p += kPositions) {
     const Cell *keys = head.keys(p);
-    if (widen) {
-      for (int64_t d = 0; d < head_dim; d++)
-        for (int i = 0; i < kPositions; i += kLanes)
-          store(plain + d * kPositions + i, load_cells(keys + d * head.a.block_size + i));
-      score_tile<float>(plain, kPositions, head_dim, tile, p - begin);
+    const Cell *next = p + kPositions < end ? head.keys(p + kPositions) : head.values(begin);
+    if (wide && block_size == kPositions) {
+      widen(keys, next, head_dim * kPositions, plain);
+      score_tile<float>(plain, plain, kPositions, head_dim, tile, p - begin);
     } else {
-      score_tile<Cell>(keys, head.a.block_size, head_dim, tile, p - begin);
+      score_tile<Cell>(keys, next, block_size, head_dim, tile, p - begin);
     }
   }
   for (int r = 0; r < tile.n_rows; r++) {
@@ -229,12 +248,13 @@ void one_split(const Head<Cell> &head, Tile &tile, int64_t begin, int64_t end) {
   }
   for (int64_t p = begin; p < end; p += kPositions) {
     const Cell *values = head.values(p);
+    const Cell *next = p + kPositions < end ? head.values(p + kPositions) : values;
     const int64_t n = std::min<int64_t>(kPositions, end - p);
-    if (widen) {
-      for (int64_t i = 0; i < n * columns; i += kLanes) store(plain + i, load_cells(values + i));
-      value_tile<float>(plain, columns, n, tile, p - begin, columns);
+    if (wide) {
+      widen(values, next, n * columns, plain);
+      value_tile<float>(plain, plain, columns, n, tile, p - begin, columns);
     } else {
-      value_tile<Cell>(values, columns, n, tile, p - begin, columns);
+      value_tile<Cell>(values, next, columns, n, tile, p - begin, columns);
     }
   }
 }
@@ -263,6 +283,11 @@ Row make_row(const AttentionArgs &a, int64_t token, int64_t q_head) {
   return {a.qkv + token * stride + q_head * a.head_dim, first, end, -INFINITY, 0};
 }
 
+void gather_queries(Tile &tile, int64_t head_dim) {
+  for (int r = 0; r < tile.n_rows; r++)
+    for (int64_t d = 0; d < head_dim; d++) tile.queries[d][r] = tile.rows[r].q[d];
+}
+
 // One tile of queries against one kv head, all splits in order.
 template <class Cell>
 void whole_tile(const AttentionArgs &a, int64_t seq, int64_t token, int64_t n, int64_t kv_head,
@@ -277,6 +302,7 @@ void whole_tile(const AttentionArgs &a, int64_t seq, int64_t token, int64_t n, i
       std::fill_n(tile.merged[tile.n_rows], a.value_stride, 0.0f);
       tile.rows[tile.n_rows++] = make_row(a, t, first_head + h);
     }
+  gather_queries(tile, a.head_dim);
   const Head<Cell> head{a, a.block_tables + seq * a.max_blocks, kv_head};
   const int64_t end = tile.rows[tile.n_rows - 1].end;
   for (int64_t begin = tile.rows[0].first / kSplit * kSplit; begin < end; begin += kSplit) {
@@ -297,6 +323,7 @@ void one_split_item(const AttentionArgs &a, int64_t seq, int64_t token, int64_t 
   static thread_local Tile tile;
   tile.n_rows = int(n_heads);
   for (int64_t h = 0; h < n_heads; h++) tile.rows[h] = make_row(a, token, first_head + h);
+  gather_queries(tile, a.head_dim);
   const Head<Cell> head{a, a.block_tables + seq * a.max_blocks, kv_head};
   const int64_t begin = (first_split + split_index) * kSplit;
   one_split(head, tile, begin, std::min(begin + kSplit, tile.rows[0].end));

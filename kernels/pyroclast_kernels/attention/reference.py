@@ -41,8 +41,8 @@ def attention(
     window > 0.  Query head h reads kv head h // (n_heads / n_kv_heads).  n_tokens, n_seqs int64
     (1,); sequence s owns tokens [seq_starts[s], seq_starts[s + 1]) and row s of block_tables; qkv
     and the caches as of rope, which has run on this step's tokens.  out float32 (max_tokens,
-    n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional; out_q8 wants head_dim
-    in multiples of 32, since heads are quantized one by one.
+    n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional; out_q8 wants a
+    head_dim in multiples of 32, since heads are quantized one by one.
     scratch float32 (max_split_tokens, n_heads, max_splits, value_stride + 2) and counters int32
     (max_split_tokens * n_heads, zero between calls) serve kernels that share one token's positions
     among threads.  float32 sums over splits of 512 positions, in order.

@@ -218,31 +218,48 @@ PYRO_INLINE void store_bytes(int8_t *p, i32x16 x) {
 #endif
 }
 
-// exp(x): x = n ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980), a degree-7 polynomial for e^r, then
-// the exponent bits.  At most 2 ulp for x in [-87.3, 88.7]; 0 below it, inf above, NaN stays NaN.
-PYRO_INLINE f32x16 exp(f32x16 x) {
-  const f32x16 lo = set1(-87.33654f), hi = set1(88.72283f);
-  f32x16 clamped = min(max(x, lo), hi);
-  f32x16 n = round_even(clamped * set1(1.44269504088896341f));
-  f32x16 r = fma(n, set1(-0.693359375f), clamped);
-  r = fma(n, set1(2.12194440e-4f), r);
-  f32x16 p = set1(1.9875691500e-4f);  // the minimax polynomial of Moshier's Cephes expf
+// 2^n and e^r for x = n ln2 + r, |r| <= ln2 / 2 (Cody and Waite 1980), by the minimax polynomial of
+// Moshier's Cephes expf.
+PYRO_INLINE f32x16 exp_parts(f32x16 x, i32x16 &n) {
+  f32x16 whole = round_even(x * set1(1.44269504088896341f));
+  f32x16 r = fma(whole, set1(-0.693359375f), x);
+  r = fma(whole, set1(2.12194440e-4f), r);
+  f32x16 p = set1(1.9875691500e-4f);
   p = fma(p, r, set1(1.3981999507e-3f));
   p = fma(p, r, set1(8.3334519073e-3f));
   p = fma(p, r, set1(4.1665795894e-2f));
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
-  p = fma(p, r * r, r) + set1(1.0f);
-  // 2^n in two factors: n = 128 has no float of its own.
-  i32x16 whole = to_int(n);
-  f32x16 out;
+  n = to_int(whole);
+  return fma(p, r * r, r) + set1(1.0f);
+}
+
+// exp(x), at most 2 ulp for x in [-87.3, 88.7]; 0 below, inf above, NaN stays NaN.
+PYRO_INLINE f32x16 exp(f32x16 x) {
+  const f32x16 lo = set1(-87.33654f), hi = set1(88.72283f);
+  i32x16 n;
+  f32x16 out = exp_parts(min(max(x, lo), hi), n);
   PYRO_EACH {
-    NativeI half = whole.v[r] >> 1, rest = whole.v[r] - half;
-    NativeF a = (NativeF)((half + 127) << 23), b = (NativeF)((rest + 127) << 23);
-    NativeF y = p.v[r] * a * b;
+    // 2^n in two factors: n = 128 has no float of its own.
+    NativeI half = n.v[r] >> 1, rest = n.v[r] - half;
+    NativeF y = out.v[r] * (NativeF)((half + 127) << 23) * (NativeF)((rest + 127) << 23);
     y = x.v[r] < lo.v[r] ? NativeF{} : y;
     y = x.v[r] > hi.v[r] ? NativeF{} + INFINITY : y;
     out.v[r] = x.v[r] == x.v[r] ? y : x.v[r];
+  }
+  return out;
+}
+
+// exp(x) for x <= 0 or NaN, with half the operations: what a softmax needs.
+PYRO_INLINE f32x16 exp_nonpositive(f32x16 x) {
+  const f32x16 lo = set1(-87.33654f);
+  f32x16 clamped;
+  PYRO_EACH clamped.v[r] = x.v[r] < lo.v[r] ? lo.v[r] : x.v[r];  // a NaN passes
+  i32x16 n;
+  f32x16 out = exp_parts(clamped, n);
+  PYRO_EACH {
+    NativeF y = out.v[r] * (NativeF)((n.v[r] + 127) << 23);
+    out.v[r] = x.v[r] < lo.v[r] ? NativeF{} : y;
   }
   return out;
 }
