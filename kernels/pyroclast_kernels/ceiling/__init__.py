@@ -18,7 +18,7 @@ from pyroclast_kernels.registry import CPP_LEVELS, cpp_kernels
 
 # (streams per part, software prefetch distance in bytes)
 READ_PATTERNS = ((1, 0), (1, 4096), (4, 0), (4, 1024), (8, 2048))
-_ARITHMETIC_ROUNDS = 20_000
+_ARITHMETIC_ROUNDS = 2_000_000
 
 
 def kernels() -> dict[str, int]:

@@ -36,17 +36,20 @@ void read(const void *args, int part, int n_parts) {
 }
 
 constexpr int kAccumulators = 12;  // enough chains to hide the latency of every instruction
+constexpr int kInFlight = kWidth == 16 ? 12 : 6;  // that fit the registers; AVX2 takes two turns
 
 void multiply_add(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
-  f32x16 acc[kAccumulators], w = set1(float(a.data[0])), x = set1(1e-3f);
-  for (f32x16 &s : acc) s = set1(0.0f);
-  for (int64_t i = 0; i < a.count; i++) {
+  const f32x16 w = set1(float(a.data[0])), x = set1(1e-3f);
+  f32x16 acc[kInFlight];
 #pragma GCC unroll 12
-    for (int k = 0; k < kAccumulators; k++) acc[k] = fma(w, x, acc[k]);
-    asm volatile("" : "+m"(a.sink[part % 64]));
+  for (int k = 0; k < kInFlight; k++) acc[k] = set1(float(k));
+  for (int64_t i = 0; i < a.count * (kAccumulators / kInFlight); i++) {
+#pragma GCC unroll 12
+    for (int k = 0; k < kInFlight; k++) acc[k] = fma(w, x, acc[k]);
   }
-  for (int k = 1; k < kAccumulators; k++) acc[0] = acc[0] + acc[k];
+#pragma GCC unroll 12
+  for (int k = 1; k < kInFlight; k++) acc[0] = acc[0] + acc[k];
   a.sink[part % 64] = int64_t(reduce_add(acc[0]));
 }
 PYRO_KERNEL("ceiling.read", read);
@@ -56,12 +59,13 @@ PYRO_KERNEL("ceiling.fma", multiply_add);
 void vnni(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
   __m512i acc[kAccumulators], w = _mm512_set1_epi8(char(a.data[0])), x = _mm512_set1_epi8(3);
-  for (__m512i &s : acc) s = _mm512_setzero_si512();
+#pragma GCC unroll 12
+  for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_set1_epi32(k);
   for (int64_t i = 0; i < a.count; i++) {
 #pragma GCC unroll 12
     for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_dpbusd_epi32(acc[k], w, x);
-    asm volatile("" : "+m"(a.sink[part % 64]));
   }
+#pragma GCC unroll 12
   for (int k = 1; k < kAccumulators; k++) acc[0] = _mm512_add_epi32(acc[0], acc[k]);
   a.sink[part % 64] = _mm512_reduce_add_epi32(acc[0]);
 }
@@ -73,12 +77,13 @@ void bf16(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
   __m512bh w = (__m512bh)_mm512_set1_epi16(0x3f80 + a.data[0]);
   __m512 acc[kAccumulators];
-  for (__m512 &s : acc) s = _mm512_setzero_ps();
+#pragma GCC unroll 12
+  for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_set1_ps(float(k));
   for (int64_t i = 0; i < a.count; i++) {
 #pragma GCC unroll 12
     for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_dpbf16_ps(acc[k], w, w);
-    asm volatile("" : "+m"(a.sink[part % 64]));
   }
+#pragma GCC unroll 12
   for (int k = 1; k < kAccumulators; k++) acc[0] = _mm512_add_ps(acc[0], acc[k]);
   a.sink[part % 64] = int64_t(_mm512_reduce_add_ps(acc[0]));
 }
