@@ -158,25 +158,24 @@ PYRO_INLINE f32x16 to_float(i32x16 x) {
 
 // Reductions over the 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1) at every width.
 #if defined(__AVX2__)
-PYRO_INLINE __m256 upper_half(f32x16 x, __m256 &lower) {
-#if defined(__AVX512F__)
-  lower = _mm512_castps512_ps256((__m512)x.v[0]);
-  return _mm512_extractf32x8_ps((__m512)x.v[0], 1);
-#else
-  lower = (__m256)x.v[0];
-  return (__m256)x.v[1];
-#endif
+struct Halves {
+  __m256 lower, upper;
+};
+PYRO_INLINE Halves halves_of(f32x16 x) {
+  Halves out;
+  std::memcpy(&out, &x, sizeof out);  // not extractf32x8: GCC 12 warns of its undefined operand
+  return out;
 }
 PYRO_INLINE float reduce_add(f32x16 x) {
-  __m256 lower, upper = upper_half(x, lower);
-  lower = _mm256_add_ps(lower, upper);
+  const Halves h = halves_of(x);
+  const __m256 lower = _mm256_add_ps(h.lower, h.upper);
   __m128 t = _mm_add_ps(_mm256_castps256_ps128(lower), _mm256_extractf128_ps(lower, 1));
   t = _mm_add_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
 }
 PYRO_INLINE float reduce_max(f32x16 x) {
-  __m256 lower, upper = upper_half(x, lower);
-  lower = _mm256_max_ps(lower, upper);
+  const Halves h = halves_of(x);
+  const __m256 lower = _mm256_max_ps(h.lower, h.upper);
   __m128 t = _mm_max_ps(_mm256_castps256_ps128(lower), _mm256_extractf128_ps(lower, 1));
   t = _mm_max_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
