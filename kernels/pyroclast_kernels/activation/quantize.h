@@ -7,8 +7,9 @@
 // values[i] = round(x[i] / scale) to nearest even, scale = max|x| / 127.  A NaN or an infinity
 // anywhere in the block makes the scale NaN, so that it reaches the logits and is noticed there.
 PYRO_INLINE void quantize_block(const float *x, Q8Block &out) {
-  const f32x16 a = load(x), b = load(x + kLanes);
-  const f32x16 poison = a * set1(0.0f) + b * set1(0.0f);  // 0, or NaN
+  const f32x16 raw_a = load(x), raw_b = load(x + kLanes);
+  const f32x16 a = finite_or_zero(raw_a), b = finite_or_zero(raw_b);
+  const f32x16 poison = raw_a * set1(0.0f) + raw_b * set1(0.0f);  // 0, or NaN
   const float largest = reduce_max(max(abs(a), abs(b)));
   const float scale = largest / 127.0f;
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;

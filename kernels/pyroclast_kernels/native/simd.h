@@ -156,6 +156,12 @@ PYRO_INLINE f32x16 to_float(i32x16 x) {
   return out;
 }
 
+// 0 in the lanes that hold a NaN or an infinity.
+PYRO_INLINE f32x16 finite_or_zero(f32x16 x) {
+  PYRO_EACH x.v[r] = x.v[r] - x.v[r] == NativeF{} ? x.v[r] : NativeF{};
+  return x;
+}
+
 // Reductions over the 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1) at every width.
 #if defined(__AVX2__)
 struct Halves {
