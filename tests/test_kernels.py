@@ -60,7 +60,7 @@ def test_matches_the_reference(op: str, name: str) -> None:
 def test_bits_do_not_depend_on_the_number_of_parts(op: str, name: str) -> None:
     for case in variant_cases(op, name):
         results = []
-        for n_threads in (0, 1, 3):  # one part, one part under the executor, twelve parts
+        for n_threads in (0, 1, 3):  # one part, one part under the executor, six parts
             got = case.make()
             run(case, got, name, n_threads)
             results.append([_bits(got[output]) for output in case.outputs])

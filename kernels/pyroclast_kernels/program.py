@@ -37,7 +37,7 @@ def _load_executor() -> Any:
 _executor = _load_executor()
 
 # Parts per thread: more even out two unequal cores, each costs an atomic addition.
-PARTS_PER_THREAD = 4
+PARTS_PER_THREAD = 2
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
