@@ -39,5 +39,5 @@ def test_q8_block_mirrors_the_header() -> None:
     assert body is not None
     names = re.findall(r"^\s*(?:float|int32_t|int8_t) (\w+)", body.group(1), re.MULTILINE)
     assert tuple(names) == Q8_BLOCK.names
-    assert Q8_BLOCK.itemsize == 48
+    assert Q8_BLOCK.itemsize == 56
     assert Q8_BLOCK["values"].shape == (32,) and Q8_BLOCK["values"].base == np.int8

@@ -5,8 +5,10 @@ Pyroclast, so that a mistake in reading cannot hide behind the same mistake in w
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -90,20 +92,31 @@ def vocabulary(config: ModelConfig) -> list[str]:
 # -- GGUF ------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, config: ModelConfig, weights: Weights, quant: str = "F32") -> Path:
-    """Write a GGUF file, matrices in the type `quant`, as llama.cpp's converter would."""
+def write_gguf(
+    path: Path,
+    config: ModelConfig,
+    weights: Weights,
+    quant: str = "F32",
+    raw: Mapping[str, tuple[str, np.ndarray]] = MappingProxyType({}),
+) -> Path:
+    """Write a GGUF file, matrices in the type `quant`, as llama.cpp's converter would.  `raw` has
+    (type, uint8 rows) of tensors that are written as they are."""
     family = FAMILIES[config.family]
     arch = family.gguf_architecture or "llama"
     writer = gguf.GGUFWriter(path, arch)
     _add_gguf_config(writer, arch, config)
     _add_gguf_vocabulary(writer, config)
-    for name, values in weights.items():
+    for name, given in weights.items():
+        kind = gguf.GGMLQuantizationType[quant if given.ndim == 2 else "F32"]
+        if name in raw:
+            kind, values = gguf.GGMLQuantizationType[raw[name][0]], raw[name][1]
+        else:
+            values = gguf.quants.quantize(given, kind)
         if arch == "llama" and name.rpartition(".")[2] in ("wq", "wk", "bq", "bk"):
             n_heads = config.n_heads if name.endswith("q") else config.n_kv_heads
-            values = pair_rows(values, n_heads)  # noqa: PLW2901
+            values = pair_rows(values, n_heads)
         source = family.gguf_tensors[_template(name)].format(i=_layer(name))
-        kind = gguf.GGMLQuantizationType[quant if values.ndim == 2 else "F32"]
-        writer.add_tensor(source, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        writer.add_tensor(source, values, raw_dtype=kind)
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_factors(config))

@@ -1,7 +1,7 @@
 """Activations quantized to 8 bits, as the products of block-quantized weights take them.
 
 Q8_BLOCK mirrors `struct Q8Block` of native/abi.h: 32 values, their scale, and the sums that cancel
-the offsets of unsigned weights.
+the offsets of unsigned weights and multiply minimums.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Q8_BLOCK = np.dtype(
         ("minus_8_sum", "<i4"),
         ("minus_128_sum", "<i4"),
         ("values", "i1", (BLOCK,)),
+        ("half_scaled", "<f4", (2,)),
     ]
 )
 
@@ -38,12 +39,14 @@ def quantize(x: Array) -> Array:
     largest = np.abs(clean).max(axis=-1)
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
     values = np.rint(clean * inverse[..., None]).astype(np.int8)
-    sums = values.sum(axis=-1, dtype=np.int32)
+    halves = values.reshape(*largest.shape, 2, BLOCK // 2).sum(axis=-1, dtype=np.int32)
+    sums = halves.sum(axis=-1)
     out = np.zeros(largest.shape, Q8_BLOCK)
     out["scale"] = np.where(finite.all(axis=-1), largest / np.float32(127), np.float32(np.nan))
     out["sum_scaled"] = out["scale"] * sums
     out["minus_8_sum"], out["minus_128_sum"] = -8 * sums, -128 * sums
     out["values"] = values
+    out["half_scaled"] = out["scale"][..., None] * halves
     return out
 
 

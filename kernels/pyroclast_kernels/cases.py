@@ -110,6 +110,9 @@ def _q8_pairs(
     yield f"{name}.minus_128_sum", got["minus_128_sum"], -128 * sums, 0.0
     scaled = got["scale"].astype(np.float64) * sums
     yield f"{name}.sum_scaled", got["sum_scaled"], scaled, 2 * EPS * np.abs(scaled)
+    halves = got["values"].reshape(*got.shape, 2, -1).sum(axis=-1, dtype=np.int64)
+    scaled = got["scale"][..., None].astype(np.float64) * halves
+    yield f"{name}.half_scaled", got["half_scaled"], scaled, 2 * EPS * np.abs(scaled)
     differ = np.mean(got["values"] != wanted["values"])
     yield f"{name}.share of values off by one", np.array([differ]), np.array([0.0]), 0.02
 

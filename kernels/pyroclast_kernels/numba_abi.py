@@ -38,8 +38,8 @@ def _why_not() -> str:
     return ""
 
 
-def register(op_name: str) -> None:
-    """Registers the variant `numba` of an op, with every format of the op."""
+def register(op_name: str, formats: tuple[str, ...] | None = None) -> None:
+    """Registers the variant `numba` of an op, in these formats or in every format of the op."""
 
     def bind(format: str) -> int:
         with _lock:
@@ -47,7 +47,10 @@ def register(op_name: str) -> None:
                 _compiled[op_name, format] = _compile(op_name, format)
             return int(_compiled[op_name, format].address)
 
-    get_op(op_name).variant("numba", bit_group="numba", unavailable=_why_not())(bind)
+    register_variant = get_op(op_name).variant(
+        "numba", formats=formats, bit_group="numba", unavailable=_why_not()
+    )
+    register_variant(bind)
 
 
 def _compile(op_name: str, format: str) -> Any:

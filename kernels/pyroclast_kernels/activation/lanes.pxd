@@ -78,7 +78,7 @@ cdef inline void quantize_block(const float *x, Q8Block *out) noexcept nogil:
     cdef float largest[16]
     cdef float a, b, zero = 0, magic = 12582912.0
     cdef int32_t rounded[32]
-    cdef int32_t total = 0
+    cdef int32_t first = 0, total = 0
     cdef int i
     for i in range(16):
         poison[i] = x[i] * zero + x[i + 16] * zero  # 0, or NaN
@@ -91,7 +91,11 @@ cdef inline void quantize_block(const float *x, Q8Block *out) noexcept nogil:
     for i in range(32):
         out.values[i] = <int8_t>rounded[i]
         total += out.values[i]
+    for i in range(16):
+        first += out.values[i]
     out.scale = top / (<float>127) + sum_lanes(poison)
     out.sum_scaled = out.scale * <float>total
     out.minus_8_sum = -8 * total
     out.minus_128_sum = -128 * total
+    out.half_scaled[0] = out.scale * <float>first
+    out.half_scaled[1] = out.scale * <float>(total - first)

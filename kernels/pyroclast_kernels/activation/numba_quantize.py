@@ -22,7 +22,8 @@ from pyroclast_kernels.numba_simd import (
     to_int,
 )
 
-Q8_BYTES = 48  # of a Q8Block of native/abi.h: scale, sum_scaled, two sums, 32 values
+# A Q8Block of native/abi.h: scale, sum_scaled, two sums, 32 values, two scaled sums of a half.
+Q8_BYTES = 56
 _TOP, _ZERO = np.float32(127), np.float32(0)
 
 
@@ -41,7 +42,8 @@ def quantize_block(a: Any, b: Any, out: Any) -> None:
     largest = reduce_max(maximum(absolute(a), absolute(b)))
     inverse = splat(_TOP / largest if largest > _ZERO else _ZERO)
     low, high = _to_bytes(a * inverse), _to_bytes(b * inverse)
-    total = reduce_add_i32(low) + reduce_add_i32(high)
+    first, last = reduce_add_i32(low), reduce_add_i32(high)
+    total = first + last
     scale = largest / _TOP + reduce_add(poison)
     store_f32(out, 0, scale)
     store_f32(out, 4, scale * np.float32(total))
@@ -49,6 +51,8 @@ def quantize_block(a: Any, b: Any, out: Any) -> None:
     store_i32(out, 12, -128 * total)
     store_i8x16(out, 16, low)
     store_i8x16(out, 32, high)
+    store_f32(out, 48, scale * np.float32(first))
+    store_f32(out, 52, scale * np.float32(last))
 
 
 @inline

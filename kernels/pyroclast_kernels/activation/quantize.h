@@ -17,11 +17,13 @@ PYRO_INLINE void quantize_block(const float *x, Q8Block &out) {
   const i32x16 qb = to_int(round_even(b * set1(inverse)));
   store_bytes(out.values, qa);
   store_bytes(out.values + kLanes, qb);
-  const int32_t sum = reduce_add(qa + qb);
+  const int32_t first = reduce_add(qa), last = reduce_add(qb), sum = first + last;
   out.scale = scale + reduce_add(poison);
   out.sum_scaled = out.scale * float(sum);
   out.minus_8_sum = -8 * sum;
   out.minus_128_sum = -128 * sum;
+  out.half_scaled[0] = out.scale * float(first);
+  out.half_scaled[1] = out.scale * float(last);
 }
 
 PYRO_INLINE void quantize_row(const float *x, int64_t n, Q8Block *out) {

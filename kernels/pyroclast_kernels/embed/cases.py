@@ -7,6 +7,7 @@ import numpy as np
 from pyroclast_kernels import formats
 from pyroclast_kernels.cases import Arguments, Case
 from pyroclast_kernels.embed import FORMATS
+from pyroclast_kernels.matmul.blocks import LAYOUTS
 from pyroclast_kernels.matmul.cases import raw_rows
 from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
 
@@ -39,4 +40,13 @@ def _case(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Case:
     )
 
 
-CASES = [_case(n, f, v, c) for f in FORMATS for n, v, c in [(1, 17, 32), (9, 50, 160)]]
+def _columns(format: str) -> int:
+    """Of a header: a width that is no multiple of it cannot be packed."""
+    return LAYOUTS[format].columns if format in LAYOUTS else 32
+
+
+CASES = [
+    _case(n, f, v, n_headers * _columns(f))
+    for f in FORMATS
+    for n, v, n_headers in [(1, 17, 1), (9, 50, 5)]
+]

@@ -1,6 +1,6 @@
 // embed: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
 // One token per item; a row is one lane of its group, so the reads are strided: a few microseconds.
-#include "../matmul/packed.h"
+#include "../matmul/superblocks.h"
 
 namespace {
 
@@ -13,21 +13,30 @@ struct EmbedArgs {
 };
 
 template <class F>
-void embed_row(const uint8_t *group, int lane, int64_t n_cols, float *out) {
-  if constexpr (kIsBlock<F>) {
-    const uint8_t *quants = group + F::quants_offset(n_cols);
-    for (int64_t k = 0; k < n_cols; k++) {
-      const int64_t b = k / kBlock;
-      const uint16_t *scales = (const uint16_t *)(group + b * F::kScaleBytes);
-      const float q = F::value(quants + b * F::kQuantBytes, lane, int(k % kBlock));
-      float y = half_to_float(scales[lane]) * q;
-      if constexpr (F::kHasMin) y += half_to_float(scales[kLanes + lane]);
-      out[k] = y;
+void embed_blocks(const uint8_t *group, int lane, int64_t n_cols, float *out) {
+  constexpr int kColumns = kBlock / F::kHalves;  // that share a scale
+  const uint8_t *quants = group + F::quants_offset(n_cols);
+  for (int64_t b = 0; b < n_cols / kBlock; b++, quants += F::kQuantBytes) {
+    const uint8_t *header = group + b / F::kHeaderBlocks * F::kHeaderBytes;
+    for (int half = 0; half < F::kHalves; half++) {
+      NativeF scale, minimum;
+      F::load_scales(header, int(b % F::kHeaderBlocks), half, lane / kWidth, scale, minimum);
+      for (int i = kColumns * half; i < kColumns * (half + 1); i++) {
+        float y = scale[lane % kWidth] * float(F::code(quants, lane, i) - F::kOffset);
+        if constexpr (F::kHasMin) y += minimum[lane % kWidth];
+        *out++ = y;
+      }
     }
-  } else {
+  }
+}
+
+template <class F>
+void embed_row(const uint8_t *group, int lane, int64_t n_cols, float *out) {
+  if constexpr (kIsBlock<F>)
+    embed_blocks<F>(group, lane, n_cols, out);
+  else
     for (int64_t k = 0; k < n_cols; k++)
       out[k] = F::value(group + (k * kLanes + lane) * F::kValueBytes);
-  }
 }
 
 template <class F>
@@ -44,6 +53,13 @@ void embed(const void *args, int part, int n_parts) {
 PYRO_KERNEL("embed.q8_0", embed<Q8_0>);
 PYRO_KERNEL("embed.q4_0", embed<Q4_0>);
 PYRO_KERNEL("embed.q4_1", embed<Q4_1>);
+PYRO_KERNEL("embed.q5_0", embed<Q5_0>);
+PYRO_KERNEL("embed.q5_1", embed<Q5_1>);
+PYRO_KERNEL("embed.q2_k", embed<Q2_K>);
+PYRO_KERNEL("embed.q3_k", embed<Q3_K>);
+PYRO_KERNEL("embed.q4_k", embed<Q4_K>);
+PYRO_KERNEL("embed.q5_k", embed<Q5_K>);
+PYRO_KERNEL("embed.q6_k", embed<Q6_K>);
 PYRO_KERNEL("embed.f32", embed<F32>);
 PYRO_KERNEL("embed.f16", embed<F16>);
 PYRO_KERNEL("embed.bf16", embed<BF16>);

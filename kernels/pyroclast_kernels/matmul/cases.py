@@ -7,18 +7,32 @@ import numpy as np
 from pyroclast_kernels import activations, formats
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
+from pyroclast_kernels.matmul.blocks import LAYOUTS, SUPER
 from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
 
 # (n_tokens, n_rows, n_cols): one row, rows that do not fill a group of 16, every tile tail.
 _ODD = [(1, 1, 32), (3, 17, 96), (13, 50, 64), (17, 33, 160), (25, 16, 32)]
 _MODELS = [(1, 576, 576), (1, 960, 1536), (4, 1536, 576), (64, 576, 1536)]
+_ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)]
+_MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
 
 
 def raw_rows(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) -> Array:
     """Random rows as in a file, uint8 (n_rows, row_bytes)."""
-    values = rng.standard_normal((n_rows, n_cols)).astype(np.float32)
-    return formats.quantize(values, format)
+    if format in formats.quantizable_formats():
+        values = rng.standard_normal((n_rows, n_cols)).astype(np.float32)
+        return formats.quantize(values, format)
+    # No encoder here: every bit pattern is a block, so that all codes and small scales occur; only
+    # the float16 numbers are drawn such that values come out near 1.
+    raw = rng.integers(0, 256, (n_rows, formats.row_bytes(n_cols, format)), np.uint8)
+    blocks, layout = raw.view(formats.FORMATS[format].dtype), LAYOUTS[format]
+    largest = {"q2_k": 15, "q3_k": 32, "q4_k": 63, "q5_k": 63, "q6_k": 128}.get(format, 1)
+    for name, unit in {"d": 1 << layout.bits, "dmin": 1, "m": 1}.items():
+        if name in (blocks.dtype.names or ()):
+            factors = rng.uniform(-4, 4, blocks.shape) / (unit * largest)
+            blocks[name] = factors.astype(np.float16)
+    return raw
 
 
 def _weight(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) -> PackedWeight:
@@ -51,10 +65,10 @@ def _matmul_bound(arguments: Arguments, expected: Array) -> Array:
     weight, x = arguments["weight"], arguments["x"]
     values = activations.dequantize(x) if weight.takes_q8 else x
     n_terms = weight.n_cols // 32 * 2 if weight.takes_q8 else weight.n_cols
-    sums = np.abs(values) @ np.abs(weight.dequantize()).T
-    if weight.takes_q8:  # q8_0 and the offset formats cancel 128 * sum(x): exact integers, no loss;
-        # q4_1 adds minimum * sum(x), whose terms may be larger than the values' own.
-        sums = sums + 8 * np.abs(values).sum(axis=1, keepdims=True)
+    # q8_0 and its like cancel 128 * sum(x): exact integers, no loss.  Where a minimum is added
+    # apart, its terms and the products may both be larger than their sum.
+    weights, minimums = weight.terms()
+    sums = np.abs(values) @ (np.abs(weights) + 2 * np.abs(minimums)).T
     bound = np.zeros_like(expected)
     bound[: len(sums), : weight.n_rows] = 2 * (n_terms + 4) * EPS * sums + 4 * EPS * np.abs(
         expected[: len(sums), : weight.n_rows]
@@ -104,9 +118,18 @@ def _pack_case(format: str, n_rows: int, n_cols: int) -> Case:
     )
 
 
+_SUPER_FORMATS = [f for f in BLOCK_FORMATS if LAYOUTS[f].columns == SUPER]
+_OTHER_FORMATS = [f for f in FORMATS if f not in _SUPER_FORMATS]
+_GROUPS = [(_OTHER_FORMATS, _ODD + _MODELS, 64), (_SUPER_FORMATS, _ODD_K + _MODELS_K, 512)]
+
 CASES = [
-    *(_matmul_case(shape, f, False, False) for f in FORMATS for shape in _ODD + _MODELS),
-    *(_matmul_case((3, 50, 64), f, True, False) for f in FORMATS),
-    *(_matmul_case((14, 50, 64), f, False, True) for f in FORMATS),
-    *(_pack_case(f, *shape) for f in FORMATS for shape in [(1, 32), (40, 96), (100, 64)]),
+    case
+    for names, shapes, n_cols in _GROUPS
+    for f in names
+    for case in (
+        *(_matmul_case(shape, f, False, False) for shape in shapes),
+        _matmul_case((3, 50, n_cols), f, True, False),
+        _matmul_case((14, 50, n_cols), f, False, True),
+        *(_pack_case(f, *s) for s in [(1, n_cols // 2), (40, n_cols * 3 // 2), (100, n_cols)]),
+    )
 ]

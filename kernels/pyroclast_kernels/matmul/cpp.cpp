@@ -10,7 +10,7 @@
 // number of tokens from 1 to kMaxTokens through the same template.
 #include <algorithm>
 
-#include "packed.h"
+#include "superblocks.h"
 
 namespace {
 
@@ -40,6 +40,22 @@ constexpr int groups_for(int n_tokens) {
   return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
 }
 
+// sum + the products of quad k: part r of 16 rows, 4 columns.
+template <class F, int M, int G>
+PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int r, const Q8Block *x,
+                          int64_t n_blocks, NativeI (&sum)[M][G]) {
+  NativeI w[G];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + g * group_size, k, r);
+#pragma GCC unroll 6
+  for (int m = 0; m < M; m++) {
+    int32_t values;
+    std::memcpy(&values, x[m * n_blocks].values + 4 * k, 4);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], w[g], values);
+  }
+}
+
 // One tile of block-quantized weights.
 template <class F, int M, int G>
 PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
@@ -50,48 +66,41 @@ PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
-  for (int64_t b = 0; b < n_blocks; b++) {
+  for (int64_t b = 0; b < n_blocks; b++, x++, quants += F::kQuantBytes) {
+    const uint8_t *header = group + b / F::kHeaderBlocks * F::kHeaderBytes;
 #pragma GCC unroll 4
-    for (int r = 0; r < kRegs; r++) {
-      NativeI sum[M][G];
+    for (int r = 0; r < kRegs; r++)
+#pragma GCC unroll 2
+      for (int half = 0; half < F::kHalves; half++) {
+        NativeI sum[M][G];
 #pragma GCC unroll 6
-      for (int m = 0; m < M; m++)
+        for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++) sum[m][g] = NativeI{} + F::start(x[m * n_blocks + b]);
+          for (int g = 0; g < G; g++) sum[m][g] = NativeI{} + F::start(x[m * n_blocks]);
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; k++) {
-        NativeI low[G], high[G];
+        for (int k = 0; k < 4; k++) {
+          add_quad<F>(quants, group_size, k + 4 * half, r, x, n_blocks, sum);
+          if constexpr (F::kHalves == 1)
+            add_quad<F>(quants, group_size, k + 4, r, x, n_blocks, sum);
+        }
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-          F::load_quads(quants + g * group_size + b * F::kQuantBytes, k, r, low[g], high[g]);
+        for (int g = 0; g < G; g++) {
+          NativeF scale, minimum;
+          F::load_scales(header + g * group_size, int(b % F::kHeaderBlocks), half, r, scale,
+                         minimum);
 #pragma GCC unroll 6
-        for (int m = 0; m < M; m++) {
-          const int8_t *values = x[m * n_blocks + b].values + 4 * k;
-          int32_t first, second;
-          std::memcpy(&first, values, 4);
-          std::memcpy(&second, values + 16, 4);
-#pragma GCC unroll 4
-          for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], low[g], first);
-#pragma GCC unroll 4
-          for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], high[g], second);
+          for (int m = 0; m < M; m++) {
+            const Q8Block &xb = x[m * n_blocks];
+            const NativeF whole = __builtin_convertvector(sum[m][g], NativeF);
+            NativeF &a = acc[m][g].v[r];
+            a = fma_native(whole, scale * xb.scale, a);
+            if constexpr (F::kHasMin) {
+              const float x_sum = F::kHalves == 1 ? xb.sum_scaled : xb.half_scaled[half];
+              a = fma_native(minimum, NativeF{} + x_sum, a);
+            }
+          }
         }
       }
-#pragma GCC unroll 4
-      for (int g = 0; g < G; g++) {
-        const uint16_t *scales = (const uint16_t *)(group + g * group_size + b * F::kScaleBytes);
-        const NativeF scale = load_half_native(scales, r);
-        NativeF minimum{};
-        if constexpr (F::kHasMin) minimum = load_half_native(scales + kLanes, r);
-#pragma GCC unroll 6
-        for (int m = 0; m < M; m++) {
-          const Q8Block &xb = x[m * n_blocks + b];
-          const NativeF whole = __builtin_convertvector(sum[m][g], NativeF);
-          NativeF &a = acc[m][g].v[r];
-          a = fma_native(whole, scale * xb.scale, a);
-          if constexpr (F::kHasMin) a = fma_native(minimum, NativeF{} + xb.sum_scaled, a);
-        }
-      }
-    }
   }
 }
 
@@ -177,6 +186,13 @@ void matmul(const void *args, int part, int n_parts) {
 PYRO_KERNEL("matmul.q8_0", matmul<Q8_0>);
 PYRO_KERNEL("matmul.q4_0", matmul<Q4_0>);
 PYRO_KERNEL("matmul.q4_1", matmul<Q4_1>);
+PYRO_KERNEL("matmul.q5_0", matmul<Q5_0>);
+PYRO_KERNEL("matmul.q5_1", matmul<Q5_1>);
+PYRO_KERNEL("matmul.q2_k", matmul<Q2_K>);
+PYRO_KERNEL("matmul.q3_k", matmul<Q3_K>);
+PYRO_KERNEL("matmul.q4_k", matmul<Q4_K>);
+PYRO_KERNEL("matmul.q5_k", matmul<Q5_K>);
+PYRO_KERNEL("matmul.q6_k", matmul<Q6_K>);
 PYRO_KERNEL("matmul.f32", matmul<F32>);
 PYRO_KERNEL("matmul.f16", matmul<F16>);
 PYRO_KERNEL("matmul.bf16", matmul<BF16>);

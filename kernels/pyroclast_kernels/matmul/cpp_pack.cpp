@@ -2,7 +2,7 @@
 //
 // Each part fills its own groups of 16 rows; rows [row_offset, row_offset + n_rows) of the packed
 // matrix are written, so several tensors can be laid side by side (wq, wk and wv, for instance).
-#include "packed.h"
+#include "file_blocks.h"
 
 namespace {
 
@@ -15,27 +15,31 @@ struct PackArgs {
 };
 
 template <class F>
+void pack_blocks(const uint8_t *row, uint8_t *group, int lane, int64_t n_cols) {
+  static_assert(F::kHeaderBytes == kLanes * (2 * File<F>::kHalves + File<F>::kSmall));
+  uint8_t *header = group, *quants = group + F::quants_offset(n_cols);
+  for (int64_t column = 0; column < n_cols; column += File<F>::kColumns) {
+    FileBlock<File<F>::kColumns> block;
+    File<F>::read(row, block);
+    for (int i = 0; i < File<F>::kHalves; i++)
+      std::memcpy(header + 2 * (i * kLanes + lane), block.halves + 2 * i, 2);
+    for (int i = 0; i < File<F>::kSmall; i++)
+      header[(2 * File<F>::kHalves + i) * kLanes + lane] = block.bytes[i];
+    for (int i = 0; i < File<F>::kColumns; i += kBlock, quants += F::kQuantBytes)
+      F::put(quants, lane, block.codes + i);
+    row += File<F>::kBytes;
+    header += F::kHeaderBytes;
+  }
+}
+
+template <class F>
 void pack_row(const uint8_t *row, uint8_t *group, int lane, int64_t n_cols) {
-  if constexpr (kIsBlock<F>) {
-    uint8_t *quants = group + F::quants_offset(n_cols);
-    constexpr int64_t kHeader = F::kHasMin ? 4 : 2, kQuads = F::kQuantBytes / 64;
-    for (int64_t b = 0; b < n_cols / kBlock; b++) {
-      const uint8_t *block = row + b * F::kFileBytes;
-      uint16_t *scales = (uint16_t *)(group + b * F::kScaleBytes);
-      std::memcpy(scales + lane, block, 2);
-      if constexpr (F::kHasMin) std::memcpy(scales + kLanes + lane, block + 2, 2);
-      for (int64_t k = 0; k < kQuads; k++) {
-        uint32_t quad;
-        std::memcpy(&quad, block + kHeader + 4 * k, 4);
-        if constexpr (F::kOffset128) quad ^= 0x80808080u;
-        std::memcpy(quants + b * F::kQuantBytes + 64 * k + 4 * lane, &quad, 4);
-      }
-    }
-  } else {
+  if constexpr (kIsBlock<F>)
+    pack_blocks<F>(row, group, lane, n_cols);
+  else
     for (int64_t k = 0; k < n_cols; k++)
       std::memcpy(group + (k * kLanes + lane) * F::kValueBytes, row + k * F::kValueBytes,
                   F::kValueBytes);
-  }
 }
 
 template <class F>
@@ -43,7 +47,7 @@ void pack(const void *args, int part, int n_parts) {
   const PackArgs &a = *static_cast<const PackArgs *>(args);
   int64_t row_bytes;
   if constexpr (kIsBlock<F>)
-    row_bytes = a.n_cols / kBlock * F::kFileBytes;
+    row_bytes = a.n_cols / File<F>::kColumns * File<F>::kBytes;
   else
     row_bytes = a.n_cols * F::kValueBytes;
   const int64_t first = a.row_offset / kLanes, end_row = a.row_offset + a.n_rows;
@@ -60,6 +64,13 @@ void pack(const void *args, int part, int n_parts) {
 PYRO_KERNEL("pack.q8_0", pack<Q8_0>);
 PYRO_KERNEL("pack.q4_0", pack<Q4_0>);
 PYRO_KERNEL("pack.q4_1", pack<Q4_1>);
+PYRO_KERNEL("pack.q5_0", pack<Q5_0>);
+PYRO_KERNEL("pack.q5_1", pack<Q5_1>);
+PYRO_KERNEL("pack.q2_k", pack<Q2_K>);
+PYRO_KERNEL("pack.q3_k", pack<Q3_K>);
+PYRO_KERNEL("pack.q4_k", pack<Q4_K>);
+PYRO_KERNEL("pack.q5_k", pack<Q5_K>);
+PYRO_KERNEL("pack.q6_k", pack<Q6_K>);
 PYRO_KERNEL("pack.f32", pack<F32>);
 PYRO_KERNEL("pack.f16", pack<F16>);
 PYRO_KERNEL("pack.bf16", pack<BF16>);

@@ -16,16 +16,18 @@
 using Kernel = void (*)(const void *args, int part, int n_parts);
 
 // Activations of one block of 32 values, quantized to 8 bits: x[i] ~= scale * values[i].
-// The three sums let a kernel cancel the offset of unsigned weights without a second pass:
-// sum_scaled = scale * sum(values); minus_8_sum and minus_128_sum start an integer accumulator.
+// The sums let a kernel cancel the offset of unsigned weights, or add a minimum, without a second
+// pass: sum_scaled = scale * sum(values), half_scaled the same of the first and the last 16 values;
+// minus_8_sum and minus_128_sum start an integer accumulator.
 struct Q8Block {
   float scale;
   float sum_scaled;
   int32_t minus_8_sum;
   int32_t minus_128_sum;
   int8_t values[32];
+  float half_scaled[2];
 };
-static_assert(sizeof(Q8Block) == 48, "activations.py mirrors this struct");
+static_assert(sizeof(Q8Block) == 56, "activations.py mirrors this struct");
 
 struct KernelEntry {
   const char *name;  // "op.format", for instance "matmul.q8_0"

@@ -324,7 +324,7 @@ PYRO_INLINE f32x16 load_half(const uint16_t *p) {
   return out;
 }
 // Part r of 16 half floats.
-PYRO_INLINE NativeF load_half_native(const uint16_t *p, int r) {
+PYRO_INLINE NativeF load_half_native(const uint16_t *p, [[maybe_unused]] int r) {
 #if defined(__AVX512F__)
   return (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
@@ -367,7 +367,7 @@ PYRO_INLINE f32x16 load_bfloat(const uint16_t *p) {
 // ---- products of bytes ------------------------------------------------------------------------
 //
 // acc[lane] += sum over 4 bytes of w[lane][j] * x[j].  `w` holds 16 lanes of 4 bytes, `x` is 4
-// signed bytes broadcast to every lane.  dot_small takes unsigned w <= 15; dot_offset takes
+// signed bytes broadcast to every lane.  dot_small takes unsigned w <= 127; dot_offset takes
 // w + 128 stored unsigned and, where kOffsetInDot is false, already works on w itself.
 
 #if defined(__AVX512VNNI__)
