@@ -13,7 +13,7 @@
 #include "packed.h"
 
 // Part r of 16 bytes, one for each row, signed or not.  (GCC 12 goes through scalar registers for
-// the same __builtin_convertvector: a fifth of the speed.)
+// the same __builtin_convertvector: down to a fifth of the speed.)
 template <bool Signed>
 PYRO_INLINE NativeI load_small(const uint8_t *p, int r) {
   p += kWidth * r;
