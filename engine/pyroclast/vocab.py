@@ -1,7 +1,7 @@
 """What every vocabulary becomes, whichever file it came in: a `Vocabulary`, which `Tokenizer` runs.
 
 gguf_vocab.py and hf_vocab.py make them.  Nothing is cached on disk: building the demo model's
-49,152-token vocabulary takes less time than `tokenizers` needs to read it back from JSON.
+49,152-token vocabulary takes about as long as reading it back from JSON (docs/decisions/0007).
 """
 
 from __future__ import annotations

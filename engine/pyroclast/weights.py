@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint import Checkpoint, Tensor
-from pyroclast.errors import UnsupportedModelError
-from pyroclast_kernels.matmul import FORMATS
 from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.program import Program, Recorder
 from pyroclast_kernels.registry import Selection
@@ -68,7 +66,6 @@ class Packer:
         self, checkpoint: Checkpoint, selection: Selection, executor: Any, float32: bool
     ) -> None:
         self._tensors = checkpoint.tensors
-        self._path = checkpoint.path
         self._selection, self._executor, self._float32 = selection, executor, float32
 
     def vector(self, name: str) -> Floats:
@@ -96,14 +93,7 @@ class Packer:
         )
 
     def _format(self, tensor: Tensor) -> str:
-        if self._float32:
-            return "f32"
-        if tensor.format not in FORMATS:
-            raise UnsupportedModelError(
-                f"{self._path}: tensor {tensor.source_name!r} is {tensor.format}, which has no "
-                f"kernels yet; supported: {', '.join(FORMATS)}, or compute='float32'"
-            )
-        return tensor.format
+        return "f32" if self._float32 else tensor.format
 
     def pack(self, tensors: list[Tensor]) -> PackedWeight:
         """Tensors of one format and width as one packed weight."""
