@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +74,14 @@ class Call:
         self.arguments |= {"scratch": scratch, "scratch_stride": stride}
         self._bind()
         return scratch
+
+    def prepared(self) -> Callable[[], Any]:
+        """The bare call of a native kernel in one part, without what `run` adds in Python."""
+        if self.kernel.function or self.n_parts != 1:
+            return self.run
+        bare = partial(self._function, self._address, 0, 1)
+        bare.call = self  # whose arrays the address leads to
+        return bare
 
     def run(self) -> Result:
         """All parts, one after the other, the last first: their order must not matter."""

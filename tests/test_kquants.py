@@ -100,7 +100,7 @@ def test_quantized_logits_are_those_of_float32_but_for_8_bit_activations(
     files: tuple[Path, Path],
 ) -> None:
     want = logits_of(load(files[1], compute="float32"), TOKENS)
-    got = logits_of(load(files[0]), TOKENS)
+    got = logits_of(load(files[0], kv_dtype="f16"), TOKENS)
     spread = float(want.std())
     assert np.abs(got - want).mean() < 0.03 * spread  # one step of 127 is 1% of a block
     assert np.abs(got - want).max() < 0.2 * spread
@@ -109,8 +109,8 @@ def test_quantized_logits_are_those_of_float32_but_for_8_bit_activations(
 @pytest.mark.native
 def test_native_equals_the_numpy_reference(files: tuple[Path, Path]) -> None:
     """Within the steps of 8-bit activations: a value near a tie may round the other way."""
-    want = logits_of(load(files[0], kernels="*=numpy"), TOKENS[:40])
-    got = logits_of(load(files[0]), TOKENS[:40])
+    want = logits_of(load(files[0], kv_dtype="f16", kernels="*=numpy"), TOKENS[:40])
+    got = logits_of(load(files[0], kv_dtype="f16"), TOKENS[:40])
     assert np.abs(got - want).mean() < 0.03 * float(want.std())
     assert np.abs(got - want).max() < 0.2 * float(want.std())
 
@@ -119,8 +119,8 @@ def test_native_equals_the_numpy_reference(files: tuple[Path, Path]) -> None:
 def test_bits_do_not_depend_on_chunks_threads_or_the_width_of_registers(
     files: tuple[Path, Path],
 ) -> None:
-    want = logits_of(load(files[0], threads=1), TOKENS)
-    model = load(files[0], threads=2)
+    want = logits_of(load(files[0], kv_dtype="f16", threads=1), TOKENS)
+    model = load(files[0], kv_dtype="f16", threads=2)
     for size in (1, 7, 33):
         spans = [(0, i, TOKENS[i : i + size]) for i in range(0, len(TOKENS), size)]
         parts = [step(model, [span])[0] for span in spans]
@@ -128,4 +128,6 @@ def test_bits_do_not_depend_on_chunks_threads_or_the_width_of_registers(
     variant = all_variants("matmul")["cpp-avx2"]
     if variant.unavailable or set(model.kernels.values()) == {"cpp-baseline"}:
         pytest.skip(f"one level only: {variant.unavailable}")
-    assert np.array_equal(logits_of(load(files[0], kernels="*=cpp-avx2"), TOKENS), want)
+    assert np.array_equal(
+        logits_of(load(files[0], kv_dtype="f16", kernels="*=cpp-avx2"), TOKENS), want
+    )

@@ -6,11 +6,13 @@ import pytest
 
 from pyroclast_kernels import features
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import OP_NAMES, PREFERENCE, Selection, all_variants, get_op, report
+from pyroclast_kernels.listing import report
+from pyroclast_kernels.registry import OP_NAMES, PREFERENCE, Selection, all_variants, get_op
 
 
 def test_a_rule_for_one_format_beats_one_for_the_op_and_that_beats_the_star() -> None:
-    names = [n for n, v in all_variants("matmul").items() if not v.unavailable]
+    variants = all_variants("matmul").values()
+    names = [v.name for v in variants if not v.unavailable and "q8_0" in v.formats]
     best = Selection("").kernel("matmul", "q8_0").variant
     assert best == min(names, key=PREFERENCE.index)
     rules = Selection(f"*=numpy,matmul={best},matmul.q4_0=numpy")
@@ -82,6 +84,23 @@ def test_report_chooses_one_variant_for_every_op_and_format() -> None:
             mine = [r for r in rows if (r["op"], r["format"]) == (op, format)]
             assert [r["status"] for r in mine].count("chosen") == 1
             assert all(r["reason"] for r in mine if r["status"] == "unavailable")
+
+
+def test_the_dot_product_of_pairs_is_chosen_only_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_rule = Selection("matmul.bf16=cpp-avx512bf16")
+    variant = all_variants("matmul")["cpp-avx512bf16"]
+    if not variant.unavailable:
+        for vendor, chosen in [("AuthenticAMD", True), ("GenuineIntel", False)]:
+            monkeypatch.setattr(features, "_cpuinfo", {"vendor_id": vendor}.get)
+            found = Selection("").variant("matmul", "bf16").name
+            assert (found == variant.name) is chosen, found
+            assert by_rule.variant("matmul", "bf16").name == variant.name
+    else:
+        assert Selection("").variant("matmul", "bf16").name != variant.name
+        with pytest.raises(KernelError, match="cannot run here"):
+            by_rule.variant("matmul", "bf16")
 
 
 def test_a_variant_cannot_be_registered_twice() -> None:

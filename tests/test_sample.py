@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyroclast_kernels import sample
+from pyroclast_kernels.cases import expected, op_cases
 from pyroclast_kernels.registry import all_variants
 from pyroclast_kernels.sample import cases, reference
 from run_sample import Call, run_sample, usable_variants
@@ -320,23 +321,13 @@ def test_minus_infinity_is_never_drawn(variant: str) -> None:
 # ---- every variant against the reference ---------------------------------------------------------
 
 
-def relaxed(row: Any, change: float) -> Any:
-    """The row with every share and width a little greater (change > 0) or less."""
-    row = row.copy()
-    for name in ("top_p", "typical_p"):
-        if row[name] < 1:
-            row[name] = min(max(row[name] + change, 0.0), 1.0)
-    row["top_n_sigma"] *= 1 + change
-    return row
-
-
 def assert_like_reference(out: Any, z: Any, row: Any) -> None:
     """The token and n_kept are the reference's, or differ as far as rounding allows."""
     assert out["status"] == sample.OK
     if (out["token_id"], out["n_kept"]) == reference.choose(z, row):
         return
     assert row["temperature"] >= sample.MIN_TEMPERATURE
-    least, most = (reference.choose(z, relaxed(row, c))[1] for c in (-TOLERANCE, TOLERANCE))
+    least, most = (reference.choose(z, cases.relaxed(row, c))[1] for c in (-TOLERANCE, TOLERANCE))
     assert least <= out["n_kept"] <= most
     if row["typical_p"] < 1:
         # Two tokens on either side of the mean may be equally far but for the last place, and then
@@ -346,10 +337,10 @@ def assert_like_reference(out: Any, z: Any, row: Any) -> None:
         w = reference.weights(z, reference.stages(z, before)[-1].kept, float(row["temperature"]))
         x = z.astype(np.float64)
         distance = np.abs(x - np.sum((w * x)[w > 0]) / w.sum())
-        farthest = distance[reference.stages(z, relaxed(row, TOLERANCE))[-1].kept].max()
+        farthest = distance[reference.stages(z, cases.relaxed(row, TOLERANCE))[-1].kept].max()
         assert distance[out["token_id"]] <= farthest * (1 + 1e-5)
         return
-    final = reference.stages(z, relaxed(row, TOLERANCE))[-1]
+    final = reference.stages(z, cases.relaxed(row, TOLERANCE))[-1]
     w = reference.weights(z, final.kept, float(row["temperature"]))
     u = reference.uniform(int(row["seed"]), int(row["position"]))
     low, high = reference.cdf_interval(w, int(out["token_id"]))
@@ -500,6 +491,33 @@ def test_variants_of_one_bit_group_agree_to_the_bit(variant: str) -> None:
             assert theirs.top_logprobs.tobytes() == mine.top_logprobs.tobytes()
 
 
+@pytest.mark.parametrize("variant", OTHERS)
+def test_every_variant_draws_the_same_text(variant: str) -> None:
+    """Sums may differ in their last places from one technology to another; a token changes only
+    where the random number falls within 4e-6 of a step, which none of these fixed ones does."""
+    for params in ({"temperature": 0.8}, {"temperature": 0.8, "top_p": 0.95, "top_k": 200}):
+        rows = rows_of(256, **params)
+        rows["seed"], rows["position"] = 42, np.arange(256)
+        one = cases.RowCase("normal", 4001).logits()
+        logits = np.lib.stride_tricks.as_strided(one, (256, 4001), (0, 4))
+        wanted = run_sample(OTHERS[0], logits, rows).out["token_id"]
+        assert np.array_equal(run_sample(variant, logits, rows).out["token_id"], wanted)
+        assert len(set(wanted.tolist())) > 20
+
+
+def test_what_a_case_allows() -> None:
+    """Counts may differ where the reference's own would at a cut 4e-6 away; all else is exact."""
+    for case in op_cases("sample"):
+        before, after = expected(case)
+        out = after["out"]
+        allowed = {name: case.bound(before, out[[name]]) for name in out.dtype.names}
+        exact = [name for name in out.dtype.names if name not in ("n_kept", "logprob")]
+        assert all(np.all(allowed[name] < 1) for name in exact)
+        assert np.all(allowed["n_kept"] <= 0.5 + 1e-3 * out["n_kept"].clip(9000))
+        if case.name.startswith("mixed"):
+            assert np.count_nonzero(allowed["n_kept"] >= 1) <= 3
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_rows(variant: str) -> None:
     call = Call(variant, np.zeros((2, 9), np.float32), rows_of(2))
@@ -542,6 +560,12 @@ def chi_square_sigmas(counts: Any, probs: Any) -> float:
 STATISTICS = cases.RowCase("normal", 120).logits()[None]
 
 
+def first_of_each_technology() -> set[str]:
+    """The best variant that runs here of each technology: C++, Cython, Numba."""
+    firsts = {name.partition("-")[0]: name for name in reversed(OTHERS)}
+    return set(firsts.values())
+
+
 @pytest.mark.parametrize("variant", OTHERS)
 @pytest.mark.parametrize("params", cases.PARAMS, ids=str)
 def test_a_million_draws_follow_the_distribution(variant: str, params: dict[str, Any]) -> None:
@@ -552,7 +576,9 @@ def test_a_million_draws_follow_the_distribution(variant: str, params: dict[str,
         kept = reference.stages(STATISTICS[0], row)[-1].kept
         w = reference.weights(STATISTICS[0], kept, float(row["temperature"]))
         probs = w / w.sum()
-    n = 1_000_000 if variant == OTHERS[0] else 50_000  # the others give (nearly) the same tokens
+    # The others give (nearly) the same tokens: see test_every_variant_draws_the_same_text.
+    n = 200_000 if variant in first_of_each_technology() else 50_000
+    n = 1_000_000 if variant == OTHERS[0] else n
     counts = drawn(variant, STATISTICS, n, seed=3, **params)
     assert counts[probs == 0].sum() == 0
     assert chi_square_sigmas(counts, probs) < 4.0

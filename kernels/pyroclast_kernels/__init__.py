@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pyroclast_kernels.errors import KernelError
 
 if TYPE_CHECKING:
-    from pyroclast_kernels.registry import OP_NAMES, Selection, get_op, report
+    from pyroclast_kernels.listing import report
+    from pyroclast_kernels.registry import OP_NAMES, Selection, get_op
 
 __all__ = ["OP_NAMES", "KernelError", "Selection", "get_op", "report"]
 
@@ -21,4 +22,5 @@ def __getattr__(name: str) -> Any:
     """The registry on first use: errors.py alone must not cost NumPy's import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("pyroclast_kernels.registry"), name)
+    module = "listing" if name == "report" else "registry"
+    return getattr(importlib.import_module(f"pyroclast_kernels.{module}"), name)

@@ -22,6 +22,7 @@ Q8_BLOCK = np.dtype(
         ("minus_128_sum", "<i4"),
         ("values", "i1", (BLOCK,)),
         ("half_scaled", "<f4", (2,)),
+        ("minus_4_half_sum", "<i4", (2,)),
     ]
 )
 
@@ -47,6 +48,7 @@ def quantize(x: Array) -> Array:
     out["minus_8_sum"], out["minus_128_sum"] = -8 * sums, -128 * sums
     out["values"] = values
     out["half_scaled"] = out["scale"][..., None] * halves
+    out["minus_4_half_sum"] = -4 * halves
     return out
 
 

@@ -1,7 +1,8 @@
 """A case: one set of inputs of an op, what it must give, how exactly, and what it costs.
 
-Each op's folder lists its cases in cases.py, as CASES; tests, benchmarks and the tuner read the
-same list.  The expected result is the NumPy reference's on the same inputs.
+Each op's folder lists its cases in cases.py: CASES, small and awkward, for being right, and
+BENCH_CASES, the shapes of real models, for being fast.  Tests, benchmarks and the tuner read the
+same lists.  The expected result is the NumPy reference's on the same inputs.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ EPS = float(np.finfo(np.float32).eps)
 class Case:
     """make() gives fresh arguments, the same every time; `outputs` are those that are written.
 
-    bound(arguments, expected) is the largest allowed error of a float output, elementwise, and
-    `reason` says where it comes from.  flops and bytes are those of one call.  `decode` marks
-    cases whose weights are meant to come from memory.
+    bound(arguments, expected) is the largest allowed error of an output, elementwise, and `reason`
+    says where it comes from; of records, it is asked for each field, given as a record of that
+    field alone.  flops and bytes are those of one call.
     """
 
     op: str
@@ -71,6 +72,12 @@ def op_cases(op_name: str) -> list[Case]:
     return [case for case in module.CASES if case.op == op_name]
 
 
+def bench_cases(op_name: str) -> list[Case]:
+    """The cases of one op that are worth timing."""
+    module = importlib.import_module(f"pyroclast_kernels.{folder_of(op_name)}.cases")
+    return [case for case in module.BENCH_CASES if case.op == op_name]
+
+
 def expected(case: Case) -> tuple[Arguments, Arguments]:
     """(the inputs, the arguments after the reference has run on a copy of them)."""
     arguments = case.make()
@@ -91,11 +98,21 @@ def mismatches(case: Case, before: Arguments, after: Arguments, got: Arguments) 
             pairs = [(name, got[name].data, after[name].data, 0.0)]
         elif after[name].dtype == Q8_BLOCK:
             pairs = list(_q8_pairs(name, got[name], after[name]))
+        elif after[name].dtype.names:
+            pairs = list(_field_pairs(case, before, name, got[name], after[name]))
         else:
             allowed = case.bound(before, after[name])
             pairs = [(name, got[name], after[name], allowed)]
         found += [m for pair in pairs if (m := _worst(*pair)) is not None]
     return found
+
+
+def _field_pairs(
+    case: Case, before: Arguments, name: str, got: Array, wanted: Array
+) -> Iterator[tuple[str, Array, Array, Array | float]]:
+    """A record's fields, each within the case's bound for it: see Case."""
+    for field in wanted.dtype.names or ():
+        yield f"{name}.{field}", got[field], wanted[field], case.bound(before, wanted[[field]])
 
 
 def _q8_pairs(
@@ -113,14 +130,17 @@ def _q8_pairs(
     halves = got["values"].reshape(*got.shape, 2, -1).sum(axis=-1, dtype=np.int64)
     scaled = got["scale"][..., None].astype(np.float64) * halves
     yield f"{name}.half_scaled", got["half_scaled"], scaled, 2 * EPS * np.abs(scaled)
+    yield f"{name}.minus_4_half_sum", got["minus_4_half_sum"], -4 * halves, 0.0
     differ = np.mean(got["values"] != wanted["values"])
     yield f"{name}.share of values off by one", np.array([differ]), np.array([0.0]), 0.02
 
 
 def _worst(name: str, got: Array, wanted: Array, allowed: Array | float) -> Mismatch | None:
-    """The element that exceeds its bound by most; two NaNs, or two equal infinities, agree."""
+    """The element that exceeds its bound by most; two NaNs, or two equal infinities, agree, and
+    nothing else agrees with them: a bound that grows with the result would allow anything."""
     a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     limit = np.broadcast_to(np.asarray(allowed, np.float64), b.shape)
+    limit = np.where(np.isfinite(b), limit, 0.0)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         excess = np.where(same, -np.inf, np.nan_to_num(np.abs(a - b), nan=np.inf) - limit)

@@ -54,13 +54,24 @@ def register(op_name: str, formats: tuple[str, ...] | None = None) -> None:
 
 
 def _compile(op_name: str, format: str) -> Any:
-    """The kernel as a C function (an object with .address); from the disk cache if it is there."""
+    module = f"pyroclast_kernels.{folder_of(op_name)}.numba_kernels"
+    _import_numba(f"{op_name}=numba")
+    kernel = getattr(importlib.import_module(module), f"{op_name}_{format}")
+    return compile_kernel(kernel, f"{op_name}=numba")
+
+
+def _import_numba(name: str) -> Any:
     try:
         import numba
     except ImportError as error:  # it is there, but refuses this NumPy, for instance
-        raise KernelError(f"{op_name}=numba cannot run here: {error}") from error
-    module = f"pyroclast_kernels.{folder_of(op_name)}.numba_kernels"
-    kernel = getattr(importlib.import_module(module), f"{op_name}_{format}")
+        raise KernelError(f"{name} cannot run here: {error}") from error
+    return numba
+
+
+def compile_kernel(kernel: Any, name: str) -> Any:
+    """A kernel (args, part, n_parts) as a C function, an object with .address; from the disk cache
+    if it is there.  `name` is what an error calls it."""
+    numba = _import_numba(name)
     directory, config = cache_directory(), numba.core.config
     given = config.CACHE_DIR
     try:

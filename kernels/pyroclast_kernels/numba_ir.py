@@ -18,7 +18,7 @@ F32X16, I32X16 = ir.VectorType(_F32, _LANES), ir.VectorType(_I32, _LANES)
 I16X16 = ir.VectorType(_I16, _LANES)
 
 
-def _cpu_has(feature: str) -> bool:
+def cpu_has(feature: str) -> bool:
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return f"+{feature}" in features.split(",")
 
@@ -28,16 +28,16 @@ def _is_x86() -> bool:
     return bool(triple.startswith(("x86_64", "i686")))
 
 
-HAS_AVX512 = _cpu_has("avx512f")
-_HAS_VNNI = _cpu_has("avx512vnni")
+HAS_AVX512 = cpu_has("avx512f")
+_HAS_VNNI = cpu_has("avx512vnni")
 # Without the instruction, LLVM would call a library function for each value.
-_CONVERTS_HALF = _cpu_has("f16c") or not _is_x86()
+_CONVERTS_HALF = cpu_has("f16c") or not _is_x86()
 
 
 # ---- building blocks ----------------------------------------------------------------------------
 
 
-def _constant(type_: Any, value: float) -> Any:
+def constant(type_: Any, value: float) -> Any:
     """A scalar constant, or one in all lanes."""
     if isinstance(type_, ir.VectorType):
         return ir.Constant(type_, [ir.Constant(type_.element, value)] * type_.count)
@@ -49,14 +49,14 @@ def _like(scalar: Any, value: Any) -> Any:
     return ir.VectorType(scalar, _LANES) if isinstance(value.type, ir.VectorType) else scalar
 
 
-def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
+def call(builder: Any, name: str, result: Any, *values: Any) -> Any:
     """A call of the LLVM intrinsic of that full name."""
     signature = ir.FunctionType(result, [value.type for value in values])
     function = cgutils.get_or_insert_function(builder.module, signature, name)
     return builder.call(function, values)
 
 
-def _shuffle(builder: Any, vector: Any, lanes: list[int]) -> Any:
+def shuffle(builder: Any, vector: Any, lanes: list[int]) -> Any:
     mask = ir.Constant(ir.VectorType(_I32, len(lanes)), [ir.Constant(_I32, i) for i in lanes])
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
@@ -74,7 +74,7 @@ def store(builder: Any, pointer: Any, offset: Any, value: Any) -> None:
 def splat(builder: Any, value: Any) -> Any:
     vector = ir.VectorType(value.type, _LANES)
     first = ir.Constant(vector, ir.Undefined)
-    return _shuffle(builder, builder.insert_element(first, value, _constant(_I32, 0)), [0] * _LANES)
+    return shuffle(builder, builder.insert_element(first, value, constant(_I32, 0)), [0] * _LANES)
 
 
 # ---- floats -------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def splat(builder: Any, value: Any) -> Any:
 
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c: one rounding where the CPU has the instruction, two elsewhere."""
-    return _call(builder, "llvm.fmuladd.v16f32", F32X16, a, b, c)
+    return call(builder, "llvm.fmuladd.v16f32", F32X16, a, b, c)
 
 
 def select_less(builder: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
@@ -94,16 +94,16 @@ def select_nan(builder: Any, x: Any, other: Any) -> Any:
 
 
 def absolute(builder: Any, x: Any) -> Any:
-    bits = builder.and_(builder.bitcast(x, I32X16), _constant(I32X16, 0x7FFFFFFF))
+    bits = builder.and_(builder.bitcast(x, I32X16), constant(I32X16, 0x7FFFFFFF))
     return builder.bitcast(bits, F32X16)
 
 
 def times_power_of_two(builder: Any, x: Any, exponent: Any) -> Any:
     """x * 2^exponent in two factors: 2^128 has no float of its own."""
-    half = builder.ashr(exponent, _constant(I32X16, 1))
+    half = builder.ashr(exponent, constant(I32X16, 1))
     for part in (half, builder.sub(exponent, half)):
-        biased = builder.add(part, _constant(I32X16, 127))
-        power = builder.bitcast(builder.shl(biased, _constant(I32X16, 23)), F32X16)
+        biased = builder.add(part, constant(I32X16, 127))
+        power = builder.bitcast(builder.shl(biased, constant(I32X16, 23)), F32X16)
         x = builder.fmul(x, power)
     return x
 
@@ -111,10 +111,10 @@ def times_power_of_two(builder: Any, x: Any, exponent: Any) -> Any:
 def _reduce(builder: Any, x: Any, combine: Any) -> Any:
     half = _LANES // 2
     while half:
-        low = _shuffle(builder, x, list(range(half)))
-        x = combine(low, _shuffle(builder, x, list(range(half, 2 * half))))
+        low = shuffle(builder, x, list(range(half)))
+        x = combine(low, shuffle(builder, x, list(range(half, 2 * half))))
         half //= 2
-    return builder.extract_element(x, _constant(_I32, 0))
+    return builder.extract_element(x, constant(_I32, 0))
 
 
 def reduce_add(builder: Any, x: Any) -> Any:
@@ -139,13 +139,13 @@ def half_to_float(builder: Any, bits: Any) -> Any:
     if _CONVERTS_HALF:
         return builder.fpext(builder.bitcast(bits, _like(ir.HalfType(), bits)), floats)
     wide = builder.zext(bits, ints)
-    shifted = builder.shl(builder.and_(wide, _constant(ints, 0x7FFF)), _constant(ints, 13))
-    scaled = builder.fmul(builder.bitcast(shifted, floats), _constant(floats, 2.0**112))
-    special = builder.icmp_unsigned(">=", shifted, _constant(ints, 0x7C00 << 13))
+    shifted = builder.shl(builder.and_(wide, constant(ints, 0x7FFF)), constant(ints, 13))
+    scaled = builder.fmul(builder.bitcast(shifted, floats), constant(floats, 2.0**112))
+    special = builder.icmp_unsigned(">=", shifted, constant(ints, 0x7C00 << 13))
     out = builder.select(
-        special, builder.or_(shifted, _constant(ints, 0x7F800000)), builder.bitcast(scaled, ints)
+        special, builder.or_(shifted, constant(ints, 0x7F800000)), builder.bitcast(scaled, ints)
     )
-    sign = builder.shl(builder.and_(wide, _constant(ints, 0x8000)), _constant(ints, 16))
+    sign = builder.shl(builder.and_(wide, constant(ints, 0x8000)), constant(ints, 16))
     return builder.bitcast(builder.or_(out, sign), floats)
 
 
@@ -155,28 +155,28 @@ def float_to_half(builder: Any, value: Any) -> Any:
     if _CONVERTS_HALF:
         return builder.bitcast(builder.fptrunc(value, _like(ir.HalfType(), value)), shorts)
     signed = builder.bitcast(value, ints)
-    bits = builder.and_(signed, _constant(ints, 0x7FFFFFFF))
+    bits = builder.and_(signed, constant(ints, 0x7FFFFFFF))
     # Denormal halves: adding 0.5 leaves the rounded value in the low bits.
-    tiny = builder.fadd(builder.bitcast(bits, value.type), _constant(value.type, 0.5))
-    tiny = builder.sub(builder.bitcast(tiny, ints), _constant(ints, 0x3F000000))
-    odd = builder.and_(builder.lshr(bits, _constant(ints, 13)), _constant(ints, 1))
-    rebias = _constant(ints, 0xFFF - (112 << 23))
-    usual = builder.lshr(builder.add(builder.add(bits, rebias), odd), _constant(ints, 13))
+    tiny = builder.fadd(builder.bitcast(bits, value.type), constant(value.type, 0.5))
+    tiny = builder.sub(builder.bitcast(tiny, ints), constant(ints, 0x3F000000))
+    odd = builder.and_(builder.lshr(bits, constant(ints, 13)), constant(ints, 1))
+    rebias = constant(ints, 0xFFF - (112 << 23))
+    usual = builder.lshr(builder.add(builder.add(bits, rebias), odd), constant(ints, 13))
     out = usual
     for test, limit, result in (
         ("<", 0x38800000, tiny),
-        (">=", 0x477FF000, _constant(ints, 0x7C00)),
-        (">", 0x7F800000, _constant(ints, 0x7E00)),  # NaN
+        (">=", 0x477FF000, constant(ints, 0x7C00)),
+        (">", 0x7F800000, constant(ints, 0x7E00)),  # NaN
     ):
-        out = builder.select(builder.icmp_unsigned(test, bits, _constant(ints, limit)), result, out)
-    sign = builder.and_(builder.lshr(signed, _constant(ints, 16)), _constant(ints, 0x8000))
+        out = builder.select(builder.icmp_unsigned(test, bits, constant(ints, limit)), result, out)
+    sign = builder.and_(builder.lshr(signed, constant(ints, 16)), constant(ints, 0x8000))
     return builder.trunc(builder.or_(out, sign), shorts)
 
 
 def bfloat_to_float(builder: Any, bits: Any) -> Any:
     ints = _like(_I32, bits)
     return builder.bitcast(
-        builder.shl(builder.zext(bits, ints), _constant(ints, 16)), _like(_F32, bits)
+        builder.shl(builder.zext(bits, ints), constant(ints, 16)), _like(_F32, bits)
     )
 
 
@@ -189,7 +189,7 @@ def low_bytes(builder: Any, x: Any) -> Any:
 
 def nibbles(builder: Any, x: Any, shift: int) -> Any:
     """The four low (shift 0) or high (shift 4) nibbles of each lane, as bytes."""
-    return builder.and_(builder.lshr(x, _constant(I32X16, shift)), _constant(I32X16, 0x0F0F0F0F))
+    return builder.and_(builder.lshr(x, constant(I32X16, shift)), constant(I32X16, 0x0F0F0F0F))
 
 
 def dot_bytes(builder: Any, acc: Any, w: Any, x: Any) -> Any:
@@ -200,14 +200,14 @@ def dot_bytes(builder: Any, acc: Any, w: Any, x: Any) -> Any:
     """
     broadcast = splat(builder, x)
     if _HAS_VNNI:
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", I32X16, acc, w, broadcast)
+        return call(builder, "llvm.x86.avx512.vpdpbusd.512", I32X16, acc, w, broadcast)
     shorts, ints = ir.VectorType(_I16, 32), ir.VectorType(_I32, 32)
-    eight = _constant(shorts, 8)
+    eight = constant(shorts, 8)
     w, x = builder.bitcast(w, shorts), builder.bitcast(broadcast, shorts)
-    even = builder.and_(w, _constant(shorts, 0xFF)), builder.ashr(builder.shl(x, eight), eight)
+    even = builder.and_(w, constant(shorts, 0xFF)), builder.ashr(builder.shl(x, eight), eight)
     odd = builder.lshr(w, eight), builder.ashr(x, eight)
     for a, b in (even, odd):
         products = builder.mul(builder.sext(a, ints), builder.sext(b, ints))
-        pairs = [_shuffle(builder, products, list(range(i, 32, 2))) for i in (0, 1)]
+        pairs = [shuffle(builder, products, list(range(i, 32, 2))) for i in (0, 1)]
         acc = builder.add(acc, builder.add(*pairs))
     return acc

@@ -39,6 +39,15 @@ def inline(function: F) -> F:
     return compiled
 
 
+def outline(function: F) -> F:
+    """A helper that is compiled once, however many call it.  Its first statement is `apart()`, or
+    LLVM may copy it into its callers all the same."""
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    options |= {"forceinline": False}  # or an inline caller would hand its own down
+    compiled: F = njit(**options)(function)
+    return compiled
+
+
 def paste(function: F) -> F:
     """A helper whose Python is pasted into its callers before anything is compiled: for the loops
     around an inline helper, which would otherwise be optimized again at every level."""
@@ -67,7 +76,7 @@ I32x16 = Vector("I32x16", numba_ir.I32X16)
 _POINTER, _INT = types.voidptr, types.intp
 
 
-def _define(emit: Callable[..., Any], result: Any, *parameters: Any) -> Any:
+def define(emit: Callable[..., Any], result: Any, *parameters: Any) -> Any:
     """An intrinsic of a fixed signature; emit(builder, *values) writes its instructions."""
     signature = result(*parameters)
 
@@ -98,14 +107,14 @@ def _loader(result: Any, stored: Any, convert: Callable[..., Any] | None = None)
         value = numba_ir.load(builder, pointer, offset, stored)
         return convert(builder, value) if convert else value
 
-    return _define(emit, result, _POINTER, _INT)
+    return define(emit, result, _POINTER, _INT)
 
 
 def _storer(value_type: Any, convert: Callable[..., Any] | None = None) -> Any:
     def emit(builder: Any, pointer: Any, offset: Any, value: Any) -> None:
         numba_ir.store(builder, pointer, offset, convert(builder, value) if convert else value)
 
-    return _define(emit, types.void, _POINTER, _INT, value_type)
+    return define(emit, types.void, _POINTER, _INT, value_type)
 
 
 # Each takes (pointer, byte offset); no alignment is needed.
@@ -125,11 +134,13 @@ load_bfloatx16 = _loader(F32x16, numba_ir.I16X16, numba_ir.bfloat_to_float)
 store_f32 = _storer(types.float32)
 store_i32 = _storer(types.int32)
 store_i64 = _storer(types.int64)
+store_f64 = _storer(types.float64)
 store_u16 = _storer(types.uint16)
 store_f32x16 = _storer(F32x16)
+store_i32x16 = _storer(I32x16)
 store_half = _storer(types.float32, numba_ir.float_to_half)
 store_i8x16 = _storer(I32x16, numba_ir.low_bytes)  # the low byte of each lane
-at = _define(
+at = define(
     lambda builder, pointer, offset: builder.gep(pointer, [offset]), _POINTER, _POINTER, _INT
 )
 
@@ -150,29 +161,41 @@ def stack(_typing: Any, n_bytes: Any) -> Any:
     return _POINTER(n_bytes), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def apart(_typing: Any) -> Any:
+    """Keeps the function that says it out of its callers: the sampler, whose stages call the same
+    passes from many places, took 102 s to compile without and 14 s with it."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 # ---- arithmetic ---------------------------------------------------------------------------------
 
-splat = _define(numba_ir.splat, F32x16, types.float32)
-splat_i32 = _define(numba_ir.splat, I32x16, types.int32)
-fma = _define(numba_ir.fma, F32x16, F32x16, F32x16, F32x16)  # a * b + c
+splat = define(numba_ir.splat, F32x16, types.float32)
+splat_i32 = define(numba_ir.splat, I32x16, types.int32)
+fma = define(numba_ir.fma, F32x16, F32x16, F32x16, F32x16)  # a * b + c
 # a < b ? c : d in each lane; false where a or b is NaN.
-select_less = _define(numba_ir.select_less, F32x16, F32x16, F32x16, F32x16, F32x16)
-select_nan = _define(numba_ir.select_nan, F32x16, F32x16, F32x16)  # a where a is NaN, else b
-absolute = _define(numba_ir.absolute, F32x16, F32x16)
-to_float = _define(lambda builder, x: builder.sitofp(x, numba_ir.F32X16), F32x16, I32x16)
-to_int = _define(lambda builder, x: builder.fptosi(x, numba_ir.I32X16), I32x16, F32x16)
-times_power_of_two = _define(numba_ir.times_power_of_two, F32x16, F32x16, I32x16)
+select_less = define(numba_ir.select_less, F32x16, F32x16, F32x16, F32x16, F32x16)
+select_nan = define(numba_ir.select_nan, F32x16, F32x16, F32x16)  # a where a is NaN, else b
+absolute = define(numba_ir.absolute, F32x16, F32x16)
+to_float = define(lambda builder, x: builder.sitofp(x, numba_ir.F32X16), F32x16, I32x16)
+to_int = define(lambda builder, x: builder.fptosi(x, numba_ir.I32X16), I32x16, F32x16)
+times_power_of_two = define(numba_ir.times_power_of_two, F32x16, F32x16, I32x16)
 # Sums and maximum over the lanes by one fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-reduce_add = _define(numba_ir.reduce_add, types.float32, F32x16)
-reduce_add_i32 = _define(numba_ir.reduce_add_i32, types.int32, I32x16)
-reduce_max = _define(numba_ir.reduce_max, types.float32, F32x16)
-low_nibbles = _define(lambda builder, x: numba_ir.nibbles(builder, x, 0), I32x16, I32x16)
-high_nibbles = _define(lambda builder, x: numba_ir.nibbles(builder, x, 4), I32x16, I32x16)
+reduce_add = define(numba_ir.reduce_add, types.float32, F32x16)
+reduce_add_i32 = define(numba_ir.reduce_add_i32, types.int32, I32x16)
+reduce_max = define(numba_ir.reduce_max, types.float32, F32x16)
+low_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 0), I32x16, I32x16)
+high_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 4), I32x16, I32x16)
 # acc + sum over 4 bytes of w * x: w 16 lanes of 4 unsigned bytes, x 4 signed bytes for all lanes.
-dot_bytes = _define(numba_ir.dot_bytes, I32x16, I32x16, I32x16, types.int32)
+dot_bytes = define(numba_ir.dot_bytes, I32x16, I32x16, I32x16, types.int32)
 
 
-def _define_operator(symbol: Callable[..., Any], emit: Callable[..., Any]) -> None:
+def define_operator(symbol: Callable[..., Any], emit: Callable[..., Any]) -> None:
     """a + b and the like for two F32x16."""
 
     def typing(_context: Any) -> Any:
@@ -188,10 +211,10 @@ def _define_operator(symbol: Callable[..., Any], emit: Callable[..., Any]) -> No
     lower_builtin(symbol, F32x16, F32x16)(lowering)
 
 
-_define_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
-_define_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
-_define_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
-_define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
+define_operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
+define_operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+define_operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+define_operator(operator.truediv, lambda builder, a, b: builder.fdiv(a, b))
 
 
 # ---- tuples of vectors --------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import ctypes
 import importlib
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.registry import Kernel, Selection, get_op
+from pyroclast_kernels.tables import FEW_TOKENS
 
 
 def _load_executor() -> Any:
@@ -39,6 +40,10 @@ _executor = _load_executor()
 # Parts per thread: more even out two unequal cores, each costs an atomic addition.
 PARTS_PER_THREAD = 2
 
+# Ops that give a whole token (or row) to one thread: with one there is nothing to share, and so no
+# need to meet before it.
+TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample")
+
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
@@ -47,19 +52,54 @@ def make_executor(n_threads: int) -> Any:
     return None if _executor is None else _executor.Executor(n_threads)
 
 
-def native_program(executor: Any, addresses: list[int], args: list[int], parts: list[int]) -> Any:
-    """A program of the native executor; the caller keeps the argument structs alive."""
-    return _executor.Program(executor, addresses, args, parts)
+def native_program(
+    executor: Any,
+    addresses: list[int],
+    args: list[int],
+    parts: list[int],
+    many: Sequence[int] = (),
+    n_tokens: Sequence[int] = (),
+    n_items: Sequence[int] = (),
+) -> Any:
+    """A program of the native executor; the caller keeps the argument structs alive.  many: other
+    kernels (or 0) for calls of more than FEW_TOKENS tokens, counted at the addresses n_tokens.
+    n_items: where calls whose items are each done by one thread are counted (or 0)."""
+    return _executor.Program(executor, addresses, args, parts, many, n_tokens, n_items)
+
+
+def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
+    """A recording of the executor's runs (trace.py reads it), with room for that many."""
+    return _executor.Trace(executor, spans_per_thread, n_runs)
 
 
 @dataclass
 class Call:
-    """One op of the program; `label` says where in the model it stands ("layer 3")."""
+    """One op of the program; `label` says where in the model it stands ("layer 3").  `many`, where
+    a tuned table has one, runs instead of `kernel` if the call has more than FEW_TOKENS tokens."""
 
     kernel: Kernel
     arguments: dict[str, Any]
     label: str
     slots: Any = None  # the argument struct of a compiled kernel: int64, 8 bytes a field
+    many: Kernel | None = None
+
+    @property
+    def n_tokens(self) -> Any:
+        """The call's count, int64 (1,), that the caller refills; None where the op has none."""
+        found = self.arguments.get("n_tokens", self.arguments.get("n_rows"))
+        return found if isinstance(found, np.ndarray) else None
+
+    def under(self, kernel: Kernel) -> Call:
+        """The same call of another kernel, whatever the number of tokens."""
+        slots = self.slots
+        if slots is None and kernel.function is None:
+            slots = pack_arguments(kernel, self.arguments)
+        return Call(kernel, self.arguments, self.label, slots)
+
+    def running(self) -> Kernel:
+        """The kernel that a run takes now."""
+        split = self.many is not None and self.n_tokens[0] > FEW_TOKENS
+        return self.many if self.many is not None and split else self.kernel
 
 
 def pack_arguments(kernel: Kernel, arguments: dict[str, Any]) -> Any:
@@ -88,9 +128,23 @@ class Recorder:
         self.label = ""
 
     def call(self, op: str, format: str = "f32", **arguments: Any) -> None:
-        kernel = self.selection.kernel(op, format)
+        self._add(*self.selection.kernels(op, format, arguments), arguments)
+
+    def call_fused(self, op: str, format: str = "f32", **arguments: Any) -> bool:
+        """Notes an op that stands for others (registry.FUSED); False, and nothing noted, where the
+        others were chosen apart."""
+        kernels = self.selection.fused(op, format, arguments)
+        if kernels is not None:
+            self._add(*kernels, arguments)
+        return kernels is not None
+
+    def _add(self, kernel: Kernel, many: Kernel, arguments: dict[str, Any]) -> None:
         slots = None if kernel.function else pack_arguments(kernel, arguments)
-        self.calls.append(Call(kernel, arguments, self.label, slots))
+        call = Call(kernel, arguments, self.label, slots)
+        # A Python function stands between two segments, whatever the count.
+        if many is not kernel and call.n_tokens is not None and not kernel.function:
+            call.many = None if many.function else many
+        self.calls.append(call)
 
 
 class Program:
@@ -101,17 +155,17 @@ class Program:
         self.native_seconds = 0.0
         n_threads = 1 if executor is None else executor.n_threads
         self.n_parts = 1 if n_threads == 1 else n_threads * PARTS_PER_THREAD
-        self._executor = executor
-        segments = self._segments(calls)
-        self._native = segments[0] if len(segments) == 1 and executor is not None else None
-        self._steps = [self._step(segment) for segment in segments]
+        self.executor = executor
+        self.segments = self._segments(calls, executor is None)
+        self._steps = [self._step(segment) for segment in self.segments]
+        self._unwatched = self._steps
 
     @staticmethod
-    def _segments(calls: list[Call]) -> list[list[Call]]:
-        """Runs of compiled kernels together, each Python function on its own."""
+    def _segments(calls: list[Call], alone: bool) -> list[list[Call]]:
+        """Runs of compiled kernels together, unless `alone`; each Python function on its own."""
         segments: list[list[Call]] = []
         for call in calls:
-            native = call.kernel.function is None
+            native = call.kernel.function is None and not alone
             if segments and native and segments[-1][-1].kernel.function is None:
                 segments[-1].append(call)
             else:
@@ -123,22 +177,22 @@ class Program:
         if function is not None:
             arguments = segment[0].arguments
             return lambda: function(**arguments)
-        if self._executor is not None:
+        if self.executor is not None:
             return self._native_program(segment).run  # type: ignore[no-any-return]
-        bound = [(_C_KERNEL(c.kernel.address), c.slots.ctypes.data) for c in segment]
-
-        def run() -> None:
-            for kernel, slots in bound:
-                kernel(slots, 0, 1)
-
-        return run
+        [call] = segment
+        kernels = {k.address: _C_KERNEL(k.address) for k in (call.kernel, call.many) if k}
+        slots = call.slots.ctypes.data
+        return lambda: kernels[call.running().address](slots, 0, 1)
 
     def _native_program(self, segment: list[Call]) -> Any:
         return native_program(
-            self._executor,
+            self.executor,
             [c.kernel.address for c in segment],
             [c.slots.ctypes.data for c in segment],
             [self.n_parts] * len(segment),
+            [c.many.address if c.many else 0 for c in segment],
+            [c.n_tokens.ctypes.data if c.many else 0 for c in segment],
+            [c.n_tokens.ctypes.data if c.kernel.op in TOKEN_OPS else 0 for c in segment],
         )
 
     def run(self) -> None:
@@ -148,18 +202,28 @@ class Program:
             step()
         self.native_seconds += time.perf_counter() - start
 
+    def is_traced(self, segment: int) -> bool:
+        """Whether the executor runs that segment, and so records its parts."""
+        return self.executor is not None and self.segments[segment][0].kernel.function is None
+
+    def watch(self, note: Callable[[int, int, int], None] | None) -> None:
+        """From now on `note` is told each segment's number, begin and end (perf_counter_ns), until
+        it is None again; see trace.py."""
+        self._steps = self._unwatched
+        if note is not None:
+            self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]
+
     def run_one(self, index: int) -> None:
         """Only call number `index`: to look at every result of a step in turn."""
         self._step([self.calls[index]])()
 
-    def profile(self) -> list[float]:
-        """Runs one step and returns the microseconds of each call."""
-        if self._native is not None:
-            return [ns / 1000 for ns in self._native_program(self._native).profile()]
-        times = []
-        for i in range(len(self.calls)):
-            step = self._step([self.calls[i]])
-            start = time.perf_counter()
-            step()
-            times.append((time.perf_counter() - start) * 1e6)
-        return times
+
+def _timed(
+    number: int, step: Callable[[], object], note: Callable[[int, int, int], None]
+) -> Callable[[], object]:
+    def run() -> None:
+        begin = time.perf_counter_ns()
+        step()
+        note(number, begin, time.perf_counter_ns())
+
+    return run

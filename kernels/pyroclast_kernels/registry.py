@@ -7,10 +7,14 @@ the variant `numpy`.
 Where variants come from, none of them listed anywhere else:
     numpy                  the op's reference
     cpp-<level>            <op>/cpp*.cpp, compiled once per instruction-set level
+    cpp-<name>             one that CPP_VARIANTS of the op's folder names beside those
     numba, cython, ...     <op>/<technology>_cpu.py, which registers itself with @op.variant
+    numba-<name>, ...      a file of a user's own, wherever it lies: see own_variants.py
 
-Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op.
-Precedence: explicit rule, then the fixed order of PREFERENCE, NumPy last.
+Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op; the word
+`frozen` among them, or PYROCLAST_FROZEN=1, leaves tuned tables out.
+Precedence: explicit rule, this machine's tuned table (tables.py), the fixed order of PREFERENCE,
+NumPy last.
 """
 
 from __future__ import annotations
@@ -18,27 +22,37 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from pyroclast_kernels import features
+from pyroclast_kernels import features, tables
+from pyroclast_kernels.compiled import compiled_kernels
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.tuned import Tuned
 
+Bind = Callable[[str], "int | Callable[..., None]"]  # format -> what runs
+FROZEN = "frozen"  # among the rules: no tuned tables
 CPP_LEVELS = tuple(features.LEVEL_FLAGS)
-PREFERENCE = ("cpp-avx512vnni", "cpp-avx2", "cython", "cpp-baseline", "numba", "numpy")
+PREFERENCE = (
+    "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx2", "cython", "cpp-baseline", "numba", "numpy",
+)  # fmt: skip
 TECHNOLOGIES = ("numba", "cython")  # files <technology>_cpu.py in an op's folder
 OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "swiglu", "softmax",
-    "sample", "pack",
+    "sample", "gate_up", "pack",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",
     "quantize": "activation",
     "swiglu": "activation",
+    "gate_up": "matmul",
     "pack": "matmul",
 }
+# An op that does the work of others in one pass, with the same bits -> those others.
+FUSED = {"gate_up": ("matmul", "swiglu")}
 
 
 def folder_of(op_name: str) -> str:
@@ -66,7 +80,7 @@ class Variant:
     formats: tuple[str, ...]
     bit_group: str
     unavailable: str  # why it cannot run here; empty if it can
-    bind: Callable[[str], int | Callable[..., None]]
+    bind: Bind
 
 
 @dataclass
@@ -94,10 +108,11 @@ class Op:
         formats: tuple[str, ...] | None = None,
         bit_group: str | None = None,
         unavailable: str = "",
-    ) -> Callable[[Callable[[str], int]], Callable[[str], int]]:
-        """Registers the decorated function, format -> address of a kernel of the C ABI."""
+    ) -> Callable[[Bind], Bind]:
+        """Registers the decorated function: format -> address of a kernel of the C ABI, or a
+        Python function with the reference's parameters."""
 
-        def register(bind: Callable[[str], int]) -> Callable[[str], int]:
+        def register(bind: Bind) -> Bind:
             known = formats or self.formats
             self._add(Variant(self.name, name, known, bit_group or name, unavailable, bind))
             return bind
@@ -105,20 +120,9 @@ class Op:
         return register
 
 
-@cache
 def cpp_kernels(level: str) -> tuple[dict[str, int], str]:
     """({"op.format": address}, why there are none) of one instruction-set level."""
-    reason = features.why_not(level)
-    if reason:
-        return {}, reason
-    name = f"pyroclast_kernels._cpp_{level}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return {}, "not built: no C++ compiler at install (see `pyroclast doctor`)"
-    return dict(module.kernels()), ""
+    return compiled_kernels(f"_cpp_{level}", level)
 
 
 @cache
@@ -132,20 +136,32 @@ def get_op(name: str) -> Op:
     formats = getattr(contract, "OP_FORMATS", {}).get(name, contract.FORMATS)
     op = Op(name, getattr(reference, name), formats)
     for level in CPP_LEVELS:
-        _add_cpp(op, level)
+        _add_cpp(op, level, level, "baseline" if level == "baseline" else "fma")
+    for marked, level in getattr(contract, "CPP_VARIANTS", {}).get(name, {}).items():
+        _add_cpp(op, level, marked, marked, f"@{marked}")
     return op
 
 
-def _add_cpp(op: Op, level: str) -> None:
+def _add_cpp(op: Op, level: str, name: str, bit_group: str, mark: str = "") -> None:
+    """The op's kernels in the build of a level; those that end in `mark`, or in none."""
     kernels, reason = cpp_kernels(level)
-    prefix = op.name + "."
-    formats = tuple(key[len(prefix) :] for key in kernels if key.startswith(prefix))
-    if not reason and not formats:
+    addresses: dict[str, int] = {}
+    for key, address in kernels.items():
+        target, at, rest = key.partition("@")
+        op_name, _, format = target.partition(".")
+        if op_name == op.name and at + rest == mark:
+            addresses[format] = address
+    if not reason and not addresses:
         return  # this op has no C++ source
-    bit_group = "baseline" if level == "baseline" else "fma"
-    op.variant(f"cpp-{level}", formats=formats, bit_group=bit_group, unavailable=reason)(
-        lambda format: kernels[prefix + format]
+    op.variant(f"cpp-{name}", formats=tuple(addresses), bit_group=bit_group, unavailable=reason)(
+        lambda format: addresses[format]
     )
+
+
+def preference() -> tuple[str, ...]:
+    """PREFERENCE, without what this CPU has but does not run faster: that comes last of all."""
+    slow = () if features.has_fast_bf16_dot() else ("cpp-avx512bf16",)
+    return tuple(name for name in PREFERENCE if name not in slow)
 
 
 @cache
@@ -161,10 +177,13 @@ def load_technology(op_name: str, technology: str) -> bool:
 
 def all_variants(op_name: str) -> dict[str, Variant]:
     """Every variant of an op, best first; imports the optional technologies."""
+    from pyroclast_kernels import own_variants  # which imports this module
+
     for technology in TECHNOLOGIES:
         load_technology(op_name, technology)
+    own_variants.load(op_name)
     variants = get_op(op_name).variants
-    order = {name: i for i, name in enumerate(PREFERENCE)}
+    order = {name: i for i, name in enumerate(preference())}
     return dict(sorted(variants.items(), key=lambda item: order.get(item[0], len(order))))
 
 
@@ -172,15 +191,21 @@ class Selection:
     """Which variant runs, for each op and format: parsed rules over the fixed order.
 
     rules: `op[.format]=variant` separated by commas; None reads PYROCLAST_KERNELS.  Raises
-    KernelError for a rule that names nothing, or a variant that cannot run here.
+    KernelError for a rule that names nothing, or a variant that cannot run here.  table: the name
+    of the tuned table in use, or "defaults"; table_notes: why, or what of it is passed over.
     """
 
     def __init__(self, rules: str | None = None) -> None:
         self.rules = os.environ.get("PYROCLAST_KERNELS", "") if rules is None else rules
         self._wanted: dict[tuple[str, str], str] = {}
-        for rule in filter(None, (part.strip() for part in self.rules.split(","))):
-            self._add_rule(rule)
+        words = [part.strip() for part in self.rules.split(",")]
+        frozen = FROZEN in words or os.environ.get("PYROCLAST_FROZEN", "0") not in ("", "0")
+        for rule in words:
+            if rule not in ("", FROZEN):
+                self._add_rule(rule)
         self.resolved: dict[str, str] = {}
+        self._tuned = Tuned(frozen)
+        self.table, self.table_notes = self._tuned.name, self._tuned.notes
 
     def _add_rule(self, rule: str) -> None:
         target, equals, variant = (part.strip() for part in rule.partition("="))
@@ -206,13 +231,60 @@ class Selection:
         """The kernel that runs for an op and format; KernelError says why a rule cannot hold."""
         return self._bind(get_op(op_name), self.variant(op_name, format), format)
 
-    def variant(self, op_name: str, format: str = "f32") -> Variant:
-        """The variant behind `kernel`, not yet bound: nothing is compiled."""
+    def kernels(self, op_name: str, format: str, args: Mapping[str, Any]) -> tuple[Kernel, Kernel]:
+        """The kernels of a call with these arguments, for few tokens and for many."""
+        op, shape = get_op(op_name), tables.shape_class(op_name, args)
+        few, many = self.variants(op_name, format, shape)
+        bound = self._bind(op, few, format)
+        return bound, bound if many is few else self._bind(op, many, format)
+
+    def variants(self, op_name: str, format: str, shape: str) -> tuple[Variant, Variant]:
+        """The variants of a shape class, for few tokens and for many, of one bit group."""
+        default = self.variant(op_name, format)
+        if self._rule(op_name, format):
+            return default, default
+        return self._tuned.variants(default, format, shape, all_variants)
+
+    def fused(
+        self, op_name: str, format: str, args: Mapping[str, Any]
+    ) -> tuple[Kernel, Kernel] | None:
+        """`kernels` of an op of FUSED, or None where it does not stand for its parts: a rule or the
+        order gives them variants that differ, or that have no such kernel.  A rule for the fused
+        op itself wins over its parts."""
         op = get_op(op_name)
+        if not {(op_name, format), (op_name, "")} & self._wanted.keys():
+            parts = {
+                part: format if format in get_op(part).formats else "f32" for part in FUSED[op_name]
+            }
+            names = {self.variant(part, f).name for part, f in parts.items()}
+            variant = op.variants.get(names.pop()) if len(names) == 1 else None
+            if variant is None or variant.unavailable or format not in variant.formats:
+                return None
+            if any(self._rule(part, f) for part, f in parts.items()):
+                kernel = self._bind(op, variant, format)
+                return kernel, kernel
+        return self.kernels(op_name, format, args)
+
+    def tuned_shapes(self, op_name: str, format: str) -> dict[str, list[str]]:
+        """variant -> the shape and token classes where the table puts it before the default."""
+        if self._rule(op_name, format):
+            return {}
+        return self._tuned.shapes(self.variant(op_name, format), format, all_variants)
+
+    def _rule(self, op_name: str, format: str) -> str:
+        """The variant that a rule asks for, or empty."""
         for key in ((op_name, format), (op_name, ""), ("*", format), ("*", "")):
             if key in self._wanted:
-                return self._forced(op_name, self._wanted[key], format)
-        for name in PREFERENCE:
+                return self._wanted[key]
+        return ""
+
+    def variant(self, op_name: str, format: str = "f32") -> Variant:
+        """The variant behind `kernel`, not yet bound: nothing is compiled.  Not the table's: that
+        takes a shape."""
+        op = get_op(op_name)
+        if rule := self._rule(op_name, format):
+            return self._forced(op_name, rule, format)
+        for name in preference():
             if name in TECHNOLOGIES:
                 load_technology(op_name, name)
             variant = op.variants.get(name)
@@ -235,7 +307,9 @@ class Selection:
 
     def _bind(self, op: Op, variant: Variant, format: str) -> Kernel:
         bound = variant.bind(format)
-        self.resolved[f"{op.name}.{format}"] = variant.name
+        key = f"{op.name}.{format}"
+        names = {variant.name, *filter(None, self.resolved.get(key, "").split("+"))}
+        self.resolved[key] = "+".join(sorted(names))  # several where the table splits shapes
         if callable(bound):
             return Kernel(op.name, format, variant.name, function=bound)
         return Kernel(op.name, format, variant.name, address=bound)
@@ -244,33 +318,3 @@ class Selection:
 def _known_variants(ops: Iterable[str]) -> str:
     names = {name: None for op in ops for name in all_variants(op)}
     return f"there are {', '.join(names)}"
-
-
-def report(rules: str | None = None) -> list[dict[str, str]]:
-    """One row per op, format and variant: op, format, variant, status, reason, bit_group.
-
-    status is "chosen", "available" or "unavailable"; reason says why an unavailable one is not.
-    """
-    selection = Selection(rules)
-    rows = []
-    for op_name in OP_NAMES:
-        for format in get_op(op_name).formats:
-            chosen = selection.variant(op_name, format).name
-            for variant in all_variants(op_name).values():
-                reason = variant.unavailable
-                if not reason and format not in variant.formats:
-                    reason = f"does not take format {format}"
-                status = "unavailable" if reason else "available"
-                if variant.name == chosen:
-                    status = "chosen"
-                rows.append(
-                    {
-                        "op": op_name,
-                        "format": format,
-                        "variant": variant.name,
-                        "status": status,
-                        "reason": reason,
-                        "bit_group": variant.bit_group,
-                    }
-                )
-    return rows

@@ -78,3 +78,9 @@ CASES = [
     _case(2, 64, False, 60.0),
     _case(64, 1536, True),
 ]
+
+# Hidden sizes of 1B to 8B models; one token is decoding, 512 are a prompt.
+BENCH_CASES = [
+    *(_quantize_case(n, d) for n in (1, 512) for d in (2048, 8192)),
+    *(_case(n, 8192, quantized) for n in (1, 512) for quantized in (False, True)),
+]

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "quantize.h"
+#include "silu.h"
 
 namespace {
 
@@ -28,8 +29,6 @@ struct SwigluArgs {
   Q8Block *out_q8;
   int64_t d_ff;
 };
-
-PYRO_INLINE f32x16 silu(f32x16 g) { return g / (set1(1.0f) + exp(set1(0.0f) - g)); }
 
 void swiglu(const void *args, int part, int n_parts) {
   const SwigluArgs &a = *static_cast<const SwigluArgs *>(args);

@@ -99,3 +99,5 @@ cdef inline void quantize_block(const float *x, Q8Block *out) noexcept nogil:
     out.minus_128_sum = -128 * total
     out.half_scaled[0] = out.scale * <float>first
     out.half_scaled[1] = out.scale * <float>(total - first)
+    out.minus_4_half_sum[0] = -4 * first
+    out.minus_4_half_sum[1] = -4 * (total - first)

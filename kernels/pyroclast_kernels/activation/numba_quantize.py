@@ -22,8 +22,9 @@ from pyroclast_kernels.numba_simd import (
     to_int,
 )
 
-# A Q8Block of native/abi.h: scale, sum_scaled, two sums, 32 values, two scaled sums of a half.
-Q8_BYTES = 56
+# A Q8Block of native/abi.h: scale, sum_scaled, two sums, 32 values, two scaled sums of a half,
+# two integer ones.
+Q8_BYTES = 64
 _TOP, _ZERO = np.float32(127), np.float32(0)
 
 
@@ -53,6 +54,8 @@ def quantize_block(a: Any, b: Any, out: Any) -> None:
     store_i8x16(out, 32, high)
     store_f32(out, 48, scale * np.float32(first))
     store_f32(out, 52, scale * np.float32(last))
+    store_i32(out, 56, -4 * first)
+    store_i32(out, 60, -4 * last)
 
 
 @inline

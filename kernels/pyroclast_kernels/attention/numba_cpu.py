@@ -2,4 +2,4 @@
 
 from pyroclast_kernels import numba_abi
 
-numba_abi.register("attention")
+numba_abi.register("attention", ("f32", "f16"))

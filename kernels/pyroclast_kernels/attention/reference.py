@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels import activations
+from pyroclast_kernels.attention import cache
 
 Array = NDArray[Any]
 
@@ -42,7 +43,10 @@ def attention(
     (1,); sequence s owns tokens [seq_starts[s], seq_starts[s + 1]) and row s of block_tables; qkv
     and the caches as of rope, which has run on this step's tokens.  out float32 (max_tokens,
     n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional; out_q8 wants a
-    head_dim in multiples of 32, since heads are quantized one by one.
+    head_dim in multiples of 32, since heads are quantized one by one.  block_size is 32.
+    With a cache in bf16 the queries are rounded to bf16 first; compiled kernels round each
+    exponential, relative to the largest of its split, to bf16 as well.  With q8_0 they round
+    queries, and exponentials times the scales of the values, to 16 bits of the largest.
     scratch float32 (max_split_tokens, n_heads, max_splits, value_stride + 2) and counters int32
     (max_split_tokens * n_heads, zero between calls) serve kernels that share one token's positions
     among threads.  float32 sums over splits of 512 positions, in order.
@@ -50,18 +54,17 @@ def attention(
     t, group = int(n_tokens[0]), n_heads // n_kv_heads
     y = np.zeros((t, n_heads, head_dim), np.float32)
     q = qkv[:t, : n_heads * head_dim].reshape(t, n_kv_heads, group, head_dim)
+    if k_cache.dtype == np.uint16:
+        q = cache.from_bf16(cache.to_bf16(q))
     for s in range(int(n_seqs[0])):
         for token in range(int(seq_starts[s]), int(seq_starts[s + 1])):
             end = int(positions[token]) + 1
             first = max(0, end - window) if window > 0 else 0
             blocks = block_tables[s, : -(-end // block_size)]
-            k = k_cache[blocks].transpose(1, 2, 0, 3).reshape(n_kv_heads, head_dim, -1)
-            v = v_cache[blocks].transpose(1, 0, 2, 3).reshape(n_kv_heads, -1, value_stride)
-            scores = (
-                q[token] @ k[:, :, first:end].astype(np.float32) / np.sqrt(np.float32(head_dim))
-            )
+            k, v = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
+            scores = q[token] @ k[:, :, first:end] / np.sqrt(np.float32(head_dim))
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             probs = scores / scores.sum(axis=-1, keepdims=True)
-            values = probs @ v[:, first:end, :head_dim].astype(np.float32)
+            values = probs @ v[:, first:end]
             y[token] = values.reshape(n_heads, head_dim)
     activations.put(y.reshape(t, -1), out, out_q8)

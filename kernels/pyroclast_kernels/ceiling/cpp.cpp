@@ -4,35 +4,32 @@
 
 #include "../native/abi.h"
 #include "../native/simd.h"
+#include "read.h"
 
 namespace {
 
 struct CeilingArgs {
   const uint8_t *data;
-  int64_t *sink;  // keeps the compiler from dropping the work; one slot per part
-  int64_t count;  // bytes to read, or rounds
+  int64_t *sink;  // one slot per part: the sum of the words read, or what keeps the work from going
+  int64_t count;  // bytes to read (a multiple of 64), or rounds
   int64_t n_streams;
   int64_t distance;
+  int64_t stripe;  // bytes that a part reads before it skips those of the others; 0: its own range
 };
 
-// Each part reads its own range, as n_streams runs side by side, prefetching `distance` ahead.
+// Every byte once, by all parts together.
 void read(const void *args, int part, int n_parts) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
-  const Range mine = split(a.count / 64, part, n_parts);
-  const int64_t length = (mine.end - mine.begin) / a.n_streams * 64;
-  const uint8_t *start = a.data + mine.begin * 64;
-  i32x16 sum[8];
-  for (i32x16 &s : sum) s = set1i(0);
-  for (int64_t i = 0; i < length; i += 64)
-    for (int64_t s = 0; s < a.n_streams; s++) {
-      const uint8_t *p = start + s * length + i;
-      if (a.distance) __builtin_prefetch(p + a.distance);
-      sum[s % 8] = sum[s % 8] ^ loadi(p);
-    }
-  for (int s = 1; s < 8; s++) sum[0] = sum[0] ^ sum[s];
-  int64_t kept;
-  std::memcpy(&kept, &sum[0], sizeof kept);
-  a.sink[part % 64] = kept;
+  int64_t sum = 0;
+  if (a.stripe == 0) {
+    const Range mine = split(a.count / kLine, part, n_parts);
+    sum = read_run(a.data + mine.begin * kLine, (mine.end - mine.begin) * kLine, a.n_streams,
+                   a.distance);
+  } else {
+    for (int64_t at = part * a.stripe; at < a.count; at += n_parts * a.stripe)
+      sum += read_run(a.data + at, std::min(a.stripe, a.count - at), a.n_streams, a.distance);
+  }
+  a.sink[part % 64] = sum & 0xffffffff;
 }
 
 constexpr int kAccumulators = 12;  // enough chains to hide the latency of every instruction
@@ -41,9 +38,10 @@ constexpr int kInFlight = kWidth == 16 ? 12 : 6;  // that fit the registers; AVX
 void multiply_add(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
   const f32x16 w = set1(float(a.data[0])), x = set1(1e-3f);
-  f32x16 acc[kInFlight];
+  f32x16
+      acc[kInFlight];  // from memory: where all lanes are known to be equal, one register will do
 #pragma GCC unroll 12
-  for (int k = 0; k < kInFlight; k++) acc[k] = set1(float(k));
+  for (int k = 0; k < kInFlight; k++) acc[k] = to_float(loadi(a.data + k * 64));
   for (int64_t i = 0; i < a.count * (kAccumulators / kInFlight); i++) {
 #pragma GCC unroll 12
     for (int k = 0; k < kInFlight; k++) acc[k] = fma(w, x, acc[k]);

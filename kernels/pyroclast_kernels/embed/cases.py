@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pyroclast_kernels import formats
 from pyroclast_kernels.cases import Arguments, Case
 from pyroclast_kernels.embed import FORMATS
 from pyroclast_kernels.matmul.blocks import LAYOUTS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.cases import BENCH_FORMATS, BENCH_SHAPES, bench_weight, raw_rows
 from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
 
 
@@ -44,6 +46,26 @@ def _columns(format: str) -> int:
     """Of a header: a width that is no multiple of it cannot be packed."""
     return LAYOUTS[format].columns if format in LAYOUTS else 32
 
+
+def _bench(n_tokens: int, format: str, n_rows: int, n_cols: int) -> Arguments:
+    """As _embed, with the weight that matmul's cases have."""
+    rng = np.random.default_rng(n_tokens)
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "token_ids": rng.integers(0, n_rows, n_tokens).astype(np.int32),
+        "weight": bench_weight(format, n_rows, n_cols),
+        "out": np.zeros((n_tokens, n_cols), np.float32),
+        "n_cols": n_cols,
+    }
+
+
+def _bench_case(n_tokens: int, format: str) -> Case:
+    n_rows, n_cols = BENCH_SHAPES[-1]
+    case = _case(n_tokens, format, n_rows, n_cols)
+    return replace(case, make=lambda: _bench(n_tokens, format, n_rows, n_cols))
+
+
+BENCH_CASES = [_bench_case(n, f) for f in BENCH_FORMATS for n in (1, 512)]
 
 CASES = [
     _case(n, f, v, n_headers * _columns(f))

@@ -38,7 +38,7 @@ class Layout:
 
     read takes the structured blocks of a file (n, n_headers) to (codes, small); scales takes
     Blocks to (scale, minimum), float32 (n, n_headers, columns / scale_columns): a value is scale *
-    (code - offset) + minimum.  float_offset: the kernels take the offset off in float32.
+    (code - offset) + minimum.
     """
 
     columns: int
@@ -49,7 +49,6 @@ class Layout:
     scale_columns: int
     read: Callable[[Any], tuple[Array, Array]]
     scales: Callable[[Blocks], tuple[Array, Array]]
-    float_offset: bool = False
 
     @property
     def header_bytes(self) -> int:
@@ -77,15 +76,13 @@ def read_blocks(raw: Array, format: str) -> Blocks:
 
 def values_of(blocks: Blocks, format: str) -> tuple[Array, Array]:
     """(values, minimums), both float32 (n, n_cols).  minimums are the terms that kernels add apart
-    from the products: m, -dmin * m, or an offset that is not taken off the integers."""
+    from the products: m or -dmin * m."""
     layout = LAYOUTS[format]
     n, n_headers, _ = blocks.codes.shape
     codes = blocks.codes.reshape(n, n_headers, -1, layout.scale_columns)
     with np.errstate(invalid="ignore", over="ignore"):
         scale, minimum = (x[..., None] for x in layout.scales(blocks))
         values = scale * (codes.astype(np.int16) - layout.offset).astype(np.float32) + minimum
-        if layout.float_offset:
-            minimum = scale * np.float32(-layout.offset)
     return values.reshape(n, -1), np.broadcast_to(minimum, values.shape).reshape(n, -1)
 
 
@@ -240,8 +237,8 @@ LAYOUTS = {
     "q5_0": Layout(BLOCK, 1, 0, 5, 16, BLOCK, _read_five_bits, _scale_only),
     "q5_1": Layout(BLOCK, 2, 0, 5, 0, BLOCK, _read_five_bits, _scale_and_minimum),
     "q2_k": Layout(SUPER, 2, 16, 2, 0, 16, _read_q2_k, _scale_and_minimum_nibbles),
-    "q3_k": Layout(SUPER, 1, 16, 3, 4, 16, _read_q3_k, _signed_scales, float_offset=True),
+    "q3_k": Layout(SUPER, 1, 16, 3, 4, 16, _read_q3_k, _signed_scales),
     "q4_k": Layout(SUPER, 2, 16, 4, 0, BLOCK, _read_q4_k, _eight_and_eight),
     "q5_k": Layout(SUPER, 2, 16, 5, 0, BLOCK, _read_q5_k, _eight_and_eight),
-    "q6_k": Layout(SUPER, 1, 16, 6, 32, 16, _read_q6_k, _signed_scales, float_offset=True),
+    "q6_k": Layout(SUPER, 1, 16, 6, 32, 16, _read_q6_k, _signed_scales),
 }

@@ -1,6 +1,9 @@
-"""Cases of `matmul` and `pack`: the shapes of real models, and the awkward ones."""
+"""Cases of `matmul`, `gate_up` and `pack`: the shapes of real models, and the awkward ones."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,8 +16,13 @@ from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
 # (n_tokens, n_rows, n_cols): one row, rows that do not fill a group of 16, every tile tail.
 _ODD = [(1, 1, 32), (3, 17, 96), (13, 50, 64), (17, 33, 160), (25, 16, 32)]
 _MODELS = [(1, 576, 576), (1, 960, 1536), (4, 1536, 576), (64, 576, 1536)]
+# Plain values: columns that fill no vector, an odd one out of pairs, one alone; activations that
+# are laid out in several goes, and weights in several panels.
+_ODD_VALUES = [(1, 1, 1), (2, 3, 33), (5, 70, 17), (7, 40, 15), (29, 33, 95), (9, 130, 2048)]
+_LONG = (66, 17, 32768)
 _ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)]
 _MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
+BF16_ROUNDING = 2.0**-8  # largest relative error of a bfloat16, which has 8 significant bits
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
 
 
@@ -41,11 +49,15 @@ def _weight(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) -> 
     return weight
 
 
-def _matmul(shape: tuple[int, int, int], format: str, bias: bool, accumulate: bool) -> Arguments:
+def _matmul(
+    shape: tuple[int, int, int], format: str, bias: bool, accumulate: bool, rounds: bool
+) -> Arguments:
     n_tokens, n_rows, n_cols = shape
     rng = np.random.default_rng([n_tokens, n_rows, n_cols])
     x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32)
     x[0, : n_cols // 2] *= 100  # blocks of very different scale
+    if format == "bf16" and not rounds:
+        x.view(np.uint32)[:] &= 0xFFFF0000  # a bfloat16 already: no variant may lose any of it
     stride = n_rows + 3
     return {
         "n_tokens": np.array([n_tokens]),
@@ -69,27 +81,82 @@ def _matmul_bound(arguments: Arguments, expected: Array) -> Array:
     # apart, its terms and the products may both be larger than their sum.
     weights, minimums = weight.terms()
     sums = np.abs(values) @ (np.abs(weights) + 2 * np.abs(minimums)).T
+    per_sum = 2 * (n_terms + 4) * EPS
+    if weight.format == "bf16" and (x.view(np.uint32) & 0xFFFF).any():
+        per_sum += BF16_ROUNDING
     bound = np.zeros_like(expected)
-    bound[: len(sums), : weight.n_rows] = 2 * (n_terms + 4) * EPS * sums + 4 * EPS * np.abs(
+    bound[: len(sums), : weight.n_rows] = per_sum * sums + 4 * EPS * np.abs(
         expected[: len(sums), : weight.n_rows]
     )
     return bound
 
 
-def _matmul_case(shape: tuple[int, int, int], format: str, bias: bool, accumulate: bool) -> Case:
+def _matmul_case(
+    shape: tuple[int, int, int], format: str, bias: bool, accumulate: bool, rounds: bool = False
+) -> Case:
     n_tokens, n_rows, n_cols = shape
-    suffix = "-bias" * bias + "-accumulate" * accumulate
+    suffix = "-bias" * bias + "-accumulate" * accumulate + "-rounds" * rounds
     weight_bytes = n_rows * formats.row_bytes(n_cols, format)
     return Case(
         op="matmul",
         format=format,
         name=f"{n_tokens}x{n_rows}x{n_cols}{suffix}",
-        make=lambda: _matmul(shape, format, bias, accumulate),
+        make=lambda: _matmul(shape, format, bias, accumulate, rounds),
         outputs=("out",),
         bound=_matmul_bound,
-        reason="float32 dot product: error <= 2 n eps sum |w||x|; exact integers inside a block",
+        reason="float32 dot product: error <= 2 n eps sum |w||x|; exact integers inside a block"
+        + "; x rounded to 8 bits: 2^-8 sum |w||x|" * rounds,
         flops=2 * n_tokens * n_rows * n_cols,
         bytes=weight_bytes + 4 * n_tokens * (n_rows + n_cols),
+    )
+
+
+def _gate_up(shape: tuple[int, int, int], format: str, outputs: str) -> Arguments:
+    n_tokens, d_ff, n_cols = shape
+    rng = np.random.default_rng([n_tokens, d_ff, n_cols])
+    x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32) / np.float32(np.sqrt(n_cols))
+    x[0] *= 20  # gates far from zero, where silu is flat or the identity
+    q8 = np.zeros((n_tokens + 1, d_ff // 32), activations.Q8_BLOCK)
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "x": activations.quantize(x),
+        "weight": _weight(rng, 2 * d_ff, n_cols, format),
+        "out": np.zeros((n_tokens + 1, d_ff), np.float32) if "values" in outputs else None,
+        "out_q8": q8 if "q8" in outputs else None,
+        "d_ff": d_ff,
+        "n_cols": n_cols,
+    }
+
+
+def _gate_up_bound(arguments: Arguments, expected: Array) -> Array:
+    """|d(silu(g) u)| <= 1.1 |u| dg + |silu(g)| du and the rounding of silu itself; dg and du are
+    the bounds of the products."""
+    weight, d_ff = arguments["weight"], arguments["d_ff"]
+    x = activations.dequantize(arguments["x"])
+    sums = np.zeros((len(x), 2 * d_ff), np.float32)
+    errors = _matmul_bound(arguments, sums)
+    y = x @ weight.dequantize().T
+    gate, up = y[:, :d_ff], y[:, d_ff:]
+    with np.errstate(over="ignore"):
+        silu = np.abs(gate / (1 + np.exp(-gate)))
+    bound = np.zeros_like(expected)
+    bound[: len(x)] = 1.1 * np.abs(up) * errors[:, :d_ff] + silu * errors[:, d_ff:]
+    bound[: len(x)] += 8 * EPS * silu * np.abs(up) + 1e-37
+    return bound
+
+
+def _gate_up_case(shape: tuple[int, int, int], format: str, outputs: str) -> Case:
+    n_tokens, d_ff, n_cols = shape
+    return Case(
+        op="gate_up",
+        format=format,
+        name=f"{n_tokens}x{d_ff}x{n_cols}-{outputs}",
+        make=lambda: _gate_up(shape, format, outputs),
+        outputs=("out", "out_q8"),
+        bound=_gate_up_bound,
+        reason="two float32 dot products, carried through silu(g) * u; silu to a few ulp",
+        flops=4 * n_tokens * d_ff * n_cols,
+        bytes=2 * d_ff * formats.row_bytes(n_cols, format) + 4 * n_tokens * (d_ff + n_cols),
     )
 
 
@@ -132,4 +199,77 @@ CASES = [
         _matmul_case((14, 50, n_cols), f, False, True),
         *(_pack_case(f, *s) for s in [(1, n_cols // 2), (40, n_cols * 3 // 2), (100, n_cols)]),
     )
+] + [
+    _gate_up_case((n_tokens, d_ff, LAYOUTS[f].columns * n_blocks), f, outputs)
+    for f in BLOCK_FORMATS
+    for n_tokens, d_ff, n_blocks, outputs in [
+        (1, 32, 1, "values-q8"), (2, 48, 3, "values"), (7, 96, 2, "q8"), (25, 160, 1, "values-q8"),
+    ]
+]  # fmt: skip
+CASES += [
+    case
+    for f in FORMATS
+    if f not in BLOCK_FORMATS
+    for case in (
+        *(_matmul_case(shape, f, False, False) for shape in [*_ODD_VALUES, _LONG]),
+        _matmul_case((3, 50, 31), f, True, True),
+        _pack_case(f, 20, 33),
+    )
+]
+CASES += [
+    _matmul_case(shape, "bf16", False, False, rounds=True)
+    for shape in [(1, 576, 576), (13, 50, 63), (64, 576, 1536)]
+]
+
+# (n_rows, n_cols) of a 1B model: an attention projection, and one of the feed-forward block.
+BENCH_SHAPES = [(2048, 2048), (8192, 2048)]
+BENCH_FORMATS = ("f32", "bf16", "q8_0", "q4_0", "q4_k")
+
+
+@lru_cache(maxsize=1)
+def bench_weight(format: str, n_rows: int, n_cols: int) -> PackedWeight:
+    """A weight that neighbouring cases share, since it takes seconds to make; not to be written."""
+    # Rows repeat after 256: no product can tell, and random numbers cost more than all the rest.
+    raw = raw_rows(np.random.default_rng([n_rows, n_cols]), min(n_rows, 256), n_cols, format)
+    weight = PackedWeight.empty(format, n_rows, n_cols)
+    for first in range(0, n_rows, len(raw)):
+        pack_rows(raw[: n_rows - first], weight, first)
+    return weight
+
+
+def _bench(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Arguments:
+    rng = np.random.default_rng([n_tokens, n_rows, n_cols])
+    x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32)
+    return {
+        "n_tokens": np.array([n_tokens]),
+        "x": activations.quantize(x) if format in BLOCK_FORMATS else x,
+        "weight": bench_weight(format, n_rows, n_cols),
+        "bias": None,
+        "out": np.zeros((n_tokens, n_rows), np.float32),
+        "n_rows": n_rows,
+        "n_cols": n_cols,
+        "out_stride": n_rows,
+        "accumulate": 0,
+    }
+
+
+def _bench_case(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Case:
+    case = _matmul_case((n_tokens, n_rows, n_cols), format, False, False)
+    return replace(case, make=lambda: _bench(n_tokens, n_rows, n_cols, format))
+
+
+BENCH_CASES = [
+    *(
+        _bench_case(n, *shape, f)
+        for f in BENCH_FORMATS
+        for shape in BENCH_SHAPES
+        for n in (1, 8, 512)
+    ),
+    *(_pack_case(f, 512, 2048) for f in ("q8_0", "q4_k")),
+    *(
+        _gate_up_case((n, 2048, 2048), f, "q8")
+        for f in BENCH_FORMATS
+        if f in BLOCK_FORMATS
+        for n in (1, 512)
+    ),
 ]

@@ -59,7 +59,7 @@ __all__ = ["pack_bf16", "pack_f16", "pack_f32", "pack_q4_0", "pack_q4_1", "pack_
 # Byte offsets of the argument struct.
 _N_TOKENS, _X, _WEIGHT, _BIAS, _OUT, _N_ROWS, _N_COLS, _OUT_STRIDE, _ACCUMULATE = range(0, 72, 8)
 # A block of activations: scale, sum_scaled, then these, the last with 32 bytes, and two sums.
-_MINUS_8_SUM, _MINUS_128_SUM, _VALUES, _Q8_BYTES = 8, 12, 16, 56
+_MINUS_8_SUM, _MINUS_128_SUM, _VALUES, _Q8_BYTES = 8, 12, 16, 64
 # As in cpp.cpp: a panel is read once from memory, then from L2 for each further tile of tokens.
 _PANEL_BYTES = 512 * 1024
 

@@ -44,23 +44,25 @@ struct BlockOf32 : BlockLayout<Codes, 1, 1, HasMin ? 64 : 32> {
 // kOffset is what it makes good for.
 struct Q8_0 : BlockOf32<Codes8, false> {
   static constexpr int kOffset = 128;
-  static PYRO_INLINE int32_t start(const Q8Block &x) { return kOffsetInDot ? x.minus_128_sum : 0; }
+  static PYRO_INLINE int32_t start(const Q8Block &x, int) {
+    return kOffsetInDot ? x.minus_128_sum : 0;
+  }
 };
 struct Q4_0 : BlockOf32<Codes4, false> {
   static constexpr int kOffset = 8;
-  static PYRO_INLINE int32_t start(const Q8Block &x) { return x.minus_8_sum; }
+  static PYRO_INLINE int32_t start(const Q8Block &x, int) { return x.minus_8_sum; }
 };
 struct Q4_1 : BlockOf32<Codes4, true> {
   static constexpr int kOffset = 0;
-  static PYRO_INLINE int32_t start(const Q8Block &) { return 0; }
+  static PYRO_INLINE int32_t start(const Q8Block &, int) { return 0; }
 };
 struct Q5_0 : BlockOf32<Codes5, false> {
   static constexpr int kOffset = 16;
-  static PYRO_INLINE int32_t start(const Q8Block &x) { return 2 * x.minus_8_sum; }
+  static PYRO_INLINE int32_t start(const Q8Block &x, int) { return 2 * x.minus_8_sum; }
 };
 struct Q5_1 : BlockOf32<Codes5, true> {
   static constexpr int kOffset = 0;
-  static PYRO_INLINE int32_t start(const Q8Block &) { return 0; }
+  static PYRO_INLINE int32_t start(const Q8Block &, int) { return 0; }
 };
 
 // A format of plain values: for each column 16 values of kValueBytes.

@@ -1,4 +1,4 @@
-"""What `matmul` and `pack` mean, in NumPy."""
+"""What `matmul`, `gate_up` and `pack` mean, in NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.activations import dequantize
+from pyroclast_kernels.activations import dequantize, put
 from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
 
 Array = NDArray[Any]
@@ -28,8 +28,9 @@ def matmul(
 
     n_tokens int64 (1,); x (max_tokens, n_cols) float32, or Q8_BLOCK (max_tokens, n_cols // 32)
     for block-quantized weights; out float32, rows out_stride apart; `accumulate` adds to out.
-    Quantized products are exact inside a block of 32 columns; float32 sums elsewhere.  The sum
-    over k has one order for each row, whatever the number of tokens.
+    Quantized products are exact inside a block of 32 columns; float32 sums elsewhere.  For bf16
+    weights a variant may round x to bfloat16 as well (to nearest even), as the CPU's dot product
+    of pairs needs it.  The sum over k has one order for each row, whatever the number of tokens.
     """
     t = int(n_tokens[0])
     values = dequantize(x[:t]) if weight.takes_q8 else x[:t]
@@ -38,6 +39,30 @@ def matmul(
         y += bias
     rows = np.lib.stride_tricks.as_strided(out, (t, n_rows), (4 * out_stride, 4))
     rows[:] = rows + y if accumulate else y
+
+
+def gate_up(
+    n_tokens: Array,
+    x: Array,
+    weight: PackedWeight,
+    out: Array | None,
+    out_q8: Array | None,
+    d_ff: int,
+    n_cols: int,
+) -> None:
+    """out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g))  (Shazeer 2020), where
+    gate[t, i] = sum over k of weight[i, k] * x[t, k], and up the same with row d_ff + i: `matmul`
+    and `swiglu` in one.
+
+    n_tokens int64 (1,); x Q8_BLOCK (max_tokens, n_cols // 32); weight (2 * d_ff, n_cols), d_ff a
+    multiple of 16; out float32 (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are
+    both optional, out_q8 needs a multiple of 32.
+    """
+    assert d_ff % (32 if out_q8 is not None else 16) == 0 and n_cols == weight.n_cols
+    y = dequantize(x[: int(n_tokens[0])]) @ weight.dequantize().T
+    gate, up = y[:, :d_ff], y[:, d_ff:]
+    with np.errstate(over="ignore"):
+        put(gate / (np.float32(1) + np.exp(-gate)) * up, out, out_q8)
 
 
 def pack(raw: Array, weight: PackedWeight, n_rows: int, n_cols: int, row_offset: int) -> None:

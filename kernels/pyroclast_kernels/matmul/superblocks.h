@@ -5,9 +5,7 @@
 //   q6_k, q3_k  d; 16 signed scales                 one per 16 columns
 //   q2_k        d, dmin; 16 bytes scale | min << 4  one per 16 columns
 //
-// scale = d * integer and dmin * integer are exact in float32.  Where the sums of 16 columns are
-// scaled apart there is no integer to start them from, so q6_k and q3_k take their offset off by a
-// minimum of -32 or -4 scales.
+// scale = d * integer and dmin * integer are exact in float32.
 #pragma once
 
 #include "packed.h"
@@ -40,7 +38,7 @@ template <class Codes>
 struct ScalesAndMinimums : BlockLayout<Codes, 1, 8, 320> {
   static constexpr bool kHasMin = true;
   static constexpr int kOffset = 0;
-  static PYRO_INLINE int32_t start(const Q8Block &) { return 0; }
+  static PYRO_INLINE int32_t start(const Q8Block &, int) { return 0; }
   static PYRO_INLINE void load_scales(const uint8_t *header, int b, int, int r, NativeF &scale,
                                       NativeF &minimum) {
     const uint16_t *d = (const uint16_t *)header;
@@ -51,29 +49,31 @@ struct ScalesAndMinimums : BlockLayout<Codes, 1, 8, 320> {
   }
 };
 
-template <class Codes, int Offset>
+// The offset of the codes starts the integer sum of each half: Times4 is a fourth of it.
+template <class Codes, int Times4>
 struct SignedScales : BlockLayout<Codes, 2, 8, 288> {
-  static constexpr bool kHasMin = true;
-  static constexpr int kOffset = 0;
-  static PYRO_INLINE int32_t start(const Q8Block &) { return 0; }
+  static constexpr bool kHasMin = false;
+  static constexpr int kOffset = 4 * Times4;
+  static PYRO_INLINE int32_t start(const Q8Block &x, int half) {
+    return Times4 * x.minus_4_half_sum[half];
+  }
   static PYRO_INLINE void load_scales(const uint8_t *header, int b, int half, int r, NativeF &scale,
-                                      NativeF &minimum) {
+                                      NativeF &) {
     const uint8_t *small = header + 32 + kLanes * (2 * b + half);
     scale =
         load_half_native((const uint16_t *)header, r) * to_float_native(load_small<true>(small, r));
-    minimum = scale * float(-Offset);
   }
 };
 
 struct Q4_K : ScalesAndMinimums<Codes4> {};
 struct Q5_K : ScalesAndMinimums<Codes5> {};
-struct Q3_K : SignedScales<Codes3, 4> {};
-struct Q6_K : SignedScales<Codes6, 32> {};
+struct Q3_K : SignedScales<Codes3, 1> {};
+struct Q6_K : SignedScales<Codes6, 8> {};
 
 struct Q2_K : BlockLayout<Codes2, 2, 8, 320> {
   static constexpr bool kHasMin = true;
   static constexpr int kOffset = 0;
-  static PYRO_INLINE int32_t start(const Q8Block &) { return 0; }
+  static PYRO_INLINE int32_t start(const Q8Block &, int) { return 0; }
   static PYRO_INLINE void load_scales(const uint8_t *header, int b, int half, int r, NativeF &scale,
                                       NativeF &minimum) {
     const uint16_t *d = (const uint16_t *)header;

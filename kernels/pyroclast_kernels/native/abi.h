@@ -18,7 +18,7 @@ using Kernel = void (*)(const void *args, int part, int n_parts);
 // Activations of one block of 32 values, quantized to 8 bits: x[i] ~= scale * values[i].
 // The sums let a kernel cancel the offset of unsigned weights, or add a minimum, without a second
 // pass: sum_scaled = scale * sum(values), half_scaled the same of the first and the last 16 values;
-// minus_8_sum and minus_128_sum start an integer accumulator.
+// minus_8_sum, minus_128_sum and, of each half, minus_4_half_sum start an integer accumulator.
 struct Q8Block {
   float scale;
   float sum_scaled;
@@ -26,11 +26,13 @@ struct Q8Block {
   int32_t minus_128_sum;
   int8_t values[32];
   float half_scaled[2];
+  int32_t minus_4_half_sum[2];
 };
-static_assert(sizeof(Q8Block) == 56, "activations.py mirrors this struct");
+static_assert(sizeof(Q8Block) == 64, "activations.py mirrors this struct");
 
 struct KernelEntry {
-  const char *name;  // "op.format", for instance "matmul.q8_0"
+  const char *name;  // "op.format", for instance "matmul.q8_0"; "op.format@variant" for a kernel
+                     // that this level has beside its own (CPP_VARIANTS of the op's folder)
   Kernel function;
 };
 

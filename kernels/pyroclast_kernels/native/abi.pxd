@@ -22,6 +22,7 @@ cdef extern from "native/abi.h" nogil:
         int32_t minus_128_sum
         int8_t values[32]
         float half_scaled[2]
+        int32_t minus_4_half_sum[2]
 
     # The half-open range of items that part `part` of `n_parts` handles.
     ctypedef struct Range:

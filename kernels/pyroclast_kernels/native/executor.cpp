@@ -54,6 +54,27 @@ void futex_wake_all(std::atomic<uint32_t> &word) {
 
 }  // namespace
 
+Trace::Trace(int n_threads, size_t spans_per_thread, size_t n_runs)
+    : lanes(n_threads), runs(n_runs) {
+  for (Lane &lane : lanes) {
+    lane.spans.reset(new PartSpan[spans_per_thread]);  // not zeroed: most of it is never touched
+    lane.size = spans_per_thread;
+  }
+}
+
+bool Trace::has_room() {
+  if (runs_used < runs.size()) return true;
+  n_dropped++;
+  return false;
+}
+
+void Trace::Lane::add(const PartSpan &span) {
+  if (used < size)
+    spans[used++] = span;
+  else
+    n_dropped++;
+}
+
 Executor::Executor(int n_threads) : n_threads_(n_threads), owner_pid_(getpid()) {
   if (n_threads < 1) throw std::invalid_argument("n_threads must be at least 1");
   start_workers();
@@ -91,7 +112,21 @@ void Executor::wait_until_left(uint32_t run_id) {
   }
 }
 
-void Executor::run(const Call *calls, int n_calls, int64_t *call_ns) {
+// Who has spun in vain sleeps: it is the other thread, in the middle of its part, that has lost its
+// core to somebody, and a core that falls idle is what the operating system moves it to.
+void Executor::Progress::wait() {
+  if (spin([&] { return over.load(std::memory_order_acquire) != 0; })) return;
+  sleepers.fetch_add(1);  // sequentially consistent, like the store to `over`: no wake-up is missed
+  while (over.load() == 0) futex_wait(over, 0);
+  sleepers.fetch_sub(1);
+}
+
+void Executor::Progress::set_over() {
+  over.store(1);
+  if (sleepers.load() > 0) futex_wake_all(over);
+}
+
+void Executor::run(const Call *calls, int n_calls) {
   if (owner_pid_ != getpid()) {  // forked: the child starts threads of its own
     for (auto &worker : workers_) {
       worker->thread.detach();
@@ -110,30 +145,62 @@ void Executor::run(const Call *calls, int n_calls, int64_t *call_ns) {
   for (int i = 0; i < n_calls; i++) {
     run.progress[i].next.store(0, std::memory_order_relaxed);
     run.progress[i].done.store(0, std::memory_order_relaxed);
+    run.progress[i].over.store(0, std::memory_order_relaxed);
   }
-  current_.store(id);  // sequentially consistent, like sleepers_: no wake-up can be missed
-  if (sleepers_.load() > 0) futex_wake_all(current_);
-  walk(run, call_ns);
+  run.trace = trace_ && trace_->has_room() ? trace_ : nullptr;
+  if (!run.trace) {
+    publish(id);
+    return walk<false>(run, 0);
+  }
+  int64_t begin = now_ns();
+  run.trace_run = int32_t(run.trace->runs_used);
+  publish(id);
+  walk<true>(run, 0);
+  run.trace->runs[run.trace->runs_used++] = {begin, now_ns()};
 }
 
-void Executor::walk(Run &run, int64_t *call_ns) {
-  int64_t start = call_ns ? now_ns() : 0;
-  for (size_t i = 0; i < run.calls.size(); i++) {
-    const Call &call = run.calls[i];
+void Executor::publish(uint32_t id) {
+  current_.store(id);  // sequentially consistent, like sleepers_: no wake-up can be missed
+  if (sleepers_.load() > 0) futex_wake_all(current_);
+}
+
+template <bool traced>
+void Executor::run_part(Run &run, int call, int part, int n_parts, int thread) {
+  int64_t begin = traced ? now_ns() : 0;
+  run.calls[call].run(part, n_parts);
+  // Before the part counts as done: when run() returns, the trace is complete and nobody
+  // writes it any more.  A straggler gets no part, and so never looks at the trace.
+  if (traced)
+    run.trace->lanes[thread].add({run.trace_run, int32_t(call), part, thread, begin, now_ns()});
+}
+
+// All parts of `call` are done: the calls after it that have one item each, then everybody goes on.
+template <bool traced>
+void Executor::finish(Run &run, int call, int thread) {
+  const int n_calls = int(run.calls.size());
+  int last = call;
+  while (last + 1 < n_calls && run.calls[last + 1].is_single()) {
+    last++;
+    run.progress[last].next.store(run.calls[last].n_parts, std::memory_order_relaxed);
+    run_part<traced>(run, last, 0, 1, thread);
+  }
+  for (; call <= last; call++) run.progress[call].set_over();
+}
+
+template <bool traced>
+void Executor::walk(Run &run, int thread) {
+  for (int i = 0; i < int(run.calls.size()); i++) {
+    const int n_parts = run.calls[i].n_parts;
     Progress &progress = run.progress[i];
     for (;;) {
       int32_t part = progress.next.fetch_add(1, std::memory_order_relaxed);
-      if (part >= call.n_parts) break;
-      call.function(call.args, part, call.n_parts);
-      progress.done.fetch_add(1, std::memory_order_release);
+      if (part >= n_parts) break;
+      run_part<traced>(run, i, part, n_parts, thread);
+      // Acquire as well: whoever is last has seen what all parts wrote, and may read it.
+      if (progress.done.fetch_add(1, std::memory_order_acq_rel) == n_parts - 1)
+        finish<traced>(run, i, thread);
     }
-    auto over = [&] { return progress.done.load(std::memory_order_acquire) >= call.n_parts; };
-    while (!spin(over)) sched_yield();
-    if (call_ns) {
-      int64_t now = now_ns();
-      call_ns[i] = now - start;
-      start = now;
-    }
+    progress.wait();
   }
 }
 
@@ -150,7 +217,11 @@ void Executor::work(int index) {
     if (stop_.load()) return;
     // The newest run is the only one with work left: run() returns when all of its parts are done.
     seen = current_.load(std::memory_order_acquire);
-    walk(runs_[seen % kRuns], nullptr);
+    Run &run = runs_[seen % kRuns];
+    if (run.trace)
+      walk<true>(run, index + 1);
+    else
+      walk<false>(run, index + 1);
     self.finished.store(seen, std::memory_order_release);
   }
 }

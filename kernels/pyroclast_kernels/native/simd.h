@@ -35,9 +35,11 @@ struct i32x16 {
   NativeI v[kRegs];
 };
 
+// x - 0 is x for every x, so this is a broadcast and nothing else; 0 + x would turn -0 into 0, and
+// the compiler has to add.
 PYRO_INLINE f32x16 set1(float x) {
   f32x16 out;
-  PYRO_EACH out.v[r] = NativeF{} + x;
+  PYRO_EACH out.v[r] = x - NativeF{};
   return out;
 }
 PYRO_INLINE i32x16 set1i(int32_t x) {
@@ -310,30 +312,39 @@ PYRO_INLINE uint16_t float_to_half(float f) {
 #endif
 }
 
-PYRO_INLINE f32x16 load_half(const uint16_t *p) {
-  f32x16 out;
+// 16-bit integers, zero-extended to a lane each.
+PYRO_INLINE NativeI load_u16_native(const uint16_t *p) {
 #if defined(__AVX512F__)
-  out.v[0] = (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-#elif defined(__F16C__)
-  PYRO_EACH out.v[r] = (NativeF)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
+  return (NativeI)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__AVX2__)
+  return (NativeI)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__SSE4_1__)
+  return (NativeI)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p));
 #else
-  float t[kLanes];
-  for (int i = 0; i < kLanes; i++) t[i] = half_to_float(p[i]);
-  out = load(t);
-#endif
+  NativeI out;
+  for (int i = 0; i < kWidth; i++) out[i] = p[i];
   return out;
+#endif
 }
+
 // Part r of 16 half floats.
 PYRO_INLINE NativeF load_half_native(const uint16_t *p, [[maybe_unused]] int r) {
 #if defined(__AVX512F__)
   return (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
   return (NativeF)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
-#else
-  NativeF out;
-  for (int i = 0; i < kWidth; i++) out[i] = half_to_float(p[kWidth * r + i]);
-  return out;
+#else  // half_to_float, lane by lane
+  const NativeI half = load_u16_native(p + kWidth * r), payload = (half & 0x7fff) << 13;
+  const NativeI finite = (NativeI)((NativeF)payload * 5.192296858534828e33f);
+  const NativeI special = (half & 0x7c00) == 0x7c00;
+  const NativeI bits = special ? payload | 0x7f800000 : finite;
+  return (NativeF)(bits | (half & 0x8000) << 16);
 #endif
+}
+PYRO_INLINE f32x16 load_half(const uint16_t *p) {
+  f32x16 out;
+  PYRO_EACH out.v[r] = load_half_native(p, r);
+  return out;
 }
 PYRO_INLINE void store_half(uint16_t *p, f32x16 x) {
 #if defined(__AVX512F__)
@@ -353,14 +364,7 @@ PYRO_INLINE float bfloat_to_float(uint16_t b) {
 }
 PYRO_INLINE f32x16 load_bfloat(const uint16_t *p) {
   f32x16 out;
-#if defined(__AVX512F__)
-  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-  out.v[0] = (NativeF)_mm512_slli_epi32(wide, 16);
-#else
-  float t[kLanes];
-  for (int i = 0; i < kLanes; i++) t[i] = bfloat_to_float(p[i]);
-  out = load(t);
-#endif
+  PYRO_EACH out.v[r] = (NativeF)(load_u16_native(p + kWidth * r) << 16);
   return out;
 }
 

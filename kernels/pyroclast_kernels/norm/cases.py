@@ -57,3 +57,5 @@ CASES = [
     _case(2, 64, False, True, 1e15),
     _case(64, 576, False, True),
 ]
+
+BENCH_CASES = [_case(n, 2048, False, quantized) for n in (1, 512) for quantized in (False, True)]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pyroclast_kernels.attention import cache
+from pyroclast_kernels.attention.cache import BLOCK_SIZE
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
 from pyroclast_kernels.rope import FORMATS
-
-BLOCK_SIZE = 32
-CELLS: dict[str, Any] = {"f32": np.float32, "f16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,10 @@ class Shape:
     spans: tuple[tuple[int, int], ...]
 
     def __str__(self) -> str:
-        spans = "+".join(f"{n}@{first}" for first, n in self.spans)
-        return f"{self.n_heads}h{self.n_kv_heads}k{self.head_dim}d-{spans}"
+        spans = [f"{n}@{first}" for first, n in self.spans]
+        if len(spans) > 4 and len(set(spans)) == 1:
+            spans = [f"{len(spans)}x{spans[0]}"]
+        return f"{self.n_heads}h{self.n_kv_heads}k{self.head_dim}d-{'+'.join(spans)}"
 
     @property
     def n_tokens(self) -> int:
@@ -33,7 +33,7 @@ class Shape:
 
     @property
     def value_stride(self) -> int:
-        return -(-self.head_dim // 16) * 16
+        return cache.value_stride(self.head_dim)
 
 
 def paged(shape: Shape, format: str, rng: np.random.Generator) -> Arguments:
@@ -43,9 +43,7 @@ def paged(shape: Shape, format: str, rng: np.random.Generator) -> Arguments:
     n_blocks = max_blocks * len(shape.spans) + 2
     tables = rng.permutation(n_blocks)[: max_blocks * len(shape.spans)]
     width = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
-    cell, heads = CELLS[format], (n_blocks, shape.n_kv_heads)
-    k = rng.standard_normal((*heads, shape.head_dim, BLOCK_SIZE))
-    v = rng.standard_normal((*heads, BLOCK_SIZE, shape.value_stride))
+    k, v = _filled(shape, format, n_blocks, rng)
     positions = np.concatenate([np.arange(first, first + n) for first, n in shape.spans])
     seq_index = np.repeat(np.arange(len(shape.spans)), [n for _, n in shape.spans])
     return {
@@ -56,8 +54,8 @@ def paged(shape: Shape, format: str, rng: np.random.Generator) -> Arguments:
         "seq_index": seq_index.astype(np.int32),
         "block_tables": tables.reshape(len(shape.spans), max_blocks).astype(np.int32),
         "qkv": rng.standard_normal((n_tokens, width)).astype(np.float32),
-        "k_cache": k.astype(cell),
-        "v_cache": v.astype(cell),
+        "k_cache": k,
+        "v_cache": v,
         "n_heads": shape.n_heads,
         "n_kv_heads": shape.n_kv_heads,
         "head_dim": shape.head_dim,
@@ -65,6 +63,22 @@ def paged(shape: Shape, format: str, rng: np.random.Generator) -> Arguments:
         "max_blocks": max_blocks,
         "value_stride": shape.value_stride,
     }
+
+
+def _filled(
+    shape: Shape, format: str, n_blocks: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Caches whose every position holds normal deviates; values beyond head_dim are zero."""
+    heads = (n_blocks, shape.n_kv_heads)
+    dtype = cache.DTYPES[format]
+    k, v = (np.zeros((*heads, *s), dtype) for s in cache.block_shapes(format, shape.head_dim))
+    n_positions = n_blocks * BLOCK_SIZE
+    block, slot = np.divmod(np.arange(n_positions), BLOCK_SIZE)
+    keys, values = rng.standard_normal(
+        (2, n_positions, shape.n_kv_heads, shape.head_dim), np.float32
+    )
+    cache.write(k, v, block, slot, keys, values, BLOCK_SIZE)
+    return k, v
 
 
 def _inv_freq(half: int) -> Array:
@@ -95,10 +109,21 @@ def _rope(shape: Shape, format: str) -> Arguments:
 
 
 def _bound(arguments: Arguments, expected: Array) -> Array | float:
-    """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more."""
+    """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more.
+    Cells in bf16 and q8_0 are compared bit for bit: the same operations in the same order, which
+    no variant that knows these formats fuses."""
+    if expected.dtype in (np.uint8, np.uint16):
+        return 0.0
     length = 10.0  # the normal deviates of the cases stay below 5
     half_step = 2.0**-10 * np.abs(expected.astype(np.float64))
     return 3 * EPS * length + (half_step if expected.dtype == np.float16 else 0.0)
+
+
+def _position_bytes(shape: Shape, format: str) -> int:
+    """Of a key and a value of one kv head in the cache."""
+    sizes = cache.block_shapes(format, shape.head_dim)
+    cells = sum(int(np.prod(size)) for size in sizes)
+    return cells * np.dtype(cache.DTYPES[format]).itemsize // BLOCK_SIZE
 
 
 def _rope_case(shape: Shape, format: str) -> Case:
@@ -111,6 +136,8 @@ def _rope_case(shape: Shape, format: str) -> Case:
         bound=_bound,
         reason="3 eps of the pair's length, and one rounding to the cache's format",
         flops=6 * shape.n_tokens * (shape.n_heads + shape.n_kv_heads) * shape.head_dim,
+        bytes=shape.n_tokens * shape.head_dim * (8 * shape.n_heads + 12 * shape.n_kv_heads + 4)
+        + shape.n_tokens * shape.n_kv_heads * _position_bytes(shape, format),
     )
 
 
@@ -123,6 +150,8 @@ def _table_case(n_tokens: int, half: int) -> Case:
         outputs=("out",),
         bound=lambda arguments, expected: EPS,
         reason="a float64 cosine rounded to float32: half an ulp of 1",
+        flops=80 * n_tokens * half,  # a sine or cosine counts as 40
+        bytes=8 * n_tokens * half,
     )
 
 
@@ -130,10 +159,21 @@ _SHAPES = [
     Shape(1, 1, 2, ((0, 1),)),
     Shape(9, 3, 64, ((0, 5), (31, 2), (100, 1))),
     Shape(14, 2, 24, ((63, 3),)),
+    Shape(2, 1, 80, ((31, 2),)),  # in q8_0 groups of 32, 32 and 16 dimensions
     Shape(32, 8, 64, ((7, 40),)),
 ]
 
 CASES = [
     *(_table_case(n, half) for n, half in [(1, 1), (5, 32), (33, 12)]),
     *(_rope_case(shape, f) for f in FORMATS for shape in _SHAPES),
+]
+
+# Llama 1B's heads: one token of 16 sequences, and a prompt.
+_BENCH_SHAPES = [
+    Shape(32, 8, 64, tuple((512, 1) for _ in range(16))),
+    Shape(32, 8, 64, ((0, 512),)),
+]
+BENCH_CASES = [
+    *(_table_case(n, 32) for n in (1, 512)),
+    *(_rope_case(shape, f) for f in FORMATS for shape in _BENCH_SHAPES),
 ]

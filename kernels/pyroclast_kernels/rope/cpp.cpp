@@ -3,11 +3,8 @@
 // the paged cache.  Pairs are (i, i + head_dim / 2), the half-split convention.  One token per
 // item.
 //
-// Cache layout (attention/reference.py): keys (n_blocks, n_kv_heads, head_dim, block_size), so that
-// attention finds the same dimension of 16 positions side by side; values (n_blocks, n_kv_heads,
-// block_size, value_stride).
-#include "../native/abi.h"
-#include "../native/simd.h"
+// attention/cache.py describes the cache; block_size is 32.
+#include "../attention/formats.h"
 
 namespace {
 
@@ -57,10 +54,7 @@ void rotate(float *head, const float *cosine, const float *sine, int64_t half) {
   }
 }
 
-PYRO_INLINE void put(float *cell, float x) { *cell = x; }
-PYRO_INLINE void put(uint16_t *cell, float x) { *cell = float_to_half(x); }
-
-template <class Cell>
+template <class Format>
 void rope(const void *args, int part, int n_parts) {
   const RopeArgs &a = *static_cast<const RopeArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
@@ -75,18 +69,18 @@ void rope(const void *args, int part, int n_parts) {
     const int64_t block = a.block_tables[a.seq_index[t] * a.max_blocks + position / a.block_size];
     for (int64_t h = 0; h < a.n_kv_heads; h++) {
       const int64_t at = block * a.n_kv_heads + h;
-      Cell *keys = (Cell *)a.k_cache + at * a.head_dim * a.block_size + slot;
-      Cell *values = (Cell *)a.v_cache + (at * a.block_size + slot) * a.value_stride;
-      for (int64_t d = 0; d < a.head_dim; d++) {
-        put(keys + d * a.block_size, k[h * a.head_dim + d]);
-        put(values + d, v[h * a.head_dim + d]);
-      }
+      uint8_t *keys = (uint8_t *)a.k_cache + at * Format::key_bytes(a.head_dim);
+      uint8_t *values = (uint8_t *)a.v_cache + at * Format::value_bytes(a.head_dim, a.value_stride);
+      Format::write(keys, values, slot, k + h * a.head_dim, v + h * a.head_dim, a.head_dim,
+                    a.value_stride);
     }
   }
 }
 
 PYRO_KERNEL("rope_table.f32", rope_table);
-PYRO_KERNEL("rope.f32", rope<float>);
-PYRO_KERNEL("rope.f16", rope<uint16_t>);
+PYRO_KERNEL("rope.f32", rope<F32Format>);
+PYRO_KERNEL("rope.f16", rope<F16Format>);
+PYRO_KERNEL("rope.bf16", rope<Bf16Format>);
+PYRO_KERNEL("rope.q8_0", rope<Q8Format>);
 
 }  // namespace

@@ -3,4 +3,4 @@
 from pyroclast_kernels import numba_abi
 
 numba_abi.register("rope_table")
-numba_abi.register("rope")
+numba_abi.register("rope", ("f32", "f16"))

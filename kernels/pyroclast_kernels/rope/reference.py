@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast_kernels.attention import cache
+
 Array = NDArray[Any]
 
 
@@ -45,9 +47,9 @@ def rope(
     n_tokens int64 (1,); qkv float32 (max_tokens, (n_heads + 2 * n_kv_heads) * head_dim); table as
     of rope_table.  Pairs are (i, i + head_dim / 2): the half-split convention of Su et al. 2021 as
     Hugging Face spells it.  Position p of row s of block_tables (max_seqs, max_blocks) lives in
-    block block_tables[s, p // block_size], slot p % block_size, of
-    k_cache (n_blocks, n_kv_heads, head_dim, block_size) and
-    v_cache (n_blocks, n_kv_heads, block_size, value_stride), float32 or float16.
+    block block_tables[s, p // block_size], slot p % block_size, of k_cache and v_cache
+    (n_blocks, n_kv_heads, ...), laid out as attention/cache.py says; value_stride is head_dim
+    rounded up to a multiple of 16.
     """
     t, q_dim, half = int(n_tokens[0]), n_heads * head_dim, head_dim // 2
     rotated = qkv[:t, : q_dim + n_kv_heads * head_dim].reshape(t, n_heads + n_kv_heads, 2, half)
@@ -61,6 +63,4 @@ def rope(
     position = positions[:t]
     block = block_tables[seq_index[:t], position // block_size]
     slot = position % block_size
-    with np.errstate(over="ignore"):  # a value that float16 cannot hold becomes an infinity
-        k_cache[block, :, :, slot] = k
-        v_cache[block, :, slot, :head_dim] = v
+    cache.write(k_cache, v_cache, block, slot, k, v, block_size)

@@ -80,7 +80,7 @@ MIN_TEMPERATURE = 1e-5  # below it a row is greedy, as in vLLM
 
 
 def scratch_bytes(vocab_size: int) -> int:
-    """Bytes of working memory for one part, as list.h's Scratch lays it out."""
+    """Bytes of working memory for one part, as draw.h's Scratch lays it out."""
     padded = -(-vocab_size // 64) * 64 + 64
     floats = 8 * padded + padded // 64 // 16 * 16 + 16 + 2 * (4096 + 64) + 1024 + 64
     histogram = 8 * 1024 * 4

@@ -6,19 +6,34 @@ of LOGITS, SIZES and PARAMS besides, and allows for what float32 sums may change
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyroclast_kernels import cases
-from pyroclast_kernels.sample import BIAS, OUT, PENALTY, Array, new_rows, scratch_bytes
+from pyroclast_kernels.sample import (
+    BIAS,
+    OUT,
+    PENALTY,
+    Array,
+    kinds,
+    new_rows,
+    pack_allowed,
+    reference,
+    scratch_bytes,
+)
+
+LOGITS = kinds.LOGITS
 
 # Kernels add float32 weights, whose exponents y = (logit - max) / temperature carry an error of
 # about |y| 2^-23 (3e-6 at the y = -25 below which a weight no longer counts), in blocks of 1024.
 CDF_TOLERANCE = 4e-6
 LOGPROB_TOLERANCE = 4e-6  # absolute, plus half a unit in the last place of the float32 result
+REASON = (
+    "ids and ranks are exact; counts and log-probabilities have a float32 sum of weights in them"
+)
 
 
 @dataclass(frozen=True)
@@ -45,59 +60,6 @@ class RowCase:
             rows[name] = value
         return rows
 
-
-def _model_like(rng: np.random.Generator, n: int) -> Array:
-    """A few tokens far above a broad bulk, as a language model gives them."""
-    logits = rng.normal(0.0, 2.5, n)
-    best = rng.permutation(n)[: max(1, n // 1000)]
-    logits[best] += rng.exponential(5.0, len(best))
-    return logits
-
-
-def _steps(rng: np.random.Generator, n: int) -> Array:
-    """Long runs of equal values."""
-    return np.floor(rng.normal(0.0, 2.0, n))
-
-
-def _narrow(rng: np.random.Generator, n: int) -> Array:
-    """Nearly equal: neighbouring floats, with one outlier that spoils an even histogram."""
-    logits = 1.0 + rng.integers(0, 64, n) * 2.0**-23
-    logits[n // 2] = 8.0
-    return logits
-
-
-def _ladder(rng: np.random.Generator, n: int) -> Array:
-    """Differences of every magnitude: a bulk whose neighbours halve their distance again and
-    again, the worst for a histogram that cuts ranges evenly.
-    """
-    return -np.exp2(-rng.uniform(0.0, 120.0, n))
-
-
-def _far(rng: np.random.Generator, n: int) -> Array:
-    """Huge spread: all but one weight are 0."""
-    return rng.normal(0.0, 1e4, n)
-
-
-def _holes(rng: np.random.Generator, n: int) -> Array:
-    """Nine of ten tokens at -inf."""
-    logits = rng.normal(0.0, 3.0, n)
-    logits[rng.permutation(n)[: n * 9 // 10]] = -np.inf
-    return logits
-
-
-LOGITS: dict[str, Callable[[np.random.Generator, int], Array]] = {
-    "model": _model_like,
-    "normal": lambda rng, n: rng.normal(0.0, 1.0, n),
-    "wide": lambda rng, n: rng.normal(0.0, 4.0, n),
-    "flat": lambda rng, n: np.zeros(n) * rng.random(),
-    "falling": lambda rng, n: np.sort(rng.normal(0.0, 3.0, n))[::-1],
-    "rising": lambda rng, n: np.sort(rng.normal(0.0, 3.0, n)),
-    "steps": _steps,
-    "narrow": _narrow,
-    "ladder": _ladder,
-    "far": _far,
-    "holes": _holes,
-}
 
 PARAMS: tuple[dict[str, Any], ...] = (
     {},
@@ -182,6 +144,97 @@ def _make(case: RowCase) -> dict[str, Any]:
     return arguments_of(case.logits()[None], row)
 
 
+def _make_mixed(vocab_size: int) -> dict[str, Any]:
+    """A row for each of PARAMS, on logits of every kind in turn, with penalties on every second,
+    biases on every third and a mask on every fourth; then what is scored, alone, or no
+    distribution."""
+    n_rows, names = len(PARAMS) + 5, list(LOGITS)
+    rng = np.random.default_rng(vocab_size)
+    rows, index = new_rows(n_rows), np.arange(n_rows)
+    for r, params in enumerate(PARAMS):
+        for name, value in params.items():
+            rows[name][r] = value
+    rows["seed"], rows["position"], rows["stream"] = index, 100 + index, index % 3
+    rows["n_top"], rows["want_logprob"] = index % 6, index % 5 < 3
+    logits = [RowCase(names[r % len(names)], vocab_size).logits(r) for r in range(n_rows)]
+    rows["repetition_penalty"], rows["presence_penalty"] = 1.3, 0.4
+    rows["frequency_penalty"] = -0.2
+    rows["penalty_start"], rows["n_penalties"] = 10 * index, np.where(index % 2, 0, 20)
+    rows["bias_start"], rows["n_biases"] = 5 * index, np.where(index % 3, 0, 15)
+    n_words = -(-vocab_size // 32)
+    rows["allowed_start"] = np.where(index % 4, -1, n_words * index)
+    masks: list[Any] = [rng.permutation(vocab_size)[: vocab_size // 2] for _ in index]
+    rows["allowed_start"][-5:], rows["want_logprob"][-5:] = -1, 1
+    rows["target"][-5], masks[-4] = 7, [vocab_size - 1]
+    rows["allowed_start"][-4] = n_words * (n_rows - 4)
+    logits[-3][-1], logits[-2][17], logits[-1][:] = np.nan, np.inf, -np.inf
+    tokens = rng.permutation(vocab_size)
+    return arguments_of(
+        np.stack(logits),
+        rows,
+        penalties=[(tokens[i % 250], i % 2, i % 3) for i in range(10 * n_rows + 10)],
+        biases=[(tokens[i % 250], 2.0 * rng.normal()) for i in range(5 * n_rows + 10)],
+        allowed=np.concatenate([pack_allowed(mask, vocab_size) for mask in masks]),
+    )
+
+
+def _mixed(vocab_size: int) -> cases.Case:
+    return cases.Case(
+        op="sample",
+        format="f32",
+        name=f"mixed-{vocab_size}",
+        make=lambda: _make_mixed(vocab_size),
+        outputs=("out", "top_ids", "top_logprobs"),
+        bound=_bound,
+        reason=REASON,
+        flops=22 * vocab_size * (len(PARAMS) + 5),
+        bytes=8 * vocab_size * (len(PARAMS) + 5),
+    )
+
+
+def relaxed(row: Array, change: float) -> Array:
+    """The row with every share and width a little greater (change > 0) or less."""
+    row = row.copy()
+    for name in ("top_p", "typical_p"):
+        if row[name] < 1:
+            row[name] = min(max(row[name] + change, 0.0), 1.0)
+    row["top_n_sigma"] *= 1 + change
+    return row
+
+
+def _count_slack(arguments: cases.Arguments, n_kept: Array) -> Array:
+    """By how much the number of tokens left may differ: as the reference's own, were its cuts
+    CDF_TOLERANCE away."""
+    n_words = -(-arguments["vocab_size"] // 32)
+    slack = np.zeros(len(n_kept))
+    for r in np.flatnonzero(n_kept > 1):
+        row = arguments["rows"][r]
+        start = row["allowed_start"]
+        z = reference.adjusted(
+            arguments["logits"][r],
+            row,
+            arguments["penalties"][row["penalty_start"] :][: row["n_penalties"]],
+            arguments["biases"][row["bias_start"] :][: row["n_biases"]],
+            arguments["allowed"][max(start, 0) :][: n_words if start >= 0 else 0],
+        )
+        for change in (-CDF_TOLERANCE, CDF_TOLERANCE):
+            n = reference.stages(z, relaxed(row, change))[-1].kept.sum()
+            slack[r] = max(slack[r], abs(int(n) - int(n_kept[r])))
+    return slack
+
+
+def _bound(arguments: cases.Arguments, expected: Array) -> Array | float:
+    if expected.dtype.names:
+        (name,) = expected.dtype.names
+        expected = expected[name]
+        if name == "n_kept":
+            return 0.5 + _count_slack(arguments, expected)
+    if expected.dtype.kind in "iu":
+        return 0.5  # exact
+    tolerance: Array = LOGPROB_TOLERANCE + 2.0**-23 * np.abs(expected)
+    return tolerance
+
+
 def _case(logits_name: str, vocab_size: int, **params: Any) -> cases.Case:
     case = RowCase(logits_name, vocab_size, params)
     return cases.Case(
@@ -190,14 +243,16 @@ def _case(logits_name: str, vocab_size: int, **params: Any) -> cases.Case:
         name=str(case),
         make=lambda: _make(case),
         outputs=("out", "top_ids", "top_logprobs"),
-        bound=lambda _, expected: LOGPROB_TOLERANCE + 2.0**-23 * np.abs(expected),
-        reason="ids are exact; a log-probability has a float32 sum of weights in it",
+        bound=_bound,
+        reason=REASON,
         flops=22 * vocab_size,  # an exponential counts as 20
         bytes=8 * vocab_size,  # the logits, for their maximum and for their weights
     )
 
 
 CASES = [
+    _mixed(300),
+    _mixed(5003),
     _case("model", 1000),
     _case("model", 5003, temperature=0.8, top_k=50, top_p=0.95),
     # The rows of the table in bench/sampling.py
@@ -209,3 +264,5 @@ CASES = [
     # ... and what could be slow
     *(_case(name, VOCAB_SIZE, top_p=0.95) for name in LOGITS),
 ]
+
+BENCH_CASES = [case for case in CASES if f"-{VOCAB_SIZE}-" in case.name and case.name[:4] == "wide"]

@@ -1,15 +1,15 @@
 // sample: the next token of every row.  reference.py defines the stages; this is how they are done.
 //
-// 1. Scan: the maximum, and whether there is a NaN.  Logits are copied only if a bias, penalty or
+// 1. Scan: the extremes, and whether there is a NaN.  Logits are copied only if a bias, penalty or
 //    mask changes them.
 // 2. top-k and typical-p leave a list (ids, logits), usually short.  top-k first finds a lower
-// bound
-//    of the k-th logit from the maxima of many small groups, so little more than k tokens are
+//    bound of the k-th logit from the maxima of many small groups, so little more than k tokens are
 //    gathered; select.h then finds the exact cut.
 // 3. top-p: one pass for the sum of the weights and for the tokens among which the prefix may end,
 //    then select.h on these: see top_p.h.
 // 4. Draw: one pass adds the weights inside the cut up by blocks of 1024 tokens; the random number
 //    picks a block, and only that block is walked.
+// A row that wants nothing but a draw from all tokens goes without 1: draw_at_once.
 // Weights are float32 in 16 lanes, recomputed where they are needed (an exponential costs less than
 // a store and a load beyond the L1 cache); the sums of blocks are float64.  A part handles whole
 // rows, so bits do not depend on n_parts.
@@ -117,11 +117,12 @@ float threshold(const Row &row, const float *z, int64_t n, float greatest) {
 }
 
 // Stages 5 to 12 on adjusted logits, one of them finite.
-int32_t choose(const Row &row, const float *z, int64_t n, float greatest, Scratch &s,
+int32_t choose(const Row &row, const float *z, int64_t n, Extremes extremes, Scratch &s,
                int32_t &n_kept) {
+  const float greatest = extremes.greatest;
   n_kept = 1;
   if (row.temperature < kMinTemperature) return int32_t(first_equal(z, n, greatest));
-  Weigher weigher(greatest, row.temperature);
+  Weigher weigher(extremes, row.temperature);
   Cut cut{threshold(row, z, n, greatest), kAllTies};
   List list{s.ids, s.logits, 0};
   const bool cuts_k = row.top_k > 0 && row.top_k < n;
@@ -135,7 +136,8 @@ int32_t choose(const Row &row, const float *z, int64_t n, float greatest, Scratc
     if (cuts_typical) {
       cut_typical(list, row.typical_p, weigher, s);
       // The best logits may be gone: weigh by the best one left, so that not all weigh 0.
-      scan(list.logits, list.n, s.groups, weigher.greatest);
+      scan(list.logits, list.n, s.groups, extremes);
+      weigher = Weigher(extremes, row.temperature);
     }
     z = list.logits;
     n = list.n;
@@ -151,10 +153,11 @@ int32_t choose(const Row &row, const float *z, int64_t n, float greatest, Scratc
   return z == list.logits ? list.ids[index] : int32_t(index);
 }
 
-void report_top(const Row &row, const float *logits, int64_t n, double log_total, float greatest,
-                int32_t *ids, float *logprobs, Scratch &s) {
+void report_top(const Row &row, const float *logits, int64_t n, double log_total, int32_t *ids,
+                float *logprobs, Scratch &s) {
   List list{s.ids, s.logits, 0};
-  scan(logits, n, s.groups, greatest);  // its groups may be those of other logits by now
+  Extremes extremes;
+  scan(logits, n, s.groups, extremes);  // its groups may be those of other logits by now
   gather(list, logits, n, bound_of_kth(logits, n, row.n_top, s.groups, s));
   int64_t n_top = std::min(row.n_top, list.n);
   std::fill(ids + n_top, ids + row.n_top, -1);
@@ -163,7 +166,28 @@ void report_top(const Row &row, const float *logits, int64_t n, double log_total
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   });
   for (int64_t i = 0; i < n_top; i++)
-    logprobs[i] = float(double(logits[ids[i]]) - greatest - log_total);
+    logprobs[i] = float(double(logits[ids[i]]) - extremes.greatest - log_total);
+}
+
+// Whether a row wants nothing but a draw from all tokens.
+bool only_draws(const Row &row) {
+  bool cuts =
+      row.top_k > 0 || row.top_p < 1 || row.min_p > 0 || row.typical_p < 1 || row.top_n_sigma > 0;
+  bool adjusts = row.n_biases || row.n_penalties || row.allowed_start >= 0;
+  bool reports = row.want_logprob || row.n_top || row.target >= 0;
+  return row.temperature >= kMinTemperature && !cuts && !adjusts && !reports;
+}
+
+// The draw in one pass over the logits, unless a weight underflows: then false.
+bool draw_at_once(const Row &row, const float *logits, int64_t n, Out &out, Scratch &s) {
+  if (n < kLongList || !only_draws(row)) return false;
+  const float guess = greatest_of_some(logits, n);
+  Weigher weigher({guess, guess}, row.temperature);
+  if (!weigh_blocks<false>(logits, n, weigher, s.block_sums, nullptr).good) return false;
+  double u = uniform(row.seed, row.position, row.stream);
+  out.token_id = int32_t(draw_from_all(logits, n, weigher, u, s));
+  out.n_kept = int32_t(n);
+  return true;
 }
 
 void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
@@ -172,11 +196,13 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
   const int64_t n = a.vocab_size;
   Out &out = a.out[r];
   out = {-1, kOk, 0, 0, 0, NAN};
-  float greatest;
-  if (!scan(logits, n, s.groups, greatest) || greatest == INFINITY) {
+  if (draw_at_once(row, logits, n, out, s)) return;
+  Extremes extremes;
+  if (!scan(logits, n, s.groups, extremes) || extremes.greatest == INFINITY) {
     out.status = kNotFinite;
     return;
   }
+  const float greatest = extremes.greatest;
   if (greatest == -INFINITY) {
     out.status = kNothingAllowed;
     return;
@@ -185,20 +211,20 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
     out.token_id = int32_t(row.target);
   } else {
     const float *z = logits;
-    float z_greatest = greatest;
+    Extremes z_extremes = extremes;
     if (row.n_biases || row.n_penalties || row.allowed_start >= 0) {
       adjust(a, row, logits, s.adjusted);
       z = s.adjusted;
-      scan(z, n, s.groups, z_greatest);
-      if (z_greatest == -INFINITY) {
+      scan(z, n, s.groups, z_extremes);
+      if (z_extremes.greatest == -INFINITY) {
         out.status = kNothingAllowed;
         return;
       }
     }
-    out.token_id = choose(row, z, n, z_greatest, s, out.n_kept);
+    out.token_id = choose(row, z, n, z_extremes, s, out.n_kept);
   }
   if (!row.want_logprob && !row.n_top) return;
-  double log_total = std::log(sum_over(logits, n, -FLT_MAX, Weigher(greatest, 1.0)));
+  double log_total = std::log(sum_weights(logits, n, Weigher(extremes, 1.0)));
   if (row.want_logprob) {
     float chosen = logits[out.token_id];
     out.logprob = float(double(chosen) - greatest - log_total);
@@ -206,8 +232,8 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
     out.is_greedy = chosen == greatest && first_equal(logits, n, greatest) == out.token_id;
   }
   if (row.n_top)
-    report_top(row, logits, n, log_total, greatest, a.top_ids + r * a.max_top,
-               a.top_logprobs + r * a.max_top, s);
+    report_top(row, logits, n, log_total, a.top_ids + r * a.max_top, a.top_logprobs + r * a.max_top,
+               s);
 }
 
 void sample(const void *args, int part, int n_parts) {

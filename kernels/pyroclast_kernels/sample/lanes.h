@@ -106,6 +106,21 @@ PYRO_INLINE f32x16 quick_max(f32x16 a, f32x16 b) {
 #endif
 }
 
+PYRO_INLINE f32x16 quick_min(f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+  a.v[0] = (NativeF)_mm512_mask_min_ps((__m512)a.v[0], 0xffff, (__m512)a.v[0], (__m512)b.v[0]);
+  return a;
+#elif defined(__AVX2__)
+  PYRO_EACH a.v[r] = (NativeF)_mm256_min_ps((__m256)a.v[r], (__m256)b.v[r]);
+  return a;
+#elif defined(__SSE2__)
+  PYRO_EACH a.v[r] = (NativeF)_mm_min_ps((__m128)a.v[r], (__m128)b.v[r]);
+  return a;
+#else
+  return min(a, b);
+#endif
+}
+
 // x in the lanes of m, y in the others.
 PYRO_INLINE f32x16 blend(Mask m, f32x16 x, f32x16 y) {
 #if defined(__AVX512F__)
@@ -163,25 +178,48 @@ PYRO_INLINE i32x16 lane_ids(int32_t first) {
   return loadi(kIds) + set1i(first);
 }
 
-// 2^y for y <= 0: y = n + f with |f| <= 1/2, the polynomial of Moshier's Cephes exp2f, and n added
-// to the exponent.  Relative error 2e-7; exactly 1 at 0, and 0 below 2^-125 (and at -inf).
-PYRO_INLINE f32x16 weight(f32x16 y) {
-  const f32x16 magic = set1(12582912.0f), lowest = set1(-125.0f);  // magic: rounds to an integer
-  f32x16 clamped = quick_max(y, lowest);
-  f32x16 shifted = clamped + magic;
-  f32x16 f = clamped - (shifted - magic);
-  f32x16 p = set1(1.535336188319500e-4f);
-  p = fma(p, f, set1(1.339887440266574e-3f));
-  p = fma(p, f, set1(9.618437357674640e-3f));
-  p = fma(p, f, set1(5.550332471162809e-2f));
-  p = fma(p, f, set1(2.402264791363012e-1f));
-  p = fma(p, f, set1(6.931472028550421e-1f));
+PYRO_INLINE f32x16 floor(f32x16 x) {
+#if defined(__AVX512F__)
+  x.v[0] = (NativeF)_mm512_roundscale_ps((__m512)x.v[0], 0x09);
+#elif defined(__AVX2__)
+  PYRO_EACH x.v[r] = (NativeF)_mm256_floor_ps((__m256)x.v[r]);
+#elif defined(__SSE4_1__)
+  PYRO_EACH x.v[r] = (NativeF)_mm_floor_ps((__m128)x.v[r]);
+#else
+  for (int r = 0; r < kRegs; r++)
+    for (int i = 0; i < kWidth; i++) x.v[r][i] = std::floor(x.v[r][i]);
+#endif
+  return x;
+}
+
+constexpr float kLeastExponent = -125.0f;  // below it a weight is 0
+
+// 2^y for kLeastExponent <= y <= 0: 2^n times a polynomial in f, y = n + f, n = floor(y).  Its
+// coefficients are the minimax ones on [0, 1] (Remez's algorithm, then steps of single places).
+// Relative error 1.5e-7; exactly 1 at 0.
+PYRO_INLINE f32x16 plain_weight(f32x16 y) {
+  const f32x16 n = floor(y), f = y - n;
+  f32x16 p = set1(1.86713005e-3f);
+  p = fma(p, f, set1(9.01703164e-3f));
+  p = fma(p, f, set1(5.57999127e-2f));
+  p = fma(p, f, set1(2.40164474e-1f));
+  p = fma(p, f, set1(6.93151295e-1f));
   p = fma(p, f, set1(1.0f));
-  PYRO_EACH {
-    NativeI bits = (NativeI)p.v[r] + ((NativeI)shifted.v[r] << 23);
-    p.v[r] = (NativeF)bits;
-  }
-  return where_at_least(y, lowest, p);
+#if defined(__AVX512F__)
+  // Exact, like the integer sum.  (vreduceps for f is not: it rounds the difference down.)
+  p.v[0] = (NativeF)_mm512_scalef_ps((__m512)p.v[0], (__m512)n.v[0]);
+#else
+  // Unsigned: lanes below kLeastExponent, which nobody will look at, may wrap.
+  typedef uint32_t NativeU __attribute__((vector_size(4 * kWidth)));
+  const i32x16 exponent = to_int(n);
+  PYRO_EACH p.v[r] = (NativeF)((NativeU)p.v[r] + ((NativeU)exponent.v[r] << 23));
+#endif
+  return p;
+}
+
+// 2^y for y <= 0: 0 below kLeastExponent (and at -inf).
+PYRO_INLINE f32x16 weight(f32x16 y) {
+  return where_at_least(y, set1(kLeastExponent), plain_weight(y));
 }
 
 }  // namespace sampling

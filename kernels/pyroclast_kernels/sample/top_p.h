@@ -23,8 +23,10 @@ struct TopP {
   int64_t n_listed;                   // list.n, or the number of equals, which are not listed
 };
 
-inline void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &weigher,
-                       float lowest, Scratch &s) {
+// kPlain: no logit is below `lowest`, and no weight underflows.
+template <bool kPlain>
+void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &weigher, float lowest,
+                Scratch &s) {
   // Locals, so that no store into the list makes the compiler load them again.
   const Weigher weigh = weigher;
   List list{t.list.ids, t.list.logits, 0};
@@ -37,8 +39,14 @@ inline void top_p_pass(TopP &t, const float *logits, int64_t n, const Weigher &w
     int64_t end = std::min(n, begin + kBlock);
     f32x16 all = set1(0.0f), beyond = all, within = all;
     for (int64_t i = begin; i < end; i += kLanes) {
-      f32x16 x = load_n(logits + i, end - i, -INFINITY);
-      f32x16 w = where_at_least(x, least, weigh(x));
+      f32x16 x, w;
+      if (kPlain && i + kLanes <= end) {
+        x = load(logits + i);
+        w = PlainWeigher(weigh)(x);
+      } else {
+        x = load_n(logits + i, end - i, -INFINITY);
+        w = where_at_least(x, least, weigh(x));
+      }
       all = all + w;
       Mask over = above(x, hi), inside = at_least(x, lo) & ~over;
       beyond = beyond + blend(over, w, set1(0.0f));
@@ -112,12 +120,13 @@ inline int64_t draw_top_p(const float *logits, int64_t n, const Weigher &weigher
   auto weigh = [&](f32x16 x, int64_t) { return where_at_least(x, set1(lowest), weigher(x)); };
   bool sampled = n >= kLongList && bracket(logits, n, top_p, s.select, weigh, t.lower, t.upper);
   t.lower = std::max(t.lower, floor);
-  top_p_pass(t, logits, n, weigher, lowest, s);
+  const auto pass = weigher.plain && lowest == -FLT_MAX ? top_p_pass<true> : top_p_pass<false>;
+  pass(t, logits, n, weigher, lowest, s);
   double goal = top_p * t.total;
   if (sampled && (t.above_upper >= goal || t.above_upper + t.listed < goal)) {
     t.lower = floor;
     t.upper = FLT_MAX;
-    top_p_pass(t, logits, n, weigher, lowest, s);
+    pass(t, logits, n, weigher, lowest, s);
   }
   if (t.lower == t.upper) {
     double needed = std::ceil((goal - t.above_upper) / (t.listed / double(t.n_listed)));

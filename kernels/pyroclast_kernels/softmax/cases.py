@@ -99,3 +99,9 @@ CASES = [
     _case("wide", VOCAB_SIZE, 0.8),
     _case("wide", VOCAB_SIZE, 0.8, log=True),
 ]
+
+BENCH_CASES = [
+    _case("wide", VOCAB_SIZE, 0.8),
+    _case("wide", VOCAB_SIZE, 0.8, log=True),
+    _case("wide", VOCAB_SIZE, 0.8, True, True),
+]

@@ -1,14 +1,16 @@
 // softmax: one row of logits to probabilities or log-probabilities, float32, any alignment.
 //
-// Pass 1: the greatest value, and whether one is NaN; a bias or a mask is applied here, into `out`.
-// Pass 2: weights 2^((z - greatest) * scale), scale = log2(e) / temperature, and their sum, 16
-//         float32 lanes for 1024 values, then float64.  For logarithms only the sum.
-// Pass 3: times 1 / sum, or the difference to its logarithm.
+// A long row takes two passes.  Pass 1: weights 2^((z - guess) * scale), scale = log2(e) /
+// temperature, and their sum, 16 float32 lanes for 1024 values, then float64; a guess of the
+// greatest logit is raised on the way (weigh.h).  For logarithms only the sum.  Pass 2: times
+// 1 / sum, or the difference to its logarithm.
+// Where that will not do (an infinity, a spread that lets weights underflow, logits that `out`
+// overwrites: a bias and a mask are applied there), one pass more finds the greatest value first.
 // A row's length need not be a multiple of 16: the tail goes through the same lanes, padded.
 #include <cmath>
 
 #include "native/abi.h"
-#include "sample/list.h"
+#include "sample/weigh.h"
 
 namespace {
 
@@ -47,32 +49,59 @@ PYRO_INLINE void each(const float *z, float *out, int64_t n, F f) {
   if (i < n) store_n(out + i, f(load_n(z + i, n - i, 0.0f)), n - i);
 }
 
-double weigh(const float *z, float *out, int64_t n, const Weigher &weigher) {
+// Weights to `out`; returns their sum.
+double weigh(const float *z, float *out, int64_t n, Weigher &weigher) {
+  if (weigher.plain) return weigh_blocks<true>(z, n, weigher, nullptr, out).total;
   double total = 0.0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     int64_t end = std::min(n, begin + kBlock);
     f32x16 a = set1(0.0f), b = a;
-    int64_t i = begin;
-    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      f32x16 x = weigher(load(z + i)), y = weigher(load(z + i + kLanes));
+    for (int64_t i = begin; i < end; i += 2 * kLanes) {
+      f32x16 x = weigher(load_n(z + i, end - i, -INFINITY));
+      f32x16 y = weigher(load_n(z + i + kLanes, end - i - kLanes, -INFINITY));
       a = a + x;
       b = b + y;
-      store(out + i, x);
-      store(out + i + kLanes, y);
-    }
-    for (; i < end; i += kLanes) {
-      f32x16 x = weigher(load_n(z + i, end - i, -INFINITY));
-      a = a + x;
       store_n(out + i, x, end - i);
+      store_n(out + i + kLanes, y, end - i - kLanes);
     }
     total += reduce_add(a + b);
   }
   return total;
 }
 
+void log_softmax(const float *z, float *out, int64_t n, float greatest, double temperature,
+                 double total) {
+  f32x16 top = set1(greatest), scale = set1(float(1.0 / temperature));
+  f32x16 log_total = set1(float(std::log(total)));
+  each(z, out, n, [&](f32x16 x) { return (x - top) * scale - log_total; });
+}
+
+// The same in two passes instead of three, unless a weight underflows: then false.
+bool softmax_at_once(const float *z, float *out, int64_t n, double temperature, bool log) {
+  // What turns out false must leave the logits as they were.
+  if (n < kLongList || z == out || temperature < kMinTemperature) return false;
+  const float guess = greatest_of_some(z, n);
+  Weigher weigher({guess, guess}, temperature);
+  if (log) {
+    Weighed found = weigh_blocks<false>(z, n, weigher, nullptr, nullptr);
+    if (!found.good) return false;
+    // Relative to the greatest itself: the difference of two large numbers would lose places.
+    double shift = (double(found.greatest) - weigher.greatest) / temperature;
+    log_softmax(z, out, n, found.greatest, temperature, found.total * std::exp(-shift));
+  } else {
+    Weighed found = weigh_blocks<true>(z, n, weigher, nullptr, out);
+    if (!found.good) return false;
+    multiply(out, n, float(1.0 / found.total));
+  }
+  return true;
+}
+
 void softmax_row(const float *z, float *out, int64_t n, double temperature, bool log) {
-  float greatest;
-  if (!scan(z, n, nullptr, greatest) || !std::isfinite(greatest)) {
+  if (softmax_at_once(z, out, n, temperature, log)) return;
+  Extremes extremes;
+  bool numbers = scan(z, n, nullptr, extremes);
+  const float greatest = extremes.greatest;
+  if (!numbers || !std::isfinite(greatest)) {
     std::fill(out, out + n, NAN);
     return;
   }
@@ -82,16 +111,11 @@ void softmax_row(const float *z, float *out, int64_t n, double temperature, bool
     out[first] = log ? 0.0f : 1.0f;
     return;
   }
-  Weigher weigher(greatest, temperature);
-  f32x16 top = set1(greatest);
-  if (log) {
-    f32x16 scale = set1(float(1.0 / temperature));
-    f32x16 log_total = set1(float(std::log(sum_over(z, n, -FLT_MAX, weigher))));
-    each(z, out, n, [&](f32x16 x) { return (x - top) * scale - log_total; });
-  } else {
-    f32x16 inverse = set1(float(1.0 / weigh(z, out, n, weigher)));
-    each(out, out, n, [&](f32x16 w) { return w * inverse; });
-  }
+  Weigher weigher(extremes, temperature);
+  if (log)
+    log_softmax(z, out, n, greatest, temperature, sum_weights(z, n, weigher));
+  else
+    multiply(out, n, float(1.0 / weigh(z, out, n, weigher)));
 }
 
 void softmax(const void *args, int part, int n_parts) {

@@ -1,0 +1,289 @@
+"""Tuned tables: which variant runs on this machine where `pyroclast tune` found a faster one.
+
+One JSON file for each CPU and build of the kernels, `<cpu>-<build>.json`, in pyroclast/tune of the
+user's cache directory (XDG_CACHE_HOME).  The fixed order of the registry is the shipped default;
+nothing here writes into the package.  A file that is cut, of another schema, or made for another
+CPU or build is not used, and `current` says why.
+
+A choice is made per op, weight or cache format, shape class and token class:
+    shape class   what of a call's shape is fixed when it is recorded: rows x columns of a weight,
+                  each rounded up to a power of two; head_dim and group size of attention; the
+                  width of a row for the others
+    token class   "few" up to FEW_TOKENS tokens in the call, else "many".  One recorded step serves
+                  both: a call then carries two kernels, and the executor takes one by the call's
+                  own count.  Both must be of one bit group, so that the number of tokens in a step
+                  never decides the bits of a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pyroclast_kernels import features
+from pyroclast_kernels.errors import KernelError
+
+SCHEMA = 1
+KIND = "pyroclast tuned table"
+DEFAULTS = "defaults"  # the name of having no table
+FROZEN_NOTE = "frozen: tuned tables are left out"
+# Steps of at most this many tokens are bound by reading the weights, and attention splits one
+# token's positions among threads up to here; above, arithmetic decides.
+FEW_TOKENS = 16
+TokenClass = Literal["few", "many"]
+TOKEN_CLASSES: tuple[TokenClass, TokenClass] = ("few", "many")
+_MAX_BYTES = 4 << 20  # far more than a table of every op, format and class has
+_HERE = Path(__file__).parent
+# What decides how fast a kernel is.  The number of CPUs is part of it, as threads share caches and
+# memory; the clock governor is not: it slows every variant alike.
+_CPU_FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode")
+
+_KERNEL_FILES = ("_*.so", "*/_*.so", "numba_*.py", "*/numba_*.py", "*/*.pyx", "*/*.cc")
+_OWN_FILES = ("*.py", "*.pyx", "*.cc")
+
+# What a class of an op is made of: names of arguments; rounded up, but for attention's.
+_WIDTHS = {
+    "gate_up": ("d_ff", "n_cols"),
+    "embed": ("n_cols",),
+    "norm": ("d_model",),
+    "matmul": ("n_rows", "n_cols"),
+    "quantize": ("n_cols",),
+    "swiglu": ("d_ff",),
+    "rope_table": ("half_dim",),
+    "sample": ("vocab_size",),
+}
+
+
+class TableError(KernelError):
+    """A file that is no table for this machine and build; the message says why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One choice.  ratio: time of `variant` over that of `default`, below 1 where it is faster;
+    1 where the default stayed."""
+
+    op: str
+    format: str
+    shape: str
+    tokens: TokenClass
+    variant: str
+    default: str
+    ratio: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.op, self.format, self.shape, self.tokens
+
+
+@dataclass(frozen=True)
+class Table:
+    """The choices for one CPU and build.  any_bits: they may leave the default's bit group."""
+
+    cpu: str
+    build: str
+    entries: tuple[Entry, ...]
+    any_bits: bool = False
+    made: Mapping[str, Any] = field(default_factory=dict)  # where and how, for people
+
+    def __post_init__(self) -> None:
+        choices = {entry.key: entry.variant for entry in self.entries}
+        if len(choices) != len(self.entries):
+            raise TableError("it has two entries for one op, format, shape and token class")
+        object.__setattr__(self, "_choices", choices)
+
+    @property
+    def name(self) -> str:
+        """What results call it: a hash of what it chooses, not of how fast that was."""
+        changed = sorted([*e.key, e.variant] for e in self.entries if e.variant != e.default)
+        digest = hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:12]
+        return f"tuned-{digest}" + "-any-bits" * self.any_bits
+
+    def variant(self, op: str, format: str, shape: str, tokens: str) -> str | None:
+        """The chosen variant's name, or None where nothing was chosen."""
+        choices: dict[tuple[str, str, str, str], str] = self._choices  # type: ignore[attr-defined]
+        return choices.get((op, format, shape, tokens))
+
+
+def shape_class(op: str, arguments: Mapping[str, Any]) -> str:
+    """The class of a recorded call, "1024x2048" say; "any" where the shape is no matter."""
+    if op == "attention":
+        return f"d{arguments['head_dim']}g{arguments['n_heads'] // arguments['n_kv_heads']}"
+    if op == "rope":
+        return f"d{arguments['head_dim']}"
+    names = [name for name in _WIDTHS.get(op, ()) if name in arguments]
+    return "x".join(str(_round_up(int(arguments[name]))) for name in names) or "any"
+
+
+def tokens_of(count: Any) -> TokenClass:
+    """The class of a call whose number of tokens is in count, int64 (1,), or that has none."""
+    return "many" if count is not None and int(count[0]) > FEW_TOKENS else "few"
+
+
+def _round_up(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+# ---- whose table it is ---------------------------------------------------------------------
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """The facts that a table depends on: the CPU's own and the number of CPUs to run on."""
+    facts: dict[str, Any] = {"model name": features.cpu_name()}
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    for line in text.partition("\n\n")[0].splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in _CPU_FACTS:
+            facts[name.strip()] = value.strip()
+    flags = " ".join(sorted(features.cpu_flags()))
+    return facts | {
+        "flags": hashlib.sha256(flags.encode()).hexdigest()[:12],
+        "cpus": features.n_cpus(),
+    }
+
+
+def fingerprint() -> str:
+    """12 hexadecimal digits that stand for `machine()`."""
+    return hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def build_id() -> str:
+    """12 hexadecimal digits that change with any compiled kernel or source of one, those of a
+    user's own (PYROCLAST_KERNEL_PATH) included."""
+    found = [path for pattern in _KERNEL_FILES for path in _HERE.glob(pattern)]
+    for folder in filter(None, os.environ.get("PYROCLAST_KERNEL_PATH", "").split(os.pathsep)):
+        found += [path for ending in _OWN_FILES for path in Path(folder).rglob(ending)]
+    stats = [(path, path.stat()) for path in sorted(set(found))]
+    return _hash_files(tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats))
+
+
+@cache
+def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _, _ in files:
+        digest.update(Path(name).name.encode())
+        digest.update(Path(name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def directory() -> Path:
+    """Where the user's tables are."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "pyroclast" / "tune"
+
+
+def path_for(cpu: str, build: str) -> Path:
+    """The file of a CPU and build."""
+    return directory() / f"{cpu}-{build}.json"
+
+
+# ---- reading and writing -------------------------------------------------------------------
+
+
+def current() -> tuple[Table | None, str]:
+    """(the table of this machine and build, "") or (None, why there is none)."""
+    try:
+        names = [path.name for path in directory().glob("*.json")]
+    except OSError as error:
+        return None, f"{directory()} cannot be read: {error.strerror}"
+    if not names:  # before the kernels are hashed, which takes some milliseconds
+        return None, "this machine has not been tuned (`pyroclast tune`)"
+    cpu = fingerprint()
+    if not any(name.startswith(f"{cpu}-") for name in names):
+        return None, f"only other machines' tables are in {directory()}; this one is {cpu}"
+    build = build_id()
+    if f"{cpu}-{build}.json" not in names:
+        return None, "this machine was tuned for other kernels than these; run `pyroclast tune`"
+    path = path_for(cpu, build)
+    try:
+        return load(path, cpu, build), ""
+    except TableError as error:
+        return None, f"{path} is not used: {error}"
+
+
+def load(path: Path, cpu: str, build: str) -> Table:
+    """The table in a file; TableError if it is not one for this CPU and build."""
+    try:
+        status = path.stat()  # before it is opened: opening a pipe would wait
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise TableError(f"it is no file of at most {_MAX_BYTES} bytes")
+        with path.open("rb") as file:
+            raw = json.loads(file.read(_MAX_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise TableError(f"it cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"it is cut or no JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("kind") != KIND:
+        raise TableError(f'it has no "kind": "{KIND}"')
+    if raw.get("schema") != SCHEMA:
+        raise TableError(f"its schema is {raw.get('schema')!r}, this version reads {SCHEMA}")
+    for name, wanted in (("cpu", cpu), ("build", build)):
+        if raw.get(name) != wanted:
+            raise TableError(f"its {name} is {raw.get(name)!r}, this one's is {wanted!r}")
+    entries, any_bits, made = raw.get("entries"), raw.get("any_bits"), raw.get("made", {})
+    if not isinstance(entries, list) or not isinstance(any_bits, bool):
+        raise TableError('it needs a list "entries" and true or false as "any_bits"')
+    if not isinstance(made, dict):
+        raise TableError('its "made" is no object')
+    read = tuple(_entry(each, i) for i, each in enumerate(entries))
+    return Table(cpu, build, read, any_bits, made)
+
+
+def _entry(raw: Any, i: int) -> Entry:
+    names = tuple(Entry.__dataclass_fields__)
+    if not isinstance(raw, dict) or set(raw) != set(names):
+        raise TableError(f"entry {i} needs exactly {', '.join(names)}")
+    ratio = raw["ratio"]
+    texts = [raw[name] for name in names if name != "ratio"]
+    if not all(isinstance(text, str) and 0 < len(text) <= 64 for text in texts):
+        raise TableError(f"entry {i} has a name that is no text of 1 to 64 characters")
+    if raw["tokens"] not in TOKEN_CLASSES:
+        raise TableError(f"entry {i} has tokens {raw['tokens']!r}, not few or many")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float):
+        raise TableError(f"entry {i} has a ratio that is no number")
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise TableError(f"entry {i} has ratio {ratio}, which no two times have")
+    return Entry(**raw)
+
+
+def save(table: Table) -> Path:
+    """Writes a table where `current` finds it, whole or not at all; KernelError if that fails."""
+    path = path_for(table.cpu, table.build)
+    raw = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "cpu": table.cpu,
+        "build": table.build,
+        "any_bits": table.any_bits,
+        "made": dict(table.made),
+        "entries": [asdict(entry) for entry in table.entries],
+    }
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".table-", suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(raw, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(part).replace(path)
+    except OSError as error:
+        Path(part).unlink(missing_ok=True) if part else None
+        raise KernelError(
+            f"the table cannot be written to {path}: {error.strerror}; "
+            "set XDG_CACHE_HOME to a directory that can be written"
+        ) from error
+    return path
