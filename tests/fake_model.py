@@ -89,6 +89,7 @@ class FakeModel:
     ) -> None:
         self.logits_of = logits_of
         self.kernels = {"sample.f32": "numpy"}
+        self.table = "defaults"
         self.n_blocks, self.max_seq_len = n_blocks, min(max_seq_len, n_blocks * self.block_size)
         self.max_batch_tokens, self.max_seqs, self.max_logits = (
             max_batch_tokens,

@@ -678,7 +678,11 @@ def test_a_stream_is_served_while_another_thread_generates():
         llm.generate([1], SamplingParams(max_tokens=250, ignore_eos=True, seed=1))
         ended.append("batch")
 
-    llm.model.before_step = model_calls.set
+    def step_takes_a_while():
+        model_calls.set()
+        time.sleep(0.002)
+
+    llm.model.before_step = step_takes_a_while
     thread = threading.Thread(target=long_work)
     thread.start()
     assert model_calls.wait(30)

@@ -12,10 +12,10 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,29 +124,39 @@ def measure(
         for _ in range(repetitions):
             seconds.append(runner.run(workload))
             on_done(next(n_done))
-        seen.append(ceilings.measure(workload))
+            seen.append(ceilings.measure(workload))
         yield summarize(runner, workload, seconds, seen)
 
 
 def summarize(
     runner: Runner, workload: Workload, seconds: Sequence[float], seen: Sequence[Ceiling | None]
 ) -> dict[str, Any]:
-    """One row, fit for JSON: the speeds, the share of the best ceiling seen, and what they were
-    measured with."""
+    """One row, fit for JSON: the speeds, the share of the ceiling, and what they were made with.
+
+    seen: a ceiling before the first repetition and one after each.  Memory on a shared machine
+    changes by half within seconds, so each repetition is held against the better of its two
+    neighbours; the share is the median of that, and `ceiling` the median of those."""
     speeds = [workload.n_timed / each for each in seconds]
-    best = max((each for each in seen if each), key=lambda each: each.value, default=None)
-    rate = giga_work(runner, workload) / statistics.median(seconds)
+    known = [each for each in seen if each is not None]
+    ceiling = None
+    shares: list[float] = []
+    if len(known) == len(seconds) + 1:
+        beside = [max(pair) for pair in pairwise(each.value for each in known)]
+        work = giga_work(runner, workload)
+        shares = [work / s / value for s, value in zip(seconds, beside, strict=True)]
+        ceiling = replace(known[-1], value=statistics.median(beside))
     return {
         "test": workload.name,
         **asdict(workload),
         "n_threads": runner.model.n_threads,
         **spread(speeds),
         "avg_ns": statistics.fmean(seconds) * 1e9,
-        "roofline_share": rate / best.value if best else None,
-        "ceiling": asdict(best) if best else None,
+        "roofline_share": statistics.median(shares) if shares else None,
+        "ceiling": asdict(ceiling) if ceiling else None,
         "model": runner.name,
         "weight_bytes": runner.model.weight_bytes,
         "kernels": runner.model.kernels,
+        "table": runner.model.table,
         "kv_dtype": runner.model.kv_dtype,
         "compute": runner.model.compute,
         **environment(),

@@ -19,20 +19,55 @@ from pyroclast.errors import PyroclastError, SamplingError
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MAX_TOKENS = 256
 
-# command -> (where its function `run(args)` is, help, example)
+# command, of one word or two -> (where its function is, help, example).  A module whose commands
+# have arguments of their own also has `add_arguments(command, name)`; it must be light to import.
 COMMANDS = {
     "generate": ("cli_text:generate", "continue a prompt", '"The capital of France is" -n 16'),
     "chat": ("cli_chat:chat", "talk to a model, or ask it one thing", '"Why is the sky blue?"'),
     "score": ("cli_text:score", "how likely a text is, token by token", '"Paris is in France."'),
+    "next": (
+        "cli_next:next_token",
+        "how the next token is chosen, stage by stage: P(next | context)",
+        '"The capital of France is" --temperature 0.7 --top-p 0.9',
+    ),
     "tokenize": ("cli_text:tokenize", "the tokens of a text", '"Hello, world" --json'),
     "bench": ("cli_bench:bench", "how fast it reads and decodes", "-p 512 -n 128 --json"),
+    "bench kernels": (
+        "cli_lab:bench_kernels",
+        "check and time every kernel against NumPy and the machine's limits",
+        "--op norm --threads 1 --out kernels.json",
+    ),
+    "bench report": (
+        "cli_report:bench_report",
+        "a page and pictures of what was measured, and what changed since a commit",
+        "--results bench/results --against HEAD~1",
+    ),
     "kernels": ("cli_machine:kernels", "which kernel runs for each op, and why", "--json"),
+    "kernels check": (
+        "cli_lab:kernels_check",
+        "check one kernel on all cases, and time it beside the others",
+        "norm numba",
+    ),
+    "kernels new": (
+        "cli_lab:kernels_new",
+        "write the file of a new kernel, with a first correct loop",
+        "softmax mine --tech numba --dir my_kernels",
+    ),
+    "tune": ("cli_tune:tune", "find the fastest kernels of this machine", "-m model.gguf"),
+    "profile": (
+        "cli_profile:profile",
+        "where the time of a generation goes, and what other kernels would take",
+        "model.gguf -n 32 --trace trace.json",
+    ),
     "doctor": ("cli_machine:doctor", "what this machine and this installation offer", "--json"),
 }
-_NEEDS_WEIGHTS = ("generate", "chat", "score", "bench")
+# commands whose module adds them: all of two words, too
+_OWN_ARGUMENTS = ("next", "tune", "profile", *(name for name in COMMANDS if " " in name))
+_NEEDS_WEIGHTS = ("generate", "chat", "score", "next", "bench")
 _NEEDS_MODEL = (*_NEEDS_WEIGHTS, "tokenize")
-_TAKES_TEXT = ("generate", "chat", "score", "tokenize")
-_SAMPLES = ("generate", "chat")
+_TAKES_TEXT = ("generate", "chat", "score", "next", "tokenize")
+_SAMPLES = ("generate", "chat", "next")
+_OF_SEVERAL_TOKENS = ("min-tokens", "logprobs")  # flags without a meaning for one token
 
 # flag, type, metavar, help; absent flags leave SamplingParams' own defaults.
 _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -106,11 +141,14 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             "--threads", "-t", type=int, metavar="N", help="default: all there are"
         )
         command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
-        command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
+        command.add_argument(
+            "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
+        )
     if name in (*_NEEDS_WEIGHTS, "kernels"):
         command.add_argument(
             "--kernels", metavar="RULES", help="for instance matmul.q8_0=cpp-avx2,sample=numpy"
         )
+        add_frozen(command)
     if name in _SAMPLES:
         _add_sampling(command, name)
     if name == "chat":
@@ -121,17 +159,39 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         _add_bench(command)
     if name == "tokenize":
         command.add_argument("--no-special", action="store_true", help="no BOS or EOS around it")
-    what = "one JSON object a row" if name == "bench" else "one JSON object"
+    if name in _OWN_ARGUMENTS:
+        module = importlib.import_module(f"pyroclast.{COMMANDS[name][0].partition(':')[0]}")
+        module.add_arguments(command, name)
+    what = "one JSON object a row" if name in ("bench", "bench kernels") else "one JSON object"
     command.add_argument("--json", action="store_true", help=f"{what} on standard output")
 
 
+def add_frozen(command: argparse.ArgumentParser) -> None:
+    """The flag that leaves tuned tables out: the word `frozen` among the kernel rules."""
+    command.add_argument(
+        "--frozen", action="store_true", help="leave the tuned table of this machine out"
+    )
+
+
+def apply_frozen(args: argparse.Namespace) -> None:
+    """Puts --frozen into the rules, beside those of --kernels or of the environment."""
+    if getattr(args, "frozen", False):
+        rules = args.kernels
+        if rules is None:
+            rules = os.environ.get("PYROCLAST_KERNELS", "")
+        args.kernels = f"frozen,{rules}" if rules else "frozen"
+
+
 def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
+    for flag, kind, metavar, text in _SAMPLING_FLAGS:
+        if name != "next" or flag not in _OF_SEVERAL_TOKENS:
+            command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
+    if name == "next":
+        return
     default = str(DEFAULT_MAX_TOKENS) if name == "generate" else "until the answer ends"
     command.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help=f"tokens at most (default: {default})"
     )
-    for flag, kind, metavar, text in _SAMPLING_FLAGS:
-        command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
     command.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; repeat")
     command.add_argument("--ignore-eos", action="store_true", default=None, help="write on and on")
 
@@ -154,6 +214,19 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-r", "--repetitions", type=int, default=5, metavar="N", help="of each row (default: 5)"
     )
+    command.add_argument(
+        "--peers",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="other engines in turn: those installed here, or in DIR/llama, DIR/openvino, ...",
+    )
+
+
+def join_words(argv: Sequence[str]) -> list[str]:
+    """argv with a command of two words, such as `bench kernels`, as one argument."""
+    words = " ".join(argv[:2])
+    return [words, *argv[2:]] if words in COMMANDS else list(argv)
 
 
 def numbers(text: str) -> list[int]:
@@ -170,7 +243,8 @@ def sampling_params(args: argparse.Namespace) -> Any:
 
     names = [flag.replace("-", "_") for flag, *_ in _SAMPLING_FLAGS]
     names += ["max_tokens", "stop", "ignore_eos"]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    flags: dict[str, Any] = {name: getattr(args, name, None) for name in names}
+    given = {name: value for name, value in flags.items() if value is not None}
     if args.command == "generate":
         given.setdefault("max_tokens", max(DEFAULT_MAX_TOKENS, args.min_tokens or 0))
     try:
@@ -212,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a character must not end the answer.
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-        args = make_parser().parse_args(argv)
+        args = make_parser().parse_args(join_words(sys.argv[1:] if argv is None else argv))
+        apply_frozen(args)
         module, _, function = COMMANDS[args.command][0].partition(":")
         getattr(importlib.import_module(f"pyroclast.{module}"), function)(args)
         sys.stdout.flush()

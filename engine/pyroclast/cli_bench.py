@@ -17,6 +17,11 @@ _COLUMNS = ("model", "size", "threads", "test", "tokens/s", "share of ceiling")
 
 def bench(args: Namespace) -> None:
     """A row for each workload: JSON lines, or a Markdown table with what it was made with."""
+    if args.peers is not None:
+        from pyroclast.cli_peers import compare
+
+        compare(args)
+        return
     from pyroclast.bench import Runner, make_workloads
     from pyroclast.bench_rows import measure
 
@@ -67,6 +72,7 @@ def tell_how(row: dict[str, Any]) -> None:
     lines = (
         f"{row['cpu']}, Python {row['python']}, pyroclast {row['commit']}, {row['date']}",
         f"kv_dtype {row['kv_dtype']}, compute {row['compute']}; kernels: {kernels}",
+        f"tuned table: {row['table']}",
         "Tokenization and sampling are not part of it, as in llama-bench.",
     )
     write()

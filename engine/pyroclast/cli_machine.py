@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli import DEFAULT_MODEL, colour, write
 from pyroclast.errors import KernelError, ModelFileError
-from pyroclast_kernels import features
+from pyroclast_kernels import features, tables
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 
 if TYPE_CHECKING:
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 _REQUIRED = ("numpy", "numba", "tokenizers", "safetensors", "jinja2", "tqdm")
 _OPTIONAL = ("torch", "triton", "starlette", "uvicorn", "matplotlib", "huggingface-hub")
-_COLOURS = {"chosen": "32", "available": "0", "unavailable": "2"}
+_COLOURS = {"chosen": "32", "tuned": "36", "available": "0", "unavailable": "2"}
 
 
 def kernels(args: Namespace) -> None:
     """Each op and format: its variants, which one runs, and why each other one cannot."""
-    from pyroclast_kernels import report
+    from pyroclast_kernels import Selection, report
 
     try:
         rows = report(args.kernels)
+        selection = Selection(args.kernels)
+        for op, format in {(row["op"], row["format"]) for row in rows}:
+            selection.tuned_shapes(op, format)  # notes what of the table does not hold
     except KernelLibraryError as error:
         raise KernelError(str(error)) from error
     if args.json:
         rules = os.environ.get("PYROCLAST_KERNELS", "") if args.kernels is None else args.kernels
-        write(json.dumps({"rules": rules, "cpu": features.cpu_name(), "kernels": rows}))
+        table = {"table": selection.table, "table_notes": selection.table_notes}
+        write(json.dumps({"rules": rules, **table, "cpu": features.cpu_name(), "kernels": rows}))
         return
     widths = [max(len(row[key]) for row in rows) for key in ("op", "format", "variant", "status")]
     before = ""
@@ -43,6 +47,7 @@ def kernels(args: Namespace) -> None:
         before = name
         line = f"{row['variant']:<{widths[2]}}  {row['status']:<{widths[3]}}  {row['reason']}"
         write(f"{shown}  {colour(line.rstrip(), _COLOURS[row['status']])}")
+    write(f"table: {'; '.join([selection.table, *selection.table_notes])}")
 
 
 def doctor(args: Namespace) -> None:
@@ -76,7 +81,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "native build": _build(),
         "settings": {
             name: os.environ.get(name, "not set")
-            for name in ("PYROCLAST_KERNELS", "PYROCLAST_MAX_ISA")
+            for name in ("PYROCLAST_KERNELS", "PYROCLAST_FROZEN", "PYROCLAST_MAX_ISA")
         },
         "caches": _caches(),
         "optional packages": {name: _version(name) for name in _OPTIONAL},
@@ -122,7 +127,11 @@ def _caches() -> dict[str, Any]:
     from pyroclast_kernels.numba_abi import cache_directory
 
     directory = cache_directory()
-    return {"numba kernels": "none can be written" if directory is None else str(directory)}
+    table, why = tables.current()
+    return {
+        "numba kernels": "none can be written" if directory is None else str(directory),
+        "tuned table": why if table is None else table.name,
+    }
 
 
 def _demo_model() -> str:

@@ -42,8 +42,17 @@ def show(stream: Stream, *, quietly: bool) -> Completion:
 
 def as_json(completion: Completion, llm: LLM, **more: Any) -> str:
     """One object: the completion, and what it was made with."""
-    made_with = {"model": llm.name, "threads": llm.n_threads, "kernels": llm.kernels}
-    return json.dumps({**completion.as_dict(), **made_with, **more})
+    return json.dumps({**completion.as_dict(), **made_with(llm), **more})
+
+
+def made_with(llm: LLM) -> dict[str, Any]:
+    """What every result names: the model, threads, kernels, and the tuned table behind them."""
+    return {
+        "model": llm.name,
+        "threads": llm.n_threads,
+        "kernels": llm.kernels,
+        "table": llm.table,
+    }
 
 
 def tell_timings(timings: Timings) -> None:
@@ -79,9 +88,9 @@ def score(args: Namespace) -> None:
     with load(args) as llm:
         [found] = llm.score([text], n_top=args.top)
         if args.json:
-            row = {"model": llm.name, "threads": llm.n_threads, "kernels": llm.kernels}
             pieces = _pieces(llm.tokenizer, found.token_ids)
-            write(json.dumps({"text": text, **found.as_dict(), "pieces": pieces, **row}))
+            row = {"text": text, **found.as_dict(), "pieces": pieces}
+            write(json.dumps({**row, **made_with(llm)}))
             return
         write(f"{'token':>7}  {'logprob':>9}  {'rank':>6}  text")
         for token_id, each in zip(found.token_ids, found.logprobs, strict=True):

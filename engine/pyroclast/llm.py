@@ -37,7 +37,8 @@ class LLM:
 
     model: a GGUF file, a Hugging Face folder, "folder@q8_0", "dummy:<shape>@<format>", or the name
     of an installed model.  compute="float32" dequantizes the weights and keeps float32 throughout.
-    kernels: selection rules such as "matmul.q8_0=cpp-avx2".  threads None: what the machine offers.
+    kernels: selection rules such as "matmul.q8_0=cpp-avx2"; `frozen` among them leaves this
+    machine's tuned table out.  threads None: what the machine offers.
     max_batch_tokens and max_seqs bound one step; n_blocks is the size of the KV cache in blocks
     (None: several full contexts, within the memory there is).
 
@@ -82,8 +83,13 @@ class LLM:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """The variant that runs for each "op.format" of this model."""
+        """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
         return self.model.kernels
+
+    @property
+    def table(self) -> str:
+        """The tuned table that chose kernels where no rule did, or "defaults"."""
+        return self.model.table
 
     @property
     def n_threads(self) -> int:

@@ -17,15 +17,24 @@ from numpy.typing import NDArray
 from pyroclast.checkpoint import Checkpoint
 from pyroclast.config import ModelConfig, inv_freq
 from pyroclast.errors import ClosedError, KernelError, UnsupportedModelError
-from pyroclast.kv_cache import BLOCK_SIZE, DTYPES, KVCache, choose_n_blocks, value_stride
+from pyroclast.kv_cache import (
+    BLOCK_SIZE,
+    DTYPES,
+    KVCache,
+    automatic_dtype,
+    choose_n_blocks,
+    value_stride,
+)
 from pyroclast.weights import Layer, Product, load_weights
 from pyroclast.workspace import MAX_SPLIT_TOKENS, Activations, Workspace
 from pyroclast_kernels import features
 from pyroclast_kernels.attention import MAX_HEAD_DIM, SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
+from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.program import Program, Recorder, make_executor
-from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.registry import Selection, get_op
+from pyroclast_kernels.trace import profile
 
 Array = NDArray[Any]
 
@@ -35,8 +44,9 @@ class Model:
 
     checkpoint may be closed afterwards.  compute="float32" dequantizes the weights and keeps
     float32 throughout; "auto" computes with the weights as they are stored.  kv_dtype is "auto"
-    (f16, or f32 in float32 mode), "f16" or "f32".  kernels are selection rules; threads None takes
-    what the machine offers.  Raises KernelError for rules that cannot hold here,
+    (f32 in float32 mode; else bf16 where the CPU multiplies it, f16 elsewhere), "f32", "f16",
+    "bf16" or "q8_0".  kernels are selection rules;
+    threads None takes what the machine offers.  Raises KernelError for rules that cannot hold here,
     UnsupportedModelError for shapes that no kernel takes, MemoryBudgetError for too large a cache.
     """
 
@@ -60,7 +70,11 @@ class Model:
         _check(config, compute, kv_dtype, threads)
         float32 = compute == "float32"
         self.config, self.compute = config, compute
-        self.kv_dtype = ("f32" if float32 else "f16") if kv_dtype == "auto" else kv_dtype
+        self._selection = _selection(kernels)
+        if kv_dtype == "auto":
+            quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
+            kv_dtype = "f32" if float32 else automatic_dtype(self._selection, quantized)
+        self.kv_dtype = kv_dtype
         self.n_threads = threads or features.n_cpus()
         self.n_blocks = choose_n_blocks(config, self.kv_dtype, n_blocks)
         self.max_seq_len = min(config.max_seq_len, self.n_blocks * BLOCK_SIZE)
@@ -72,7 +86,6 @@ class Model:
         if self._executor is None:
             self.n_threads = 1
         try:
-            self._selection = Selection(kernels)
             self._weights = load_weights(
                 checkpoint, self._selection, self._executor, float32=float32, on_layer=on_layer
             )
@@ -97,8 +110,13 @@ class Model:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """The variant that runs for each "op.format" of this model."""
+        """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
         return dict(self._selection.resolved)
+
+    @property
+    def table(self) -> str:
+        """The tuned table that chose where no rule did, or "defaults"."""
+        return self._selection.table
 
     @property
     def weight_bytes(self) -> int:
@@ -128,10 +146,15 @@ class Model:
 
     def forward(self, sample: bool = False) -> None:
         """One step over what `batch` holds: writes the cache and the logits (and samples)."""
+        self.program(sample).run()
+
+    def program(self, sample: bool = False) -> Program:
+        """The recorded step, with or without the sampler at its end: to trace it, or to replay its
+        calls by themselves."""
         program = self._sampling_program if sample else self._program
         if program is None:
             raise ClosedError("the model is closed" if self._program is None else "no sampler")
-        program.run()
+        return program
 
     def profile(self) -> list[tuple[str, str, str, float]]:
         """Runs one step; (label, op.format, variant, microseconds) of each call, in order."""
@@ -139,7 +162,7 @@ class Model:
             raise ClosedError("the model is closed")
         return [
             (c.label, f"{c.kernel.op}.{c.kernel.format}", c.kernel.variant, microseconds)
-            for c, microseconds in zip(self._calls, self._program.profile(), strict=True)
+            for c, microseconds in zip(self._calls, profile(self._program), strict=True)
         ]
 
     def zero_blocks(self, block_ids: Sequence[int]) -> None:
@@ -264,18 +287,40 @@ class Model:
     def _ffn_block(self, ops: Recorder, layer: Layer) -> None:
         batch, work = self.batch, self._work
         self._norm(ops, layer.ffn_norm, work.ffn_in)
-        for product in layer.gate_up:
-            self._product(ops, work.ffn_in, product, work.gate_up)
-        ops.call(
-            "swiglu",
-            n_tokens=batch.n_tokens_at,
-            gate_up=work.gate_up,
-            out=work.ffn_out.values,
-            out_q8=work.ffn_out.q8,
-            d_ff=self.config.d_ff,
-        )
+        if not self._fused_gate_up(ops, layer):
+            for product in layer.gate_up:
+                self._product(ops, work.ffn_in, product, work.gate_up)
+            ops.call(
+                "swiglu",
+                n_tokens=batch.n_tokens_at,
+                gate_up=work.gate_up,
+                out=work.ffn_out.values,
+                out_q8=work.ffn_out.q8,
+                d_ff=self.config.d_ff,
+            )
         for product in layer.w_down:
             self._product(ops, work.ffn_out, product, work.x, accumulate=True)
+
+    def _fused_gate_up(self, ops: Recorder, layer: Layer) -> bool:
+        """Notes gate, up and SwiGLU as one op where these weights allow it."""
+        work, product, d_ff = self._work, layer.gate_up[0], self.config.d_ff
+        weight = product.weight
+        fits = len(layer.gate_up) == 1 and product.bias is None and d_ff % 16 == 0
+        return (
+            fits
+            and weight.format in get_op("gate_up").formats
+            and ops.call_fused(
+                "gate_up",
+                weight.format,
+                n_tokens=self.batch.n_tokens_at,
+                x=work.ffn_in.of(weight),
+                weight=weight,
+                out=work.ffn_out.values,
+                out_q8=work.ffn_out.q8,
+                d_ff=d_ff,
+                n_cols=weight.n_cols,
+            )
+        )
 
     def _norm(
         self,
@@ -320,6 +365,13 @@ class Model:
             out_stride=out.shape[1],
             accumulate=int(accumulate),
         )
+
+
+def _selection(rules: str | None) -> Selection:
+    try:
+        return Selection(rules)
+    except KernelLibraryError as error:
+        raise KernelError(str(error)) from error
 
 
 def _check(config: ModelConfig, compute: str, kv_dtype: str, threads: int | None) -> None:
