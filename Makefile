@@ -44,8 +44,16 @@ check: $(VENV)/.native $(VENV)/.test $(VENV)/.dev ## formatting, lint, types, la
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(PY) -m pytest -q tests/test_layers.py
 
-bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## run every script in bench/
-	@for script in bench/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+# Only what needs no other engine and ends in time; bench/*.py --help tells of the rest.  Parts go on
+# when one failed, so that there is a report of it; the exit code tells.  *_local.json: the committed
+# files of these names hold other engines, too, which a run without them must not replace.
+bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time and draw it all, to bench/results/
+	@failed=0; part() { echo "== $$*" >&2; "$$@" || failed=1; }; \
+	part $(PY) bench/kernels.py --quick; \
+	part $(PY) bench/sampling.py --seconds 1 --out bench/results/sampling_local.json; \
+	part $(PY) bench/engine.py -p 512 -n 128 --json bench/results/engine_local.json; \
+	part $(BIN)/pyroclast bench report; \
+	exit $$failed
 
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.

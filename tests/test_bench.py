@@ -196,7 +196,7 @@ def test_bf16_counts_as_such_where_the_cpu_has_it(monkeypatch, has_it):
 
 def runner_of(config: ModelConfig, **model):
     about = {"weight_bytes": 1_000_000, "kv_dtype": "f16", "n_threads": 2, "kernels": {"a": "b"}}
-    about |= {"compute": "auto", "config": config, **model}
+    about |= {"compute": "auto", "config": config, "table": "tuned-1", **model}
     return SimpleNamespace(name="m", model=SimpleNamespace(**about))
 
 
@@ -220,20 +220,22 @@ def test_work_of_a_prompt_is_its_products():
 
 def test_a_row_is_reckoned_right():
     seconds = [1.0, 0.5, 0.25]
-    seen = [Ceiling("read", 2.0, "GB/s", "x"), None, Ceiling("read", 4.0, "GB/s", "y")]
+    seen = [Ceiling("read", value, "GB/s", "x") for value in (2.0, 4.0, 3.0, 1.0)]
     runner, workload = runner_of(CONFIG), Workload(0, 8, 0, 2)
     row = bench_rows.summarize(runner, workload, seconds, seen)
     assert (row["test"], row["n_prompt"], row["n_gen"], row["n_depth"]) == ("tg8 b2", 0, 8, 0)
     assert (row["n_batch"], row["n_threads"], row["model"]) == (2, 2, "m")
+    assert (row["kernels"], row["table"]) == ({"a": "b"}, "tuned-1")
     assert row["samples_ts"] == [16, 32, 64]
     assert row["avg_ts"] == pytest.approx(112 / 3)
     assert row["median_ts"] == 32
     assert row["stddev_ts"] == pytest.approx(statistics.stdev([16, 32, 64]))
     assert row["avg_ns"] == pytest.approx(1.75e9 / 3)
-    assert row["ceiling"] == {"kind": "read", "value": 4.0, "unit": "GB/s", "how": "y"}
+    assert row["ceiling"] == {"kind": "read", "value": 4.0, "unit": "GB/s", "how": "x"}
+    # 1 s beside 2 and 4 GB/s, 0.5 s beside 4 and 3, 0.25 s beside 3 and 1: the second is median.
     share = bench_rows.giga_work(runner, workload) / 0.5 / 4.0
     assert row["roofline_share"] == pytest.approx(share)
-    row = bench_rows.summarize(runner, workload, [1.0], [None])
+    row = bench_rows.summarize(runner, workload, [1.0], [None, None])
     assert (row["stddev_ts"], row["roofline_share"], row["ceiling"]) == (0, None, None)
 
 
@@ -254,7 +256,7 @@ def test_rows_have_ceilings_measured_around_them(model, monkeypatch):
     assert all(row["ceiling"]["value"] > 0 and row["roofline_share"] > 0 for row in rows)
     assert all(len(row["samples_ts"]) == 2 for row in rows)
     assert n_done == [1, 2, 3, 4, 5, 6]
-    assert seen == [workloads[0]] * 2 + [workloads[1]] * 2
+    assert seen == [workloads[0]] * 3 + [workloads[1]] * 3  # one before, one after each
 
 
 def test_the_version_stands_for_the_commit_where_there_is_no_checkout(monkeypatch):
@@ -399,7 +401,7 @@ def test_a_peer_that_breaks_is_absent_with_its_last_words(model, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--peer", "gpt=python"], "no worker for 'gpt'; there are: llama.cpp, pyroclast"),
+        (["--peer", "gpt=python"], "no worker for 'gpt'; there are: llama.cpp, OpenVINO GenAI"),
         (["-r", "0"], "--repetitions must be at least 1, got 0"),
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["--model", "dummy:none", "--peer", "pyroclast=python"], "unknown shape 'none'"),

@@ -2,41 +2,32 @@
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 from peers.client import Client, PeerError
 from peers.report import best_variant, compare
+from peers.table import PEERS
 from pyroclast.bench import Workload
 from pyroclast.bench_rows import spread
 
 WORKERS = Path(__file__).parent
 SOURCES = [str(WORKERS.parents[1] / folder) for folder in ("engine", "kernels")]
-# Peer -> its worker's script, and the settings of which the best counts: name -> (for loading,
-# for each run).
-Settings = dict[str, tuple[dict[str, Any], dict[str, Any]]]
-PEERS: dict[str, tuple[str, Settings]] = {
-    "llama.cpp": (
-        "llama_worker.py",
-        {
-            "repack": ({"repack": True}, {"kv_unified": False}),
-            "no repack": ({"repack": False}, {"kv_unified": False}),
-            "repack, unified KV": ({"repack": True}, {"kv_unified": True}),
-            "no repack, unified KV": ({"repack": False}, {"kv_unified": True}),
-        },
-    ),
-    # Another installed Pyroclast: what a change is worth.
-    "pyroclast": ("pyroclast_worker.py", {"default": ({}, {})}),
-}
-# Longer than any engine's threads keep spinning after a step.
-SETTLE_S = 0.05
+# Engines' threads keep spinning for a while after a step, some for a fifth of a second: a turn
+# begins when those of the others rest (less than this share of a core), or after so many looks.
+SETTLE_S, REST, MAX_LOOKS = 0.05, 0.02, 10
+# Correlation of logits below which an engine does not compute this model, whatever its speed.
+NONSENSE = 0.5
 
 
 @dataclass
@@ -47,8 +38,11 @@ class Contender:
     setting: str
     client: Client
     options: dict[str, Any] = field(default_factory=dict)
+    load_s: float = 0.0
     seconds: list[float] = field(default_factory=list)
-    logits: list[float] = field(default_factory=list)
+    # After the last token of the last sequence; its likeliest token where an engine tells no more,
+    # None where it has read other tokens than ours.
+    logits: list[float] | int | None = None
 
     def applies(self, workload: Workload) -> bool:
         """A cache shared by all sequences makes no difference to one."""
@@ -72,56 +66,78 @@ class Arena:
         self.absent: dict[str, str] = {}
         self.idle_share = 0.0
         self.least_alike = 1.0  # correlation of a peer's logits with ours
+        # Tokens that we find likelier than a peer's choice, as a share of the vocabulary.
+        self.worst_rank = 0.0
 
-    def rows(self, model: str, label: str) -> Iterator[dict[str, Any]]:
-        """A row for each workload."""
+    def rows(
+        self, model: str, label: str, file_of: Callable[[str], str | None]
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each workload.  file_of(peer): what a peer loads, None if it is not to take
+        part here; PeerError if it cannot."""
         with ExitStack() as stack:
-            ours = self._ours(stack, model)
-            theirs = list(self._theirs(stack, model))
+            ours = self.ours(stack, model)
+            theirs = list(self.theirs(stack, file_of, Path(model).name))
             for workload in self._workloads:
                 yield {"label": label, **self._measure(ours, theirs, workload)}
 
-    def _load(self, client: Client, model: str, options: dict[str, Any]) -> Any:
-        """What the worker says about itself."""
+    def _load(self, client: Client, model: str, options: dict[str, Any]) -> tuple[Any, float]:
+        """(What the worker says about itself, seconds)."""
         workloads = [asdict(workload) for workload in self._workloads]
-        threads = self._args.threads
-        return client.ask("load", model=model, workloads=workloads, threads=threads, **options)
+        threads, start = self._args.threads, time.perf_counter()
+        about = client.ask("load", model=model, workloads=workloads, threads=threads, **options)
+        return about, time.perf_counter() - start
 
-    def _ours(self, stack: ExitStack, model: str) -> Contender:
+    def ours(self, stack: ExitStack, model: str) -> Contender:
+        """Pyroclast, of this checkout, loaded."""
         args = self._args
         paths = [*SOURCES, os.environ.get("PYTHONPATH", "")]
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         client = Client(sys.executable, WORKERS / "pyroclast_worker.py", environment)
         stack.enter_context(client)
         options = {"kernels": args.kernels, "compute": args.compute, "kv_dtype": args.kv_dtype}
-        self._load(client, model, options)
-        return Contender("", "", client)
+        return Contender("", "", client, load_s=self._load(client, model, options)[1])
 
-    def _theirs(self, stack: ExitStack, model: str) -> Iterator[Contender]:
-        for peer, python in self._args.peer.items():
-            script, settings = PEERS[peer]
-            loaded: dict[str, Client] = {}  # settings that are loaded alike share a worker
+    def theirs(
+        self, stack: ExitStack, file_of: Callable[[str], str | None], name: str
+    ) -> Iterator[Contender]:
+        """Each peer in each of its settings, loaded; those that cannot be are noted as absent."""
+        for peer in self._args.peer:
+            loaded: dict[str, Contender] = {}  # settings that are loaded alike share a worker
             try:
-                for setting, (options, run_options) in settings.items():
-                    key = json.dumps(options)
-                    if key not in loaded:
-                        loaded[key] = stack.enter_context(Client(python, WORKERS / script, {}))
-                        self.peers[peer] = self._load(loaded[key], model, options)
-                    yield Contender(peer, setting, loaded[key], run_options)
+                file = file_of(peer)
+                for setting in PEERS[peer].settings if file else ():
+                    yield self.contender(stack, peer, setting, str(file), loaded)
             except PeerError as error:
-                self.absent[f"{peer} on {Path(model).name}"] = str(error)
+                self.absent[f"{peer} on {name}"] = str(error)
+
+    def contender(
+        self, stack: ExitStack, peer: str, setting: str, file: str, loaded: dict[str, Contender]
+    ) -> Contender:
+        """A peer in one of its settings, loaded unless one that is loaded alike is there."""
+        options, run_options = PEERS[peer].settings[setting]
+        key = json.dumps(options)
+        if key not in loaded:
+            client = Client(self._args.peer[peer], WORKERS / PEERS[peer].script, {})
+            stack.enter_context(client)
+            self.peers[peer], seconds = self._load(client, file, options)
+            loaded[key] = Contender(peer, setting, client, load_s=seconds)
+        return Contender(peer, setting, loaded[key].client, run_options, loaded[key].load_s)
 
     def _measure(
         self, ours: Contender, theirs: list[Contender], workload: Workload
     ) -> dict[str, Any]:
         ours.warm_up(workload)
-        theirs = [each for each in theirs if self._takes_part(each, workload)]
-        contenders = [ours, *theirs]
+        theirs = [each for each in theirs if each.applies(workload)]
+        warm_up = methodcaller("warm_up", workload)
+        check = partial(self._check, ours)
+        theirs = [each for each in theirs if self._takes_part(each, workload, warm_up)]
+        theirs = [each for each in theirs if self._takes_part(each, workload, check)]
         request = {"workload": asdict(workload)}
         ceilings = [ours.client.ask("ceiling", **request)]
         for _ in range(self._args.repetitions):
-            for contender in contenders:
-                contender.seconds.append(self._watched(contender, contenders, workload))
+            take_turn = partial(self._take_turn, workload, [ours, *theirs])
+            take_turn(ours)
+            theirs = [each for each in theirs if self._takes_part(each, workload, take_turn)]
             time.sleep(SETTLE_S)
             ceilings.append(ours.client.ask("ceiling", **request))
         row = ours.client.ask("row", **request, seconds=ours.seconds, seen=ceilings)
@@ -129,8 +145,7 @@ class Arena:
         for contender in theirs:
             speeds = [workload.n_timed / each for each in contender.seconds]
             compared = spread(speeds) | compare(row["samples_ts"], speeds)
-            compared["logits_correlation"] = statistics.correlation(ours.logits, contender.logits)
-            self.least_alike = min(self.least_alike, compared["logits_correlation"])
+            compared |= self._likeness(ours, contender)
             peers.setdefault(contender.peer, {})[contender.setting] = compared
         row["peers"] = {
             name: {"best": best_variant(variants), "variants": variants}
@@ -138,26 +153,62 @@ class Arena:
         }
         return dict(row)
 
-    def _takes_part(self, contender: Contender, workload: Workload) -> bool:
-        """Warms it up, too.  A peer that cannot do a workload is left out of it."""
-        if not contender.applies(workload):
-            return False
+    def _takes_part(
+        self, contender: Contender, workload: Workload, action: Callable[[Contender], None]
+    ) -> bool:
+        """Whether a peer did what it was to do.  One that cannot is left out of the workload."""
         try:
-            contender.warm_up(workload)
+            action(contender)
         except PeerError as error:
             name = f"{contender.peer} ({contender.setting}) in {workload.name}"
             self.absent[name] = str(error)
             return False
         return True
 
-    def _watched(
-        self, contender: Contender, contenders: list[Contender], workload: Workload
-    ) -> float:
-        """Runs, and notes the CPU time that the others took meanwhile."""
-        time.sleep(SETTLE_S)
+    def _check(self, ours: Contender, other: Contender) -> None:
+        """A result is checked before it is timed: PeerError for one that is none."""
+        found = self._likeness(ours, other).get("logits_correlation", 1.0)
+        if found < NONSENSE:
+            raise PeerError(f"its logits correlate with ours by {found:.3f}")
+
+    def _likeness(self, ours: Contender, other: Contender) -> dict[str, float]:
+        """How well a peer's logits go with ours: that it has read the same weights and tokens."""
+        mine, its = ours.logits, other.logits
+        assert isinstance(mine, list)
+        if its is None:
+            return {}
+        if isinstance(its, int):
+            rank = sum(each > mine[its] for each in mine)
+            self.worst_rank = max(self.worst_rank, rank / len(mine))
+            return {"choice_rank": rank}
+        try:
+            # Some engines have padded the vocabulary.
+            correlation = statistics.correlation(mine, its[: len(mine)])
+        except statistics.StatisticsError:  # all of them are the same number
+            correlation = 0.0
+        if math.isnan(correlation):
+            correlation = 0.0
+        if PEERS[other.peer].reads == "gguf":  # the others have rounded the weights anew
+            self.least_alike = min(self.least_alike, correlation)
+        return {"logits_correlation": correlation}
+
+    def _take_turn(
+        self, workload: Workload, contenders: list[Contender], contender: Contender
+    ) -> None:
+        """Runs when the others rest, and notes the CPU time that they took meanwhile."""
         others = {id(c.client): c.client for c in contenders if c.client is not contender.client}
-        before, start = sum(c.cpu_s() for c in others.values()), time.perf_counter()
-        seconds = contender.run(workload)
-        used = sum(c.cpu_s() for c in others.values()) - before
-        self.idle_share = max(self.idle_share, used / (time.perf_counter() - start))
-        return seconds
+        idle = list(others.values())
+        for _ in range(MAX_LOOKS):
+            if _cpu_share(idle, lambda: time.sleep(SETTLE_S))[1] < REST:
+                break
+        seconds, share = _cpu_share(idle, lambda: contender.run(workload))
+        contender.seconds.append(seconds)
+        self.idle_share = max(self.idle_share, share)
+
+
+def _cpu_share(clients: list[Client], action: Callable[[], Any]) -> tuple[Any, float]:
+    """(What the action returns, the share of a core that the clients took meanwhile)."""
+    before, start = sum(each.cpu_s() for each in clients), time.perf_counter()
+    found = action()
+    used = sum(each.cpu_s() for each in clients) - before
+    return found, used / (time.perf_counter() - start)

@@ -58,6 +58,13 @@ class Client:
                 nanoseconds += int(path.read_text().split()[0])
         return nanoseconds / 1e9
 
+    def peak_bytes(self) -> int:
+        """The most memory that it has had, as the kernel counts it."""
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise PeerError("this system does not tell the peak memory of a process")
+
     def _last_words(self) -> str:
         code = self._process.wait(_QUIT_S)
         self._stderr.seek(0)

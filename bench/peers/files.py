@@ -1,10 +1,11 @@
 """The GGUF files that every engine reads: found, made with random weights, or quantized anew.
 
-What is made is kept in the user's cache directory, pyroclast/bench.
+What is made is kept in the user's cache directory, pyroclast/bench, or where it is asked to be.
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,42 +27,55 @@ _CONTROL_TYPE, _NORMAL_TYPE = 3, 1
 _F16_FILE = 1
 
 
-def cache_directory() -> Path:
+def cache_directory(directory: Path | None = None) -> Path:
     """Where files are kept; made if need be."""
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    directory = Path(home) / "pyroclast" / "bench"
+    directory = directory or Path(home) / "pyroclast" / "bench"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
-def model_file(model: str, format: str | None, quantize: Quantize, *, pure: bool) -> Path:
+def source_of(model: str, directory: Path | None = None) -> tuple[Path, str]:
+    """(The file that all others are made from, how their names begin): a dummy's is written in f16
+    unless it is there."""
+    if model.startswith(shapes.PREFIX):
+        name, _ = shapes.parse(model)
+        source = cache_directory(directory) / f"{name}.f16.gguf"
+        made_once(source, lambda target: write_random_gguf(target, shapes.SHAPES[name]))
+        return source, name
+    with open_checkpoint(model) as checkpoint:
+        source = Path(checkpoint.path)
+    about = source.stat()
+    key = hashlib.sha256(f"{source}{about.st_size}{about.st_mtime_ns}".encode()).hexdigest()
+    return source, f"{source.stem}.{key[:8]}"
+
+
+def model_file(
+    model: str,
+    format: str | None,
+    quantize: Quantize,
+    *,
+    pure: bool,
+    directory: Path | None = None,
+) -> Path:
     """A GGUF file of the model, in a format if one is asked for; made unless it is there.
 
     model: a GGUF file, an installed model, or "dummy:<shape>".  pure: every matrix in the format
     itself, also those that llama.cpp would make finer."""
+    source, key = source_of(model, directory)
     if model.startswith(shapes.PREFIX):
-        name, default = shapes.parse(model)
-        format = format or default
-        source = cache_directory() / f"{name}.f16.gguf"
-        made_once(source, lambda target: write_random_gguf(target, shapes.SHAPES[name]))
+        format = format or shapes.parse(model)[1]
         if format == "f16":
             return source
-        key = name
-    else:
-        with open_checkpoint(model) as checkpoint:
-            source = Path(checkpoint.path)
-        if format is None:
-            return source
-        about = source.stat()
-        key = hashlib.sha256(f"{source}{about.st_size}{about.st_mtime_ns}".encode()).hexdigest()
-        key = f"{source.stem}.{key[:8]}"
-    found = cache_directory() / f"{key}.{format}{'.pure' if pure else ''}.gguf"
+    elif format is None:
+        return source
+    found = cache_directory(directory) / f"{key}.{format}{'.pure' if pure else ''}.gguf"
     made_once(found, lambda target: quantize(source, target, format))
     return found
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> None:
-    """Calls make(temporary path) unless the file is there; never leaves half a file."""
+    """Calls make(temporary path) unless the file or folder is there; never leaves half of one."""
     if path.exists():
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -69,6 +83,8 @@ def made_once(path: Path, make: Callable[[Path], None]) -> None:
         make(temporary)
         temporary.replace(path)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

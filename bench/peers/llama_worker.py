@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp as lib
 import numpy as np
 from protocol import serve
+from tokens import token_ids
 
 STEP_TOKENS = 512
 POLL = 50  # llama-bench's own
@@ -38,15 +39,21 @@ class PoolParams(ctypes.Structure):
     )
 
 
+def loaded_library(name: str) -> ctypes.CDLL:
+    """The very copy that llama_cpp runs.  Its folder has several of each, under other names; a pool
+    of another copy's threads does not know repacked weights, and the logits are zeros or NaN."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if f"/lib{name}.so" in path:
+            return ctypes.CDLL(path)
+    raise RuntimeError(f"llama_cpp has not loaded lib{name}")
+
+
 class Pool:
     """A polling thread pool, asleep unless it is used in a `with` block."""
 
     def __init__(self, n_threads: int) -> None:
-        folder = Path(lib.__file__).parent / "lib"
-        base, self._cpu, llama = (
-            ctypes.CDLL(str(next(folder.glob(f"lib{name}.so*"))))
-            for name in ("ggml-base", "ggml-cpu", "llama")
-        )
+        base, self._cpu, llama = map(loaded_library, ("ggml-base", "ggml-cpu", "llama"))
         base.ggml_threadpool_params_default.restype = PoolParams
         base.ggml_threadpool_params_default.argtypes = [ctypes.c_int]
         self._cpu.ggml_threadpool_new.restype = ctypes.c_void_p
@@ -185,6 +192,20 @@ class Worker:
         found = lib.llama_get_logits_ith(self.last.context, -1)
         return [float(x) for x in found[: self.n_vocab]]
 
+    def every_logit(self, token_ids: list[int], path: str) -> None:
+        """Writes float32 (n_tokens, vocab_size) to a .npy file: those after each token of a text,
+        which has room where the workloads have."""
+        context = self._context(1, False)
+        context.cut(0, 0)
+        n = len(token_ids)
+        self.batch.token[:n], self.batch.pos[:n] = token_ids, np.arange(n)
+        self.batch.seq[:n], self.batch.logits[:n] = 0, 1
+        with self.pool:
+            self.batch.decode(context, n)
+        context.filled[0] = 0
+        found = np.ctypeslib.as_array(lib.llama_get_logits(context.context), (n, self.n_vocab))
+        np.save(path, found)
+
     def _context(self, n_seqs: int, kv_unified: bool) -> Context:
         key = (n_seqs, kv_unified)
         if key not in self.contexts:
@@ -214,11 +235,10 @@ class Worker:
     def _put(self, seqs: Any, positions: Any) -> None:
         n = len(seqs)
         self.batch.seq[:n], self.batch.pos[:n] = seqs, positions
-        # The same ids as Pyroclast's: all over the vocabulary.
-        self.batch.token[:n] = (positions.astype(np.int64) * 7919 + seqs * 104_729 + 1) % (
-            self.n_vocab
-        )
+        self.batch.token[:n] = token_ids(seqs, positions, self.n_vocab)
 
 
 worker = Worker()
-serve({name: getattr(worker, name) for name in ("quantize", "load", "run", "logits")})
+serve(
+    {name: getattr(worker, name) for name in ("quantize", "load", "run", "logits", "every_logit")}
+)
