@@ -32,7 +32,8 @@ class Case:
 
     bound(arguments, expected) is the largest allowed error of an output, elementwise, and `reason`
     says where it comes from; of records, it is asked for each field, given as a record of that
-    field alone.  flops and bytes are those of one call.
+    field alone.  flops and bytes are those of one call.  rounded is the bound for variants that
+    round operands to 16 bits (Variant.rounds), where that is another one.
     """
 
     op: str
@@ -44,6 +45,11 @@ class Case:
     reason: str
     flops: int = 0
     bytes: int = 0
+    rounded: Callable[[Arguments, Array], Array | float] | None = None
+
+    def allowed(self, rounds: bool) -> Callable[[Arguments, Array], Array | float]:
+        """The bound of a variant that rounds, or does not round, operands to 16 bits."""
+        return self.rounded if rounds and self.rounded is not None else self.bound
 
     def __str__(self) -> str:
         return f"{self.op}.{self.format}-{self.name}"
@@ -87,9 +93,13 @@ def expected(case: Case) -> tuple[Arguments, Arguments]:
     return arguments, after
 
 
-def mismatches(case: Case, before: Arguments, after: Arguments, got: Arguments) -> list[Mismatch]:
-    """What is wrong with the outputs in `got`: empty if each lies within its bound."""
+def mismatches(
+    case: Case, before: Arguments, after: Arguments, got: Arguments, rounds: bool = False
+) -> list[Mismatch]:
+    """What is wrong with the outputs in `got`: empty if each lies within its bound.  rounds: they
+    are of a variant that rounds operands to 16 bits."""
     found: list[Mismatch] = []
+    bound = case.allowed(rounds)
     for name in case.outputs:
         if after[name] is None:
             continue
@@ -99,20 +109,24 @@ def mismatches(case: Case, before: Arguments, after: Arguments, got: Arguments) 
         elif after[name].dtype == Q8_BLOCK:
             pairs = list(_q8_pairs(name, got[name], after[name]))
         elif after[name].dtype.names:
-            pairs = list(_field_pairs(case, before, name, got[name], after[name]))
+            pairs = list(_field_pairs(bound, before, name, got[name], after[name]))
         else:
-            allowed = case.bound(before, after[name])
+            allowed = bound(before, after[name])
             pairs = [(name, got[name], after[name], allowed)]
         found += [m for pair in pairs if (m := _worst(*pair)) is not None]
     return found
 
 
 def _field_pairs(
-    case: Case, before: Arguments, name: str, got: Array, wanted: Array
+    bound: Callable[[Arguments, Array], Array | float],
+    before: Arguments,
+    name: str,
+    got: Array,
+    wanted: Array,
 ) -> Iterator[tuple[str, Array, Array, Array | float]]:
     """A record's fields, each within the case's bound for it: see Case."""
     for field in wanted.dtype.names or ():
-        yield f"{name}.{field}", got[field], wanted[field], case.bound(before, wanted[[field]])
+        yield f"{name}.{field}", got[field], wanted[field], bound(before, wanted[[field]])
 
 
 def _q8_pairs(

@@ -8,7 +8,8 @@ Where variants come from, none of them listed anywhere else:
     numpy                  the op's reference
     cpp-<level>            <op>/cpp*.cpp, compiled once per instruction-set level
     cpp-<name>             one that CPP_VARIANTS of the op's folder names beside those
-    numba, cython, ...     <op>/<technology>_cpu.py, which registers itself with @op.variant
+    numba, cython          <op>/<technology>_cpu.py, which registers itself with @op.variant
+    triton                 <op>/triton_gpu.py, which registers itself with @op.gpu_variant
     numba-<name>, ...      a file of a user's own, wherever it lies: see own_variants.py
 
 Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op; the word
@@ -28,18 +29,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyroclast_kernels import features, tables
+from pyroclast_kernels import features, tables, triton_device
 from pyroclast_kernels.compiled import compiled_kernels
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.tuned import Tuned
 
 Bind = Callable[[str], "int | Callable[..., None]"]  # format -> what runs
+_GetLaunch = Callable[[str], Callable[..., None]]
 FROZEN = "frozen"  # among the rules: no tuned tables
 CPP_LEVELS = tuple(features.LEVEL_FLAGS)
 PREFERENCE = (
     "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx2", "cython", "cpp-baseline", "numba", "numpy",
 )  # fmt: skip
-TECHNOLOGIES = ("numba", "cython")  # files <technology>_cpu.py in an op's folder
+GPU_PREFERENCE = ("triton",)  # all that device="cuda" runs
+# A technology's file in an op's folder.
+TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_gpu"}
 OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "swiglu", "softmax",
     "sample", "gate_up", "pack",
@@ -62,18 +66,22 @@ def folder_of(op_name: str) -> str:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A variant bound to a format: an address for the executor, or a Python function."""
+    """A variant bound to a format: an address for the executor, a Python function, or, of a
+    selection for the GPU, a launch (triton_launch.py)."""
 
     op: str
     format: str
     variant: str
     address: int = 0
     function: Callable[..., None] | None = None
+    launch: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One implementation of an op.  bit_group names the variants that give identical bits."""
+    """One implementation of an op.  bit_group names the variants that give identical bits.
+    launch, where it runs on a GPU: format -> what is called with tensors that lie there.
+    rounds: 16-bit formats also round the other operand of their products to 16 bits."""
 
     op: str
     name: str
@@ -81,6 +89,8 @@ class Variant:
     bit_group: str
     unavailable: str  # why it cannot run here; empty if it can
     bind: Bind
+    launch: Callable[[str], Callable[..., None]] | None = None
+    rounds: bool = False
 
 
 @dataclass
@@ -116,6 +126,24 @@ class Op:
             known = formats or self.formats
             self._add(Variant(self.name, name, known, bit_group or name, unavailable, bind))
             return bind
+
+        return register
+
+    def gpu_variant(
+        self, name: str, *, formats: tuple[str, ...] | None = None, rounds: bool = False
+    ) -> Callable[[_GetLaunch], _GetLaunch]:
+        """Registers the decorated function: format -> launch (triton_launch.py), imported late."""
+
+        def register(get_launch: _GetLaunch) -> _GetLaunch:
+            def bind(format: str) -> Callable[..., None]:
+                from pyroclast_kernels.triton_launch import on_host
+
+                return on_host(get_launch(format))
+
+            why_not, known = triton_device.why_not(), formats or self.formats
+            really = rounds and not triton_device.INTERPRETED  # which computes in float32
+            self._add(Variant(self.name, name, known, name, why_not, bind, get_launch, really))
+            return get_launch
 
         return register
 
@@ -166,12 +194,12 @@ def preference() -> tuple[str, ...]:
 
 @cache
 def load_technology(op_name: str, technology: str) -> bool:
-    """Imports <op>/<technology>_cpu.py, which registers its variants; False if there is none."""
-    folder = folder_of(op_name)
-    if not (Path(__file__).parent / folder / f"{technology}_cpu.py").exists():
+    """Imports the technology's file, which registers its variants; False if there is none."""
+    folder, file = folder_of(op_name), TECHNOLOGIES[technology]
+    if not (Path(__file__).parent / folder / f"{file}.py").exists():
         return False
     get_op(op_name)
-    importlib.import_module(f"pyroclast_kernels.{folder}.{technology}_cpu")
+    importlib.import_module(f"pyroclast_kernels.{folder}.{file}")
     return True
 
 
@@ -193,9 +221,11 @@ class Selection:
     rules: `op[.format]=variant` separated by commas; None reads PYROCLAST_KERNELS.  Raises
     KernelError for a rule that names nothing, or a variant that cannot run here.  table: the name
     of the tuned table in use, or "defaults"; table_notes: why, or what of it is passed over.
+    on_gpu: kernels are launches, of the variants in GPU_PREFERENCE or of a rule; no tuned tables.
     """
 
-    def __init__(self, rules: str | None = None) -> None:
+    def __init__(self, rules: str | None = None, on_gpu: bool = False) -> None:
+        self.on_gpu = on_gpu
         self.rules = os.environ.get("PYROCLAST_KERNELS", "") if rules is None else rules
         self._wanted: dict[tuple[str, str], str] = {}
         words = [part.strip() for part in self.rules.split(",")]
@@ -204,7 +234,7 @@ class Selection:
             if rule not in ("", FROZEN):
                 self._add_rule(rule)
         self.resolved: dict[str, str] = {}
-        self._tuned = Tuned(frozen)
+        self._tuned = Tuned(frozen or on_gpu)
         self.table, self.table_notes = self._tuned.name, self._tuned.notes
 
     def _add_rule(self, rule: str) -> None:
@@ -284,7 +314,7 @@ class Selection:
         op = get_op(op_name)
         if rule := self._rule(op_name, format):
             return self._forced(op_name, rule, format)
-        for name in preference():
+        for name in GPU_PREFERENCE if self.on_gpu else preference():
             if name in TECHNOLOGIES:
                 load_technology(op_name, name)
             variant = op.variants.get(name)
@@ -303,13 +333,19 @@ class Selection:
         if format not in variant.formats:
             known = ", ".join(variant.formats)
             raise KernelError(f"{op_name}={name} does not take format {format}; it takes {known}")
+        if self.on_gpu and variant.launch is None:
+            known = ", ".join(name for name, other in variants.items() if other.launch)
+            raise KernelError(f"{op_name}={name} runs on the CPU; on the GPU there are {known}")
         return variant
 
     def _bind(self, op: Op, variant: Variant, format: str) -> Kernel:
-        bound = variant.bind(format)
         key = f"{op.name}.{format}"
         names = {variant.name, *filter(None, self.resolved.get(key, "").split("+"))}
         self.resolved[key] = "+".join(sorted(names))  # several where the table splits shapes
+        if self.on_gpu:
+            assert variant.launch is not None, "chosen among those that have one"
+            return Kernel(op.name, format, variant.name, launch=variant.launch(format))
+        bound = variant.bind(format)
         if callable(bound):
             return Kernel(op.name, format, variant.name, function=bound)
         return Kernel(op.name, format, variant.name, address=bound)
