@@ -65,13 +65,12 @@ class Split {
       return;
     }
     scores(rows, n_rows, first, lo, hi);
-    const int64_t padded = (hi - lo + kPositions - 1) / kPositions * kPositions;
     for (int r = 0; r < n_rows; r++) {
       float *row_scores = tile_.group.scores + r * kScoreStride;
       if (std::max(rows[r].first, lo) < std::min(rows[r].end, hi)) {
-        softmax_row<Source>(rows[r], row_scores, padded);
+        softmax_row<Source>(rows[r], row_scores, padded(lo, hi));
       } else {
-        std::fill_n(row_scores, padded, 0.0f);
+        std::fill_n(row_scores, padded(lo, hi), 0.0f);
         rows[r].sum = 0;
       }
     }
@@ -79,11 +78,17 @@ class Split {
   }
 
  private:
+  // Positions of the blocks that hold [lo, hi); lo begins one.
+  static int64_t padded(int64_t lo, int64_t hi) {
+    return (hi - lo + kPositions - 1) / kPositions * kPositions;
+  }
+
   void scores(const Row *rows, int n_rows, int first, int64_t lo, int64_t hi) {
     const auto *queries = reinterpret_cast<const Unit *>(tile_.queries[first / kGroup]);
     for (int64_t p = lo; p < hi; p += kPositions) {
       const uint8_t *cells = head_.keys(p);
-      const uint8_t *next = p + kPositions < hi ? head_.keys(p + kPositions) : head_.values(lo);
+      const int64_t ahead = p + kAhead * kPositions, after = lo + (ahead - lo - padded(lo, hi));
+      const uint8_t *next = ahead < hi ? head_.keys(ahead) : head_.values(std::min(after, hi - 1));
       const auto *scales = (const uint16_t *)(cells + head_.head_dim * kPositions);
       float *out = tile_.group.scores + (p - lo);
       score_block<Source>({(const Cell *)cells, (const Cell *)next, scales, head_.head_dim}, n_rows,
@@ -93,10 +98,10 @@ class Split {
   }
 
   void values(int n_rows, int64_t lo, int64_t hi) {
-    const Cell *blocks[kSplitBlocks + 1];
+    const Cell *blocks[kSplitBlocks + kAhead];
     int64_t n = 0;
     for (int64_t p = lo; p < hi; p += kPositions) blocks[n++] = (const Cell *)head_.values(p);
-    blocks[n] = blocks[n - 1];
+    for (int i = 0; i < kAhead; i++) blocks[n + i] = blocks[n - 1];
     const Values<Source> v{blocks, hi - lo, head_.stride};
     if constexpr (Format::kScaled) {
       load_value_scales(lo, n, blocks);

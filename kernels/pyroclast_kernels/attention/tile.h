@@ -13,7 +13,8 @@
 #include "exp2.h"
 
 constexpr int64_t kSplit = 512;
-constexpr int kGroup = 12;        // rows whose scores of a split stay in the L1 cache (24 KiB)
+constexpr int kAhead = 2;   // blocks from the one at hand to the one that is fetched meanwhile
+constexpr int kGroup = 12;  // rows whose scores of a split stay in the L1 cache (24 KiB)
 constexpr int kMaxHeadDim = 256;  // model.py refuses larger heads
 // Rows are padded: at a stride of 2048 bytes twelve of them would share few sets of the L1 cache.
 constexpr int64_t kScoreStride = kSplit + kLanes, kValueStride = kMaxHeadDim + kLanes;
@@ -47,6 +48,7 @@ struct GroupBuffers {
 // acc[r][l] += sum over n steps of units of row r * lanes l; the cells of a step lie `stride` after
 // those of the one before, its units kStepUnits.  Meanwhile what lies as far from `next` is
 // fetched: a block of the cache is about a page long, and hardware prefetchers stop at its end.
+// Into L2: a core waits for few lines of L1 at a time, 10 GB/s on Zen 4 (docs/decisions/0021).
 template <class Source, int R, int L, int64_t kRowUnits, int64_t kStepUnits>
 PYRO_INLINE void accumulate(typename Source::Sum (&acc)[R][L], const typename Source::Cell *cells,
                             const typename Source::Cell *next, int64_t stride, int64_t n,
@@ -56,7 +58,7 @@ PYRO_INLINE void accumulate(typename Source::Sum (&acc)[R][L], const typename So
     typename Source::Lanes lanes[L];
 #pragma GCC unroll 4
     for (int l = 0; l < L; l++) {
-      if (l * kLanes % kLineCells == 0) __builtin_prefetch(next + i * stride + l * kLanes);
+      if (l * kLanes % kLineCells == 0) __builtin_prefetch(next + i * stride + l * kLanes, 0, 2);
       lanes[l] = Source::load_cells(cells + i * stride + l * kLanes);
     }
 #pragma GCC unroll 12
@@ -178,7 +180,7 @@ void softmax_row(Row &row, float *scores, int64_t n) {
 // Consecutive blocks of values: where each lies, and how many positions there are in all.
 template <class Source>
 struct Values {
-  const typename Source::Cell *const *blocks;  // one more than is read, to fetch ahead
+  const typename Source::Cell *const *blocks;  // kAhead more than are read, to fetch
   int64_t n_positions, stride;
 };
 
@@ -190,7 +192,7 @@ PYRO_INLINE void value_sums(typename Source::Sum (&acc)[R][L], const Values<Sour
   for (int64_t p = 0; p < v.n_positions; p += kPositions) {
     const int64_t n = std::min<int64_t>(kPositions, v.n_positions - p);
     const auto *const *block = v.blocks + p / kPositions;
-    accumulate<Source, R, L, kRowUnits, 1>(acc, block[0] + d, block[1] + d, v.stride,
+    accumulate<Source, R, L, kRowUnits, 1>(acc, block[0] + d, block[kAhead] + d, v.stride,
                                            (n + Source::kTerms - 1) / Source::kTerms,
                                            probs + p / Source::kTerms);
   }

@@ -24,6 +24,10 @@ PYRO_INLINE Mask bits_of(const NativeI (&lanes)[kRegs]) {
 #elif defined(__AVX2__)
   return Mask(_mm256_movemask_ps((__m256)lanes[0])) | Mask(_mm256_movemask_ps((__m256)lanes[1]))
                                                           << 8;
+#elif defined(__SSE2__)
+  Mask m = 0;
+  PYRO_EACH m |= Mask(_mm_movemask_ps((__m128)lanes[r])) << (r * kWidth);
+  return m;
 #else
   Mask m = 0;
   for (int r = 0; r < kRegs; r++)
@@ -146,6 +150,20 @@ PYRO_INLINE f32x16 where_at_least(f32x16 a, f32x16 b, f32x16 x) {
   return x;
 }
 
+#if defined(__SSSE3__) && !defined(__AVX2__)
+// For each mask of four lanes the bytes of those that are in it, in order.
+struct CloseTogether {
+  alignas(16) uint8_t bytes[16][16] = {};
+  constexpr CloseTogether() {
+    for (int m = 0; m < 16; m++)
+      for (int lane = 0, at = 0; lane < 4; lane++)
+        if (m >> lane & 1)
+          for (int i = 0; i < 4; i++) bytes[m][at++] = uint8_t(4 * lane + i);
+  }
+};
+constexpr CloseTogether kCloseTogether;
+#endif
+
 // Writes the lanes of m, close together, to p; up to 16 lanes from p on may be overwritten.
 PYRO_INLINE void compress(void *p, i32x16 x, Mask m) {
 #if defined(__AVX512F__)
@@ -160,6 +178,14 @@ PYRO_INLINE void compress(void *p, i32x16 x, Mask m) {
     __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(order)));
     _mm256_storeu_si256((__m256i *)to, _mm256_permutevar8x32_epi32((__m256i)x.v[r], lanes));
     to += __builtin_popcountll(half);
+  }
+#elif defined(__SSSE3__)
+  char *to = static_cast<char *>(p);
+  PYRO_EACH {
+    Mask quarter = (m >> (r * kWidth)) & 0xf;
+    __m128i order = _mm_load_si128((const __m128i *)kCloseTogether.bytes[quarter]);
+    _mm_storeu_si128((__m128i *)to, _mm_shuffle_epi8((__m128i)x.v[r], order));
+    to += 4 * count(quarter);
   }
 #else
   int32_t lanes[kLanes], *to = static_cast<int32_t *>(p);
