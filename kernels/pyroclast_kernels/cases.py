@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.activations import Q8_BLOCK
+from pyroclast_kernels.activations import BLOCK, Q8_BLOCK, dequantize
 from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.registry import folder_of, get_op
 
@@ -107,7 +107,11 @@ def mismatches(
         if isinstance(after[name], PackedWeight):
             pairs = [(name, got[name].data, after[name].data, 0.0)]
         elif after[name].dtype == Q8_BLOCK:
-            pairs = list(_q8_pairs(name, got[name], after[name]))
+            pairs = list(_q8_pairs(name, got[name]))
+            if rounds and case.rounded is not None:
+                pairs += _q8_rounded(case.rounded, before, name, got[name], after[name])
+            else:
+                pairs += _q8_alike(name, got[name], after[name])
         elif after[name].dtype.names:
             pairs = list(_field_pairs(bound, before, name, got[name], after[name]))
         else:
@@ -129,13 +133,8 @@ def _field_pairs(
         yield f"{name}.{field}", got[field], wanted[field], bound(before, wanted[[field]])
 
 
-def _q8_pairs(
-    name: str, got: Array, wanted: Array
-) -> Iterator[tuple[str, Array, Array, Array | float]]:
-    """Scales agree to 1e-5; values may differ by one step, where x / scale is near a tie; the
-    sums must be those of the values that are there."""
-    yield f"{name}.scale", got["scale"], wanted["scale"], 1e-5 * np.abs(wanted["scale"])
-    yield f"{name}.values", got["values"], wanted["values"], 1.0
+def _q8_pairs(name: str, got: Array) -> Iterator[tuple[str, Array, Array, Array | float]]:
+    """The sums of quantized blocks must be those of the values that are there."""
     sums = got["values"].sum(axis=-1, dtype=np.int64)
     yield f"{name}.minus_8_sum", got["minus_8_sum"], -8 * sums, 0.0
     yield f"{name}.minus_128_sum", got["minus_128_sum"], -128 * sums, 0.0
@@ -145,8 +144,30 @@ def _q8_pairs(
     scaled = got["scale"][..., None].astype(np.float64) * halves
     yield f"{name}.half_scaled", got["half_scaled"], scaled, 2 * EPS * np.abs(scaled)
     yield f"{name}.minus_4_half_sum", got["minus_4_half_sum"], -4 * halves, 0.0
+
+
+def _q8_alike(
+    name: str, got: Array, wanted: Array
+) -> Iterator[tuple[str, Array, Array, Array | float]]:
+    """Scales agree to 1e-5; values may differ by one step, where x / scale is near a tie."""
+    yield f"{name}.scale", got["scale"], wanted["scale"], 1e-5 * np.abs(wanted["scale"])
+    yield f"{name}.values", got["values"], wanted["values"], 1.0
     differ = np.mean(got["values"] != wanted["values"])
     yield f"{name}.share of values off by one", np.array([differ]), np.array([0.0]), 0.02
+
+
+def _q8_rounded(
+    bound: Callable[[Arguments, Array], Array | float],
+    before: Arguments,
+    name: str,
+    got: Array,
+    wanted: Array,
+) -> Iterator[tuple[str, Array, Array, Array | float]]:
+    """Where the values themselves may differ by `bound`: so may what the blocks stand for, and by a
+    step of theirs."""
+    values = dequantize(wanted)
+    step = np.repeat(np.maximum(got["scale"], wanted["scale"]), BLOCK, axis=-1)
+    yield f"{name}.values", dequantize(got), values, bound(before, values) + step
 
 
 def _worst(name: str, got: Array, wanted: Array, allowed: Array | float) -> Mismatch | None:

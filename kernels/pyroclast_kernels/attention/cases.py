@@ -53,6 +53,16 @@ def _bound(arguments: Arguments, expected: Array) -> float:
     return float(5 * (2 * score_error + mean_error))
 
 
+def _rounded(arguments: Arguments, expected: Array) -> float:
+    """For variants that round operands to the cache's 16 bits: with f16 a query is off by up to
+    2^-11 of itself, and head_dim such errors over sqrt(head_dim) add up like independent ones, six
+    standard deviations; an exponential by as much, and the divisor too."""
+    bound = _bound(arguments, expected)
+    if arguments["k_cache"].dtype != np.float16:
+        return bound  # with bf16 the reference rounds queries, and _bound allows for the rest
+    return float(bound + 5 * (2 * 6 / np.sqrt(3) + 2) * 2.0**-11)
+
+
 def _case(shape: Shape, format: str, window: int = 0, quantized: bool = False) -> Case:
     n_pairs = sum(min(p + 1, window or p + 1) for f, n in shape.spans for p in range(f, f + n))
     cell = np.dtype(cache.DTYPES[format]).itemsize
@@ -67,6 +77,7 @@ def _case(shape: Shape, format: str, window: int = 0, quantized: bool = False) -
         bound=_bound,
         reason="score error (d + 2) eps |q||k| / sqrt(d), doubled by the quotient, times max |v|; "
         "in bf16 and q8_0 the rounding of queries and weights on top",
+        rounded=_rounded,
         flops=4 * n_pairs * shape.n_heads * shape.head_dim,
         bytes=longest * shape.n_kv_heads * block_bytes // cache.BLOCK_SIZE,
     )

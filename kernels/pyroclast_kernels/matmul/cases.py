@@ -23,6 +23,7 @@ _LONG = (66, 17, 32768)
 _ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)]
 _MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
 BF16_ROUNDING = 2.0**-8  # largest relative error of a bfloat16, which has 8 significant bits
+TF32_CUT = 2.0**-10  # the same of a float32 cut, not rounded, to tf32's 11
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
 
 
@@ -72,8 +73,9 @@ def _matmul(
     }
 
 
-def _matmul_bound(arguments: Arguments, expected: Array) -> Array:
-    """n_terms * eps * sum |w||x|: the classic bound of a float32 dot product, both sides."""
+def _matmul_bound(arguments: Arguments, expected: Array, x_error: float = 0.0) -> Array:
+    """n_terms * eps * sum |w||x|: the classic bound of a float32 dot product, both sides; and what
+    a relative error of every x adds to it."""
     weight, x = arguments["weight"], arguments["x"]
     values = activations.dequantize(x) if weight.takes_q8 else x
     n_terms = weight.n_cols // 32 * 2 if weight.takes_q8 else weight.n_cols
@@ -81,7 +83,7 @@ def _matmul_bound(arguments: Arguments, expected: Array) -> Array:
     # apart, its terms and the products may both be larger than their sum.
     weights, minimums = weight.terms()
     sums = np.abs(values) @ (np.abs(weights) + 2 * np.abs(minimums)).T
-    per_sum = 2 * (n_terms + 4) * EPS
+    per_sum = 2 * (n_terms + 4) * EPS + x_error
     if weight.format == "bf16" and (x.view(np.uint32) & 0xFFFF).any():
         per_sum += BF16_ROUNDING
     bound = np.zeros_like(expected)
@@ -89,6 +91,11 @@ def _matmul_bound(arguments: Arguments, expected: Array) -> Array:
         expected[: len(sums), : weight.n_rows]
     )
     return bound
+
+
+def _matmul_bound_tf32(arguments: Arguments, expected: Array) -> Array:
+    """float16 weights on tensor cores: they are exact there, and x is cut to tf32."""
+    return _matmul_bound(arguments, expected, TF32_CUT)
 
 
 def _matmul_case(
@@ -108,6 +115,7 @@ def _matmul_case(
         + "; x rounded to 8 bits: 2^-8 sum |w||x|" * rounds,
         flops=2 * n_tokens * n_rows * n_cols,
         bytes=weight_bytes + 4 * n_tokens * (n_rows + n_cols),
+        rounded=_matmul_bound_tf32 if format == "f16" else None,
     )
 
 
