@@ -14,6 +14,7 @@ import numpy as np
 
 from pyroclast.llm import LLM
 from pyroclast_kernels.batch import Batch
+from pyroclast_kernels.memory import HostMemory
 from pyroclast_kernels.sample.reference import sample
 
 EOS, BOS, VOCAB_SIZE = 256, 257, 260
@@ -76,6 +77,8 @@ class FakeModel:
     block_size = 4
     weight_bytes = 1000
     n_threads = 1
+    device, device_note, n_warm_ups = "cpu", "", 0
+    memory = HostMemory()
 
     def __init__(
         self,
@@ -108,6 +111,9 @@ class FakeModel:
 
     def attach_sampler(self, **arguments: Any) -> None:
         self._sample_arguments = arguments
+
+    def warm_up(self, show: Callable[[int], None]) -> None:
+        raise AssertionError("it has nothing to warm up")
 
     def forward(self, sample: bool = False) -> None:
         self.before_step()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -140,6 +141,8 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--threads", "-t", type=int, metavar="N", help="default: all there are"
         )
+        if name != "bench":
+            add_device(command, "auto")
         command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
         command.add_argument(
             "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
@@ -149,6 +152,8 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             "--kernels", metavar="RULES", help="for instance matmul.q8_0=cpp-avx2,sample=numpy"
         )
         add_frozen(command)
+    if name == "kernels":
+        add_device(command, "cpu")
     if name in _SAMPLES:
         _add_sampling(command, name)
     if name == "chat":
@@ -164,6 +169,14 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         module.add_arguments(command, name)
     what = "one JSON object a row" if name in ("bench", "bench kernels") else "one JSON object"
     command.add_argument("--json", action="store_true", help=f"{what} on standard output")
+
+
+def add_device(command: argparse.ArgumentParser, default: str) -> None:
+    """The flag that says where the model runs."""
+    known = "auto, cuda or cpu" if default == "auto" else "cuda or cpu"
+    command.add_argument(
+        "--device", default=default, metavar="WHERE", help=f"{known} (default: {default})"
+    )
 
 
 def add_frozen(command: argparse.ArgumentParser) -> None:
@@ -285,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a character must not end the answer.
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         args = make_parser().parse_args(join_words(sys.argv[1:] if argv is None else argv))
         apply_frozen(args)
         module, _, function = COMMANDS[args.command][0].partition(":")

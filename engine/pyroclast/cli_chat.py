@@ -82,5 +82,5 @@ def _answer(llm: LLM, messages: list[Message], params: SamplingParams, *, as_obj
     if as_object:
         write(as_json(completion, llm, messages=messages))
     else:
-        tell_timings(completion.timings)
+        tell_timings(completion.timings, llm.device)
     return completion.text

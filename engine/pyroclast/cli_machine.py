@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli import DEFAULT_MODEL, colour, write
+from pyroclast.device import (
+    SETTING,
+    check_device,
+    gpu_memory,
+    size,
+    why_not_chosen,
+    why_not_cuda,
+)
 from pyroclast.errors import KernelError, ModelFileError
 from pyroclast_kernels import features, tables
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
@@ -27,17 +35,19 @@ def kernels(args: Namespace) -> None:
     """Each op and format: its variants, which one runs, and why each other one cannot."""
     from pyroclast_kernels import Selection, report
 
+    device = check_device(args.device)
     try:
-        rows = report(args.kernels)
-        selection = Selection(args.kernels)
-        for op, format in {(row["op"], row["format"]) for row in rows}:
+        rows = report(args.kernels, device)
+        selection = Selection(args.kernels, on_gpu=device == "cuda")
+        for op, format in {(row["op"], row["format"]) for row in rows if device == "cpu"}:
             selection.tuned_shapes(op, format)  # notes what of the table does not hold
     except KernelLibraryError as error:
         raise KernelError(str(error)) from error
     if args.json:
         rules = os.environ.get("PYROCLAST_KERNELS", "") if args.kernels is None else args.kernels
         table = {"table": selection.table, "table_notes": selection.table_notes}
-        write(json.dumps({"rules": rules, **table, "cpu": features.cpu_name(), "kernels": rows}))
+        found = {"rules": rules, **table, "device": device, "cpu": features.cpu_name()}
+        write(json.dumps({**found, "cuda": why_not_cuda(), "kernels": rows}))
         return
     widths = [max(len(row[key]) for row in rows) for key in ("op", "format", "variant", "status")]
     before = ""
@@ -47,7 +57,9 @@ def kernels(args: Namespace) -> None:
         before = name
         line = f"{row['variant']:<{widths[2]}}  {row['status']:<{widths[3]}}  {row['reason']}"
         write(f"{shown}  {colour(line.rstrip(), _COLOURS[row['status']])}")
-    write(f"table: {'; '.join([selection.table, *selection.table_notes])}")
+    if device == "cpu":
+        write(f"table: {'; '.join([selection.table, *selection.table_notes])}")
+    write(f"cuda: {why_not_cuda() or 'can be used (`pyroclast kernels --device cuda`)'}")
 
 
 def doctor(args: Namespace) -> None:
@@ -78,10 +90,11 @@ def examine() -> dict[str, dict[str, Any]]:
             "memory": _memory(),
             **{f"cpp-{level}": features.why_not(level) or "yes" for level in features.LEVEL_FLAGS},
         },
+        "gpu": _gpu(),
         "native build": _build(),
         "settings": {
             name: os.environ.get(name, "not set")
-            for name in ("PYROCLAST_KERNELS", "PYROCLAST_FROZEN", "PYROCLAST_MAX_ISA")
+            for name in (SETTING, "PYROCLAST_KERNELS", "PYROCLAST_FROZEN", "PYROCLAST_MAX_ISA")
         },
         "caches": _caches(),
         "optional packages": {name: _version(name) for name in _OPTIONAL},
@@ -123,14 +136,34 @@ def _build() -> dict[str, Any]:
     return facts
 
 
+def _gpu() -> dict[str, Any]:
+    """Whether a model can run on the GPU, and which it is; torch is imported only if one can."""
+    reason = why_not_cuda()
+    facts: dict[str, Any] = {
+        "device=cuda": reason or "can be used",
+        "device=auto": why_not_chosen() or "takes the GPU where the model fits",
+    }
+    if reason:
+        return facts
+    from pyroclast_kernels.triton_ceiling import about
+
+    try:
+        free, total = gpu_memory()
+        return facts | about() | {"free memory": f"{size(free)} of {size(total)}"}
+    except (KernelError, RuntimeError) as error:
+        return facts | {"device=cuda": f"the driver failed: {error}"}
+
+
 def _caches() -> dict[str, Any]:
     from pyroclast_kernels.numba_abi import cache_directory
 
     directory = cache_directory()
     table, why = tables.current()
+    home = Path(os.environ.get("TRITON_HOME", "~")).expanduser()
     return {
         "numba kernels": "none can be written" if directory is None else str(directory),
         "tuned table": why if table is None else table.name,
+        "triton kernels": os.environ.get("TRITON_CACHE_DIR") or str(home / ".triton" / "cache"),
     }
 
 

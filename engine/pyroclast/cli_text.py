@@ -23,6 +23,7 @@ def load(args: Namespace) -> LLM:
 
     return LLM(
         args.model,
+        device=args.device,
         compute=args.compute,
         kernels=args.kernels,
         threads=args.threads,
@@ -46,16 +47,19 @@ def as_json(completion: Completion, llm: LLM, **more: Any) -> str:
 
 
 def made_with(llm: LLM) -> dict[str, Any]:
-    """What every result names: the model, threads, kernels, and the tuned table behind them."""
+    """What every result names: the model, the device and why, threads, kernels, and the tuned table
+    behind them."""
     return {
         "model": llm.name,
+        "device": llm.device,
+        "device_note": llm.device_note,
         "threads": llm.n_threads,
         "kernels": llm.kernels,
         "table": llm.table,
     }
 
 
-def tell_timings(timings: Timings) -> None:
+def tell_timings(timings: Timings, device: str) -> None:
     """A line below the answer, for somebody at a terminal."""
     if not sys.stderr.isatty():
         return
@@ -66,6 +70,8 @@ def tell_timings(timings: Timings) -> None:
         parts.append(f"prompt {timings.prompt_tokens_per_s:.0f} tokens/s")
     if timings.decode_tokens_per_s is not None:
         parts.append(f"answer {timings.decode_tokens_per_s:.1f} tokens/s")
+    if device == "cuda":
+        parts.append("on the GPU")
     if timings.bandwidth_share is not None:
         parts.append(f"{timings.bandwidth_share:.0%} of the memory bandwidth")
     print(colour("[" + ", ".join(parts) + "]", "2", sys.stderr), file=sys.stderr)
@@ -79,7 +85,7 @@ def generate(args: Namespace) -> None:
         if args.json:
             write(as_json(completion, llm))
         else:
-            tell_timings(completion.timings)
+            tell_timings(completion.timings, llm.device)
 
 
 def score(args: Namespace) -> None:

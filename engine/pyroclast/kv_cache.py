@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from pyroclast.errors import MemoryBudgetError, RequestError
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.registry import Selection
+
+if TYPE_CHECKING:
+    from pyroclast_kernels.memory import Memory
 
 __all__ = [
     "BLOCK_SIZE",
@@ -93,13 +97,13 @@ def choose_n_blocks(config: ModelConfig, dtype: str, n_blocks: int | None) -> in
 class KVCache:
     """k and v: per layer (n_blocks, n_kv_heads, ...) as block_shapes says; zero until written."""
 
-    def __init__(self, config: ModelConfig, dtype: str, n_blocks: int) -> None:
+    def __init__(self, config: ModelConfig, dtype: str, n_blocks: int, memory: Memory) -> None:
         self.dtype, self.n_blocks = dtype, n_blocks
         heads = (n_blocks, config.n_kv_heads)
         k_shape, v_shape = block_shapes(dtype, config.head_dim)
         layers = range(config.n_layers)
-        self.k = [np.zeros((*heads, *k_shape), DTYPES[dtype]) for _ in layers]
-        self.v = [np.zeros((*heads, *v_shape), DTYPES[dtype]) for _ in layers]
+        self.k = [memory.zeros((*heads, *k_shape), DTYPES[dtype]) for _ in layers]
+        self.v = [memory.zeros((*heads, *v_shape), DTYPES[dtype]) for _ in layers]
 
     @property
     def n_bytes(self) -> int:

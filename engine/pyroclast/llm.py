@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast import prompts as checks
-from pyroclast.errors import KernelError, RequestError
+from pyroclast.device import MAX_BATCH_TOKENS, check_device, choose
+from pyroclast.errors import RequestError
 from pyroclast.loop import Loop
 from pyroclast.output import Completion, Score
 from pyroclast.progress import progress_bar
@@ -36,11 +37,13 @@ class LLM:
     """A model ready to generate, safe to use from several threads; calls share their steps.
 
     model: a GGUF file, a Hugging Face folder, "folder@q8_0", "dummy:<shape>@<format>", or the name
-    of an installed model.  compute="float32" dequantizes the weights and keeps float32 throughout.
+    of an installed model.  device: "cuda", "cpu", or "auto", the GPU if it can be used and has room
+    for the model; the environment's PYROCLAST_DEVICE says what auto stands for.
+    compute="float32" dequantizes the weights and keeps float32 throughout.
     kernels: selection rules such as "matmul.q8_0=cpp-avx2"; `frozen` among them leaves this
-    machine's tuned table out.  threads None: what the machine offers.
-    max_batch_tokens and max_seqs bound one step; n_blocks is the size of the KV cache in blocks
-    (None: several full contexts, within the memory there is).
+    machine's tuned table out.  threads None: what the machine offers; a number asks for the CPU.
+    max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
+    is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -55,29 +58,32 @@ class LLM:
         kernels: str | None = None,
         threads: int | None = None,
         kv_dtype: str = "auto",
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int | None = None,
         max_seqs: int = 64,
         n_blocks: int | None = None,
         _parts: Parts | None = None,
     ) -> None:
-        if device not in ("auto", "cpu"):
-            raise KernelError(f"device must be 'auto' or 'cpu', got {device!r}")
-        checks.check_positive("max_batch_tokens", max_batch_tokens)
+        device = check_device(device)
+        if max_batch_tokens is not None:
+            checks.check_positive("max_batch_tokens", max_batch_tokens)
         checks.check_positive("max_seqs", max_seqs)
         self.model, self.tokenizer, self.name = _parts or _load(
             model,
+            device=device,
             compute=compute,
             kernels=kernels,
             threads=threads,
             kv_dtype=kv_dtype,
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
-            max_logits=max(max_seqs, min(max_batch_tokens, _MAX_LOGITS)),
             n_blocks=n_blocks,
         )
         self.max_seq_len = self.model.max_seq_len
         self.vocab_size: int = self.model.logits.shape[1]
         self._loop = Loop(Stepper(self.model, kernels))
+        if self.model.n_warm_ups:
+            with progress_bar(self.model.n_warm_ups, "graph") as show:
+                self.model.warm_up(show)
         # Bytes per second that this machine can stream.  Set it, and timings tell the share.
         self.memory_bandwidth: float | None = None
 
@@ -85,6 +91,16 @@ class LLM:
     def kernels(self) -> dict[str, str]:
         """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
         return self.model.kernels
+
+    @property
+    def device(self) -> str:
+        """Where steps run: "cpu" or "cuda"."""
+        return self.model.device
+
+    @property
+    def device_note(self) -> str:
+        """Why they run there."""
+        return self.model.device_note
 
     @property
     def table(self) -> str:
@@ -307,13 +323,27 @@ def _where(i: int, n_prompts: int) -> str:
     return "the prompt" if n_prompts == 1 else f"prompt {i} (of {n_prompts}, counted from 0)"
 
 
-def _load(model: str | Path, **options: Any) -> Parts:
-    """Opens the files, packs the weights, closes the files."""
+def _load(
+    model: str | Path,
+    *,
+    device: str,
+    threads: int | None,
+    max_batch_tokens: int | None,
+    **rest: Any,
+) -> Parts:
+    """Opens the files, chooses the device, lays out the weights there, closes the files."""
     from pyroclast.checkpoint import open_checkpoint
     from pyroclast.model import Model
 
+    def options(device: str) -> dict[str, Any]:
+        n_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device]
+        n_rows = max(rest["max_seqs"], min(n_tokens, _MAX_LOGITS))
+        return {**rest, "max_batch_tokens": n_tokens, "max_logits": n_rows}
+
     with open_checkpoint(model) as checkpoint:
+        device, note = choose(device, checkpoint, threads, **options("cuda"))
+        where: dict[str, Any] = {"device": device, "device_note": note, "threads": threads}
         tokenizer = checkpoint.tokenizer()
         with progress_bar(checkpoint.config.n_layers, "layer") as show:
-            loaded = Model(checkpoint, on_layer=show, **options)
+            loaded = Model(checkpoint, on_layer=show, **where, **options(device))
         return loaded, tokenizer, checkpoint.name

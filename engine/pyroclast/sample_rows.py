@@ -58,6 +58,7 @@ class SampleRows:
     def __init__(self, arrays: SampleArrays, vocab_size: int) -> None:
         self.arrays = arrays
         self._vocab_size = vocab_size
+        self._notes = arrays.memory.on_gpu
         # Single values through memoryviews: half the time of NumPy's.
         self._positions = arrays.rows["position"].data
         self._n_penalties = arrays.rows["n_penalties"].data
@@ -67,6 +68,7 @@ class SampleRows:
         self._changing: list[_Changing] = []
         self._layout = -1
         self._n_rows = 0
+        self._has_top = False  # the top arrays hold what the last step wrote
         self.processed: list[tuple[int, Generation]] = []  # rows with callables of the user's
 
     def forget(self) -> None:
@@ -74,6 +76,7 @@ class SampleRows:
         self._layout = -1
 
     def write(self, step: Row[Work], layout: int) -> None:
+        self._has_top = False
         if layout != self._layout:
             self._write_all(step)
             self._layout = layout
@@ -97,6 +100,7 @@ class SampleRows:
         out = self._out
         top: list[tuple[int, float]] = []
         if n_top:
+            self._fetch_top()
             ids = self.arrays.top_ids[row, :n_top].tolist()
             logprobs = self.arrays.top_logprobs[row, :n_top].tolist()
             # Fewer tokens than that may be possible at all.
@@ -108,6 +112,17 @@ class SampleRows:
             bool(out["is_greedy"][row]),
             top,
         )
+
+    def sampled_on_host(self) -> None:
+        """The step's results were written by the CPU: nothing is to be fetched."""
+        self._has_top = True
+
+    def _fetch_top(self) -> None:
+        arrays = self.arrays
+        if not self._has_top:
+            arrays.memory.fetch(arrays.top_ids, self._n_rows)
+            arrays.memory.fetch(arrays.top_logprobs, self._n_rows)
+            self._has_top = True
 
     def _write_all(self, step: Row[Work]) -> None:
         self._changing = []
@@ -161,6 +176,7 @@ class SampleRows:
         values["bias_start"], values["n_biases"] = start, n_biases
         if n_biases:
             self.arrays.biases[start : start + n_biases] = list(params.logit_bias.items())
+            self.arrays.memory.note(self.arrays.biases, start, start + n_biases)
 
     def _write_penalties(self, changing: _Changing) -> None:
         seq, start = changing.seq, changing.i * self.arrays.n_penalties
@@ -176,6 +192,7 @@ class SampleRows:
         self.arrays.penalties[start : start + len(token_ids)] = [
             (token_id, prompt[token_id], output[token_id]) for token_id in token_ids
         ]
+        self.arrays.memory.note(self.arrays.penalties, start, start + len(token_ids))
 
     def _write_allowed(self, changing: _Changing) -> None:
         """The mask: allowed_token_ids, and no stop token before min_tokens."""
@@ -192,6 +209,7 @@ class SampleRows:
             bits[list(seq.stop_ids)] = 0
         mask = np.packbits(bits, bitorder="little").view(np.uint32)
         self.arrays.allowed[start : start + self.arrays.n_words] = mask
+        self.arrays.memory.note(self.arrays.allowed, start, start + self.arrays.n_words)
         values["allowed_start"] = start
 
     def update(self) -> None:
@@ -206,21 +224,22 @@ class SampleRows:
     def _count(self, changing: _Changing, token_id: int) -> None:
         """One more occurrence of a token, for the penalties."""
         ids, n_prompt, n_output = self._penalties
-        slot = changing.slots.get(token_id)
+        slot, start = changing.slots.get(token_id), changing.i * self.arrays.n_penalties
         if slot is None:
             slot = changing.slots[token_id] = len(changing.slots)
-            place = changing.i * self.arrays.n_penalties + slot
-            ids[place], n_prompt[place], n_output[place] = token_id, 0, 0
+            ids[start + slot], n_prompt[start + slot], n_output[start + slot] = token_id, 0, 0
             self._n_penalties[changing.row] = slot + 1
-        n_output[changing.i * self.arrays.n_penalties + slot] += 1
+        n_output[start + slot] += 1
+        if self._notes:
+            self.arrays.memory.note(self.arrays.penalties, start + slot, start + slot + 1)
 
 
 def sample_program(
     logits: NDArray[np.float32], arrays: SampleArrays, rules: str | None
 ) -> Callable[[], None]:
-    """The op `sample` on `logits` by itself, in the variant that `rules` choose."""
+    """The op `sample` on `logits` by itself, on the CPU, in the variant that `rules` choose."""
     recorder = Recorder(Selection(rules))
-    recorder.call("sample", logits=logits, **arrays.arguments())
+    recorder.call("sample", logits=logits, **arrays.on_host())
     return Program(recorder.calls).run
 
 

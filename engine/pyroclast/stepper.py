@@ -5,9 +5,8 @@ Not safe for threads by itself: `loop.Loop` lets one caller in at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.blocks import BlockPool
 from pyroclast.errors import NumericalError, PyroclastError, SamplingError
@@ -21,40 +20,10 @@ from pyroclast.sample_rows import (
     sample_program,
 )
 from pyroclast.scheduler import Scheduler
+from pyroclast.step_model import StepModel
 from pyroclast_kernels.program import PARTS_PER_THREAD
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pyroclast_kernels.batch import Batch
-
-
-class StepModel(Protocol):
-    """What the loop needs of a model; `pyroclast.model.Model` says more."""
-
-    batch: Batch
-    block_size: int
-    n_blocks: int
-    max_seq_len: int
-    max_batch_tokens: int
-    max_seqs: int
-    max_logits: int
-    n_threads: int
-
-    @property
-    def logits(self) -> NDArray[np.float32]: ...
-    @property
-    def weight_bytes(self) -> int: ...
-    @property
-    def kernels(self) -> dict[str, str]: ...
-    @property
-    def table(self) -> str: ...
-    def attach_sampler(self, **arguments: Any) -> None: ...
-    def forward(self, sample: bool = False) -> None: ...
-    def find_non_finite(self) -> str: ...
-    def zero_blocks(self, block_ids: Sequence[int], /) -> None: ...
-    def close(self) -> None: ...
+__all__ = ["StepModel", "Stepper"]
 
 
 class Stepper:
@@ -69,6 +38,7 @@ class Stepper:
             max_rows=model.max_logits,
             max_seqs=model.max_seqs,
             max_parts=model.n_threads * PARTS_PER_THREAD,
+            memory=model.memory,
         )
         model.attach_sampler(**arrays.arguments())
         self.model = model
@@ -81,7 +51,12 @@ class Stepper:
         )
         self._batch = BatchWriter(model.batch, model.block_size)
         self._samples = SampleRows(arrays, vocab_size)
-        self._sample_alone = sample_program(model.logits, arrays, sample_rules)
+        self._sample_rules = sample_rules
+        # Made at load, so that rules which cannot hold are told then; on the GPU, where the model
+        # tells, when it is first needed.
+        self._sample_alone: Callable[[], None] | None = None
+        if not model.memory.on_gpu:
+            self._sample_alone = sample_program(model.logits, arrays, sample_rules)
         self._planned: list[Work] = []  # the step being run
         self._steady: list[Generation] | None = None  # the last step, if the next may be like it
         self._changing: Work | None = None  # the sequence whose tokens and text are being changed
@@ -187,8 +162,12 @@ class Stepper:
         samples.write(step, layout)
         if samples.processed:
             self.model.forward()
-            apply_processors(samples.processed, self.model.logits)
+            logits = self.model.logits
+            apply_processors(samples.processed, logits)
+            if self._sample_alone is None:
+                self._sample_alone = sample_program(logits, samples.arrays, self._sample_rules)
             self._sample_alone()
+            samples.sampled_on_host()
         else:
             self.model.forward(sample=True)
 

@@ -1,4 +1,8 @@
-"""From a checkpoint's tensors to weights packed for the kernels, and what stands side by side."""
+"""From a checkpoint's tensors to weights laid out for the kernels, and what stands side by side.
+
+The layout is the memory's: packed for the CPU, DeviceWeight on the GPU.  Tensors are read one after
+the other, and a file's pages are let go as soon as they are laid out.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint import Checkpoint, Tensor
-from pyroclast_kernels.matmul.packing import PackedWeight
-from pyroclast_kernels.program import Program, Recorder
-from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.memory import CountingMemory, Memory, Weight
 
 Floats = NDArray[np.float32]
 
@@ -21,7 +23,7 @@ Floats = NDArray[np.float32]
 class Product:
     """One product: rows [row_offset, row_offset + weight.n_rows) of what a layer multiplies by."""
 
-    weight: PackedWeight
+    weight: Weight
     row_offset: int
     bias: Floats | None = None
 
@@ -42,10 +44,10 @@ class Layer:
 class Weights:
     """Everything a forward pass reads; `output` is `token_embd` itself where they are tied."""
 
-    token_embd: PackedWeight
+    token_embd: Weight
     layers: tuple[Layer, ...]
     output_norm: Floats
-    output: PackedWeight
+    output: Weight
 
     @property
     def step_bytes(self) -> int:
@@ -60,17 +62,21 @@ class Weights:
 
 
 class Packer:
-    """Packs tensors on the executor's threads; float32 mode dequantizes them first."""
+    """Puts tensors into a memory; float32 mode dequantizes them first.  Where the memory only
+    counts, nothing is read."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, selection: Selection, executor: Any, float32: bool
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, memory: Memory, float32: bool) -> None:
         self._tensors = checkpoint.tensors
-        self._selection, self._executor, self._float32 = selection, executor, float32
+        self._memory, self._float32 = memory, float32
+        self._reads = not isinstance(memory, CountingMemory)
 
-    def vector(self, name: str) -> Floats:
-        """A norm's weights or a bias, float32, contiguous."""
-        return np.array(self._tensors[name].float32(), dtype=np.float32)
+    def vector(self, *names: str) -> Any:
+        """A norm's weights, or biases one after the other: float32, contiguous."""
+        tensors = [self._tensors[name] for name in names]
+        if not self._reads:
+            return self._memory.zeros((sum(t.shape[0] for t in tensors),), np.float32)
+        parts = [np.array(tensor.float32(), dtype=np.float32) for tensor in tensors]
+        return self._memory.constant(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def products(self, names: list[str], biases: list[str] | None = None) -> tuple[Product, ...]:
         """The named matrices below one another, neighbours of one format as one product."""
@@ -86,7 +92,7 @@ class Packer:
         found.append(Product(self.pack(run), offset))
         if not biases:
             return tuple(found)
-        bias = np.concatenate([self.vector(name) for name in biases])
+        bias = self.vector(*biases)
         return tuple(
             Product(p.weight, p.row_offset, bias[p.row_offset : p.row_offset + p.weight.n_rows])
             for p in found
@@ -95,28 +101,18 @@ class Packer:
     def _format(self, tensor: Tensor) -> str:
         return "f32" if self._float32 else tensor.format
 
-    def pack(self, tensors: list[Tensor]) -> PackedWeight:
-        """Tensors of one format and width as one packed weight."""
+    def pack(self, tensors: list[Tensor]) -> Weight:
+        """Tensors of one format and width as one weight."""
         n_rows, n_cols = sum(t.shape[0] for t in tensors), tensors[0].shape[1]
-        weight = PackedWeight.empty(self._format(tensors[0]), n_rows, n_cols)
+        weight: Weight = self._memory.weight(self._format(tensors[0]), n_rows, n_cols)
         offset = 0
-        for tensor in tensors:
+        for tensor in tensors if self._reads else ():
             if self._float32 and tensor.format != "f32":
                 raw = tensor.float32().view(np.uint8)
             else:
                 raw = tensor.rows()
-            recorder = Recorder(self._selection)
-            recorder.call(
-                "pack",
-                weight.format,
-                raw=raw,
-                weight=weight,
-                n_rows=len(raw),
-                n_cols=n_cols,
-                row_offset=offset,
-            )
-            Program(recorder.calls, self._executor).run()
-            del recorder, raw
+            self._memory.pack(raw, weight, offset)
+            del raw
             tensor.release()
             offset += tensor.shape[0]
         return weight
@@ -124,14 +120,13 @@ class Packer:
 
 def load_weights(
     checkpoint: Checkpoint,
-    selection: Selection,
-    executor: Any,
+    memory: Memory,
     *,
     float32: bool,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Weights:
-    """Packs every weight; on_layer(i) is called when layer i is done (a progress bar's tick)."""
-    packer, config = Packer(checkpoint, selection, executor, float32), checkpoint.config
+    """Lays out every weight; on_layer(i) is called when layer i is done (a bar's tick)."""
+    packer, config = Packer(checkpoint, memory, float32), checkpoint.config
     token_embd = packer.products(["token_embd"])[0].weight
     layers = []
     for i in range(config.n_layers):

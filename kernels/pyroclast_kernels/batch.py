@@ -6,7 +6,14 @@ place.  A sequence's tokens are adjacent and in rising position.  No padding.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from pyroclast_kernels.memory import HostMemory
+
+if TYPE_CHECKING:
+    from pyroclast_kernels.memory import Memory
 
 
 class Batch:
@@ -14,19 +21,28 @@ class Batch:
     block_tables.  seq_starts int32 (max_seqs + 1,): sequence i owns tokens [starts[i],
     starts[i + 1]).  block_tables int32 (max_seqs, max_blocks).  logit_rows int32 (max_logits,):
     the tokens whose logits are wanted.  n_tokens, n_seqs, n_logits: how much of each is used.
+    All are NumPy arrays of `memory`; without one, of the host's.
     """
 
-    def __init__(self, max_tokens: int, max_seqs: int, max_blocks: int, max_logits: int) -> None:
+    def __init__(
+        self,
+        max_tokens: int,
+        max_seqs: int,
+        max_blocks: int,
+        max_logits: int,
+        memory: Memory | None = None,
+    ) -> None:
+        memory = memory or HostMemory()
         self.max_tokens, self.max_seqs = max_tokens, max_seqs
         self.max_blocks, self.max_logits = max_blocks, max_logits
         # Each count on a cache line of its own would gain nothing: they change once per step.
-        self.counts = np.zeros(3, np.int64)
-        self.token_ids = np.zeros(max_tokens, np.int32)
-        self.positions = np.zeros(max_tokens, np.int32)
-        self.seq_index = np.zeros(max_tokens, np.int32)
-        self.seq_starts = np.zeros(max_seqs + 1, np.int32)
-        self.block_tables = np.zeros((max_seqs, max_blocks), np.int32)
-        self.logit_rows = np.zeros(max_logits, np.int32)
+        self.counts = memory.inputs((3,), np.int64)
+        self.token_ids = memory.inputs((max_tokens,), np.int32)
+        self.positions = memory.inputs((max_tokens,), np.int32)
+        self.seq_index = memory.inputs((max_tokens,), np.int32)
+        self.seq_starts = memory.inputs((max_seqs + 1,), np.int32)
+        self.block_tables = memory.table((max_seqs, max_blocks), np.int32)
+        self.logit_rows = memory.inputs((max_logits,), np.int32)
         # Views of one element each: what kernels take as a pointer to a count.
         self.n_tokens_at = self.counts[0:1]
         self.n_seqs_at = self.counts[1:2]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.registry import OP_NAMES, Selection, all_variants, get_op
 
 
-def report(rules: str | None = None) -> list[dict[str, str]]:
-    """One row per op, format and variant: op, format, variant, status, reason, bit_group.
+def report(rules: str | None = None, device: str = "cpu") -> list[dict[str, str]]:
+    """One row per op, format and variant: op, format, variant, status, reason, bit_group.  device
+    "cuda": of the variants that a model on the GPU can take, and of the ops that it has.
 
     status is "chosen", "tuned", "available" or "unavailable"; reason says why an unavailable one is
     not, and for which shapes the tuned table prefers another one to the chosen.
     """
-    selection = Selection(rules)
+    selection = Selection(rules, on_gpu=device == "cuda")
     rows = []
     for op_name in OP_NAMES:
+        variants = all_variants(op_name)
+        if selection.on_gpu:
+            variants = {name: each for name, each in variants.items() if each.launch}
         for format in get_op(op_name).formats:
-            chosen = selection.variant(op_name, format).name
-            tuned = selection.tuned_shapes(op_name, format)
-            for variant in all_variants(op_name).values():
+            chosen = _chosen(selection, op_name, format)
+            tuned = selection.tuned_shapes(op_name, format) if chosen else {}
+            for variant in variants.values():
                 reason = variant.unavailable
                 if not reason and format not in variant.formats:
                     reason = f"does not take format {format}"
@@ -37,3 +42,13 @@ def report(rules: str | None = None) -> list[dict[str, str]]:
                     }
                 )
     return rows
+
+
+def _chosen(selection: Selection, op: str, format: str) -> str:
+    """The variant that runs; on the GPU there may be none: the rows say why."""
+    try:
+        return selection.variant(op, format).name
+    except KernelError:
+        if selection.rules or not selection.on_gpu:
+            raise
+        return ""

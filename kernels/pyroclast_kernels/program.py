@@ -139,7 +139,8 @@ class Recorder:
         return kernels is not None
 
     def _add(self, kernel: Kernel, many: Kernel, arguments: dict[str, Any]) -> None:
-        slots = None if kernel.function else pack_arguments(kernel, arguments)
+        runs_python = kernel.function or kernel.launch
+        slots = None if runs_python else pack_arguments(kernel, arguments)
         call = Call(kernel, arguments, self.label, slots)
         # A Python function stands between two segments, whatever the count.
         if many is not kernel and call.n_tokens is not None and not kernel.function:
@@ -201,6 +202,20 @@ class Program:
         for step in self._steps:
             step()
         self.native_seconds += time.perf_counter() - start
+
+    @property
+    def n_warm_ups(self) -> int:
+        """Kinds of step that `warm_up` prepares: none, native kernels are ready."""
+        return 0
+
+    def warm_up(self, show: Callable[[int], None]) -> None:
+        """Nothing to do."""
+
+    def profile(self) -> list[float]:
+        """Runs one step; the microseconds of each call."""
+        from pyroclast_kernels import trace  # which imports this module
+
+        return trace.profile(self)
 
     def is_traced(self, segment: int) -> bool:
         """Whether the executor runs that segment, and so records its parts."""

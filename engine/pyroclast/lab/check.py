@@ -12,6 +12,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,23 +59,26 @@ class Prepared:
         self.after = copy_of(self.before)
         with np.errstate(all="ignore"):
             get_op(case.op).reference(**self.after)
-        self._bounds: dict[str, Array | float] = {}
-        self._bound_of = case.bound
-        self.case = replace(case, bound=self._bound)
+        self._bounds: dict[tuple[bool, str], Array | float] = {}
+        self._case = case
+        bound, rounded = (partial(self._bound, rounds) for rounds in (False, True))
+        self.case = replace(case, bound=bound, rounded=rounded)
 
-    def _bound(self, before: Arguments, wanted: Array) -> Array | float:
+    def _bound(self, rounds: bool, before: Arguments, wanted: Array) -> Array | float:
+        bound = self._case.allowed(rounds)
         name = next((name for name, value in self.after.items() if value is wanted), None)
         if name is None:  # a field of a record
-            return self._bound_of(before, wanted)
-        if name not in self._bounds:
-            self._bounds[name] = self._bound_of(before, wanted)
-        return self._bounds[name]
+            return bound(before, wanted)
+        if (rounds, name) not in self._bounds:
+            self._bounds[rounds, name] = bound(before, wanted)
+        return self._bounds[rounds, name]
 
-    def differences(self, got: Arguments) -> list[str]:
-        """The worst element of each output that is outside its bound."""
-        return [str(m) for m in mismatches(self.case, self.before, self.after, got)]
+    def differences(self, got: Arguments, rounds: bool = False) -> list[str]:
+        """The worst element of each output that is outside its bound.  rounds: Variant.rounds of
+        the variant that computed them."""
+        return [str(m) for m in mismatches(self.case, self.before, self.after, got, rounds)]
 
-    def accuracy(self, got: Arguments) -> Accuracy:
+    def accuracy(self, got: Arguments, rounds: bool = False) -> Accuracy:
         """Errors over all outputs; a NaN where the reference has none is an infinite error."""
         errors = [np.zeros(0)]
         squares, share, tolerance = 0.0, 0.0, 0.0
@@ -88,7 +92,7 @@ class Prepared:
             squares += float(np.sum(finite * finite))
             if not _has_bound(self.after[name]):
                 continue
-            allowed = np.asarray(self._bound(self.before, self.after[name]), np.float64)
+            allowed = np.asarray(self._bound(rounds, self.before, self.after[name]), np.float64)
             tolerance = max(tolerance, float(np.max(allowed, initial=0.0)))
             quotient = np.divide(error, allowed, out=np.zeros(error.shape), where=error > 0)
             share = max(share, float(np.max(quotient, initial=0.0)))
@@ -165,12 +169,13 @@ def check_case(case: Case, variant: str) -> list[Failure]:
     """Everything that is wrong with a variant on one case, the plainest first."""
     prepared = Prepared(case)
     kernel = bind(case.op, case.format, variant)
+    rounds = all_variants(case.op)[variant].rounds
     failures: list[Failure] = []
     first: dict[str, bytes] = {}
     for way, call in _ways(kernel):
         got = guarded(prepared.before)
         call(got.arguments)
-        found = [f"{text} ({case.reason})" for text in prepared.differences(got.arguments)]
+        found = [f"{text} ({case.reason})" for text in prepared.differences(got.arguments, rounds)]
         found += [f"writes outside {place}" for place in got.broken()]
         found += [f"writes to its input {name}" for name in _spoiled(prepared, got.arguments)]
         if found:

@@ -1,7 +1,9 @@
 """First correct kernels in Triton, for the ops that most people begin with.
 
 A function takes the reference's parameters as NumPy arrays, computes on the GPU, and copies the
-result back: the copies are part of its time.  TRITON_INTERPRET=1 runs it without a GPU.
+result back: the copies are part of its time.  TRITON_INTERPRET=1 runs it without a GPU; a loop's
+bounds are constants there, since the interpreter's numbers are arrays, which NumPy 2.4 no longer
+takes for a bound.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ LOOPS: dict[str, tuple[str, str]] = {
     "norm": (
         """
 @triton.jit
-def kernel(x, weight, y, d_model, eps, BLOCK: tl.constexpr):
+def kernel(x, weight, y, d_model: tl.constexpr, eps, BLOCK: tl.constexpr):
     row, columns = tl.program_id(0), tl.arange(0, BLOCK)
     squares = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, d_model, BLOCK):
@@ -74,7 +76,7 @@ def kernel(gate_up, y, d_ff, BLOCK: tl.constexpr):
     "softmax": (
         """
 @triton.jit
-def kernel(z, y, temperatures, n_cols, log: tl.constexpr, BLOCK: tl.constexpr):
+def kernel(z, y, temperatures, n_cols: tl.constexpr, log: tl.constexpr, BLOCK: tl.constexpr):
     # One row; z has its maximum subtracted, so that the greatest exponent is 0.
     row, columns = tl.program_id(0), tl.arange(0, BLOCK)
     temperature = tl.load(temperatures + row)
@@ -147,7 +149,7 @@ def kernel(qkv, table, width, half, BLOCK: tl.constexpr):
     "matmul": (
         """
 @triton.jit
-def kernel(x, weight, y, n_rows, n_cols, BLOCK: tl.constexpr):
+def kernel(x, weight, y, n_rows, n_cols: tl.constexpr, BLOCK: tl.constexpr):
     # One token and a group of 16 packed rows: lanes lie side by side, column after column.
     t, group = tl.program_id(0), tl.program_id(1)
     lanes, columns = tl.arange(0, 16), tl.arange(0, BLOCK)

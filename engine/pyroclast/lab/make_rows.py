@@ -12,6 +12,7 @@ from typing import Any
 
 from pyroclast import __version__
 from pyroclast.bench_rows import arithmetic_of, commit
+from pyroclast.lab import gpu
 from pyroclast.lab.machine import roofline
 from pyroclast.lab.measure import DRIFT
 from pyroclast.lab.rows import BLAS, CACHES, Ceiling, Row, by_case
@@ -56,6 +57,7 @@ def isa(variant: str) -> str:
 def rows_of(job: Job, status: str, error: str, answer: dict[str, Any]) -> list[Row]:
     """The rows of one job, a cold and a warm one.  answer: what Bench.measure gave, or {}."""
     case, times = job.case, answer.get("times", {})
+    device = answer.get("gpu", {})
     accuracy: dict[str, Any] = dict.fromkeys(
         ("max_abs_error", "nmse", "tolerance", "error_share")
     ) | answer.get("accuracy", {})
@@ -63,21 +65,21 @@ def rows_of(job: Job, status: str, error: str, answer: dict[str, Any]) -> list[R
     common: dict[str, Any] = {
         "test_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "build_commit": commit() or __version__,
-        "backend_name": "CPU",
+        "backend_name": gpu.BACKEND if device and times else "CPU",
         "backend_reg_name": "pyroclast",
-        "device_description": features.cpu_name(),
+        "device_description": device["name"] if device and times else features.cpu_name(),
         "op_name": case.op,
         "op_params": f"format={case.format},case={case.name}",
         "test_mode": "perf",
         "supported": status != "unsupported",
-        "passed": bool(times),
+        "passed": status in ("ok", "checked"),
         "error_message": error,
         "memory_kb": -(-case.bytes // 1024),
         "op": case.op,
         "format": case.format,
         "case": case.name,
         "variant": job.variant,
-        "isa": isa(job.variant),
+        "isa": device.get("isa") or isa(job.variant),
         "bit_group": known.bit_group if known else "numpy",
         "n_threads": job.n_threads,
         "table": Selection("").table,
@@ -113,10 +115,13 @@ def with_roofline(row: Row, ceilings: Sequence[Ceiling]) -> Row:
     """The row with its share of the ceilings."""
     if row.median_us is None:
         return row
+    seconds, work = row.median_us / 1e6, (row.n_flops, row.n_bytes)
+    if row.backend_name == gpu.BACKEND:
+        share, limit = gpu.roofline(seconds, *work, ceilings, row.cache)
+        return replace(row, roofline_share=share, roofline_limit=limit)
     share, limit = roofline(
-        row.median_us / 1e6,
-        row.n_flops,
-        row.n_bytes,
+        seconds,
+        *work,
         arithmetic_of(row.format) if row.op == "matmul" else "fma",
         [ceiling for ceiling in ceilings if ceiling.n_threads == row.n_threads],
         row.cache,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast.lab import timing
+from pyroclast.lab import gpu, timing
 from pyroclast.lab.check import Accuracy, Prepared, bind, run_on
 from pyroclast.lab.inputs import Arguments, Array, copy_of
 from pyroclast.lab.machine import Machine
@@ -59,7 +59,8 @@ class Bench:
     def measure(
         self, op: str, format: str, name: str, variant: str, seconds: float
     ) -> dict[str, Any]:
-        """What a row says of this variant: {"accuracy", "errors"} and, if it is right, "times"."""
+        """What a row says of this variant: {"accuracy", "errors"} and, if it is right, "times";
+        "gpu", what the device is, if it is launched on one, and no times in the interpreter."""
         prepared = self.prepare(op, format, name)
         if variant == BLAS:
             arguments = blas_arguments(prepared.before)
@@ -69,9 +70,17 @@ class Bench:
             kernel = bind(op, format, variant)
         got = copy_of(arguments)
         run_on(kernel, got, self.executor)
-        errors = prepared.differences(got)
-        found: dict[str, Any] = {"errors": errors, "accuracy": _plain(prepared.accuracy(got))}
-        if not errors:
+        on_gpu = gpu.launched(op, variant)
+        rounds = on_gpu is not None and on_gpu.rounds
+        errors = prepared.differences(got, rounds)
+        accuracy = _plain(prepared.accuracy(got, rounds))
+        found: dict[str, Any] = {"errors": errors, "accuracy": accuracy}
+        if on_gpu is not None and on_gpu.launch is not None:
+            found["gpu"] = gpu.about()
+            timed = None if errors else gpu.times(on_gpu.launch(format), arguments, seconds)
+            if timed is not None:
+                found["times"] = {cache: _as_times(timed[cache], None, 1) for cache in CACHES}
+        elif not errors:
             found["times"] = {
                 cache: self._time(cache, kernel, arguments, seconds) for cache in CACHES
             }
@@ -97,16 +106,21 @@ class Bench:
                 break
         assert best is not None, "there is at least one attempt"
         anchor, timed = best
-        return {
-            "median_us": timed.median_us,
-            "iqr_us": timed.iqr_us,
-            "min_us": min(timed.samples_us),
-            "n_runs": timed.n_runs,
-            "samples_us": timed.kept(),
-            "cache_how": timed.how,
-            "anchor_us": anchor,
-            "n_attempts": n_attempts,
-        }
+        return _as_times(timed, anchor, n_attempts)
+
+
+def _as_times(timed: timing.Timing, anchor_us: float | None, n_attempts: int) -> dict[str, Any]:
+    """What a row says of one state of the caches; a GPU has no anchor."""
+    return {
+        "median_us": timed.median_us,
+        "iqr_us": timed.iqr_us,
+        "min_us": min(timed.samples_us),
+        "n_runs": timed.n_runs,
+        "samples_us": timed.kept(),
+        "cache_how": timed.how,
+        "anchor_us": anchor_us,
+        "n_attempts": n_attempts,
+    }
 
 
 def blas(x: Array, weight: Array, out: Array) -> None:

@@ -129,6 +129,10 @@ def _replay_op(program: Program, name: str, step: TracedRun) -> list[Alone]:
     programs = {"": Program(calls, program.executor)}
     found: list[Alone] = []
     for variant in all_variants(op).values():
+        if variant.launch is not None:
+            reason = "runs on a GPU: `pyroclast bench kernels` times it there"
+            found.append(Alone(name, variant.name, None, 0, False, variant.unavailable or reason))
+            continue
         kernel, reason = bind(op, format, variant.name)
         if kernel is None:
             found.append(Alone(name, variant.name, None, 0, False, reason))

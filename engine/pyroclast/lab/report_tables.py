@@ -73,7 +73,8 @@ def _heat_cell(row: Row | None) -> Markup:
     if row is None or row.status == "unsupported":
         return tag("td", NOTHING, class_="no", title=row.error_message if row else None)
     if not row.is_timed:
-        return tag("td", row.status, class_="bad", title=row.error_message)
+        kind = "no" if row.status == "checked" else "bad"
+        return tag("td", row.status, class_=kind, title=row.error_message)
     share, ratio = row.roofline_share, row.ratio_to_numpy
     classes = [] if share is None else [f"s{share_step(share)}"]
     classes += [] if ratio is None else [f"r{ratio_step(ratio)}"]

@@ -38,6 +38,7 @@ BLAS = "numpy-blas"
 STATUSES = (
     "ok",  # right, and timed
     "drifted",  # right and timed, but the machine was slower than at its best; see anchor_drift
+    "checked",  # right, and not timed: error_message says why
     "wrong",  # checked against the reference and outside its tolerance; not timed
     "crashed",  # the process died of it, or it raised
     "hung",  # stopped after the time limit
@@ -54,7 +55,8 @@ class Ceiling:
     """The most that `n_threads` threads of this machine were seen to do in this run.
 
     kind "read": streaming reads of `n_bytes` in GB/s (small ones come from a cache); "fma", "vnni"
-    or "bf16": multiply-adds on registers in Gop/s, a multiply-add being two operations.
+    or "bf16": multiply-adds on registers in Gop/s, a multiply-add being two operations.  Of a GPU,
+    with n_threads 0: "copy", bytes read and written in GB/s, and "matmul", a large BF16 product.
     """
 
     kind: str
@@ -72,9 +74,9 @@ class Row:
     # ---- as in llama.cpp's test-backend-ops ----
     test_time: str  # UTC, ISO 8601
     build_commit: str  # of Pyroclast, "-dirty" if changed; the version without a checkout
-    backend_name: str  # "CPU"
+    backend_name: str  # "CPU", or "CUDA" for what was timed on a GPU
     backend_reg_name: str  # "pyroclast"
-    device_description: str  # the CPU's name
+    device_description: str  # the CPU's or the GPU's name
     op_name: str
     op_params: str  # "format=f32,case=8x2048x2048"
     test_mode: str  # "perf"
@@ -114,7 +116,9 @@ class Row:
     gb_s: float | None = None
     gflop_s: float | None = None
     roofline_share: float | None = None  # 1: as fast as the measured ceiling allows
-    roofline_limit: str = ""  # the ceiling that binds: "read", "fma", "vnni", "bf16"
+    roofline_limit: str = (
+        ""  # the ceiling that binds: "read", "fma", "vnni", "bf16"; "copy", "matmul"
+    )
     ratio_to_numpy: float | None = None  # the reference's median over this one's: above 1 is faster
     # matmul: the median of x @ w.T by NumPy's BLAS, with w converted to float32 beforehand (rows
     # with variant BLAS), over this one's

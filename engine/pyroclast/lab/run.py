@@ -15,6 +15,7 @@ from typing import Any
 
 from pyroclast.bench_rows import environment
 from pyroclast.errors import KernelError
+from pyroclast.lab import gpu
 from pyroclast.lab.child import Child, ChildError
 from pyroclast.lab.make_rows import Job, rows_of, with_drift, with_ratios, with_roofline
 from pyroclast.lab.rows import BLAS, Ceiling, Results, Row
@@ -40,8 +41,8 @@ class Settings:
 
 
 def plan(settings: Settings) -> list[Job]:
-    """All jobs, cases outermost within a number of threads.  KernelError lists what there is if a
-    name matches nothing."""
+    """All jobs, cases outermost within a number of threads.  What is launched on a GPU takes no
+    threads, and is measured once.  KernelError lists what there is if a name matches nothing."""
     ops = _chosen("op", settings.ops, OP_NAMES)
     known = dict.fromkeys(format for op in ops for format in get_op(op).formats)
     formats = _chosen("format", settings.formats, list(known))
@@ -56,6 +57,7 @@ def plan(settings: Settings) -> list[Job]:
         if case.name in chosen
         for variant in variants
         if variant in all_variants(case.op) or (variant == BLAS and _takes_blas(case))
+        if n_threads == settings.threads[0] or gpu.launched(case.op, variant) is None
     ]
 
 
@@ -95,8 +97,9 @@ class Run:
         for n_threads in self.settings.threads:
             jobs = [job for job in self.jobs if job.n_threads == n_threads]
             sizes = sorted({job.case.bytes for job in jobs})
+            on_gpu = gpu.timed((job.case.op, job.variant) for job in jobs)
             with Child(n_threads) as child:
-                ceilings, done = self._measured(child, sizes), len(self._rows)
+                ceilings, done = self._measured(child, sizes, on_gpu), len(self._rows)
                 rows: list[Row] = []
                 for job in jobs:
                     if rows and rows[-1].key[:3] != (job.case.op, job.case.format, job.case.name):
@@ -106,7 +109,7 @@ class Run:
                     n_done += 1
                     on_done(n_done)
                 yield self._close(rows, ceilings)
-                self._finish(done, [*ceilings, *self._measured(child, sizes)])
+                self._finish(done, [*ceilings, *self._measured(child, sizes, on_gpu)])
 
     def results(self) -> Results:
         """All rows so far, with what they were made with."""
@@ -129,6 +132,8 @@ class Run:
         if answer["errors"]:
             child.stop()  # what else it has spoilt, nobody knows
             return rows_of(job, "wrong", f"{job.case}: " + "; ".join(answer["errors"]), answer)
+        if "times" not in answer:
+            return rows_of(job, "checked", gpu.NOT_TIMED, answer)
         return rows_of(job, "ok", "", answer)
 
     def _ask(self, child: Child, job: Job) -> Any:
@@ -150,10 +155,11 @@ class Run:
             raise
 
     @staticmethod
-    def _measured(child: Child, sizes: list[int]) -> list[Ceiling]:
+    def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[Ceiling]:
         """[] where they cannot be had: shares are missing then, but no time is lost."""
         try:
-            found = child.ask({"do": "ceilings", "sizes": sizes}, _CEILINGS_S)
+            question = {"do": "ceilings", "sizes": sizes, "on_gpu": on_gpu}
+            found = child.ask(question, _CEILINGS_S)
         except ChildError as error:
             warnings.warn(f"no ceilings of this machine: {error}", RuntimeWarning, stacklevel=2)
             return []

@@ -40,6 +40,7 @@ class Steps:
         n_blocks = -(-(CONTEXT_TOKENS + _ROOM) // BLOCK_SIZE)
         self.llm = LLM(
             model,
+            device="cpu",
             threads=threads,
             compute=compute,
             kv_dtype=kv_dtype,

@@ -54,10 +54,8 @@ def summary_lines(results: Results) -> Iterator[str]:
     yield f"{made['cpu']}, numpy {made['numpy']}, pyroclast {made['commit']}, table {made['table']}"
     for ceiling in results.ceilings:
         size = f" of {ceiling.n_bytes >> 20} MiB" if ceiling.n_bytes else ""
-        yield (
-            f"  ceiling {ceiling.kind}{size}, {ceiling.n_threads} threads: "
-            f"{ceiling.value:.1f} {ceiling.unit}"
-        )
+        of = f"{ceiling.n_threads} threads" if ceiling.n_threads else "GPU"
+        yield f"  ceiling {ceiling.kind}{size}, {of}: {ceiling.value:.1f} {ceiling.unit}"
     drifted = [row for row in results.rows if row.status == "drifted"]
     if drifted:
         yield f"the machine was too busy for {len(drifted)} of {len(results.rows)} rows: drifted"

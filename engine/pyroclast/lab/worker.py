@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from pyroclast.lab import gpu
 from pyroclast.lab.check import check_case
 from pyroclast.lab.measure import Bench
 from pyroclast_kernels.cases import op_cases
@@ -58,8 +59,9 @@ class Worker:
     def _measure(self, **what: Any) -> dict[str, Any]:
         return self._ready().measure(**what)
 
-    def _ceilings(self, sizes: list[int]) -> list[dict[str, Any]]:
-        return [asdict(ceiling) for ceiling in self._ready().machine.measure(sizes)]
+    def _ceilings(self, sizes: list[int], on_gpu: bool = False) -> list[dict[str, Any]]:
+        found = self._ready().machine.measure(sizes)
+        return [asdict(ceiling) for ceiling in [*found, *(gpu.ceilings() if on_gpu else ())]]
 
     def _check(self, op: str, variant: str, pattern: str | None) -> dict[str, Any]:
         """Every case of the op in the variant's formats; the failures in words."""

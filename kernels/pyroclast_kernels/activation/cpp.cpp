@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr int64_t kRun = 512;  // columns that are quantized while they are in the L1 cache
+
 struct QuantizeArgs {
   const int64_t *n_tokens;
   const float *x;
@@ -19,7 +21,7 @@ struct QuantizeArgs {
 void quantize(const void *args, int part, int n_parts) {
   const QuantizeArgs &a = *static_cast<const QuantizeArgs *>(args);
   const Range mine = split(*a.n_tokens * (a.n_cols / 32), part, n_parts);
-  for (int64_t i = mine.begin; i < mine.end; i++) quantize_block(a.x + 32 * i, a.out_q8[i]);
+  quantize_row(a.x + 32 * mine.begin, 32 * (mine.end - mine.begin), a.out_q8 + mine.begin);
 }
 
 struct SwigluArgs {
@@ -34,15 +36,17 @@ void swiglu(const void *args, int part, int n_parts) {
   const SwigluArgs &a = *static_cast<const SwigluArgs *>(args);
   const int64_t blocks = (a.d_ff + 31) / 32;
   const Range mine = split(*a.n_tokens * blocks, part, n_parts);
-  for (int64_t item = mine.begin; item < mine.end; item++) {
-    const int64_t t = item / blocks, column = item % blocks * 32;
+  for (int64_t item = mine.begin; item < mine.end;) {
+    const int64_t t = item / blocks, block = item % blocks, column = block * 32;
+    const int64_t n_blocks = std::min({kRun / 32, blocks - block, mine.end - item});
+    const int64_t n = std::min(n_blocks * 32, a.d_ff - column);
     const float *gate = a.gate_up + t * 2 * a.d_ff + column, *up = gate + a.d_ff;
-    const int64_t n = std::min<int64_t>(32, a.d_ff - column);
-    alignas(64) float y[32];
-    for (int i = 0; i < 32; i += kLanes)
-      store(y + i, silu(load_n(gate + i, n - i)) * load_n(up + i, n - i));
-    if (a.out) std::memcpy(a.out + t * a.d_ff + column, y, size_t(n) * sizeof(float));
-    if (a.out_q8) quantize_block(y, a.out_q8[t * blocks + column / 32]);
+    alignas(64) float y[kRun];
+    float *out = a.out ? a.out + t * a.d_ff + column : y;
+    for (int64_t i = 0; i < n; i += kLanes)
+      store_n(out + i, silu(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);
+    if (a.out_q8) quantize_row(out, n, a.out_q8 + t * blocks + block);
+    item += n_blocks;
   }
 }
 

@@ -8,8 +8,11 @@ work can be shared by several threads; the last block of a row may be short.
 
 from libc.stdint cimport int64_t
 
-from pyroclast_kernels.activation.lanes cimport exp_lane, quantize_block
+from pyroclast_kernels.activation.lanes cimport exp_lane, quantize_row
 from pyroclast_kernels.native.abi cimport Q8Block, Range, split
+
+cdef enum:
+    RUN = 512  # columns that are quantized while they are in the L1 cache
 
 
 cdef struct QuantizeArgs:
@@ -30,9 +33,7 @@ cdef struct SwigluArgs:
 cdef void quantize(const void *args, int part, int n_parts) noexcept nogil:
     cdef const QuantizeArgs *a = <const QuantizeArgs *>args
     cdef Range mine = split(a.n_tokens[0] * (a.n_cols // 32), part, n_parts)
-    cdef int64_t block
-    for block in range(mine.begin, mine.end):
-        quantize_block(a.x + 32 * block, a.out_q8 + block)
+    quantize_row(a.x + 32 * mine.begin, 32 * (mine.end - mine.begin), a.out_q8 + mine.begin)
 
 
 cdef inline float gated(float gate, float up) noexcept nogil:
@@ -44,27 +45,23 @@ cdef void swiglu(const void *args, int part, int n_parts) noexcept nogil:
     cdef const SwigluArgs *a = <const SwigluArgs *>args
     cdef int64_t blocks = (a.d_ff + 31) // 32
     cdef Range mine = split(a.n_tokens[0] * blocks, part, n_parts)
-    cdef float y[32]
+    cdef float y[RUN]
     cdef const float *gate
     cdef const float *up
-    cdef int64_t item, t, column, n
-    cdef int i
-    for item in range(mine.begin, mine.end):
+    cdef float *out
+    cdef int64_t item = mine.begin, t, column, n_blocks, n, i
+    while item < mine.end:
         t, column = item // blocks, item % blocks * 32
+        n_blocks = min(<int64_t>RUN // 32, blocks - column // 32, mine.end - item)
+        n = min(32 * n_blocks, a.d_ff - column)
         gate = a.gate_up + t * 2 * a.d_ff + column
         up = gate + a.d_ff
-        n = min(<int64_t>32, a.d_ff - column)
-        if n == 32:
-            for i in range(32):
-                y[i] = gated(gate[i], up[i])
-        else:
-            for i in range(n):
-                y[i] = gated(gate[i], up[i])
-        if a.out != NULL:
-            for i in range(n):
-                a.out[t * a.d_ff + column + i] = y[i]
+        out = <float *>y if a.out == NULL else a.out + t * a.d_ff + column
+        for i in range(n):
+            out[i] = gated(gate[i], up[i])
         if a.out_q8 != NULL:
-            quantize_block(y, a.out_q8 + t * blocks + column // 32)
+            quantize_row(out, n, a.out_q8 + item)
+        item += n_blocks
 
 
 def kernels():

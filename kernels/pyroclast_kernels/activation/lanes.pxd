@@ -1,10 +1,19 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # Element-wise functions that GCC vectorizes inside a loop over lanes, and the quantization of
 # activations to 8 bits: the epilogue of norm, swiglu and attention.
-from libc.math cimport INFINITY, fabsf, fmaf
-from libc.stdint cimport int8_t, int32_t, uint32_t
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, NAN, fmaf
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t
+from libc.string cimport memset
 
 from pyroclast_kernels.native.abi cimport Q8Block
+
+cdef extern from * nogil:
+    void prefetch "__builtin_prefetch"(const void *line)
+
+
+cdef enum:
+    RUN = 8  # blocks of 32 that are quantized together
 
 
 cdef union Bits:
@@ -71,33 +80,70 @@ cdef inline float max_lanes(float *x) noexcept nogil:
     return x[0] if x[0] > x[1] else x[1]
 
 
-cdef inline void quantize_block(const float *x, Q8Block *out) noexcept nogil:
-    """values = round(x / scale) to nearest even, scale = max|x| / 127.  A NaN or an infinity among
-    the 32 values makes the scale NaN, so that it reaches the logits and is noticed there."""
-    cdef float poison[16]
-    cdef float largest[16]
-    cdef float a, b, zero = 0, magic = 12582912.0
+cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept nogil:
+    """n blocks of 32, at most RUN: values = round(x / scale) to nearest even, scale = max|x| / 127.
+    A NaN or an infinity among the 32 values makes the scale NaN, so that it reaches the logits and
+    is noticed there; the values are then 0.
+
+    One step of all blocks after the other: a single one would wait for each of its own results."""
+    cdef Bits top[RUN]
+    cdef float inverse[RUN]
+    cdef float scale[RUN]
+    cdef int32_t first[RUN]
+    cdef int32_t last[RUN]
     cdef int32_t rounded[32]
-    cdef int32_t first = 0, total = 0
-    cdef int i
-    for i in range(16):
-        poison[i] = x[i] * zero + x[i + 16] * zero  # 0, or NaN
-        a, b = fabsf(x[i]), fabsf(x[i + 16])
-        largest[i] = a if a > b else b
-    cdef float top = max_lanes(largest)
-    cdef float inverse = (<float>127) / top if top > 0 else zero
-    for i in range(32):
-        rounded[i] = <int32_t>(x[i] * inverse + magic - magic)
-    for i in range(32):
-        out.values[i] = <int8_t>rounded[i]
-        total += out.values[i]
-    for i in range(16):
-        first += out.values[i]
-    out.scale = top / (<float>127) + sum_lanes(poison)
-    out.sum_scaled = out.scale * <float>total
-    out.minus_8_sum = -8 * total
-    out.minus_128_sum = -128 * total
-    out.half_scaled[0] = out.scale * <float>first
-    out.half_scaled[1] = out.scale * <float>(total - first)
-    out.minus_4_half_sum[0] = -4 * first
-    out.minus_4_half_sum[1] = -4 * (total - first)
+    cdef float y, quotient, limit = 127, zero = 0, nan = NAN, most = FLT_MAX, magic = 12582912.0
+    cdef uint32_t bits, greatest, sums
+    cdef bint finite = True
+    cdef int b, i
+    for b in range(n):
+        # As integers, the only kind of maximum that GCC vectorizes; a NaN is above all numbers.
+        greatest = 0
+        for i in range(32):
+            bits = (<const Bits *>x)[32 * b + i].as_int & 0x7fffffff
+            greatest = bits if bits > greatest else greatest
+        top[b].as_int = greatest
+    for b in range(n):
+        y = top[b].as_float
+        quotient = limit / y
+        inverse[b] = choose(quotient <= most, quotient, zero)  # 0, too, where it is too large
+        scale[b] = choose(y <= most, y / limit, nan)
+        finite &= y <= most
+    for b in range(n):
+        y = inverse[b]
+        for i in range(32):
+            rounded[i] = <int32_t>(x[32 * b + i] * y + magic - magic)
+        # The sum of the last 16 in the high half of a word: one loop over 32 lanes, since GCC takes
+        # shorter ones apart before it looks for vectors.
+        sums = 0
+        for i in range(32):
+            sums += <uint32_t>rounded[i] << (i & 16)
+        first[b] = <int16_t>sums
+        last[b] = <int32_t>(sums - <uint32_t>first[b]) >> 16
+        for i in range(32):
+            out[b].values[i] = <int8_t>rounded[i]
+    if not finite:
+        for b in range(n):
+            if not top[b].as_float <= most:
+                first[b] = last[b] = 0
+                memset(out[b].values, 0, 32)
+    for b in range(n):
+        out[b].scale = scale[b]
+        out[b].sum_scaled = scale[b] * <float>(first[b] + last[b])
+        out[b].minus_8_sum = -8 * (first[b] + last[b])
+        out[b].minus_128_sum = -128 * (first[b] + last[b])
+        out[b].half_scaled[0] = scale[b] * <float>first[b]
+        out[b].half_scaled[1] = scale[b] * <float>last[b]
+        out[b].minus_4_half_sum[0] = -4 * first[b]
+        out[b].minus_4_half_sum[1] = -4 * last[b]
+
+
+cdef inline void quantize_row(const float *x, int64_t n, Q8Block *out) noexcept nogil:
+    """n values, a multiple of 32."""
+    cdef int64_t block = 0, n_blocks = n // 32
+    while block + RUN <= n_blocks:
+        quantize_blocks(x + 32 * block, RUN, out + block)
+        block += RUN
+    while block < n_blocks:
+        quantize_blocks(x + 32 * block, 1, out + block)
+        block += 1

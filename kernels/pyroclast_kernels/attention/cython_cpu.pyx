@@ -15,119 +15,67 @@ from libc.math cimport INFINITY, expf, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.string cimport memset
 
-from pyroclast_kernels.activation.lanes cimport quantize_block
+from pyroclast_kernels.activation.lanes cimport quantize_row
 from pyroclast_kernels.attention.steps cimport (
-    MAX_HEAD_DIM, STEP, add_values, exponentials, score_step,
+    MAX_HEAD_DIM, ROWS, STEP, add_values, add_values_of_rows, exponentials, score_rows, score_step,
 )
-from pyroclast_kernels.native.abi cimport Cell, Q8Block, cell_to_float, load_cells
-
-cdef enum:
-    SPLIT = 512
-    MAX_ROWS = 16  # query rows of a tile: their scores of a split are 32 KiB
-
-
-cdef struct AttentionArgs:
-    const int64_t *n_tokens
-    const int64_t *n_seqs
-    const int32_t *seq_starts
-    const int32_t *positions
-    const int32_t *block_tables
-    const float *qkv
-    const void *k_cache
-    const void *v_cache
-    float *out
-    Q8Block *out_q8
-    float *scratch
-    int32_t *counters
-    int64_t n_heads
-    int64_t n_kv_heads
-    int64_t head_dim
-    int64_t block_size
-    int64_t max_blocks
-    int64_t value_stride
-    int64_t window
-    int64_t max_splits
-    int64_t max_split_tokens
-
-
-# One query row: its query, the positions [first, end) that it sees, and its softmax so far.
-cdef struct Row:
-    const float *q
-    int64_t token
-    int64_t head
-    int64_t first
-    int64_t end
-    float maximum
-    float sum
-
-
-cdef struct Tile:
-    int n_rows
-    Row rows[MAX_ROWS]
-    const int32_t *block_table
-    int64_t kv_head
-    float scores[MAX_ROWS * SPLIT]
-    float values[MAX_ROWS * MAX_HEAD_DIM]  # of this split
-    float merged[MAX_ROWS * MAX_HEAD_DIM]  # of the splits so far
-    float cells[MAX_HEAD_DIM * STEP]  # keys (head_dim, STEP) or values (STEP, MAX_HEAD_DIM)
-
-
-# ---- the cache, 32 positions at a time --------------------------------------------------------
-
-
-cdef inline int64_t block_of(
-    const AttentionArgs *a, const Tile *tile, int64_t position
-) noexcept nogil:
-    """Which (block, kv head) of the cache."""
-    return tile.block_table[position // a.block_size] * a.n_kv_heads + tile.kv_head
-
-
-cdef inline void load_keys(
-    const AttentionArgs *a, const Cell *cache, Tile *tile, int64_t position, int64_t n
-) noexcept nogil:
-    """cells (head_dim, STEP) = keys of n positions; what lies beyond them is not to be used."""
-    cdef int64_t i = 0, d, slot, bs = a.block_size
-    cdef const Cell *keys
-    while i < n:
-        slot = (position + i) % bs
-        keys = cache + block_of(a, tile, position + i) * a.head_dim * bs + slot
-        if slot + 16 <= bs and i % 16 == 0:
-            for d in range(a.head_dim):
-                load_cells(keys + d * bs, tile.cells + d * STEP + i)
-            i += 16
-        else:
-            for d in range(a.head_dim):
-                tile.cells[d * STEP + i] = cell_to_float(keys + d * bs)
-            i += 1
-
-
-cdef inline void load_values(
-    const AttentionArgs *a, const Cell *cache, Tile *tile, int64_t position, int64_t n
-) noexcept nogil:
-    """cells (STEP, MAX_HEAD_DIM) = values of n positions."""
-    cdef int64_t i, d, whole = a.head_dim // 16 * 16, position_block, slot
-    cdef const Cell *values
-    cdef float *out
-    for i in range(n):
-        position_block = block_of(a, tile, position + i)
-        slot = (position + i) % a.block_size
-        values = cache + (position_block * a.block_size + slot) * a.value_stride
-        out = tile.cells + i * MAX_HEAD_DIM
-        for d in range(0, whole, 16):
-            load_cells(values + d, out + d)
-        for d in range(whole, a.head_dim):
-            out[d] = cell_to_float(values + d)
-
-
-# ---- tiles ------------------------------------------------------------------------------------
+from pyroclast_kernels.attention.tile cimport (
+    MAX_ROWS, SPLIT, STRIDE, AttentionArgs, Row, Tile, load_keys, load_values,
+)
+from pyroclast_kernels.native.abi cimport Cell
 
 
 cdef void softmax_row(Row *row, float *scores, int64_t begin, int64_t end) noexcept nogil:
     """Exponentials of a row's scores in place; sets maximum and sum."""
     cdef int64_t lo = max(row.first - begin, <int64_t>0), hi = min(row.end, end) - begin
     row.maximum, row.sum = -INFINITY, 0
+    cdef int64_t padded = (end - begin + 15) // 16 * 16
     if lo < hi:
-        row.sum = exponentials(scores, lo, hi, (end - begin + 15) // 16 * 16, &row.maximum)
+        row.sum = exponentials(scores, lo, hi, padded, &row.maximum)
+    else:
+        memset(scores, 0, padded * sizeof(float))
+
+
+cdef inline bint any_row_sees(
+    const Tile *tile, int first, int64_t begin, int64_t end
+) noexcept nogil:
+    """Whether one of ROWS rows sees one of the positions [begin, end)."""
+    cdef int r
+    for r in range(first, min(first + <int>ROWS, tile.n_rows)):
+        if tile.rows[r].first < end and begin < tile.rows[r].end:
+            return True
+    return False
+
+
+cdef void score_block(
+    const AttentionArgs *a, Tile *tile, int first, int64_t position, int64_t at, float scale
+) noexcept nogil:
+    """Scores `at` of up to ROWS rows for the STEP keys in cells."""
+    cdef const float *q[ROWS]
+    cdef float *scores = tile.scores + first * STRIDE + at
+    cdef int n = min(<int>ROWS, tile.n_rows - first), r
+    if not any_row_sees(tile, first, position, position + STEP):
+        return
+    if n == 1:
+        score_step(tile.rows[first].q, tile.cells, a.head_dim, scale, scores)
+        return
+    for r in range(ROWS):  # rows that are not there repeat the last one
+        q[r] = tile.rows[first + min(r, n - 1)].q
+    score_rows(q, tile.cells, a.head_dim, scale, scores, STRIDE)
+
+
+cdef void add_block(
+    Tile *tile, int first, int64_t position, int64_t at, int64_t n, int64_t width
+) noexcept nogil:
+    """Adds the n values in cells, weighted by probabilities `at`, to those of up to ROWS rows."""
+    cdef float *probs = tile.scores + first * STRIDE + at
+    cdef float *out = tile.values + first * MAX_HEAD_DIM
+    if not any_row_sees(tile, first, position, position + n):
+        return
+    if tile.n_rows - first == 1:
+        add_values(probs, tile.cells, n, width, out)
+    else:
+        add_values_of_rows(probs, STRIDE, tile.cells, n, width, out)
 
 
 cdef inline void one_split(
@@ -137,31 +85,23 @@ cdef inline void one_split(
     """Scores, softmax and weighted values of all rows over positions [begin, end)."""
     cdef float one = 1
     cdef float scale = one / sqrtf(<float>a.head_dim)
-    cdef int64_t seen = max(begin, tile.rows[0].first // STEP * STEP), p = seen, n, lo, hi
+    cdef int64_t seen = max(begin, tile.rows[0].first // STEP * STEP), p = seen, n
     cdef int64_t width = (a.head_dim + 15) // 16 * 16
-    cdef float *scores
-    cdef int r
+    cdef int n_blocks = (tile.n_rows + ROWS - 1) // ROWS, r
     while p < end:
-        load_keys(a, k_cache, tile, p, min(<int64_t>STEP, end - p))
-        for r in range(tile.n_rows):
-            if tile.rows[r].first < p + STEP and p < tile.rows[r].end:
-                scores = tile.scores + r * SPLIT + p - begin
-                score_step(tile.rows[r].q, tile.cells, a.head_dim, scale, scores)
+        load_keys(a, k_cache, tile, p, end)
+        for r in range(n_blocks):
+            score_block(a, tile, ROWS * r, p, p - begin, scale)
         p += STEP
     for r in range(tile.n_rows):
-        softmax_row(&tile.rows[r], tile.scores + r * SPLIT, begin, end)
+        softmax_row(&tile.rows[r], tile.scores + r * STRIDE, begin, end)
         memset(tile.values + r * MAX_HEAD_DIM, 0, width * sizeof(float))
     p = seen
     while p < end:
         n = min(<int64_t>STEP, end - p)
-        load_values(a, v_cache, tile, p, n)
-        for r in range(tile.n_rows):
-            lo, hi = max(tile.rows[r].first, p), min(tile.rows[r].end, p + n)
-            if lo < hi:
-                add_values(
-                    tile.scores + r * SPLIT + lo - begin, tile.cells + (lo - p) * MAX_HEAD_DIM,
-                    hi - lo, width, tile.values + r * MAX_HEAD_DIM,
-                )
+        load_values(a, v_cache, tile, p, end)
+        for r in range(n_blocks):
+            add_block(tile, ROWS * r, p, p - begin, n, width)
         p += STEP
 
 
@@ -188,8 +128,7 @@ cdef void finish(const AttentionArgs *a, const Row *row, float total, float *mer
         for i in range(a.head_dim):
             a.out[at + i] = merged[i]
     if a.out_q8 != NULL:
-        for i in range(a.head_dim // 32):
-            quantize_block(merged + 32 * i, a.out_q8 + at // 32 + i)
+        quantize_row(merged, a.head_dim, a.out_q8 + at // 32)
 
 
 cdef void make_row(const AttentionArgs *a, int64_t token, int64_t head, Row *row) noexcept nogil:

@@ -45,7 +45,9 @@ void matmul(const void *args, int part, int n_parts) {
   const MatmulArgs &a = *static_cast<const MatmulArgs *>(args);
   const int64_t n_tokens = *a.n_tokens;
   const Range mine = split((a.n_rows + kLanes - 1) / kLanes, part, n_parts);
-  const int64_t panel_groups = std::max<int64_t>(1, kPanelBytes / group_bytes<F>(a.n_cols));
+  int64_t panel_groups = std::max<int64_t>(1, kPanelBytes / group_bytes<F>(a.n_cols));
+  // One tile of tokens reads everything once: panels would only stop the fetching ahead.
+  if (n_tokens <= kMaxTokens) panel_groups = mine.end - mine.begin;
   for (int64_t g = mine.begin; g < mine.end; g += panel_groups) {
     const Range groups{g, std::min(g + panel_groups, mine.end)};
     for_each_tile(n_tokens, [&](int64_t token, int n) { panel_of<F>(n, a, groups, token); });

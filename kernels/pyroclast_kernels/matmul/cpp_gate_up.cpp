@@ -74,7 +74,8 @@ void gate_up(const void *args, int part, int n_parts) {
   const GateUpArgs &a = *static_cast<const GateUpArgs *>(args);
   const Range mine = split((a.d_ff + kBlock - 1) / kBlock, part, n_parts);
   const int64_t block_bytes = 2 * kBlock / kLanes * group_bytes<F>(a.n_cols);
-  const int64_t panel_blocks = std::max<int64_t>(1, kPanelBytes / block_bytes);
+  int64_t panel_blocks = std::max<int64_t>(1, kPanelBytes / block_bytes);
+  if (*a.n_tokens <= kMaxTokens) panel_blocks = mine.end - mine.begin;  // as in cpp.cpp
   for (int64_t b = mine.begin; b < mine.end; b += panel_blocks) {
     const Range blocks{b, std::min(b + panel_blocks, mine.end)};
     for_each_tile(*a.n_tokens, [&](int64_t token, int n) { panel<F>(n, a, blocks, token); });

@@ -13,7 +13,7 @@ from libc.math cimport fmaf
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-from pyroclast_kernels.activation.lanes cimport Bits
+from pyroclast_kernels.activation.lanes cimport Bits, prefetch
 from pyroclast_kernels.matmul.block_dot cimport (
     Columns, Lanes, Scales, add_scaled, aligned_columns, dot, spread_block, unpack,
 )
@@ -48,9 +48,10 @@ cdef struct MatmulArgs:
 
 cdef inline void add_blocks(
     const Quants *quants, const uint16_t *scales, const Columns *x, const Scales *x_scales,
-    int n_tokens, int64_t n_blocks, float *acc
+    int n_tokens, int64_t n_blocks, int64_t ahead, float *acc
 ) noexcept nogil:
-    """acc (n_tokens, 16) += a run of blocks of one group times x (n_tokens, n_blocks)."""
+    """acc (n_tokens, 16) += a run of blocks of one group times x (n_tokens, n_blocks).  What lies
+    `ahead` bytes on is fetched, if that is not 0."""
     cdef int16_t w[512]
     cdef float scale[16]
     cdef float minimum[16]
@@ -61,6 +62,9 @@ cdef inline void add_blocks(
         halves_to_floats(scales + b * 16 * n_scales(quants), scale)
         if Quants is Q4_1:
             halves_to_floats(scales + b * 32 + 16, minimum)
+        if ahead > 0:
+            for m in range(<int>sizeof(Quants) // 64):
+                prefetch(<const uint8_t *>(quants + b) + ahead + 64 * m)
         unpack(quants + b, w)
         for m in range(n_tokens):
             at = m * n_blocks + b
@@ -107,7 +111,8 @@ cdef inline void block_tile(
             add_blocks(
                 <const Quants *>(group + quants_offset(format, a.n_cols)) + first,
                 <const uint16_t *>group + 16 * first * n_scales(format),
-                x, x_scales, n_tokens, n, acc + (g - groups.begin) * TILE * 16,
+                x, x_scales, n_tokens, n, size if token == 0 and g + 1 < groups.end else 0,
+                acc + (g - groups.begin) * TILE * 16,
             )
         first += n
     for g in range(groups.begin, groups.end):
@@ -126,7 +131,10 @@ cdef inline void add_columns(const float *w, const float *x, int64_t n, float *a
     for i in range(16):
         lanes[i] = 0
     for k in range(n):
-        for i in range(16):
+        # Two loops: GCC would unroll and jam a single one, which keeps the sums in memory.
+        for i in range(8):
+            lanes[i] = fmaf(w[16 * k + i], x[k], lanes[i])
+        for i in range(8, 16):
             lanes[i] = fmaf(w[16 * k + i], x[k], lanes[i])
     for i in range(16):
         acc[i] += lanes[i]
@@ -135,7 +143,8 @@ cdef inline void add_columns(const float *w, const float *x, int64_t n, float *a
 cdef inline void add_columns_4(
     const float *w, const float *x, int64_t stride, int64_t n, float *acc
 ) noexcept nogil:
-    """The same for four tokens, their x `stride` apart: one load of w for four products."""
+    """The same for four tokens, their x `stride` apart: one load of w for four products.  Two loops
+    here, too."""
     cdef float lanes[64]
     cdef float y0, y1, y2, y3
     cdef int64_t k
@@ -147,6 +156,7 @@ cdef inline void add_columns_4(
         for i in range(16):
             lanes[i] = fmaf(w[16 * k + i], y0, lanes[i])
             lanes[16 + i] = fmaf(w[16 * k + i], y1, lanes[16 + i])
+        for i in range(16):
             lanes[32 + i] = fmaf(w[16 * k + i], y2, lanes[32 + i])
             lanes[48 + i] = fmaf(w[16 * k + i], y3, lanes[48 + i])
     for i in range(64):

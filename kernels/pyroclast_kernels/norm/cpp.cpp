@@ -1,9 +1,13 @@
 // norm: RMS norm of each token's row, out = x / sqrt(mean(x^2) + eps) * weight; float32, and
 // quantized for the product that follows.  With `rows`, row i of the output is row rows[i] of x.
 // The sum of squares runs in 16 float32 lanes, folded by a fixed tree; one token per item.
+#include <algorithm>
+
 #include "../activation/quantize.h"
 
 namespace {
+
+constexpr int64_t kRun = 512;  // columns that are quantized while they are in the L1 cache
 
 struct NormArgs {
   const int64_t *n_tokens;
@@ -28,15 +32,13 @@ void norm(const void *args, int part, int n_parts) {
     }
     const f32x16 scale =
         set1(1.0f / std::sqrt(reduce_add(squares) / float(a.d_model) + float(a.eps)));
-    for (int64_t i = 0; i < a.d_model; i += 32) {
-      alignas(64) float y[32];
-      for (int j = 0; j < 32; j += kLanes) {
-        const int64_t n = a.d_model - i - j;
-        const f32x16 v = load_n(x + i + j, n) * scale * load_n(a.weight + i + j, n);
-        store(y + j, v);
-        if (a.out) store_n(a.out + t * a.d_model + i + j, v, n);
-      }
-      if (a.out_q8) quantize_block(y, a.out_q8[(t * a.d_model + i) / 32]);
+    for (int64_t i = 0; i < a.d_model; i += kRun) {
+      alignas(64) float y[kRun];
+      const int64_t first = t * a.d_model + i, n = std::min(kRun, a.d_model - i);
+      float *out = a.out ? a.out + first : y;
+      for (int64_t j = 0; j < n; j += kLanes)
+        store_n(out + j, load_n(x + i + j, n - j) * scale * load_n(a.weight + i + j, n - j), n - j);
+      if (a.out_q8) quantize_row(out, n, a.out_q8 + first / 32);
     }
   }
 }

@@ -2,14 +2,17 @@
 """norm in Cython: out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight, float32 or quantized.
 
 See reference.py for the contract.  One token per item.  The sum of squares runs in 16 lanes, folded
-by one fixed tree; the last few columns of a row go through scalar loops.
+by one fixed tree.
 """
 
 from libc.math cimport fmaf, sqrtf
 from libc.stdint cimport int32_t, int64_t
 
-from pyroclast_kernels.activation.lanes cimport quantize_block, sum_lanes
+from pyroclast_kernels.activation.lanes cimport quantize_row, sum_lanes
 from pyroclast_kernels.native.abi cimport Q8Block, Range, split
+
+cdef enum:
+    RUN = 512  # columns that are quantized while they are in the L1 cache
 
 
 cdef struct NormArgs:
@@ -30,7 +33,10 @@ cdef inline float sum_of_squares(const float *x, int64_t n) noexcept nogil:
     for j in range(16):
         lanes[j] = 0
     for i in range(0, whole, 16):
-        for j in range(16):
+        # Two loops: GCC would unroll and jam a single one, which keeps the sums in memory.
+        for j in range(8):
+            lanes[j] = fmaf(x[i + j], x[i + j], lanes[j])
+        for j in range(8, 16):
             lanes[j] = fmaf(x[i + j], x[i + j], lanes[j])
     for j in range(n - whole):
         lanes[j] = fmaf(x[whole + j], x[whole + j], lanes[j])
@@ -38,25 +44,21 @@ cdef inline float sum_of_squares(const float *x, int64_t n) noexcept nogil:
 
 
 cdef void norm_row(const NormArgs *a, const float *x, int64_t t) noexcept nogil:
-    cdef float y[32]
+    cdef float y[RUN]
     cdef float one = 1
     cdef float mean = sum_of_squares(x, a.d_model) / <float>a.d_model
     cdef float scale = one / sqrtf(mean + <float>a.eps)
-    cdef int64_t first = t * a.d_model, i, n
-    cdef int j
-    for i in range(0, a.d_model, 32):
-        n = min(<int64_t>32, a.d_model - i)
-        if n == 32:
-            for j in range(32):
-                y[j] = x[i + j] * scale * a.weight[i + j]
-        else:
-            for j in range(n):
-                y[j] = x[i + j] * scale * a.weight[i + j]
-        if a.out != NULL:
-            for j in range(n):
-                a.out[first + i + j] = y[j]
+    cdef const float *weight
+    cdef float *out
+    cdef int64_t i = 0, j, n, first
+    while i < a.d_model:
+        n, first = min(<int64_t>RUN, a.d_model - i), t * a.d_model + i
+        weight, out = a.weight + i, <float *>y if a.out == NULL else a.out + first
+        for j in range(n):
+            out[j] = x[i + j] * scale * weight[j]
         if a.out_q8 != NULL:
-            quantize_block(y, a.out_q8 + (first + i) // 32)
+            quantize_row(out, n, a.out_q8 + first // 32)
+        i += n
 
 
 cdef void norm(const void *args, int part, int n_parts) noexcept nogil:

@@ -33,20 +33,40 @@ cdef struct SoftmaxArgs:
     int64_t log
 
 
+cdef inline void adjust_word(
+    const float *logits, const float *bias, uint32_t allowed, float *out, int64_t n
+) noexcept nogil:
+    """out (n,) = logits + bias, -inf where the bit of `allowed` is not set; n <= 32.  It goes by
+    way of local lanes: `out` may be the logits, and GCC would store one value after the other."""
+    cdef float lanes[32]
+    cdef float minus_infinity = -INFINITY
+    cdef uint32_t i  # as wide as a lane, so that all lanes are shifted at once
+    for i in range(n):
+        lanes[i] = logits[i]
+    if bias != NULL:
+        for i in range(n):
+            lanes[i] += bias[i]
+    for i in range(n):
+        lanes[i] = choose((allowed >> i) & 1, lanes[i], minus_infinity)
+    for i in range(n):
+        out[i] = lanes[i]
+
+
 cdef void adjust(
     const float *logits, const float *bias, const uint32_t *allowed, float *out, int64_t n
 ) noexcept nogil:
-    cdef int64_t i
-    if bias != NULL:
-        for i in range(n):
-            out[i] = logits[i] + bias[i]
-    elif out != logits:
-        for i in range(n):
-            out[i] = logits[i]
-    if allowed != NULL:
-        for i in range(n):
-            if not (allowed[i // 32] >> (i % 32)) & 1:
-                out[i] = -INFINITY
+    cdef const float *more = NULL
+    cdef uint32_t bits = <uint32_t>-1
+    cdef int64_t at
+    for at in range(0, n, 32):
+        if bias != NULL:
+            more = bias + at
+        if allowed != NULL:
+            bits = allowed[at // 32]
+        if n - at >= 32:
+            adjust_word(logits + at, more, bits, out + at, 32)
+        else:
+            adjust_word(logits + at, more, bits, out + at, n - at)
 
 
 cdef inline void fill(float *out, int64_t n, float value) noexcept nogil:

@@ -1,0 +1,278 @@
+"""The engine on the GPU, or in Triton's interpreter: against the CPU, and against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from pyroclast import LLM, NumericalError, SamplingParams
+from pyroclast.checkpoint import open_checkpoint
+from pyroclast.device import plan
+from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
+from pyroclast.model import Model
+from stepping import load, logits_of, step
+
+CONFIG = replace(
+    tiny.BASE,
+    family="qwen2",  # which has biases
+    qkv_bias=True,
+    n_layers=1,
+    n_heads=2,
+    n_kv_heads=1,
+    head_dim=32,
+    d_model=64,
+    d_ff=64,
+    vocab_size=272,
+    max_seq_len=128,
+)
+TOKENS = np.random.default_rng(7).integers(0, 256, 40).tolist()
+PROMPTS = [TOKENS[:11], TOKENS[5:9], TOKENS[20:22]]
+GREEDY = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+OPTIONS: dict[str, Any] = {"max_seqs": 4, "max_batch_tokens": 48}
+
+
+def write(folder: Path, quant: str) -> Path:
+    path = folder / f"{quant}.gguf"
+    if not path.exists():
+        tiny.write_gguf(path, CONFIG, tiny.random_weights(CONFIG), quant)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def cpu(folder: Path) -> Iterator[LLM]:
+    with LLM(write(folder, "F32"), device="cpu", compute="float32", **OPTIONS) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def gpu(folder: Path) -> Iterator[LLM]:
+    with LLM(write(folder, "F32"), device="cuda", compute="float32", **OPTIONS) as llm:
+        yield llm
+
+
+def ids(outs: list[Any]) -> list[list[int]]:
+    return [out.token_ids for out in outs]
+
+
+# ---- against the CPU -----------------------------------------------------------------------
+
+
+def test_float32_equals_the_cpu(cpu: LLM, gpu: LLM) -> None:
+    assert (gpu.device, gpu.device_note) == ("cuda", 'device="cuda" was asked for')
+    assert set(gpu.kernels.values()) == {"triton"} and gpu.table == "defaults"
+    assert (gpu.model.kv_dtype, gpu.n_threads) == ("f32", 1)
+    want, got = cpu.logits(TOKENS), gpu.logits(TOKENS)
+    np.testing.assert_allclose(got, want, atol=2e-5 * float(np.abs(want).max()), rtol=0)
+    assert ids(gpu.generate(PROMPTS, GREEDY)) == ids(cpu.generate(PROMPTS, GREEDY))
+
+
+SAMPLED = {
+    "plain": {},
+    "cuts": {"top_k": 30, "top_p": 0.9, "min_p": 0.01},
+    "penalties": {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.5},
+    "bias": {"logit_bias": {7: 4.0, 9: -3.0}, "allowed_token_ids": tuple(range(200))},
+    "early end": {"min_tokens": 2, "stop_token_ids": tuple(range(100))},
+}
+
+
+def test_sampling_equals_the_cpu(cpu: LLM, gpu: LLM) -> None:
+    """Each sequence of the batch under parameters of its own, and with its log-probabilities."""
+    params = [
+        SamplingParams(**{"seed": 3 + i, "max_tokens": 3, "logprobs": 2, **options})
+        for i, options in enumerate(SAMPLED.values())
+    ]
+    prompts = [TOKENS[i : i + 4] for i in range(len(params))]
+    want, got = cpu.generate(prompts, params), gpu.generate(prompts, params)
+    assert ids(got) == ids(want)
+    assert [out.finish_reason for out in got] == [out.finish_reason for out in want]
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.logprobs is not None and theirs.logprobs is not None
+        for a, b in zip(ours.logprobs, theirs.logprobs, strict=True):
+            assert (a.rank, a.is_greedy) == (b.rank, b.is_greedy)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+            assert [token for token, _ in a.top] == [token for token, _ in b.top]
+
+
+def test_stop_strings_and_completions_of_one_prompt(cpu: LLM, gpu: LLM) -> None:
+    """The copies of a prompt of a block and more share its blocks."""
+    [plain] = cpu.generate([TOKENS], GREEDY)
+    stop = plain.text[1:3]
+    params = GREEDY.replace(stop=(stop,))
+    assert gpu.generate([TOKENS], params)[0].text == cpu.generate([TOKENS], params)[0].text
+    several = SamplingParams(n=2, seed=5, max_tokens=3, ignore_eos=True)
+    assert ids(gpu.generate([TOKENS], several)) == ids(cpu.generate([TOKENS], several))
+
+
+def test_scores_equal_the_cpu_s(cpu: LLM, gpu: LLM) -> None:
+    [want], [got] = cpu.score([TOKENS[:12]], n_top=3), gpu.score([TOKENS[:12]], n_top=3)
+    for a, b in zip(got.logprobs[1:], want.logprobs[1:], strict=True):
+        assert a is not None and b is not None
+        assert (a.token_id, a.rank) == (b.token_id, b.rank)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert [token for token, _ in a.top] == [token for token, _ in b.top]
+
+
+def test_callables_of_the_user_s_change_the_logits(cpu: LLM, gpu: LLM) -> None:
+    """They run on the host, and so does the sampler of that step."""
+    seen: list[np.ndarray] = []
+
+    def third(token_ids: list[int], logits: np.ndarray) -> np.ndarray:
+        seen.append(logits.copy())
+        logits[np.argsort(logits)[-2:]] = -np.inf
+        return logits
+
+    params = GREEDY.replace(logits_processors=(third,), max_tokens=2, logprobs=1)
+    beside = GREEDY.replace(max_tokens=2)
+    want = cpu.generate(PROMPTS[:2], [params, beside])
+    got = gpu.generate(PROMPTS[:2], [params, beside])
+    assert ids(got) == ids(want)
+    assert got[0].logprobs is not None and want[0].logprobs is not None
+    assert [each.top[0][0] for each in got[0].logprobs] == [x.top[0][0] for x in want[0].logprobs]
+    assert len(seen) == 4
+    np.testing.assert_allclose(seen[2], seen[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("quant", ["BF16", "F16", "Q8_0", "Q4_0"])
+def test_stored_formats_are_near_the_cpu_and_decode_to_the_same_bits(
+    folder: Path, quant: str
+) -> None:
+    """Within the steps of 16-bit and 8-bit activations and of a cache in f16."""
+    path = write(folder, quant)
+    want = logits_of(load(path), TOKENS[:6])
+    model = load(path, device="cuda", max_batch_tokens=16, max_logits=16)
+    assert model.kv_dtype == "f16"
+    got = logits_of(model, TOKENS[:6])
+    assert np.abs(got - want).mean() < 0.03 * want.std()
+    assert np.abs(got - want).max() < 0.2 * want.std()
+    step(model, [(1, 0, TOKENS[:5])])
+    decoded = step(model, [(1, 5, TOKENS[5:6]), (2, 0, TOKENS[:1])])
+    np.testing.assert_array_equal(np.concatenate(decoded), got[[5, 0]])
+
+
+# ---- against itself ------------------------------------------------------------------------
+
+
+def test_neighbours_and_chunks_change_no_bit(folder: Path, gpu: LLM) -> None:
+    alone = [gpu.generate([prompt], GREEDY)[0] for prompt in PROMPTS]
+    assert ids(gpu.generate(PROMPTS, GREEDY)) == ids(alone)
+    model = gpu.model
+    assert isinstance(model, Model)
+    want = logits_of(model, TOKENS[:40])
+    together = step(model, [(1, 0, TOKENS[:33]), (2, 0, TOKENS[:3]), (3, 0, TOKENS[:1])])
+    for rows in together:
+        np.testing.assert_array_equal(rows, want[: len(rows)])
+    mixed = step(model, [(1, 33, TOKENS[33:40]), (2, 3, TOKENS[3:4])])
+    np.testing.assert_array_equal(mixed[0], want[33:40])
+    np.testing.assert_array_equal(mixed[1], want[3:4])
+    decoded = step(model, [(2, 4, TOKENS[4:5]), (3, 1, TOKENS[1:2])])
+    np.testing.assert_array_equal(np.concatenate(decoded), want[[4, 1]])
+
+
+def test_a_small_step_and_few_blocks_change_no_text(folder: Path, gpu: LLM) -> None:
+    options = {"max_batch_tokens": 20, "max_seqs": 2, "n_blocks": 3}
+    with LLM(write(folder, "F32"), device="cuda", compute="float32", **options) as llm:
+        assert llm.max_seq_len == 96
+        prompts = [TOKENS[:30], TOKENS[3:33]]  # both grow into a second block: one must wait
+        assert ids(llm.generate(prompts, GREEDY)) == ids(gpu.generate(prompts, GREEDY))
+
+
+def test_decoding_replays(gpu: LLM) -> None:
+    model = gpu.model
+    assert isinstance(model, Model)
+    gpu.generate(PROMPTS[2:], GREEDY)
+    captured = dict(model.program(sample=True).captured)  # type: ignore[attr-defined]
+    assert captured and all(bounds.decode for bounds in captured)
+    gpu.generate(PROMPTS[2:], GREEDY)
+    assert model.program(sample=True).captured == captured  # type: ignore[attr-defined]
+    assert model.native_seconds > 0
+
+
+# ---- what goes wrong -----------------------------------------------------------------------
+
+
+def test_a_nan_ends_its_request_and_names_the_layer(folder: Path) -> None:
+    config = replace(CONFIG, n_layers=2)
+    weights = tiny.random_weights(config)
+    weights["layers.1.wo"][3, 5] = np.nan
+    path = tiny.write_gguf(folder / "nan.gguf", config, weights)
+    with LLM(path, device="cuda", compute="float32", n_blocks=4, **OPTIONS) as llm:
+        with pytest.raises(NumericalError, match=r"layer 1 \(matmul\)"):
+            llm.generate([PROMPTS[2]], GREEDY)
+        cache = llm.model._cache  # type: ignore[attr-defined]
+        for array in (*cache.k, *cache.v):
+            assert np.isfinite(llm.model.memory.to_host(array, 4)).all()
+        assert not llm.model.memory.to_host(cache.k[0], 4).any()
+
+
+def test_profile_names_every_call_and_close_frees(folder: Path) -> None:
+    model = load(write(folder, "F32"), device="cuda", compute="float32", max_batch_tokens=8)
+    logits_of(model, TOKENS[:2])
+    rows = model.profile()
+    assert {label for label, *_ in rows} == {"embedding", "layer 0", "output"}
+    assert all(microseconds > 0 for *_, microseconds in rows)
+    assert model.find_non_finite() == ""
+    model.close()
+    model.close()
+    for use in (model.forward, model.profile, model.find_non_finite):
+        with pytest.raises(ClosedError):
+            use()
+
+
+def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = write(folder, "F32"), []
+    options: dict[str, Any] = {"device": "cuda", "on_layer": told.append}
+    with pytest.raises(
+        KernelError, match=r"norm=numpy runs on the CPU; on the GPU there are triton"
+    ):
+        load(path, kernels="norm=numpy", **options)
+    monkeypatch.setattr("pyroclast.device.gpu_memory", lambda: (70 << 20, 200 << 20))
+    with pytest.raises(MemoryBudgetError, match=r"128 cache blocks 512 KiB.*63 MiB can"):
+        load(path, n_blocks=128, max_batch_tokens=10_000, **options)
+    assert told == []
+
+
+def test_a_driver_that_fails_while_loading_is_an_error_that_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("pyroclast_kernels.triton_memory.DeviceMemory.weight", fail)
+    with pytest.raises(KernelError, match="failed while the model was loaded: CUDA out of memory"):
+        load(write(folder, "F32"), device="cuda")
+
+
+def test_the_plan_counts_what_loading_takes(folder: Path) -> None:
+    path = write(folder, "Q8_0")
+    model = load(path, device="cuda", max_batch_tokens=16, max_logits=16, n_blocks=5)
+    with open_checkpoint(path) as checkpoint:
+        counted = plan(
+            checkpoint,
+            kernels=None,
+            compute="auto",
+            kv_dtype="auto",
+            max_batch_tokens=16,
+            max_seqs=8,
+            max_logits=16,
+            n_blocks=5,
+        ).n_bytes
+    weights = model._weights
+    vectors: list[Any] = [weights.output_norm]
+    for layer in weights.layers:
+        vectors += [layer.attn_norm, layer.ffn_norm, *(product.bias for product in layer.qkv)]
+    embedding = weights.token_embd.n_bytes
+    assert counted["weights"] == embedding + weights.step_bytes + sum(v.nbytes for v in vectors)
+    assert counted["cache"] == model.kv_bytes
