@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU, in ten minutes: builds, tests, measures, writes a JSON file, and
+# prints a short table last.  PYTHON=... chooses the Python; bench/gpu.py --help tells the flags.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
+exec "${PYTHON:-python3}" bench/gpu.py "$@"

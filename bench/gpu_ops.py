@@ -1,0 +1,129 @@
+"""Times single kernels on the GPU: attention far into a text, sampling from a large vocabulary, and
+whatever `pyroclast bench kernels` has cases of."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pyroclast.lab.rows import Row
+from pyroclast.lab.run import Run, Settings, plan
+from pyroclast_kernels.attention import SPLIT, cache
+from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.rope.cases import Shape, paged
+from pyroclast_kernels.sample import cases as sample_cases
+from pyroclast_kernels.softmax import cases as softmax_cases
+from pyroclast_kernels.triton_device import INTERPRETED
+
+_SECONDS = 0.3  # for one figure
+_MAX_SPLIT_TOKENS = 4  # as the engine's
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "temperature": {"temperature": 0.8},
+    "top-k top-p": {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
+    "top-p": {"temperature": 0.8, "top_p": 0.95},
+}
+
+
+def timed(op: str, format: str, arguments: dict[str, Any], n_bytes: int) -> list[dict[str, Any]]:
+    """A row: replayed in a graph, as the engine runs it, and cold."""
+    launch = Selection("", on_gpu=True).kernel(op, format).launch
+    assert launch is not None, "a selection for the GPU has launches"
+    from pyroclast_kernels import triton_timing
+    from pyroclast_kernels.triton_ceiling import elapsed_s
+
+    call = triton_timing.call_of(launch, arguments)
+    if INTERPRETED:
+        us = 1e6 * elapsed_s(call)
+        return [{"value": us, "unit": "us", "how": "the interpreter's, which prove nothing"}]
+    cold = triton_timing.cold(call, _SECONDS)
+    cold_us = statistics.median(cold.samples_us)
+    replayed = triton_timing.replayed(call, cold_us, _SECONDS)
+    return [
+        {
+            "value": statistics.median(replayed.samples_us),
+            "unit": "us",
+            "how": replayed.how,
+            "cold_us": cold_us,
+            "cold_how": cold.how,
+            "n_bytes": n_bytes,
+            "gb_s": n_bytes / cold_us / 1e3,
+        }
+    ]
+
+
+def attention(heads: list[int], n_cached: int, n_batch: int, format: str) -> Any:
+    """One new token of each of n_batch sequences that hold n_cached.  The share: the cold one's."""
+    shape = Shape(*heads, ((n_cached - 1, 1),) * n_batch)
+    arguments = paged(shape, format, np.random.default_rng(1))
+    max_splits = -(-n_cached // SPLIT)
+    cells = (_MAX_SPLIT_TOKENS * shape.n_heads, max_splits, shape.value_stride + 2)
+    arguments |= {
+        "out": np.zeros((n_batch, shape.n_heads * shape.head_dim), np.float32),
+        "out_q8": None,
+        "scratch": np.zeros(cells, np.float32),
+        "counters": np.zeros(cells[0], np.int32),
+        "window": 0,
+        "max_splits": max_splits,
+        "max_split_tokens": _MAX_SPLIT_TOKENS,
+    }
+    del arguments["seq_index"]  # rope's
+    cell = np.dtype(cache.DTYPES[format]).itemsize
+    block_bytes = sum(int(np.prod(s)) * cell for s in cache.block_shapes(format, shape.head_dim))
+    n_bytes = n_batch * n_cached * shape.n_kv_heads * block_bytes // cache.BLOCK_SIZE
+    return timed("attention", format, arguments, n_bytes)
+
+
+def sample(vocab_size: int, n_batch: int, sampler: str) -> Any:
+    """Softmax with temperature, cuts and draw: the op `sample`."""
+    rows = sample_cases.new_rows(n_batch)
+    for name, value in SAMPLERS[sampler].items():
+        rows[name] = value
+    rows["seed"], rows["position"] = np.arange(n_batch), 100
+    logits = _logits(vocab_size, n_batch)
+    arguments = sample_cases.arguments_of(logits, rows)
+    return timed("sample", "f32", arguments, logits.nbytes)
+
+
+def softmax(vocab_size: int, n_batch: int) -> Any:
+    """Softmax with temperature alone: all probabilities are written."""
+    logits = _logits(vocab_size, n_batch)
+    arguments = softmax_cases.arguments_of(logits, temperatures=[0.8] * n_batch)
+    return timed("softmax", "f32", arguments, 2 * logits.nbytes)
+
+
+def _logits(vocab_size: int, n_batch: int) -> Any:
+    return softmax_cases.logits_of("wide", vocab_size, n_batch)
+
+
+class Suite:
+    """The lab's own cases of all ops on the GPU, a few at a time."""
+
+    def __init__(self) -> None:
+        self._cases: Iterator[list[Row]] | None = None
+
+    def suite(self, seconds: float, ops: list[str] | None, cases: list[str] | None) -> Any:
+        """The rows of the next case; [] after the last one."""
+        if self._cases is None:
+            settings = Settings(ops=ops, variants=["triton"], cases=cases, seconds=seconds)
+            self._cases = Run(settings, plan(settings)).measure()
+        return suite_rows(next(self._cases, []))
+
+
+def suite_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    """The cold and the warm row of each variant as one."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        record = found.setdefault(row.variant, {"unit": "us", "value": None})
+        record["test"] = f"{row.op}.{row.format} {row.case}"
+        if row.status not in ("ok", "drifted"):
+            record["reason"] = f"{row.status}: {row.error_message}"
+        elif row.cache == "warm":
+            record["value"] = row.median_us
+        else:
+            record |= {"cold_us": row.median_us, "gb_s": row.gb_s, "gop_s": row.gflop_s}
+    return list(found.values())
