@@ -1,7 +1,7 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test oracle-deps check bench sanitize clean
+.PHONY: help run dev native test oracle-deps check bench gpu sanitize clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -32,8 +32,10 @@ dev: $(VENV)/.native $(VENV)/.test $(VENV)/.dev $(VENV)/.demo ## all that work o
 
 native: $(VENV)/.native ## build the C++ and Cython kernels in place (only what changed)
 
+# Code 5 of the second: PYTEST_ARGS chose none of these.
 test: $(VENV)/.native $(VENV)/.test $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/gpu $(PYTEST_ARGS) || test $$? = 5
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`
 
@@ -54,6 +56,9 @@ bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time
 	part $(PY) bench/engine.py -p 512 -n 128 --json bench/results/engine_local.json; \
 	part $(BIN)/pyroclast bench report; \
 	exit $$failed
+
+gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measurements, a table, in ten minutes
+	PYTHON=$(PY) bench/gpu.sh
 
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.

@@ -12,7 +12,7 @@ from typing import Any
 from gpu_pool import run
 
 ROOT = Path(__file__).resolve().parent.parent
-_N_TESTERS = 6  # processes that compile and test kernels side by side, where pytest-xdist is there
+_N_TESTERS = 4  # processes that compile and test kernels side by side, where pytest-xdist is there
 _WORDS = 1000  # of an output that goes into the file
 
 

@@ -40,9 +40,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Step:
-    """A request.  share_of: the ceiling that its rows are held against.  ahead: may be asked for
-    while the tests run, for it takes long and measures nothing.  repeats: asked for until nothing
-    comes.  quick: also of a --quick run."""
+    """A request.  share_of: the ceiling that its rows are held against.  ahead: it compiles, which
+    takes long, and measures nothing: all of these are asked for at once, while the tests run, and
+    waited for before anything is measured.  repeats: asked for until nothing comes.  quick: also
+    of a --quick run."""
 
     part: str
     test: str
@@ -66,10 +67,9 @@ def steps(sizes: Sizes) -> list[Step]:
     largest, *others = (_peer_steps(size, sizes) for size in sizes.models)
     return [
         Step("ceilings", "ceilings", "ceilings", "measure", limit_s=60, quick=True),
-        *(replace(step, ahead=True) for step in largest[:-1]),
         *_first_steps(sizes),
         *_kernel_steps(sizes),
-        largest[-1],
+        *largest,
         *_truth_steps(sizes),
         *(step for peer in others for step in peer),
         *_more_steps(sizes),
@@ -113,7 +113,7 @@ def _first_steps(sizes: Sizes) -> list[Step]:
             loading = _loading(label, f"{model}@{format}", sizes)
             found += [replace(loading, quick=size == "8B"), replace(one, quick=size == "8B")]
             if size == "8B":
-                found.append(_decode(label, label, sizes, sizes.most))
+                found += [_ops(label, sizes, 1), _decode(label, label, sizes, sizes.most)]
             if label == "8B BF16":
                 found[-1] = replace(found[-1], quick=True)
                 found += _largest_steps(label, sizes)
@@ -122,10 +122,16 @@ def _first_steps(sizes: Sizes) -> list[Step]:
     return found
 
 
+def _ops(label: str, sizes: Sizes, batch: int) -> Step:
+    arguments = {"n_batch": batch, "n_depth": sizes.depth}
+    return Step(label, f"{label} ops of a step b{batch}", f"engine {label}", "breakdown", arguments)
+
+
 def _largest_steps(label: str, sizes: Sizes) -> list[Step]:
     worker, prompt = f"engine {label}", {"n_prompt": sizes.prompt, "repetitions": sizes.repetitions}
     no_more = Target("value", 50.0, at_least=False)
     return [
+        _ops(label, sizes, sizes.most),
         Step(
             label, f"{label} prefill {sizes.prompt}", worker, "prefill", prompt, 60, "matmul",
             share(0.60), quick=True,
@@ -148,7 +154,8 @@ def _loading(label: str, model: str, sizes: Sizes) -> Step:
         "max_batch_tokens": sizes.max_batch_tokens,
         "max_seqs": sizes.max_seqs,
     }
-    return Step(label, f"{label} load", f"engine {label}", "load", arguments, 120)
+    name, worker = f"{label} load", f"engine {label}"
+    return Step(label, name, worker, "load", arguments, 120, ahead=True)
 
 
 def _more_steps(sizes: Sizes) -> list[Step]:
@@ -215,8 +222,8 @@ def _peer_steps(size: str, sizes: Sizes) -> list[Step]:
     shape = sizes.models[size].removeprefix(shapes.PREFIX)
     arguments = {"n_batch": 1, "n_depth": sizes.depth, "n_gen": sizes.n_gen}
     return [
-        Step(part, f"{worker} load", worker, "load", {"config": hf_config(shape)}, 90),
-        Step(part, f"{worker} compile", worker, "prepare", arguments, 200),
+        Step(part, f"{worker} load", worker, "load", {"config": hf_config(shape)}, 90, ahead=True),
+        Step(part, f"{worker} compile", worker, "prepare", arguments, 100, ahead=True),
         Step(part, f"{worker} BF16 decode b1", worker, "decode", arguments, 60),
     ]
 

@@ -77,12 +77,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _lines(rows: Iterable[Row]) -> Iterator[str]:
-    """A line each; a reason that was given the line before is not told again."""
-    last = ""
+    """A line each; a reason is told once."""
+    told: set[str] = set()
     for row in rows:
         reason = row.get("reason", "")
-        yield _row_line({**row, "reason": "the same" if reason and reason == last else reason})
-        last = reason
+        yield _row_line({**row, "reason": "the same" if reason in told else reason})
+        told |= {reason} - {""}
 
 
 def _row_line(row: Row) -> str:
@@ -99,6 +99,8 @@ def _row_line(row: Row) -> str:
         notes.append(f"cold {row['cold_us']:.1f} us")
     if "cpu_kl" in row:
         notes.append(f"the CPU's usual mode {row['cpu_kl']:.2g}, same top {row['same_top']:.0%}")
+    if "ops_us" in row:
+        notes.append(", ".join(f"{op} {us:.0f}" for op, us in list(row["ops_us"].items())[:4]))
     if row.get("failures"):
         notes.append(row["failures"][0])
     return _line(

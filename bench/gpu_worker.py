@@ -25,7 +25,8 @@ def handlers(role: str) -> dict[str, Callable[..., Any]]:
         return {"about": ceiling.about, "measure": ceiling.measure}
     if role == "engine":
         engine = importlib.import_module("gpu_engine").Engine()
-        return {name: getattr(engine, name) for name in ("load", "decode", "prefill", "gaps")}
+        names = ("load", "decode", "prefill", "gaps", "breakdown")
+        return {name: getattr(engine, name) for name in names}
     if role == "ops":
         ops = importlib.import_module("gpu_ops")
         answers = {name: getattr(ops, name) for name in ("attention", "sample", "softmax")}

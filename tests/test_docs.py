@@ -24,7 +24,8 @@ README, ARCHITECTURE, CONTRIBUTING, CHANGELOG = (
     ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG")
 )
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-DOCUMENTS = [README, ARCHITECTURE, CONTRIBUTING, CHANGELOG, *DECISIONS]
+GPU = ROOT / "docs" / "gpu.md"
+DOCUMENTS = [README, ARCHITECTURE, CONTRIBUTING, CHANGELOG, GPU, *DECISIONS]
 SUFFIXES = (".py", ".pyx", ".pxd", ".cpp", ".h", ".md", ".toml", ".txt")
 MADE_LATER = {"bench/results/", ".venv/bin/python"}  # by a benchmark, by make
 # The roots of home and working folders: a path below one is a path of somebody's machine.

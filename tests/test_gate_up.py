@@ -13,7 +13,9 @@ from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.program import Program, Recorder
 from pyroclast_kernels.registry import Selection, all_variants
 
-VARIANTS = [name for name, v in all_variants("gate_up").items() if name != "numpy"]
+VARIANTS = [
+    name for name, v in all_variants("gate_up").items() if name != "numpy" and v.launch is None
+]
 
 
 def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any]:

@@ -288,11 +288,11 @@ def test_the_most_important_comes_first_and_models_are_loaded_once(play: Any) ->
     _, log = play()
     asked = [each for each in log if each == "tests" or each[1] != "stop"]
     order = [asked.index(each) for each in (
-        ("ceilings", "measure"), ("transformers 8B", "prepare"), "tests",
-        ("engine 8B BF16", "load"),
-        ("engine 8B BF16", "decode"), ("engine 8B int8", "decode"), ("engine 1B BF16", "decode"),
+        ("ceilings", "measure"), ("engine 8B BF16", "load"), ("transformers 8B", "prepare"),
+        "tests", ("engine 8B BF16", "decode"), ("engine 8B int8", "decode"),
+        ("engine 1B BF16", "decode"),
         ("ops", "attention"), ("transformers 8B", "decode"), ("truth", "batch"),
-        ("transformers 1B", "load"), ("ops", "suite"),
+        ("transformers 1B", "decode"), ("ops", "suite"),
     )]  # fmt: skip
     assert order == sorted(order)
     assert all(asked.count(each) == 1 for each in asked if each[1] == "load")
@@ -411,6 +411,13 @@ class PlayedModel:
     def forward(self, sample: bool = False) -> None:
         self.clock[0] += 0.001
 
+    def profile(self) -> Any:
+        return [
+            ("layer 0", "matmul.bf16", "triton", 5.0),
+            ("layer 0", "norm.f32", "triton", 9.0),
+            ("layer 1", "matmul.bf16", "triton", 7.0),
+        ]
+
 
 class PlayedLLM:
     """Reads prompts one after the other, then decodes all; 100 us of Python between two steps."""
@@ -459,3 +466,9 @@ def test_a_prompt_counts_from_its_first_pass_to_the_end_of_its_last(engine: Any)
     products = 30 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536) * 64 + 49152 * 576
     assert row["gop_s"] == pytest.approx(2 * products / 0.001 / 1e9)
     assert row["gop_s_with_attention"] > row["gop_s"] and shapes
+
+
+def test_the_ops_of_a_step_add_up(engine: Any) -> None:
+    [row] = engine.breakdown(2, 10)
+    assert row["value"] == 21.0
+    assert list(row["ops_us"].items()) == [("matmul.bf16", 12.0), ("norm.f32", 9.0)]

@@ -35,7 +35,45 @@ PYRO_INLINE float largest_of(const float *x) {
 #endif
 }
 
-#if !defined(__AVX2__)
+// A block of 32 whole numbers of at most 127, and its sums.  (Adding up lanes one by one, and
+// storing sums one by one, cost more than everything else that quantizing does.)
+#if defined(__AVX2__)
+PYRO_INLINE __m256i to_bytes(f32x16 a, f32x16 b) {
+  const i32x16 x = to_int(a), y = to_int(b);
+#if defined(__AVX512F__)
+  return _mm256_set_m128i(_mm512_cvtepi32_epi8((__m512i)y.v[0]),
+                          _mm512_cvtepi32_epi8((__m512i)x.v[0]));
+#else
+  const __m256i low = _mm256_packs_epi32((__m256i)x.v[0], (__m256i)x.v[1]);
+  const __m256i high = _mm256_packs_epi32((__m256i)y.v[0], (__m256i)y.v[1]);
+  // Packing works on halves of a register: it leaves four values of each operand in turn.
+  return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
+                                     _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#endif
+}
+
+PYRO_INLINE void store_block(Q8Block &out, f32x16 a, f32x16 b, float scale) {
+  const __m256i bytes = to_bytes(a, b), offset = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+  const __m256i eights = _mm256_sad_epu8(offset, _mm256_setzero_si256());
+  const __m256i sums = _mm256_add_epi32(eights, _mm256_shuffle_epi32(eights, 0x4e));
+  const __m128i both =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  // The sums of the first and of the last 16; the sum of all, twice.
+  const __m128i halves = _mm_sub_epi32(both, _mm_setr_epi32(16 * 128, 16 * 128, 0, 0));
+  const __m128i total = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0xe1));
+  const __m128i zero = _mm_setzero_si128(), by_8_and_128 = _mm_setr_epi32(3, 7, 0, 0);
+  const __m128 scales = _mm_set1_ps(scale);
+  const __m128 scaled_total = _mm_mul_ps(_mm_cvtepi32_ps(total), scales);
+  const __m128 scaled_halves = _mm_mul_ps(_mm_cvtepi32_ps(halves), scales);
+  const __m128i head = _mm_unpacklo_epi64(_mm_castps_si128(_mm_unpacklo_ps(scales, scaled_total)),
+                                          _mm_sub_epi32(zero, _mm_sllv_epi32(total, by_8_and_128)));
+  const __m128i tail = _mm_unpacklo_epi64(_mm_castps_si128(scaled_halves),
+                                          _mm_sub_epi32(zero, _mm_slli_epi32(halves, 2)));
+  std::memcpy(&out.scale, &head, sizeof head);
+  std::memcpy(out.values, &bytes, sizeof bytes);
+  std::memcpy(out.half_scaled, &tail, sizeof tail);
+}
+#else
 // The sum of 16 bytes.  (Adding up lanes cost more than everything else that quantizing does.)
 PYRO_INLINE int32_t sum_bytes(const int8_t *p) {
 #if defined(__x86_64__)
@@ -48,36 +86,22 @@ PYRO_INLINE int32_t sum_bytes(const int8_t *p) {
   return sum;
 #endif
 }
-#endif
 
-// Stores 32 whole numbers of at most 127 as bytes, and the sums of the first and the last 16.
-// (Adding up lanes one by one cost more than everything else that quantizing does.)
-PYRO_INLINE void store_values(int8_t *p, f32x16 a, f32x16 b, int32_t &first, int32_t &last) {
-  const i32x16 x = to_int(a), y = to_int(b);
-#if defined(__AVX2__)
-#if defined(__AVX512F__)
-  const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8((__m512i)y.v[0]),
-                                         _mm512_cvtepi32_epi8((__m512i)x.v[0]));
-#else
-  const __m256i low = _mm256_packs_epi32((__m256i)x.v[0], (__m256i)x.v[1]);
-  const __m256i high = _mm256_packs_epi32((__m256i)y.v[0], (__m256i)y.v[1]);
-  // Packing works on halves of a register: it leaves four values of each operand in turn.
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high),
-                                                    _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-#endif
-  _mm256_storeu_si256((__m256i *)p, bytes);
-  const __m256i offset = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
-  const __m256i eights = _mm256_sad_epu8(offset, _mm256_setzero_si256());
-  const __m256i sums = _mm256_add_epi32(eights, _mm256_shuffle_epi32(eights, 0x4e));
-  first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums)) - 16 * 128;
-  last = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1)) - 16 * 128;
-#else
-  store_bytes(p, x);
-  store_bytes(p + kLanes, y);
-  first = sum_bytes(p);
-  last = sum_bytes(p + kLanes);
-#endif
+PYRO_INLINE void store_block(Q8Block &out, f32x16 a, f32x16 b, float scale) {
+  store_bytes(out.values, to_int(a));
+  store_bytes(out.values + kLanes, to_int(b));
+  const int32_t first = sum_bytes(out.values), last = sum_bytes(out.values + kLanes);
+  const int32_t sum = first + last;
+  out.scale = scale;
+  out.sum_scaled = scale * float(sum);
+  out.minus_8_sum = -8 * sum;
+  out.minus_128_sum = -128 * sum;
+  out.half_scaled[0] = scale * float(first);
+  out.half_scaled[1] = scale * float(last);
+  out.minus_4_half_sum[0] = -4 * first;
+  out.minus_4_half_sum[1] = -4 * last;
 }
+#endif
 
 inline void quantize_poisoned(const float *x, Q8Block &out);
 
@@ -106,22 +130,10 @@ PYRO_INLINE void quantize_blocks(const float *x, Q8Block *out) {
     inverse[b] = quotient <= FLT_MAX ? quotient : 0.0f;
     scale[b] = largest[b] / 127.0f;
   }
-  int32_t first[N], last[N];
   for (int b = 0; b < N; b++) {
     const f32x16 factor = set1(inverse[b]);
-    store_values(out[b].values, round_even(load(x + 32 * b) * factor),
-                 round_even(load(x + 32 * b + kLanes) * factor), first[b], last[b]);
-  }
-  for (int b = 0; b < N; b++) {
-    const int32_t sum = first[b] + last[b];
-    out[b].scale = scale[b];
-    out[b].sum_scaled = scale[b] * float(sum);
-    out[b].minus_8_sum = -8 * sum;
-    out[b].minus_128_sum = -128 * sum;
-    out[b].half_scaled[0] = scale[b] * float(first[b]);
-    out[b].half_scaled[1] = scale[b] * float(last[b]);
-    out[b].minus_4_half_sum[0] = -4 * first[b];
-    out[b].minus_4_half_sum[1] = -4 * last[b];
+    store_block(out[b], round_even(load(x + 32 * b) * factor),
+                round_even(load(x + 32 * b + kLanes) * factor), scale[b]);
   }
 }
 

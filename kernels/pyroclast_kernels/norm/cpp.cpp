@@ -23,6 +23,9 @@ struct NormArgs {
 void norm(const void *args, int part, int n_parts) {
   const NormArgs &a = *static_cast<const NormArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
+  // Fetched while the squares of the first row are summed up.
+  if (mine.begin < mine.end)
+    for (int64_t i = 0; i < a.d_model; i += kLanes) __builtin_prefetch(a.weight + i);
   for (int64_t t = mine.begin; t < mine.end; t++) {
     const float *x = a.x + (a.rows ? a.rows[t] : t) * a.d_model;
     f32x16 squares = set1(0.0f);
