@@ -23,7 +23,7 @@ class Sizes:
     formats: tuple[str, ...] = tuple(FORMATS)
     samplers: tuple[str, ...] = ("temperature", "top-k top-p", "top-p", "greedy")
     caches: tuple[str, ...] = ("f16", "bf16", "q8_0")  # the engine's own first
-    tests: str = "tests/triton"
+    tests: str = "tests/gpu"
     prompt: int = 8192
     batches: tuple[int, ...] = (4, 8, 16, 32, 128, 256)
     depths: tuple[int, ...] = (4096, 32768)
@@ -52,7 +52,7 @@ SMALL = Sizes(
     formats=("BF16",),
     samplers=("temperature",),
     caches=("f16",),
-    tests="tests/triton/test_lab.py::test_a_launch_is_checked_and_not_timed_in_the_interpreter",
+    tests="tests/gpu/test_lab.py::test_a_launch_is_checked_and_not_timed_in_the_interpreter",
     prompt=12,
     batches=(),
     depths=(20,),

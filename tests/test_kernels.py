@@ -20,7 +20,7 @@ PAIRS = [
     pytest.param(op, name, id=f"{op}-{name}")
     for op in OPS
     for name, variant in all_variants(op).items()
-    if name != "numpy" and variant.launch is None  # tests/triton has those
+    if name != "numpy" and variant.launch is None  # tests/gpu has those
 ]
 
 

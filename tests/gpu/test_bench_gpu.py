@@ -156,18 +156,18 @@ def test_a_command_is_stopped_at_its_limit(tmp_path: Path) -> None:
 
 def test_outcomes_of_tests_are_read_off_both_kinds_of_lines() -> None:
     output = """
-tests/triton/test_a.py::test_x[a b-1] PASSED                    [ 10%]
-tests/triton/test_a.py::test_y FAILED                           [ 20%]
-[gw3] [ 30%] PASSED tests/triton/test_b.py::test_z[q8_0]
-[gw0] [  4%] ERROR tests/triton/test_b.py::test_w
-FAILED tests/triton/test_a.py::test_y - assert 1 == 2
+tests/gpu/test_a.py::test_x[a b-1] PASSED                    [ 10%]
+tests/gpu/test_a.py::test_y FAILED                           [ 20%]
+[gw3] [ 30%] PASSED tests/gpu/test_b.py::test_z[q8_0]
+[gw0] [  4%] ERROR tests/gpu/test_b.py::test_w
+FAILED tests/gpu/test_a.py::test_y - assert 1 == 2
 """
     passed, failed = module("gpu_checks").outcomes(output)
     assert passed == [
-        "tests/triton/test_a.py::test_x[a b-1]",
-        "tests/triton/test_b.py::test_z[q8_0]",
+        "tests/gpu/test_a.py::test_x[a b-1]",
+        "tests/gpu/test_b.py::test_z[q8_0]",
     ]
-    assert failed == ["tests/triton/test_a.py::test_y", "tests/triton/test_b.py::test_w"]
+    assert failed == ["tests/gpu/test_a.py::test_y", "tests/gpu/test_b.py::test_w"]
 
 
 # ---- a run whose processes are played ------------------------------------------------------------

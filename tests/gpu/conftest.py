@@ -1,4 +1,4 @@
-"""Triton's kernels, on a GPU or in the interpreter: `TRITON_INTERPRET=1 pytest tests/triton`."""
+"""Triton's kernels, on a GPU or in the interpreter: `TRITON_INTERPRET=1 pytest tests/gpu`."""
 
 import os
 

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for a GPU that is not there, and says what the assembler made of it.
 
-    python tests/triton/compile_sm90.py [--op matmul,...] [--format q8_0,...] [--arch 90] [--bench]
+    python tests/gpu/compile_sm90.py [--op matmul,...] [--format q8_0,...] [--arch 90] [--bench]
 
 Runs each launch of the case lists (--bench: of the benchmarks' shapes) with a driver that compiles
 and launches nothing.  One line a kernel and specialization: registers, bytes of stack and shared
