@@ -23,6 +23,11 @@ constexpr int groups_for(int n_tokens) {
   return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
 }
 
+// In codes that run on for this many bytes the CPU's own prefetcher keeps up once it has begun, and
+// does not wait for lines as a core does: only their beginning is fetched (q8_0 8192 x 2048, one
+// token, one thread, cold: 23.5 to 26.3 GB/s; shorter runs lose, 576 columns 21 to 18).
+constexpr int64_t kLongRun = 32 * 1024, kBeginning = 4 * 1024;
+
 PYRO_INLINE void prefetch_l2(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
 
 // sum + the products of quad k: part r of 16 rows, 4 columns.
@@ -50,6 +55,8 @@ template <class F, int M, int G>
 PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
                             const Q8Block *x, int64_t ahead, f32x16 (&acc)[M][G]) {
   const int64_t n_blocks = n_cols / kBlock;
+  const int64_t n_fetched =
+      n_blocks * F::kQuantBytes < kLongRun ? n_blocks : kBeginning / F::kQuantBytes;
   const uint8_t *quants = group + F::quants_offset(n_cols);
 #pragma GCC unroll 6
   for (int m = 0; m < M; m++)
@@ -57,12 +64,14 @@ PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   for (int64_t b = 0; b < n_blocks; b++, x++, quants += F::kQuantBytes) {
     const uint8_t *header = group + b / F::kHeaderBlocks * F::kHeaderBytes;
+    if (b < n_fetched) {
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) {
-      prefetch_l2(header + g * group_size + ahead);
+      for (int g = 0; g < G; g++) {
+        prefetch_l2(header + g * group_size + ahead);
 #pragma GCC unroll 8
-      for (int line = 0; line < F::kQuantBytes; line += 64)
-        prefetch_l2(quants + g * group_size + ahead + line);
+        for (int line = 0; line < F::kQuantBytes; line += 64)
+          prefetch_l2(quants + g * group_size + ahead + line);
+      }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRegs; r++)
