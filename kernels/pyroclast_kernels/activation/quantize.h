@@ -103,7 +103,7 @@ PYRO_INLINE void store_block(Q8Block &out, f32x16 a, f32x16 b, float scale) {
 }
 #endif
 
-__attribute__((noinline)) inline void quantize_poisoned(const float *x, Q8Block &out);
+__attribute__((cold)) inline void quantize_poisoned(const float *x, Q8Block &out);
 
 // N blocks: values = round(x / scale) to nearest even, scale = max|x| / 127.  One step of all
 // blocks after the other: block by block, each waits 70 cycles for its own maximum, quotient and
@@ -139,7 +139,7 @@ PYRO_INLINE void quantize_blocks(const float *x, Q8Block *out) {
 
 // A block that holds a NaN or an infinity: its scale is NaN, so that it reaches the logits and is
 // noticed there.
-__attribute__((noinline)) inline void quantize_poisoned(const float *x, Q8Block &out) {
+__attribute__((cold)) inline void quantize_poisoned(const float *x, Q8Block &out) {
   float y[32];
   for (int i = 0; i < 32; i += kLanes) store(y + i, finite_or_zero(load(x + i)));
   quantize_blocks<1>(y, &out);
