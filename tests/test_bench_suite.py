@@ -154,10 +154,17 @@ def test_time_is_kept(suite, do, tmp_path):
 
 
 def test_parts_can_be_asked_for_by_name(suite, do):
-    parts = [suite.Part(name, "good.py", name, 1) for name in ("one", "two", "three")]
+    parts = [suite.Part(name, "good.py", name, 1) for name in ("one", "two", "three", "one more")]
     _, whole, calls = do(*parts, only="three,one")
     assert list(whole["parts"]) == ["one", "three"]
     assert len(calls) == 2
+    assert list(do(*parts, only="one more")[1]["parts"]) == ["one more"]
+
+
+def test_a_part_that_is_not_there_lists_those_that_are(suite, do, capsys):
+    with pytest.raises(FileNotFoundError):  # nothing was done, so nothing written
+        do(suite.Part("one", "good.py", "one", 1), only="on")
+    assert "no part 'on'; there are one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["cpu", "dry"])

@@ -79,7 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does what is left of the suite; 1 if a part failed."""
-    parts = [part for part in SUITES[args.suite] if not args.only or part.name in args.only]
+    wanted = [name.strip() for name in args.only.split(",") if name.strip()]
+    known = [part.name for part in SUITES[args.suite]]
+    if unknown := [name for name in wanted if name not in known]:
+        print(f"no part {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    parts = [part for part in SUITES[args.suite] if not wanted or part.name in wanted]
     deadline = time.monotonic() + 60 * args.minutes
     records: dict[str, dict[str, Any]] = {}
     with progress_bar(len(parts), "part") as show:
