@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast_kernels.huge_pages import HugePages
 from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.matmul.blocks import BLOCK, LAYOUTS
 from pyroclast_kernels.matmul.packing import PackedWeight
@@ -75,6 +76,7 @@ class HostMemory:
 
     def __init__(self, selection: Selection | None = None, executor: Any = None) -> None:
         self._selection, self._executor = selection, executor
+        self._pages = HugePages()
 
     def zeros(self, shape: Shape, dtype: Any) -> Array:
         return np.zeros(shape, dtype)
@@ -93,7 +95,7 @@ class HostMemory:
         return values
 
     def weight(self, format: str, n_rows: int, n_cols: int) -> PackedWeight:
-        return PackedWeight.empty(format, n_rows, n_cols)
+        return PackedWeight.empty(format, n_rows, n_cols, self._pages)
 
     def pack(self, raw: Array, weight: PackedWeight, row_offset: int) -> None:
         from pyroclast_kernels.program import Program, Recorder
@@ -112,8 +114,9 @@ class HostMemory:
         Program(recorder.calls, self._executor).run()
 
     def loaded(self) -> None:
-        """No more weights: lets go of the executor, which may be closed."""
+        """No more weights: lets go of the executor, which may be closed, and of unused pages."""
         self._selection = self._executor = None
+        self._pages = HugePages()
 
     def note(self, table: Array, first: int, last: int) -> None:
         """Nothing to do: kernels read the table itself."""

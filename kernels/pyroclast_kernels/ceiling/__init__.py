@@ -7,7 +7,6 @@ best of which counts; and multiply-adds on registers alone, for each kind of ari
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.matmul.packing import HUGE_PAGE
+from pyroclast_kernels.huge_pages import HUGE_PAGE, map_pages
 from pyroclast_kernels.registry import CPP_LEVELS, cpp_kernels
 
 _ARITHMETIC_ROUNDS = 2_000_000
@@ -75,14 +74,8 @@ def kernels() -> dict[str, int]:
 
 
 def pages(n_bytes: int, page: int) -> NDArray[np.uint8]:
-    """Zeros, each page its own, in pages of that size where the system grants them; the view keeps
-    the memory.  Aligned to HUGE_PAGE."""
-    memory = mmap.mmap(-1, n_bytes + HUGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE if page == HUGE_PAGE else mmap.MADV_NOHUGEPAGE)
-    found = np.frombuffer(memory, np.uint8)
-    start = -found.ctypes.data % HUGE_PAGE
-    found = found[start : start + n_bytes]
+    """Zeros, each page its own, in pages of that size where the system grants them."""
+    found = map_pages(n_bytes, huge=page == HUGE_PAGE)
     found[::4096] = 1  # a page that was never written is the one shared page of zeros
     return found
 

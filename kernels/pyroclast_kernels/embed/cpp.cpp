@@ -15,9 +15,8 @@ struct EmbedArgs {
 template <class F>
 void embed_blocks(const uint8_t *group, int lane, int64_t n_cols, float *out) {
   constexpr int kColumns = kBlock / F::kHalves;  // that share a scale
-  const uint8_t *quants = group + F::quants_offset(n_cols);
-  for (int64_t b = 0; b < n_cols / kBlock; b++, quants += F::kQuantBytes) {
-    const uint8_t *header = group + b / F::kHeaderBlocks * F::kHeaderBytes;
+  for (int64_t b = 0; b < n_cols / kBlock; b++) {
+    const uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
     for (int half = 0; half < F::kHalves; half++) {
       NativeF scale, minimum;
       F::load_scales(header, int(b % F::kHeaderBlocks), half, lane / kWidth, scale, minimum);

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 
 from pyroclast_kernels.matmul.packed cimport (
     BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
-    group_bytes, n_scales, quant_of, quants_offset,
+    group_bytes, quant_of, quants_of, scales_of,
 )
 from pyroclast_kernels.native.abi cimport Range, bfloat_to_float, half_to_float, split
 
@@ -25,18 +25,18 @@ cdef struct EmbedArgs:
 cdef inline void quants_row(
     const Quants *format, const uint8_t *group, int lane, int64_t n_cols, float *out
 ) noexcept nogil:
-    cdef const Quants *block = <const Quants *>(group + quants_offset(format, n_cols))
-    cdef const uint16_t *scales = <const uint16_t *>group + lane
+    cdef const Quants *block
+    cdef const uint16_t *scales
     cdef float scale
     cdef int64_t b
     cdef int k
     for b in range(n_cols // 32):
+        block, scales = quants_of(format, group, b), scales_of(format, group, b) + lane
         scale = half_to_float(scales[0])
         for k in range(32):
-            out[32 * b + k] = scale * <float>quant_of(block + b, lane, k)
+            out[32 * b + k] = scale * <float>quant_of(block, lane, k)
             if Quants is Q4_1:
                 out[32 * b + k] += half_to_float(scales[16])
-        scales += 16 * n_scales(format)
 
 
 cdef inline void values_row(

@@ -18,6 +18,7 @@ from pyroclast_kernels.matmul.numba_packed import (
     Q8_0_SCALES,
     block_group_bytes,
     quants_offset,
+    scales_offset,
     value_group_bytes,
 )
 from pyroclast_kernels.numba_math import split_begin
@@ -78,11 +79,11 @@ def _embed_blocks(args: Any, part: int, n_parts: int, format: Any, read_block: A
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
         row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
         group = at(load_pointer(args, _WEIGHT), row // 16 * size)
-        quants = at(group, quants_offset(n_cols, scale_bytes))
         out = at(load_pointer(args, _OUT), 4 * t * n_cols)
         for b in range(n_cols // 32):
-            scales = at(group, b * scale_bytes)
-            read_block(scales, at(quants, b * quant_bytes), row % 16, at(out, 128 * b))
+            scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
+            quants = at(group, quants_offset(b, scale_bytes, quant_bytes))
+            read_block(scales, quants, row % 16, at(out, 128 * b))
 
 
 @paste

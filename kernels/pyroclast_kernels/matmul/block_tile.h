@@ -23,12 +23,17 @@ constexpr int groups_for(int n_tokens) {
   return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
 }
 
-// In codes that run on for this many bytes the CPU's own prefetcher keeps up once it has begun, and
-// does not wait for lines as a core does: only their beginning is fetched (q8_0 8192 x 2048, one
-// token, one thread, cold: 23.5 to 26.3 GB/s; shorter runs lose, 576 columns 21 to 18).
-constexpr int64_t kLongRun = 32 * 1024, kBeginning = 4 * 1024;
+// Up to so many tokens are bound by memory alone: they go through the weights group by group, as
+// these lie, and the CPU's own prefetcher follows that one stream.
+constexpr int64_t kStreamTokens = 2;
+// Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
+constexpr int64_t kSmallBatchBytes = 128 * 1024;
 
-PYRO_INLINE void prefetch_l2(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
+// What a tile fetches into L2 for later, beside its sums: `n_bytes` of each of its groups from
+// `ahead` bytes on.
+struct Fetch {
+  int64_t ahead, n_bytes;
+};
 
 // sum + the products of quad k: part r of 16 rows, 4 columns.
 template <class F, int M, int G>
@@ -46,33 +51,30 @@ PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int 
   }
 }
 
-// One tile of block-quantized weights.  While it is computed, the weights `ahead` bytes on are
-// fetched into L2: a group is a few kilobytes in two streams, too short for the CPU's own
-// prefetcher to get up to speed (one token of 3072 x 576, cold, two threads: q4_1 30 to 35, q8_0 34
-// to 45 GB/s).  The last tile has nothing ahead: 0 asks for its own lines again, which costs next
-// to nothing.
+// One tile of block-quantized weights.
 template <class F, int M, int G>
 PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
-                            const Q8Block *x, int64_t ahead, f32x16 (&acc)[M][G]) {
+                            const Q8Block *x, Fetch fetch, f32x16 (&acc)[M][G]) {
   const int64_t n_blocks = n_cols / kBlock;
-  const int64_t n_fetched =
-      n_blocks * F::kQuantBytes < kLongRun ? n_blocks : kBeginning / F::kQuantBytes;
-  const uint8_t *quants = group + F::quants_offset(n_cols);
+  const int64_t fetch_step = round_up((fetch.n_bytes + n_blocks - 1) / n_blocks, 64);
+  const uint8_t *fetched = group + fetch.ahead, *fetch_end = fetched + fetch.n_bytes;
 #pragma GCC unroll 6
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
-  for (int64_t b = 0; b < n_blocks; b++, x++, quants += F::kQuantBytes) {
-    const uint8_t *header = group + b / F::kHeaderBlocks * F::kHeaderBytes;
-    if (b < n_fetched) {
+  for (int64_t b = 0; b < n_blocks; b++, x++) {
+    const uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
+    // The lines of a long header are wanted one by one, between the quants of its blocks, and each
+    // would end the stream that the prefetcher follows: touched at once, they are a part of it
+    // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).
+    if (F::kChunkHeaders * F::kHeaderBytes > 64 && b % F::kChunkBlocks == 0)
+      for (int line = 0; line < F::kChunkHeaders * F::kHeaderBytes; line += 64)
 #pragma GCC unroll 4
-      for (int g = 0; g < G; g++) {
-        prefetch_l2(header + g * group_size + ahead);
-#pragma GCC unroll 8
-        for (int line = 0; line < F::kQuantBytes; line += 64)
-          prefetch_l2(quants + g * group_size + ahead + line);
-      }
-    }
+        for (int g = 0; g < G; g++) __builtin_prefetch(header + g * group_size + line);
+    for (const uint8_t *end = fetched + fetch_step; fetched < end && fetched < fetch_end;
+         fetched += 64)
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) __builtin_prefetch(fetched + g * group_size, 0, 2);
 #pragma GCC unroll 4
     for (int r = 0; r < kRegs; r++)
 #pragma GCC unroll 2
@@ -110,13 +112,38 @@ PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_
 }
 
 // Tiles of nearly equal size that cover n tokens, so that there is no thin last one: calls
-// f(first token, number of tokens).
+// f(index, number of tiles, first token, number of tokens).
 template <class Function>
 PYRO_INLINE void for_each_tile(int64_t n_tokens, Function f) {
-  const int64_t n_tiles = (n_tokens + kMaxTokens - 1) / kMaxTokens;
-  for (int64_t i = 0, token = 0; i < n_tiles; i++) {
-    const int64_t next = n_tokens * (i + 1) / n_tiles;
-    f(token, int(next - token));
-    token = next;
+  const int n_tiles = int((n_tokens + kMaxTokens - 1) / kMaxTokens);
+  for (int i = 0; i < n_tiles; i++) {
+    const Range tokens = split(n_tokens, i, n_tiles);
+    f(i, n_tiles, tokens.begin, int(tokens.end - tokens.begin));
+  }
+}
+
+// Panels of rows, and for each the tiles of tokens, which fetch the next panel between them: calls
+// f(rows, first token, number of tokens, fetch).  A row of these stands for `groups` groups of 16,
+// each group_size bytes long.
+template <class Function>
+PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, int64_t n_tokens,
+                                int64_t n_cols, Function f) {
+  if (n_tokens <= kStreamTokens) return f(rows, 0, int(n_tokens), Fetch{0, 0});
+  const int64_t n_rows = rows.end - rows.begin, row_bytes = groups * group_size;
+  int64_t length = std::max<int64_t>(1, kPanelBytes / row_bytes);
+  if (n_tokens * n_cols / kBlock * int64_t(sizeof(Q8Block)) <= kSmallBatchBytes) {
+    const int64_t n_tiles = (n_tokens + kMaxTokens - 1) / kMaxTokens;
+    length = std::max<int64_t>(1, groups_for(int((n_tokens + n_tiles - 1) / n_tiles)) / groups);
+  } else if (const int64_t n_panels = (n_rows + length - 1) / length) {
+    length = (n_rows + n_panels - 1) / n_panels;
+  }
+  for (int64_t begin = rows.begin; begin < rows.end; begin += length) {
+    const Range panel{begin, std::min(begin + length, rows.end)};
+    const int64_t n_lines = panel.end < rows.end ? group_size / 64 : 0;
+    for_each_tile(n_tokens, [&](int i, int n_tiles, int64_t token, int n) {
+      const Range lines = split(n_lines, i, n_tiles);
+      f(panel, token, n,
+        Fetch{length * row_bytes + 64 * lines.begin, 64 * (lines.end - lines.begin)});
+    });
   }
 }

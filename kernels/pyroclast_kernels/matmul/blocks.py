@@ -105,7 +105,8 @@ def pack_codes(codes: Array, bits: int) -> Array:
         parts = [(quads[..., :4, :] & np.uint8(15)) | quads[..., 4:, :] << np.uint8(4)]
     low = 4 if bits >= 4 else 2
     if bits > low:
-        parts.append(_planes(quads, bits - low, low))
+        high = _planes(quads, bits - low, low)
+        parts = [high[..., :1, :], *parts, high[..., 1:, :]]
     return np.concatenate(parts, axis=-2)
 
 
@@ -113,13 +114,15 @@ def unpack_codes(packed: Array, bits: int) -> Array:
     """The inverse of pack_codes."""
     if bits == 8:
         return packed.reshape(*packed.shape[:-2], BLOCK)
-    if bits < 4:
-        quads, high = _unpack_planes(packed[..., :2, :], 2), packed[..., 2:, :]
-    else:
-        nibbles, high = packed[..., :4, :], packed[..., 4:, :]
-        quads = np.concatenate([nibbles & np.uint8(15), nibbles >> np.uint8(4)], axis=-2)
     low = 4 if bits >= 4 else 2
+    first = 1 if bits > low else 0
+    middle, last = packed[..., first : first + low, :], packed[..., first + low :, :]
+    if bits < 4:
+        quads = _unpack_planes(middle, 2)
+    else:
+        quads = np.concatenate([middle & np.uint8(15), middle >> np.uint8(4)], axis=-2)
     if bits > low:
+        high = np.concatenate([packed[..., :1, :], last], axis=-2)
         quads = quads | _unpack_planes(high, bits - low) << np.uint8(low)
     return quads.reshape(*packed.shape[:-2], BLOCK)
 

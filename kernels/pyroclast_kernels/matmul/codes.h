@@ -4,10 +4,11 @@
 // columns 4k..4k+3 are quad k, k = 0..7.
 //   Codes8   8 vectors, quad k in vector k
 //   Codes4   4 vectors of nibbles: vector k holds quad k (low) and quad k + 4 (high)
-//   Codes5   Codes4, then one vector of high bits: bit k belongs to quad k
-//   Codes6   Codes4, then two vectors of high bit pairs: of quads 0..3 and of quads 4..7
+//   Codes5   one vector of high bits, bit k of a byte belongs to quad k, then Codes4
+//   Codes6   a vector of high bit pairs, of quads 0..3, then Codes4, then the pairs of quads 4..7
 //   Codes2   two vectors of bit pairs, quads 0..3 and 4..7
-//   Codes3   Codes2, then one vector of high bits
+//   Codes3   one vector of high bits, then Codes2
+// Quads in turn touch the vectors from first to last: one ascending stream for the prefetcher.
 // load_quad gives part r of quad k of 16 rows, unsigned bytes; every shift is constant once the
 // callers' loops are unrolled.  put stores the codes of one row.
 #pragma once
@@ -37,20 +38,20 @@ PYRO_INLINE void put_quad(uint8_t *p, int lane, uint32_t quad) {
 
 // A plane of single bits or of bit pairs, for one row: bits [from, from + Width) of every code.
 template <int Width>
-PYRO_INLINE void put_planes(uint8_t *p, int lane, const uint8_t *codes, int from) {
+PYRO_INLINE void put_planes(uint8_t *p, int lane, const uint8_t *codes, int from, int distance = 64) {
   constexpr int kPerPlane = 8 / Width;
   constexpr uint32_t kMask = Width == 1 ? 0x01010101 : 0x03030303;
   for (int first = 0; first < 8; first += kPerPlane) {
     uint32_t plane = 0;
     for (int k = 0; k < kPerPlane; k++)
       plane |= ((get_quad(codes, first + k) >> from) & kMask) << (Width * k);
-    put_quad(p + 64 * (first / kPerPlane), lane, plane);
+    put_quad(p + distance * (first / kPerPlane), lane, plane);
   }
 }
 template <int Width>
-PYRO_INLINE int get_plane(const uint8_t *p, int lane, int column) {
+PYRO_INLINE int get_plane(const uint8_t *p, int lane, int column, int distance = 64) {
   const int k = column / 4;
-  const uint8_t plane = p[64 * (Width * k / 8) + 4 * lane + column % 4];
+  const uint8_t plane = p[distance * (Width * k / 8) + 4 * lane + column % 4];
   return plane >> (Width * k % 8) & ((1 << Width) - 1);
 }
 
@@ -91,29 +92,30 @@ struct Codes4 {
 struct Codes5 : Codes4 {
   static constexpr int kQuantBytes = 320;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
-    return Codes4::load_quad(p, k, r) | (shift(load_vector(p + 256, r), 4 - k) & 0x10101010);
+    const NativeI high = shift(load_vector(p, r), 4 - k) & 0x10101010;
+    return high | Codes4::load_quad(p + 64, k, r);
   }
   static void put(uint8_t *p, int lane, const uint8_t *codes) {
-    Codes4::put(p, lane, codes);
-    put_planes<1>(p + 256, lane, codes, 4);
+    put_planes<1>(p, lane, codes, 4);
+    Codes4::put(p + 64, lane, codes);
   }
   static int code(const uint8_t *p, int lane, int column) {
-    return Codes4::code(p, lane, column) | get_plane<1>(p + 256, lane, column) << 4;
+    return get_plane<1>(p, lane, column) << 4 | Codes4::code(p + 64, lane, column);
   }
 };
 
 struct Codes6 : Codes4 {
-  static constexpr int kQuantBytes = 384;
+  static constexpr int kQuantBytes = 384, kSecond = 320;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
-    const NativeI plane = load_vector(p + (k < 4 ? 256 : 320), r);
-    return Codes4::load_quad(p, k, r) | (shift(plane, 4 - 2 * (k % 4)) & 0x30303030);
+    const NativeI pairs = load_vector(p + (k < 4 ? 0 : kSecond), r);
+    return (shift(pairs, 4 - 2 * (k % 4)) & 0x30303030) | Codes4::load_quad(p + 64, k, r);
   }
   static void put(uint8_t *p, int lane, const uint8_t *codes) {
-    Codes4::put(p, lane, codes);
-    put_planes<2>(p + 256, lane, codes, 4);
+    put_planes<2>(p, lane, codes, 4, kSecond);
+    Codes4::put(p + 64, lane, codes);
   }
   static int code(const uint8_t *p, int lane, int column) {
-    return Codes4::code(p, lane, column) | get_plane<2>(p + 256, lane, column) << 4;
+    return get_plane<2>(p, lane, column, kSecond) << 4 | Codes4::code(p + 64, lane, column);
   }
 };
 
@@ -130,13 +132,14 @@ struct Codes2 {
 struct Codes3 : Codes2 {
   static constexpr int kQuantBytes = 192;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
-    return Codes2::load_quad(p, k, r) | (shift(load_vector(p + 128, r), 2 - k) & 0x04040404);
+    const NativeI high = shift(load_vector(p, r), 2 - k) & 0x04040404;
+    return high | Codes2::load_quad(p + 64, k, r);
   }
   static void put(uint8_t *p, int lane, const uint8_t *codes) {
-    Codes2::put(p, lane, codes);
-    put_planes<1>(p + 128, lane, codes, 2);
+    put_planes<1>(p, lane, codes, 2);
+    Codes2::put(p + 64, lane, codes);
   }
   static int code(const uint8_t *p, int lane, int column) {
-    return Codes2::code(p, lane, column) | get_plane<1>(p + 128, lane, column) << 2;
+    return get_plane<1>(p, lane, column) << 2 | Codes2::code(p + 64, lane, column);
   }
 };

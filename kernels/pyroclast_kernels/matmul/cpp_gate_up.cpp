@@ -24,18 +24,17 @@ struct GateUpArgs {
 // The sums of M tokens by the gate and the up rows of one group: two groups far apart at once
 // where the registers suffice.
 template <class F, int M>
-PYRO_INLINE void gate_and_up(const GateUpArgs &a, int64_t group, const Q8Block *x, bool is_last,
+PYRO_INLINE void gate_and_up(const GateUpArgs &a, int64_t group, const Q8Block *x, Fetch fetch,
                              f32x16 (&acc)[M][2]) {
   const int64_t size = group_bytes<F>(a.n_cols), distance = a.d_ff / kLanes * size;
-  const int64_t ahead = is_last ? 0 : size;
   const uint8_t *gate = a.weight + group * size;
-  if constexpr (groups_for(M) >= 2) {
-    block_tile<F, M, 2>(gate, distance, a.n_cols, x, ahead, acc);
+  if (groups_for(M) >= 2 && *a.n_tokens > kStreamTokens) {
+    block_tile<F, M, 2>(gate, distance, a.n_cols, x, fetch, acc);
   } else {
 #pragma GCC unroll 2
     for (int g = 0; g < 2; g++) {
       f32x16 half[M][1];
-      block_tile<F, M, 1>(gate + g * distance, distance, a.n_cols, x, ahead, half);
+      block_tile<F, M, 1>(gate + g * distance, distance, a.n_cols, x, fetch, half);
 #pragma GCC unroll 6
       for (int m = 0; m < M; m++) acc[m][g] = half[m][0];
     }
@@ -44,13 +43,13 @@ PYRO_INLINE void gate_and_up(const GateUpArgs &a, int64_t group, const Q8Block *
 
 // M tokens by the 32 columns of a block of the result (16 where d_ff ends).
 template <class F, int M>
-void result_block(const GateUpArgs &a, int64_t block, int64_t token, bool is_last) {
+void result_block(const GateUpArgs &a, int64_t block, int64_t token, Fetch fetch) {
   const Q8Block *x = a.x + token * (a.n_cols / kBlock);
   const int64_t n = std::min<int64_t>(kBlock, a.d_ff - block * kBlock);
   alignas(64) float y[M][kBlock];
   for (int64_t i = 0; i < n; i += kLanes) {
     f32x16 acc[M][2];
-    gate_and_up<F, M>(a, (block * kBlock + i) / kLanes, x, is_last && i + kLanes >= n, acc);
+    gate_and_up<F, M>(a, (block * kBlock + i) / kLanes, x, fetch, acc);
 #pragma GCC unroll 6
     for (int m = 0; m < M; m++) store(y[m] + i, silu(acc[m][0]) * acc[m][1]);
   }
@@ -62,24 +61,21 @@ void result_block(const GateUpArgs &a, int64_t block, int64_t token, bool is_las
 }
 
 template <class F, int M = kMaxTokens>
-void panel(int n_tokens, const GateUpArgs &a, Range blocks, int64_t token) {
+void panel(int n_tokens, const GateUpArgs &a, Range blocks, int64_t token, Fetch fetch) {
   if constexpr (M > 1)
-    if (n_tokens < M) return panel<F, M - 1>(n_tokens, a, blocks, token);
+    if (n_tokens < M) return panel<F, M - 1>(n_tokens, a, blocks, token, fetch);
   for (int64_t block = blocks.begin; block < blocks.end; block++)
-    result_block<F, M>(a, block, token, block + 1 == blocks.end);
+    result_block<F, M>(a, block, token, fetch);
 }
 
 template <class F>
 void gate_up(const void *args, int part, int n_parts) {
   const GateUpArgs &a = *static_cast<const GateUpArgs *>(args);
   const Range mine = split((a.d_ff + kBlock - 1) / kBlock, part, n_parts);
-  const int64_t block_bytes = 2 * kBlock / kLanes * group_bytes<F>(a.n_cols);
-  int64_t panel_blocks = std::max<int64_t>(1, kPanelBytes / block_bytes);
-  if (*a.n_tokens <= kMaxTokens) panel_blocks = mine.end - mine.begin;  // as in cpp.cpp
-  for (int64_t b = mine.begin; b < mine.end; b += panel_blocks) {
-    const Range blocks{b, std::min(b + panel_blocks, mine.end)};
-    for_each_tile(*a.n_tokens, [&](int64_t token, int n) { panel<F>(n, a, blocks, token); });
-  }
+  for_each_panel(mine, kBlock / kLanes, group_bytes<F>(a.n_cols), *a.n_tokens, a.n_cols,
+                 [&](Range blocks, int64_t token, int n, Fetch fetch) {
+                   panel<F>(n, a, blocks, token, fetch);
+                 });
 }
 
 PYRO_KERNEL("gate_up.q8_0", gate_up<Q8_0>);

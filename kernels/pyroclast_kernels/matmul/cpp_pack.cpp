@@ -17,8 +17,8 @@ struct PackArgs {
 template <class F>
 void pack_blocks(const uint8_t *row, uint8_t *group, int lane, int64_t n_cols) {
   static_assert(F::kHeaderBytes == kLanes * (2 * File<F>::kHalves + File<F>::kSmall));
-  uint8_t *header = group, *quants = group + F::quants_offset(n_cols);
-  for (int64_t column = 0; column < n_cols; column += File<F>::kColumns) {
+  for (int64_t b = 0; b < n_cols / kBlock; b += F::kHeaderBlocks) {
+    uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
     FileBlock<File<F>::kColumns> block;
     File<F>::read(row, block);
     for (int i = 0; i < File<F>::kHalves; i++)
@@ -28,7 +28,6 @@ void pack_blocks(const uint8_t *row, uint8_t *group, int lane, int64_t n_cols) {
     for (int i = 0; i < File<F>::kColumns; i += kBlock, quants += F::kQuantBytes)
       F::put(quants, lane, block.codes + i);
     row += File<F>::kBytes;
-    header += F::kHeaderBytes;
   }
 }
 

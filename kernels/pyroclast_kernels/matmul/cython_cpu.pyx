@@ -20,7 +20,7 @@ from pyroclast_kernels.matmul.block_dot cimport (
 from pyroclast_kernels.matmul.pack cimport PackArgs, pack
 from pyroclast_kernels.matmul.packed cimport (
     BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
-    group_bytes, n_scales, quants_group_bytes, quants_offset, values_group_bytes,
+    group_bytes, quants_group_bytes, quants_of, scales_of, values_group_bytes,
 )
 from pyroclast_kernels.native.abi cimport (
     Q8Block, Range, halves_to_floats, split,
@@ -47,11 +47,13 @@ cdef struct MatmulArgs:
 
 
 cdef inline void add_blocks(
-    const Quants *quants, const uint16_t *scales, const Columns *x, const Scales *x_scales,
-    int n_tokens, int64_t n_blocks, int64_t ahead, float *acc
+    const Quants *format, const uint8_t *group, int64_t first, const Columns *x,
+    const Scales *x_scales, int n_tokens, int64_t n_blocks, int64_t ahead, float *acc
 ) noexcept nogil:
     """acc (n_tokens, 16) += a run of blocks of one group times x (n_tokens, n_blocks).  What lies
     `ahead` bytes on is fetched, if that is not 0."""
+    cdef const Quants *quants
+    cdef const uint16_t *scales
     cdef int16_t w[512]
     cdef float scale[16]
     cdef float minimum[16]
@@ -59,13 +61,14 @@ cdef inline void add_blocks(
     cdef int64_t b, at
     cdef int m
     for b in range(n_blocks):
-        halves_to_floats(scales + b * 16 * n_scales(quants), scale)
+        quants, scales = quants_of(format, group, first + b), scales_of(format, group, first + b)
+        halves_to_floats(scales, scale)
         if Quants is Q4_1:
-            halves_to_floats(scales + b * 32 + 16, minimum)
+            halves_to_floats(scales + 16, minimum)
         if ahead > 0:
             for m in range(<int>sizeof(Quants) // 64):
-                prefetch(<const uint8_t *>(quants + b) + ahead + 64 * m)
-        unpack(quants + b, w)
+                prefetch(<const uint8_t *>quants + ahead + 64 * m)
+        unpack(quants, w)
         for m in range(n_tokens):
             at = m * n_blocks + b
             dot(quants, w, x[at].halves, &low, &high)
@@ -97,7 +100,6 @@ cdef inline void block_tile(
     cdef int64_t n_blocks = a.n_cols // 32, size = quants_group_bytes(format, a.n_cols)
     cdef int64_t first = 0, n, g, b, at, run = SPREADS // n_tokens
     cdef const Q8Block *blocks = <const Q8Block *>a.x + token * n_blocks
-    cdef const uint8_t *group
     cdef int m
     memset(acc, 0, sizeof(acc))
     while first < n_blocks:
@@ -107,10 +109,8 @@ cdef inline void block_tile(
                 at = m * n + b
                 spread_block(format, blocks + m * n_blocks + first + b, x + at, x_scales + at)
         for g in range(groups.begin, groups.end):
-            group = a.weight + g * size
             add_blocks(
-                <const Quants *>(group + quants_offset(format, a.n_cols)) + first,
-                <const uint16_t *>group + 16 * first * n_scales(format),
+                format, a.weight + g * size, first,
                 x, x_scales, n_tokens, n, size if token == 0 and g + 1 < groups.end else 0,
                 acc + (g - groups.begin) * TILE * 16,
             )

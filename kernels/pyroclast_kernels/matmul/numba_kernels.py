@@ -30,6 +30,7 @@ from pyroclast_kernels.matmul.numba_packed import (
     load_bytes,
     load_nibbles,
     quants_offset,
+    scales_offset,
     value_group_bytes,
 )
 from pyroclast_kernels.numba_math import load_n, split_begin, store_n
@@ -129,10 +130,10 @@ def _block_tokens(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any
     """A tile of tokens against one group of rows."""
     scale_bytes, quant_bytes, load_quants, token_step, _ = format
     n_blocks = n_cols // 32
-    quants = at(group, quants_offset(n_cols, scale_bytes))
     for b in range(n_blocks):
-        q = load_quants(at(quants, b * quant_bytes))
-        shared = (at(x, b * _Q8_BYTES), n_blocks * _Q8_BYTES, at(group, b * scale_bytes), q)
+        q = load_quants(at(group, quants_offset(b, scale_bytes, quant_bytes)))
+        scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
+        shared = (at(x, b * _Q8_BYTES), n_blocks * _Q8_BYTES, scales, q)
         acc = each(token_step, acc, shared)
     return acc
 
@@ -142,10 +143,10 @@ def _block_groups(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any
     """One token against as many groups as acc has."""
     scale_bytes, quant_bytes, _, _, group_step = format
     size = block_group_bytes(n_cols, scale_bytes, quant_bytes)
-    quants = at(group, quants_offset(n_cols, scale_bytes))
     for b in range(n_cols // 32):
-        block = at(x, b * _Q8_BYTES), size, at(group, b * scale_bytes), at(quants, b * quant_bytes)
-        acc = each(group_step, acc, block)
+        scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
+        quants = at(group, quants_offset(b, scale_bytes, quant_bytes))
+        acc = each(group_step, acc, (at(x, b * _Q8_BYTES), size, scales, quants))
     return acc
 
 

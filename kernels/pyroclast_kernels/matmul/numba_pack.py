@@ -20,6 +20,7 @@ from pyroclast_kernels.matmul.numba_packed import (
     Q8_0_SCALES,
     block_group_bytes,
     quants_offset,
+    scales_offset,
     value_group_bytes,
 )
 from pyroclast_kernels.numba_math import split_begin
@@ -41,15 +42,16 @@ _RAW, _WEIGHT, _N_ROWS, _N_COLS, _ROW_OFFSET = range(0, 40, 8)
 @inline
 def _pack_block_row(row: Any, group: Any, lane: int, n_cols: int, format: Any) -> None:
     scale_bytes, quant_bytes, file_bytes, flip = format
-    quants = at(group, quants_offset(n_cols, scale_bytes))
     header = scale_bytes // 16
     for b in range(n_cols // 32):
-        block, scales = at(row, b * file_bytes), at(group, b * scale_bytes)
+        block = at(row, b * file_bytes)
+        scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
+        quants = at(group, quants_offset(b, scale_bytes, quant_bytes))
         for i in range(0, header, 2):  # the scale; q4_1: and the minimum
             store_u16(scales, 16 * i + 2 * lane, load_u16(block, i))
         for k in range(quant_bytes // 64):
             quad = load_i32(block, header + 4 * k) ^ flip
-            store_i32(quants, b * quant_bytes + 64 * k + 4 * lane, quad)
+            store_i32(quants, 64 * k + 4 * lane, quad)
 
 
 @inline

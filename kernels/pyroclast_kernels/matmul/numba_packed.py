@@ -1,4 +1,4 @@
-"""The packed weight layout of packed.h for Numba: where a group's scales and quants are."""
+"""The packed weight layout of packed.h for Numba: where the scales and quants of a block are."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ Q4_1_SCALES, Q4_1_QUANTS, Q4_1_FILE = 64, 256, 20
 
 
 @inline
-def round_up(n: int, step: int) -> int:
-    return (n + step - 1) // step * step
+def scales_offset(b: int, scale_bytes: int, quant_bytes: int) -> int:
+    """Where the scales of block b are in a group: 64 bytes of them lie before the blocks that they
+    belong to, one or two."""
+    twice = 1 if scale_bytes == 32 else 0
+    return (b >> twice) * (64 + (quant_bytes << twice)) + (b & twice) * scale_bytes
 
 
 @inline
-def quants_offset(n_cols: int, scale_bytes: int) -> int:
-    """Where the quants of a group begin."""
-    return round_up(n_cols // BLOCK * scale_bytes, 64)
+def quants_offset(b: int, scale_bytes: int, quant_bytes: int) -> int:
+    """Where the quants of block b are in a group."""
+    twice = 1 if scale_bytes == 32 else 0
+    return ((b >> twice) + 1) * 64 + b * quant_bytes
 
 
 @inline
 def block_group_bytes(n_cols: int, scale_bytes: int, quant_bytes: int) -> int:
     """Bytes of 16 rows of a block format."""
-    return quants_offset(n_cols, scale_bytes) + n_cols // BLOCK * quant_bytes
+    return quants_offset(n_cols // BLOCK - 1, scale_bytes, quant_bytes) + quant_bytes
 
 
 @inline
 def value_group_bytes(n_cols: int, value_bytes: int) -> int:
     """Bytes of 16 rows of plain values."""
-    return round_up(n_cols * 16 * value_bytes, 64)
+    return (n_cols * 16 * value_bytes + 63) // 64 * 64
 
 
 @inline

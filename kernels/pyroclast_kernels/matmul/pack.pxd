@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 from pyroclast_kernels.matmul.packed cimport (
     BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
-    group_bytes, n_scales, quants_offset,
+    group_bytes, n_scales, quants_of, scales_of,
 )
 from pyroclast_kernels.native.abi cimport Range, split
 
@@ -29,10 +29,12 @@ cdef inline void pack_quants(
     const Quants *format, const uint8_t *row, uint8_t *group, int lane, int64_t n_cols
 ) noexcept nogil:
     cdef int64_t header = n_scales(format), n_quads = sizeof(Quants) // 64, b, k
-    cdef uint8_t *quants = group + quants_offset(format, n_cols) + 4 * lane
-    cdef uint8_t *scales = group + 2 * lane
+    cdef uint8_t *quants
+    cdef uint8_t *scales
     cdef int i
     for b in range(n_cols // 32):
+        scales = <uint8_t *>scales_of(format, group, b) + 2 * lane
+        quants = <uint8_t *>quants_of(format, group, b) + 4 * lane
         for k in range(header):
             memcpy(scales, row, 2)
             scales += 32

@@ -1,9 +1,11 @@
 // The packed weight layout that every product reads, GEMV and GEMM alike.
 //
 // Rows are taken 16 at a time, one row per SIMD lane, so a product needs no horizontal sum.  A
-// group of 16 rows is one run of bytes, a multiple of 64 long:
-//   block formats   for each block of 32 columns (K formats: of 256) a header with the scales and
-//                   minimums of 16 rows, then for each block of 32 its quants (see codes.h)
+// group of 16 rows is one run of bytes, a multiple of 64 long, in the order in which it is read:
+//   block formats   for each chunk its headers, then the quants (see codes.h) of its blocks of 32
+//                   columns.  A header has the scales and minimums of 16 rows for 32 columns (K
+//                   formats: 256); a chunk is one header or, where that ends within a cache line,
+//                   two, so that quants begin on a line
 //   f32, f16, bf16  for each column the 16 values
 // Missing rows of the last group are zero.  packing.py describes the same layout to Python.  This
 // file holds the formats without super-blocks; those with them are in superblocks.h.
@@ -20,11 +22,22 @@ struct BlockLayout : Codes {
   static constexpr bool kIsBlockFormat = true;
   static constexpr int kHalves = Halves;
   static constexpr int64_t kHeaderBlocks = HeaderBlocks, kHeaderBytes = HeaderBytes;
-  static int64_t quants_offset(int64_t n_cols) {
-    return round_up(n_cols / (kBlock * kHeaderBlocks) * kHeaderBytes, 64);
+  static constexpr int64_t kChunkHeaders = HeaderBytes % 64 == 0 ? 1 : 2;
+  static constexpr int64_t kChunkBlocks = kChunkHeaders * HeaderBlocks;
+  static constexpr int64_t kChunkBytes =
+      kChunkHeaders * HeaderBytes + kChunkBlocks * Codes::kQuantBytes;
+  static_assert(kChunkBytes % 64 == 0);
+  // Where the header and the quants of block b are in a group.
+  static PYRO_INLINE int64_t header_offset(int64_t b) {
+    return b / kChunkBlocks * kChunkBytes + b % kChunkBlocks / HeaderBlocks * HeaderBytes;
   }
+  static PYRO_INLINE int64_t quants_offset(int64_t b) {
+    return (b / kChunkBlocks + 1) * kChunkHeaders * HeaderBytes + b * Codes::kQuantBytes;
+  }
+  // The last chunk may lack its second header's blocks.
   static int64_t group_bytes(int64_t n_cols) {
-    return quants_offset(n_cols) + n_cols / kBlock * Codes::kQuantBytes;
+    const int64_t n_blocks = n_cols / kBlock;
+    return n_blocks ? quants_offset(n_blocks - 1) + Codes::kQuantBytes : 0;
   }
 };
 

@@ -61,13 +61,27 @@ cdef inline int64_t n_scales(const Quants *format) noexcept nogil:
         return 1
 
 
-cdef inline int64_t quants_offset(const Quants *format, int64_t n_cols) noexcept nogil:
-    """Bytes from the start of a group of 16 rows to its quants; scales come first."""
-    return (n_cols // 32 * 32 * n_scales(format) + 63) // 64 * 64
+# Where the scales and the quants of block b are in a group: 64 bytes of scales lie before the blocks
+# that they belong to, one (q4_1) or two.
+cdef inline const uint16_t *scales_of(
+    const Quants *format, const uint8_t *group, int64_t b
+) noexcept nogil:
+    if Quants is Q4_1:
+        return <const uint16_t *>(group + b * (64 + <int64_t>sizeof(Quants)))
+    else:
+        return <const uint16_t *>(group + b // 2 * (64 + 2 * <int64_t>sizeof(Quants)) + b % 2 * 32)
+
+
+cdef inline const Quants *quants_of(
+    const Quants *format, const uint8_t *group, int64_t b
+) noexcept nogil:
+    cdef int64_t chunk = b if Quants is Q4_1 else b // 2
+    return <const Quants *>(group + (chunk + 1) * 64 + b * <int64_t>sizeof(Quants))
 
 
 cdef inline int64_t quants_group_bytes(const Quants *format, int64_t n_cols) noexcept nogil:
-    return quants_offset(format, n_cols) + n_cols // 32 * <int64_t>sizeof(Quants)
+    cdef const uint8_t *group = NULL
+    return <const uint8_t *>(quants_of(format, group, n_cols // 32 - 1) + 1) - group
 
 
 cdef inline int64_t values_group_bytes(const Values *format, int64_t n_cols) noexcept nogil:
