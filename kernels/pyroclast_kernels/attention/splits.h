@@ -1,8 +1,9 @@
-// One split of positions for all query rows of a tile, and the merge of splits.
+// One split of positions for the query rows of a tile, and the merge of splits.
 //
-// A tile is query rows (tokens of one sequence by heads of one group) against one kv head.  Groups
-// of kGroup rows take their turn, with scores in the L1 cache and the split's keys and values in
-// L2.
+// A tile is query rows (tokens of one sequence by heads) in groups of at most kGroup that see the
+// same kv head.  Groups of one kv head take their turn, with scores in the L1 cache and the split's
+// keys and values in L2.  Groups of several kv heads go together, block by block: in the cache a
+// block's heads lie side by side, and the CPU's prefetcher follows (docs/decisions/0021).
 #pragma once
 
 #include "formats.h"
@@ -14,32 +15,33 @@ constexpr int kSplitBlocks = kSplit / kPositions;
 
 // The memory of a thread's tile.
 struct Tile {
-  int n_rows;
-  Row rows[kMaxRows];
-  GroupBuffers group;
+  int n_groups;
+  int n_rows[kMaxGroups];
+  int64_t kv_heads[kMaxGroups];
+  Row rows[kMaxRows];  // of group g from kGroup * g on
+  GroupBuffers buffers[kMaxGroups];
   alignas(64) float queries[kMaxGroups][kMaxHeadDim * kGroup];  // or pairs; by dimension, then row
   alignas(64) float merged[kMaxRows][kValueStride];             // of the splits so far
   alignas(64) float value_scales[kMaxHeadDim / 32 * kSplit];    // q8_0: of this split
 };
 
 template <class Format>
-struct Head {
-  using Cell = typename Format::Source::Cell;
+struct Cache {
   const uint8_t *k_cache, *v_cache;
   const int32_t *block_table;
-  int64_t kv_head, n_kv_heads, head_dim, stride;
+  int64_t n_kv_heads, head_dim, stride;
 
-  const uint8_t *keys(int64_t position) const {
+  const uint8_t *keys(int64_t position, int64_t kv_head) const {
     const int64_t at = block_table[position / kPositions] * n_kv_heads + kv_head;
     return k_cache + at * Format::key_bytes(head_dim);
   }
-  const uint8_t *values(int64_t position) const {
+  const uint8_t *values(int64_t position, int64_t kv_head) const {
     const int64_t at = block_table[position / kPositions] * n_kv_heads + kv_head;
     return v_cache + at * Format::value_bytes(head_dim, stride);
   }
 };
 
-// The positions [begin, end) of a split, as the rows of a group see them.
+// The positions [begin, end) of a split, as the rows of some groups see them.
 template <class Format>
 class Split {
   using Source = typename Format::Source;
@@ -47,34 +49,28 @@ class Split {
   using Unit = typename Source::Unit;
 
  public:
-  Split(const Head<Format> &head, Tile &tile, int64_t begin, int64_t end)
-      : head_(head), tile_(tile), begin_(begin), end_(end) {}
+  Split(const Cache<Format> &cache, Tile &tile, int64_t begin, int64_t end)
+      : cache_(cache), tile_(tile), begin_(begin), end_(end) {}
 
-  // Row by row (maximum, sum) and values of the group that begins with row `first`.
-  void run(int first) {
-    const int n_rows = std::min(kGroup, tile_.n_rows - first);
-    Row *rows = tile_.rows + first;
+  // Row by row (maximum, sum), and the values in tile.buffers from 0 on, of n groups.
+  void run(int first, int n) {
     int64_t lo = end_, hi = begin_;
-    for (int r = 0; r < n_rows; r++) {
-      lo = std::min(lo, std::max(begin_, rows[r].first));
-      hi = std::max(hi, std::min(end_, rows[r].end));
-    }
-    lo = lo / kPositions * kPositions;
-    if (lo >= hi) {
-      for (int r = 0; r < n_rows; r++) rows[r].sum = 0;
-      return;
-    }
-    scores(rows, n_rows, first, lo, hi);
-    for (int r = 0; r < n_rows; r++) {
-      float *row_scores = tile_.group.scores + r * kScoreStride;
-      if (std::max(rows[r].first, lo) < std::min(rows[r].end, hi)) {
-        softmax_row<Source>(rows[r], row_scores, padded(lo, hi));
-      } else {
-        std::fill_n(row_scores, padded(lo, hi), 0.0f);
-        rows[r].sum = 0;
+    for (int g = first; g < first + n; g++)
+      for (int r = 0; r < tile_.n_rows[g]; r++) {
+        const Row &row = tile_.rows[g * kGroup + r];
+        lo = std::min(lo, std::max(begin_, row.first));
+        hi = std::max(hi, std::min(end_, row.end));
       }
-    }
-    values(n_rows, lo, hi);
+    lo = lo / kPositions * kPositions;
+    together_ = n > 1;
+    for (int64_t p = lo; p < hi; p += kPositions)
+      for (int g = 0; g < n; g++) scores(first + g, tile_.buffers[g], p, lo, hi);
+    for (int g = 0; g < n; g++) softmax(first + g, tile_.buffers[g], lo, hi);
+    if (lo >= hi) return;
+    if (!together_) return values(first, tile_.buffers[0], lo, hi);
+    if constexpr (!Format::kScaled)
+      for (int64_t p = lo; p < hi; p += kPositions)
+        for (int g = 0; g < n; g++) block_values(first + g, tile_.buffers[g], p, lo, hi);
   }
 
  private:
@@ -83,32 +79,68 @@ class Split {
     return (hi - lo + kPositions - 1) / kPositions * kPositions;
   }
 
-  void scores(const Row *rows, int n_rows, int first, int64_t lo, int64_t hi) {
-    const auto *queries = reinterpret_cast<const Unit *>(tile_.queries[first / kGroup]);
-    for (int64_t p = lo; p < hi; p += kPositions) {
-      const uint8_t *cells = head_.keys(p);
-      const int64_t ahead = p + kAhead * kPositions, after = lo + (ahead - lo - padded(lo, hi));
-      const uint8_t *next = ahead < hi ? head_.keys(ahead) : head_.values(std::min(after, hi - 1));
-      const auto *scales = (const uint16_t *)(cells + head_.head_dim * kPositions);
-      float *out = tile_.group.scores + (p - lo);
-      score_block<Source>({(const Cell *)cells, (const Cell *)next, scales, head_.head_dim}, n_rows,
-                          queries, out);
-      mask_block(rows, n_rows, p, out);
+  // What to fetch beside the block at p, `cells`: `ahead`, unless the CPU's own prefetcher is on
+  // its way there, which more prefetches only hold up.
+  template <class Bytes>
+  const Cell *to_fetch(const Bytes *cells, const Bytes *ahead, int64_t p) const {
+    const int32_t *block = cache_.block_table + p / kPositions;
+    const bool follows = together_ && p + kPositions < end_ && block[1] == block[0] + 1;
+    return (const Cell *)(follows ? cells : ahead);
+  }
+
+  // Of the block at p.
+  void scores(int g, GroupBuffers &buffers, int64_t p, int64_t lo, int64_t hi) {
+    const int64_t kv_head = tile_.kv_heads[g];
+    const uint8_t *cells = cache_.keys(p, kv_head);
+    const int64_t ahead = p + kAhead * kPositions, after = lo + (ahead - lo - padded(lo, hi));
+    const uint8_t *next =
+        ahead < hi ? cache_.keys(ahead, kv_head) : cache_.values(std::min(after, hi - 1), kv_head);
+    const auto *scales = (const uint16_t *)(cells + cache_.head_dim * kPositions);
+    float *out = buffers.scores + (p - lo);
+    score_block<Source>({(const Cell *)cells, to_fetch(cells, next, p), scales, cache_.head_dim},
+                        tile_.n_rows[g], reinterpret_cast<const Unit *>(tile_.queries[g]), out);
+    mask_block(tile_.rows + g * kGroup, tile_.n_rows[g], p, out);
+  }
+
+  void softmax(int g, GroupBuffers &buffers, int64_t lo, int64_t hi) {
+    for (int r = 0; r < tile_.n_rows[g]; r++) {
+      Row &row = tile_.rows[g * kGroup + r];
+      float *row_scores = buffers.scores + r * kScoreStride;
+      if (std::max(row.first, lo) < std::min(row.end, hi)) {
+        softmax_row<Source>(row, row_scores, padded(lo, hi));
+      } else {
+        if (lo < hi) std::fill_n(row_scores, padded(lo, hi), 0.0f);
+        row.sum = 0;
+      }
     }
   }
 
-  void values(int n_rows, int64_t lo, int64_t hi) {
+  void values(int g, GroupBuffers &buffers, int64_t lo, int64_t hi) {
     const Cell *blocks[kSplitBlocks + kAhead];
     int64_t n = 0;
-    for (int64_t p = lo; p < hi; p += kPositions) blocks[n++] = (const Cell *)head_.values(p);
+    for (int64_t p = lo; p < hi; p += kPositions)
+      blocks[n++] = (const Cell *)cache_.values(p, tile_.kv_heads[g]);
     for (int i = 0; i < kAhead; i++) blocks[n + i] = blocks[n - 1];
-    const Values<Source> v{blocks, hi - lo, head_.stride};
+    const Values<Source> v{blocks, hi - lo, cache_.stride, false};
     if constexpr (Format::kScaled) {
       load_value_scales(lo, n, blocks);
-      byte_values(v, n_rows, tile_.value_scales, tile_.group);
+      byte_values(v, tile_.n_rows[g], tile_.value_scales, buffers);
     } else {
-      value_group<Source>(v, n_rows, tile_.group.scores, tile_.group.values);
+      value_group<Source>(v, tile_.n_rows[g], buffers.scores, buffers.values);
     }
+  }
+
+  // What the block at p adds to the sums.
+  void block_values(int g, GroupBuffers &buffers, int64_t p, int64_t lo, int64_t hi) {
+    const int64_t kv_head = tile_.kv_heads[g];
+    const int64_t ahead = std::min(p + kAhead * kPositions, hi - 1);
+    const uint8_t *cells = cache_.values(p, kv_head);
+    const Cell *blocks[1 + kAhead] = {};
+    blocks[0] = (const Cell *)cells;
+    blocks[kAhead] = to_fetch(cells, cache_.values(ahead, kv_head), p);
+    const Values<Source> v{blocks, std::min<int64_t>(kPositions, hi - p), cache_.stride, p > lo};
+    const float *probs = buffers.scores + (p - lo) / Source::kTerms;
+    value_group<Source>(v, tile_.n_rows[g], probs, buffers.values);
   }
 
   void load_value_scales(int64_t lo, int64_t n_blocks, const Cell *const *blocks) {
@@ -116,9 +148,9 @@ class Split {
     scales_from_ = lo;
     n_scale_blocks_ = n_blocks;
     for (int64_t block = 0; block < n_blocks; block++)
-      for (int64_t group = 0; group < scale_groups(head_.head_dim); group++) {
+      for (int64_t group = 0; group < scale_groups(cache_.head_dim); group++) {
         const auto *scales =
-            (const uint16_t *)((const uint8_t *)blocks[block] + head_.stride * kPositions) +
+            (const uint16_t *)((const uint8_t *)blocks[block] + cache_.stride * kPositions) +
             group * kPositions;
         float *out = tile_.value_scales + group * kSplit + block * kPositions;
         store(out, load_half(scales));
@@ -126,34 +158,43 @@ class Split {
       }
   }
 
-  const Head<Format> &head_;
+  const Cache<Format> &cache_;
   Tile &tile_;
   const int64_t begin_, end_;
+  bool together_ = false;
   int64_t scales_from_ = -1, n_scale_blocks_ = 0;  // what is in value_scales
 };
+
+// One query as units, kGroup apart; returns what they are to be multiplied by.
+template <class Source>
+PYRO_INLINE float put_query(const float *q, int64_t head_dim, typename Source::Unit *out) {
+  if constexpr (std::is_same_v<Source, ByteCells>) {
+    return query_words(q, head_dim, out, kGroup);
+  } else if constexpr (std::is_same_v<Source, PairCells>) {
+    for (int64_t d = 0; d < head_dim; d += 2 * kLanes) {
+      const int64_t left = head_dim - d;
+      Pair pairs[kLanes];
+      store_pairs(pairs, load_n(q + d, left), load_n(q + d + kLanes, left - kLanes));
+      const int64_t n = std::min<int64_t>(kLanes, left / 2);
+      for (int64_t i = 0; i < n; i++) out[(d / 2 + i) * kGroup] = pairs[i];
+    }
+  } else {
+    for (int64_t d = 0; d < head_dim; d++) out[d * kGroup] = q[d];
+  }
+  return 1;
+}
 
 // Queries by dimension, then row, so that one pointer serves all rows of a group; sets Row.scale.
 template <class Source>
 void gather_queries(Tile &tile, int64_t head_dim) {
   const float scale = 1.44269504088896341f / std::sqrt(float(head_dim));
-  for (int r = 0; r < tile.n_rows; r++) {
-    auto *out = reinterpret_cast<typename Source::Unit *>(tile.queries[r / kGroup]) + r % kGroup;
-    const float *q = tile.rows[r].q;
-    tile.rows[r].scale = scale;
-    if constexpr (std::is_same_v<Source, ByteCells>) {
-      tile.rows[r].scale *= query_words(q, head_dim, out, kGroup);
-    } else if constexpr (std::is_same_v<Source, PairCells>) {
-      for (int64_t d = 0; d < head_dim; d += 2 * kLanes) {
-        const int64_t left = head_dim - d;
-        Pair pairs[kLanes];
-        store_pairs(pairs, load_n(q + d, left), load_n(q + d + kLanes, left - kLanes));
-        const int64_t n = std::min<int64_t>(kLanes, left / 2);
-        for (int64_t i = 0; i < n; i++) out[(d / 2 + i) * kGroup] = pairs[i];
-      }
-    } else {
-      for (int64_t d = 0; d < head_dim; d++) out[d * kGroup] = q[d];
+  for (int g = 0; g < tile.n_groups; g++)
+    for (int r = 0; r < tile.n_rows[g]; r++) {
+      Row &row = tile.rows[g * kGroup + r];
+      row.scale = scale;
+      auto *out = reinterpret_cast<typename Source::Unit *>(tile.queries[g]) + r;
+      row.scale *= put_query<Source>(row.q, head_dim, out);
     }
-  }
 }
 
 // A softmax over some positions: values are sums weighted by powers of two below 2^maximum.

@@ -34,6 +34,7 @@ struct Registers {
 // scaled scores as a power of two, sum of exponentials.
 struct Row {
   const float *q;
+  int64_t token, head;
   int64_t first, end;  // sees positions [first, end)
   float maximum, sum;
   float scale;  // of its scores: 1 / sqrt(head_dim), log2(e), and the query's own in q8_0
@@ -177,11 +178,13 @@ void softmax_row(Row &row, float *scores, int64_t n) {
 
 // ---- values ------------------------------------------------------------------------------------
 
-// Consecutive blocks of values: where each lies, and how many positions there are in all.
+// Consecutive blocks of values: where each lies, and how many positions there are in all.  adds: to
+// what is there from the blocks before.
 template <class Source>
 struct Values {
   const typename Source::Cell *const *blocks;  // kAhead more than are read, to fetch
   int64_t n_positions, stride;
+  bool adds;
 };
 
 // acc[r] += sum over all positions of p[r] * v, for R rows and L vectors from dimension d on.
@@ -202,6 +205,11 @@ template <class Source, int R, int L>
 void value_rows(const Values<Source> &v, const typename Source::Unit *probs, float *values,
                 int64_t d) {
   f32x16 acc[R][L] = {};
+  if (v.adds)
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int l = 0; l < L; l++) acc[r][l] = load(values + r * kValueStride + d + l * kLanes);
   value_sums<Source, R, L>(acc, v, probs, d);
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
