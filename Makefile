@@ -32,10 +32,10 @@ dev: $(VENV)/.native $(VENV)/.test $(VENV)/.dev $(VENV)/.demo ## all that work o
 
 native: $(VENV)/.native ## build the C++ and Cython kernels in place (only what changed)
 
-# Triton's interpreter runs on one core, so a process for each; the kernels of the first run have
-# threads of their own.  Code 5 of the second: PYTEST_ARGS chose none of these.
+# A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Code 5 of the
+# second run: PYTEST_ARGS chose none of these.
 test: $(VENV)/.native $(VENV)/.test $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
-	$(PY) -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto --ignore=tests/gpu $(PYTEST_ARGS)
 	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) || test $$? = 5
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`

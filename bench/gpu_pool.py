@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import tempfile
@@ -18,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pyroclast.lab.lines import Lines
 
 _WORDS = 400  # of what a process said last
 
@@ -37,7 +38,7 @@ class Worker:
         self._command, self._environment = list(command), dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
-        self._unread = b""
+        self._lines: Lines | None = None  # of its answers
 
     @property
     def running(self) -> bool:
@@ -59,9 +60,9 @@ class Worker:
     def wait(self, limit_s: float) -> Any:
         """The next answer; as `ask`."""
         process = self._process
-        assert process is not None, "something was asked"
+        assert process is not None and self._lines is not None, "something was asked"
         try:
-            answer = json.loads(self._line(process, time.monotonic() + limit_s))
+            answer = json.loads(self._lines.next(time.monotonic() + limit_s))
         except TimeoutError:
             self.stop()
             raise WorkerError(f"no answer within {limit_s:.0f} s") from None
@@ -83,7 +84,7 @@ class Worker:
         if self._errors is not None:
             self._errors.close()
             self._errors = None
-        self._unread = b""
+        self._lines = None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -96,22 +97,9 @@ class Worker:
                 env={**os.environ, **self._environment},
                 start_new_session=True,
             )
+            assert self._process.stdout is not None, "it was opened as a pipe"
+            self._lines = Lines(self._process.stdout)
         return self._process
-
-    def _line(self, process: subprocess.Popen[bytes], end: float) -> bytes:
-        """The next line of its answers; EOFError if none will come, TimeoutError after `end`."""
-        assert process.stdout is not None, "it was opened as a pipe"
-        descriptor = process.stdout.fileno()
-        while b"\n" not in self._unread:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise TimeoutError
-            more = os.read(descriptor, 1 << 16)
-            if not more:
-                raise EOFError
-            self._unread += more
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
 
     def _obituary(self, process: subprocess.Popen[bytes]) -> str:
         """What it died of."""

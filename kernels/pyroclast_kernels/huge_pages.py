@@ -51,4 +51,5 @@ class HugePages:
             if size > len(self._rest):
                 self._rest = map_pages(_CHUNK)
             piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece[:n_bytes].view(dtype).reshape(shape)
+        array: NDArray[Any] = piece[:n_bytes].view(dtype).reshape(shape)
+        return array

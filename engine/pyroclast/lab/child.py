@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from pyroclast.lab.lines import Lines
 
 # A library that NumPy calls must have as many threads as the kernels it is held against.
 _THREAD_VARIABLES = (
@@ -39,19 +40,19 @@ class Child:
         self._n_threads = n_threads
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None  # what the child says on standard error
-        self._unread = b""
+        self._lines: Lines | None = None  # of its answers
 
     def ask(self, job: dict[str, Any], timeout_s: float) -> Any:
         """The job's answer.  ChildError if it raised, died, or took longer than timeout_s."""
         process = self._started()
-        assert process.stdin is not None, "it was opened as a pipe"
+        assert process.stdin is not None and self._lines is not None, "both are pipes"
         at = ""
         end = time.monotonic() + timeout_s
         try:
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
             while True:
-                answer = json.loads(self._line(process, end))
+                answer = json.loads(self._lines.next(end))
                 if "at" not in answer:
                     break
                 at = answer["at"]
@@ -73,7 +74,7 @@ class Child:
         if self._errors is not None:
             self._errors.close()
             self._errors = None
-        self._unread = b""
+        self._lines = None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
@@ -89,22 +90,9 @@ class Child:
             stderr=self._errors,
             env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         )
+        assert self._process.stdout is not None, "it was opened as a pipe"
+        self._lines = Lines(self._process.stdout)
         return self._process
-
-    def _line(self, process: subprocess.Popen[bytes], end: float) -> bytes:
-        """The next line of its answers; EOFError if none will come, TimeoutError after `end`."""
-        assert process.stdout is not None, "it was opened as a pipe"
-        descriptor = process.stdout.fileno()
-        while b"\n" not in self._unread:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise TimeoutError
-            more = os.read(descriptor, 1 << 16)
-            if not more:
-                raise EOFError
-            self._unread += more
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
 
     def _obituary(self, process: subprocess.Popen[bytes]) -> str:
         """What it died of."""

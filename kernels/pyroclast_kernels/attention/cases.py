@@ -112,9 +112,9 @@ CASES = [
 ]
 
 # Decoding one token after 512 and 4096, the same for 8 sequences, and a chunk of a prompt at these
-# depths, with the heads of Llama 1B; in the usual format also those of SmolLM2 135M and Llama 8B.
+# depths, with the heads of Llama 1B; in the usual formats also those of SmolLM2 135M and Llama 8B.
 # Chunks are short, or NumPy would take too long.
 _SPANS = [((512, 1),), ((4096, 1),), ((512, 1),) * 8, ((512, 128),), ((4096, 32),)]
 _LLAMA_1B = (32, 8, 64)
-_LAYOUTS = [("f16", (9, 3, 64)), ("f16", _LLAMA_1B), ("f16", (32, 8, 128)), ("f32", _LLAMA_1B)]
+_LAYOUTS = [("f16", (9, 3, 64)), ("f16", _LLAMA_1B), ("bf16", (32, 8, 128)), ("f32", _LLAMA_1B)]
 BENCH_CASES = [_case(Shape(*heads, spans), f) for f, heads in _LAYOUTS for spans in _SPANS]

@@ -60,7 +60,7 @@ def _bench(n_tokens: int, format: str, n_rows: int, n_cols: int) -> Arguments:
 
 
 def _bench_case(n_tokens: int, format: str) -> Case:
-    n_rows, n_cols = BENCH_SHAPES[-1]
+    _, n_rows, n_cols = BENCH_SHAPES[-1]
     case = _case(n_tokens, format, n_rows, n_cols)
     return replace(case, make=lambda: _bench(n_tokens, format, n_rows, n_cols))
 

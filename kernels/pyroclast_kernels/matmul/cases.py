@@ -229,8 +229,9 @@ CASES += [
     for shape in [(1, 576, 576), (13, 50, 63), (64, 576, 1536)]
 ]
 
-# (n_rows, n_cols) of a 1B model: an attention projection, and one of the feed-forward block.
-BENCH_SHAPES = [(2048, 2048), (8192, 2048)]
+# (n_tokens, n_rows, n_cols) of a 1B model: an attention projection, and one of the feed-forward
+# block, which NumPy would take minutes for with a prompt.
+BENCH_SHAPES = [(n, 2048, 2048) for n in (1, 8, 512)] + [(n, 8192, 2048) for n in (1, 8)]
 BENCH_FORMATS = ("f32", "bf16", "q8_0", "q4_0", "q4_k")
 
 
@@ -267,12 +268,7 @@ def _bench_case(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Case:
 
 
 BENCH_CASES = [
-    *(
-        _bench_case(n, *shape, f)
-        for f in BENCH_FORMATS
-        for shape in BENCH_SHAPES
-        for n in (1, 8, 512)
-    ),
+    *(_bench_case(*shape, f) for f in BENCH_FORMATS for shape in BENCH_SHAPES),
     *(_pack_case(f, 512, 2048) for f in ("q8_0", "q4_k")),
     *(
         _gate_up_case((n, 2048, 2048), f, "q8")

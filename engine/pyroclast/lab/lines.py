@@ -1,0 +1,29 @@
+"""The lines of a process, each waited for until a deadline."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import IO
+
+
+class Lines:
+    """Reads a pipe line by line; nobody else may read it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._unread = pipe, b""
+
+    def next(self, end: float) -> bytes:
+        """The next line, without its end.  TimeoutError after `end` (of time.monotonic), EOFError
+        if none will come."""
+        while b"\n" not in self._unread:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
+                raise TimeoutError
+            more = os.read(self._pipe.fileno(), 1 << 16)
+            if not more:
+                raise EOFError
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
