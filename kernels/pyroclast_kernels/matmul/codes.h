@@ -38,7 +38,8 @@ PYRO_INLINE void put_quad(uint8_t *p, int lane, uint32_t quad) {
 
 // A plane of single bits or of bit pairs, for one row: bits [from, from + Width) of every code.
 template <int Width>
-PYRO_INLINE void put_planes(uint8_t *p, int lane, const uint8_t *codes, int from, int distance = 64) {
+PYRO_INLINE void put_planes(uint8_t *p, int lane, const uint8_t *codes, int from,
+                            int distance = 64) {
   constexpr int kPerPlane = 8 / Width;
   constexpr uint32_t kMask = Width == 1 ? 0x01010101 : 0x03030303;
   for (int first = 0; first < 8; first += kPerPlane) {
