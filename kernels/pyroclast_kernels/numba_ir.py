@@ -15,6 +15,7 @@ ir = cgutils.ir  # llvmlite.ir, as Numba has it
 _LANES = 16
 _F32, _I32, _I16, _I8 = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8)
 F32X16, I32X16 = ir.VectorType(_F32, _LANES), ir.VectorType(_I32, _LANES)
+I8X16 = ir.VectorType(_I8, _LANES)
 I16X16 = ir.VectorType(_I16, _LANES)
 
 
@@ -184,7 +185,7 @@ def bfloat_to_float(builder: Any, bits: Any) -> Any:
 
 
 def low_bytes(builder: Any, x: Any) -> Any:
-    return builder.trunc(x, ir.VectorType(_I8, _LANES))
+    return builder.trunc(x, I8X16)
 
 
 def nibbles(builder: Any, x: Any, shift: int) -> Any:

@@ -8,8 +8,8 @@ are strided and nothing vectorizes: a few microseconds per token.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 
 from pyroclast_kernels.matmul.packed cimport (
-    BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
-    group_bytes, quant_of, quants_of, scales_of,
+    BF16, F16, F32, Format, Q4_0, Q4_1, Q4_K, Q8_0, Quants, Values, WithMinimum,
+    group_bytes, quant_of, quants_of, scales_of, small_of,
 )
 from pyroclast_kernels.native.abi cimport Range, bfloat_to_float, half_to_float, split
 
@@ -27,16 +27,22 @@ cdef inline void quants_row(
 ) noexcept nogil:
     cdef const Quants *block
     cdef const uint16_t *scales
-    cdef float scale
+    cdef const uint8_t *small
+    cdef float scale, minimum = 0
     cdef int64_t b
     cdef int k
     for b in range(n_cols // 32):
-        block, scales = quants_of(format, group, b), scales_of(format, group, b) + lane
-        scale = half_to_float(scales[0])
+        block, scales = quants_of(format, group, b), scales_of(format, group, b)
+        scale = half_to_float(scales[lane])
+        if Quants in WithMinimum:
+            minimum = half_to_float(scales[16 + lane])
+        if Quants is Q4_K:
+            small = small_of(scales, b) + lane
+            scale, minimum = scale * small[0], -(minimum * small[128])
         for k in range(32):
             out[32 * b + k] = scale * <float>quant_of(block, lane, k)
-            if Quants is Q4_1:
-                out[32 * b + k] += half_to_float(scales[16])
+            if Quants in WithMinimum:
+                out[32 * b + k] += minimum
 
 
 cdef inline void values_row(
@@ -79,6 +85,10 @@ cdef void embed_q4_1(const void *args, int part, int n_parts) noexcept nogil:
     embed(<const EmbedArgs *>args, <const Q4_1 *>NULL, part, n_parts)
 
 
+cdef void embed_q4_k(const void *args, int part, int n_parts) noexcept nogil:
+    embed(<const EmbedArgs *>args, <const Q4_K *>NULL, part, n_parts)
+
+
 cdef void embed_f32(const void *args, int part, int n_parts) noexcept nogil:
     embed(<const EmbedArgs *>args, <const F32 *>NULL, part, n_parts)
 
@@ -97,6 +107,7 @@ def kernels():
         "embed.q8_0": <size_t>&embed_q8_0,
         "embed.q4_0": <size_t>&embed_q4_0,
         "embed.q4_1": <size_t>&embed_q4_1,
+        "embed.q4_k": <size_t>&embed_q4_k,
         "embed.f32": <size_t>&embed_f32,
         "embed.f16": <size_t>&embed_f16,
         "embed.bf16": <size_t>&embed_bf16,

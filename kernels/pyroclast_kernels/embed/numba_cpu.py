@@ -1,6 +1,6 @@
 """embed, compiled by Numba: see numba_kernels.py."""
 
 from pyroclast_kernels import numba_abi
-from pyroclast_kernels.matmul import SIMPLE_FORMATS
+from pyroclast_kernels.matmul import PORTABLE_FORMATS
 
-numba_abi.register("embed", SIMPLE_FORMATS)
+numba_abi.register("embed", PORTABLE_FORMATS)

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from pyroclast_kernels.matmul.numba_packed import (
-    Q4_0_QUANTS,
-    Q4_0_SCALES,
-    Q4_1_QUANTS,
-    Q4_1_SCALES,
-    Q8_0_QUANTS,
-    Q8_0_SCALES,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q8_0,
     block_group_bytes,
-    quants_offset,
-    scales_offset,
+    find,
     value_group_bytes,
 )
 from pyroclast_kernels.numba_math import split_begin
@@ -43,7 +40,8 @@ _N_TOKENS, _TOKEN_IDS, _WEIGHT, _OUT, _N_COLS = range(0, 40, 8)
 @inline
 def _q8_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
     """One row's 32 values of a block; q8_0 is kept with +128."""
-    scale = load_half(scales, 2 * lane)
+    header, block = scales
+    scale = load_half(header, 32 * block + 2 * lane)
     for k in range(32):
         q = np.int32(load_u8(quants, k // 4 * 64 + 4 * lane + k % 4)) - np.int32(128)
         store_f32(out, 4 * k, scale * np.float32(q))
@@ -58,7 +56,8 @@ def _nibble(quants: Any, lane: int, k: int) -> Any:
 
 @inline
 def _q4_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
-    scale = load_half(scales, 2 * lane)
+    header, block = scales
+    scale = load_half(header, 32 * block + 2 * lane)
     for k in range(32):
         q = _nibble(quants, lane, k) - np.int32(8)
         store_f32(out, 4 * k, scale * np.float32(q))
@@ -66,23 +65,33 @@ def _q4_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
 
 @inline
 def _q4_1_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
-    scale, minimum = load_half(scales, 2 * lane), load_half(scales, 32 + 2 * lane)
+    header, _ = scales
+    scale, minimum = load_half(header, 2 * lane), load_half(header, 32 + 2 * lane)
     for k in range(32):
         store_f32(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) + minimum)
 
 
+@inline
+def _q4_k_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+    header, block = scales
+    small = at(header, 64 + 16 * block + lane)
+    scale = load_half(header, 2 * lane) * np.float32(load_u8(small, 0))
+    minimum = load_half(header, 32 + 2 * lane) * np.float32(load_u8(small, 128))
+    for k in range(32):
+        store_f32(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) - minimum)
+
+
 @paste
-def _embed_blocks(args: Any, part: int, n_parts: int, format: Any, read_block: Any) -> None:
-    scale_bytes, quant_bytes = format
+def _embed_blocks(args: Any, part: int, n_parts: int, format: Any) -> None:
+    layout, read_block = format
     n_cols, n_tokens = load_i64(args, _N_COLS), load_i64(load_pointer(args, _N_TOKENS), 0)
-    size = block_group_bytes(n_cols, scale_bytes, quant_bytes)
+    size = block_group_bytes(n_cols, layout)
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
         row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
         group = at(load_pointer(args, _WEIGHT), row // 16 * size)
         out = at(load_pointer(args, _OUT), 4 * t * n_cols)
         for b in range(n_cols // 32):
-            scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
-            quants = at(group, quants_offset(b, scale_bytes, quant_bytes))
+            scales, quants = find(group, b, layout)
             read_block(scales, quants, row % 16, at(out, 128 * b))
 
 
@@ -99,15 +108,19 @@ def _embed_values(args: Any, part: int, n_parts: int, value_bytes: int, read: An
 
 
 def embed_q8_0(args: Any, part: int, n_parts: int) -> None:
-    _embed_blocks(args, part, n_parts, (Q8_0_SCALES, Q8_0_QUANTS), _q8_0_block)
+    _embed_blocks(args, part, n_parts, (Q8_0, _q8_0_block))
 
 
 def embed_q4_0(args: Any, part: int, n_parts: int) -> None:
-    _embed_blocks(args, part, n_parts, (Q4_0_SCALES, Q4_0_QUANTS), _q4_0_block)
+    _embed_blocks(args, part, n_parts, (Q4_0, _q4_0_block))
 
 
 def embed_q4_1(args: Any, part: int, n_parts: int) -> None:
-    _embed_blocks(args, part, n_parts, (Q4_1_SCALES, Q4_1_QUANTS), _q4_1_block)
+    _embed_blocks(args, part, n_parts, (Q4_1, _q4_1_block))
+
+
+def embed_q4_k(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q4_K, _q4_k_block))
 
 
 def embed_f32(args: Any, part: int, n_parts: int) -> None:

@@ -9,7 +9,7 @@
 from libc.math cimport fmaf
 from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t
 
-from pyroclast_kernels.matmul.packed cimport Q4_0, Q4_1, Q8_0, Quants
+from pyroclast_kernels.matmul.packed cimport Q4_0, Q8_0, Quants, WithMinimum
 from pyroclast_kernels.native.abi cimport Q8Block
 
 
@@ -117,6 +117,6 @@ cdef inline void add_scaled(
         if Quants is Q8_0:
             total += 256 * sum_of_pair(high.pairs[i])
         y = fmaf(<float>total, scale[i] * x_scale, acc[i])
-        if Quants is Q4_1:
+        if Quants in WithMinimum:
             y = fmaf(minimum[i], x_sum, y)
         acc[i] = y

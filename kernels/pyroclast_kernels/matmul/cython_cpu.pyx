@@ -19,8 +19,8 @@ from pyroclast_kernels.matmul.block_dot cimport (
 )
 from pyroclast_kernels.matmul.pack cimport PackArgs, pack
 from pyroclast_kernels.matmul.packed cimport (
-    BF16, F16, F32, Format, Q4_0, Q4_1, Q8_0, Quants, Values,
-    group_bytes, quants_group_bytes, quants_of, scales_of, values_group_bytes,
+    BF16, F16, F32, Format, Q4_0, Q4_1, Q4_K, Q8_0, Quants, Values,
+    group_bytes, load_scales, quants_group_bytes, quants_of, values_group_bytes,
 )
 from pyroclast_kernels.native.abi cimport (
     Q8Block, Range, halves_to_floats, split,
@@ -53,7 +53,6 @@ cdef inline void add_blocks(
     """acc (n_tokens, 16) += a run of blocks of one group times x (n_tokens, n_blocks).  What lies
     `ahead` bytes on is fetched, if that is not 0."""
     cdef const Quants *quants
-    cdef const uint16_t *scales
     cdef int16_t w[512]
     cdef float scale[16]
     cdef float minimum[16]
@@ -61,10 +60,8 @@ cdef inline void add_blocks(
     cdef int64_t b, at
     cdef int m
     for b in range(n_blocks):
-        quants, scales = quants_of(format, group, first + b), scales_of(format, group, first + b)
-        halves_to_floats(scales, scale)
-        if Quants is Q4_1:
-            halves_to_floats(scales + 16, minimum)
+        quants = quants_of(format, group, first + b)
+        load_scales(format, group, first + b, scale, minimum)
         if ahead > 0:
             for m in range(<int>sizeof(Quants) // 64):
                 prefetch(<const uint8_t *>quants + ahead + 64 * m)
@@ -254,6 +251,14 @@ cdef void pack_q4_1(const void *args, int part, int n_parts) noexcept nogil:
     pack(<const PackArgs *>args, <const Q4_1 *>NULL, part, n_parts)
 
 
+cdef void matmul_q4_k(const void *args, int part, int n_parts) noexcept nogil:
+    matmul(<const MatmulArgs *>args, <const Q4_K *>NULL, part, n_parts)
+
+
+cdef void pack_q4_k(const void *args, int part, int n_parts) noexcept nogil:
+    pack(<const PackArgs *>args, <const Q4_K *>NULL, part, n_parts)
+
+
 cdef void matmul_f32(const void *args, int part, int n_parts) noexcept nogil:
     matmul(<const MatmulArgs *>args, <const F32 *>NULL, part, n_parts)
 
@@ -284,12 +289,14 @@ def kernels():
         "matmul.q8_0": <size_t>&matmul_q8_0,
         "matmul.q4_0": <size_t>&matmul_q4_0,
         "matmul.q4_1": <size_t>&matmul_q4_1,
+        "matmul.q4_k": <size_t>&matmul_q4_k,
         "matmul.f32": <size_t>&matmul_f32,
         "matmul.f16": <size_t>&matmul_f16,
         "matmul.bf16": <size_t>&matmul_bf16,
         "pack.q8_0": <size_t>&pack_q8_0,
         "pack.q4_0": <size_t>&pack_q4_0,
         "pack.q4_1": <size_t>&pack_q4_1,
+        "pack.q4_k": <size_t>&pack_q4_k,
         "pack.f32": <size_t>&pack_f32,
         "pack.f16": <size_t>&pack_f16,
         "pack.bf16": <size_t>&pack_bf16,

@@ -17,20 +17,18 @@ from pyroclast_kernels.matmul.numba_pack import (
     pack_f32,
     pack_q4_0,
     pack_q4_1,
+    pack_q4_k,
     pack_q8_0,
 )
 from pyroclast_kernels.matmul.numba_packed import (
-    Q4_0_QUANTS,
-    Q4_0_SCALES,
-    Q4_1_QUANTS,
-    Q4_1_SCALES,
-    Q8_0_QUANTS,
-    Q8_0_SCALES,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q8_0,
     block_group_bytes,
+    find,
     load_bytes,
     load_nibbles,
-    quants_offset,
-    scales_offset,
     value_group_bytes,
 )
 from pyroclast_kernels.numba_math import load_n, split_begin, store_n
@@ -48,6 +46,7 @@ from pyroclast_kernels.numba_simd import (
     load_i32,
     load_i64,
     load_pointer,
+    load_u8x16,
     paste,
     repeat,
     splat,
@@ -55,7 +54,9 @@ from pyroclast_kernels.numba_simd import (
     to_float,
 )
 
-__all__ = ["pack_bf16", "pack_f16", "pack_f32", "pack_q4_0", "pack_q4_1", "pack_q8_0"]
+__all__ = [
+    "pack_bf16", "pack_f16", "pack_f32", "pack_q4_0", "pack_q4_1", "pack_q4_k", "pack_q8_0",
+]  # fmt: skip
 
 # Byte offsets of the argument struct.
 _N_TOKENS, _X, _WEIGHT, _BIAS, _OUT, _N_ROWS, _N_COLS, _OUT_STRIDE, _ACCUMULATE = range(0, 72, 8)
@@ -84,56 +85,59 @@ def _dot(start: Any, q: Any, x: Any) -> Any:
 @inline
 def _q8_0_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
     """acc + block x of token m: scale * (sum (w + 128) v - 128 sum v)."""
+    header, block = scales
     xm = at(x, m * stride)
     total = _dot(splat_i32(load_i32(xm, _MINUS_128_SUM)), q, xm)
-    return fma(total, load_halfx16(scales, 0) * splat(load_f32(xm, 0)), acc)
+    return fma(total, load_halfx16(header, 32 * block) * splat(load_f32(xm, 0)), acc)
 
 
 @inline
 def _q4_0_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
     """The same with weights stored as w + 8."""
+    header, block = scales
     xm = at(x, m * stride)
     total = _dot(splat_i32(load_i32(xm, _MINUS_8_SUM)), q, xm)
-    return fma(total, load_halfx16(scales, 0) * splat(load_f32(xm, 0)), acc)
+    return fma(total, load_halfx16(header, 32 * block) * splat(load_f32(xm, 0)), acc)
 
 
 @inline
 def _q4_1_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
     """The same with scale * w + minimum."""
+    header, _ = scales
     xm = at(x, m * stride)
     total = _dot(splat_i32(0), q, xm)
-    acc = fma(total, load_halfx16(scales, 0) * splat(load_f32(xm, 0)), acc)
-    return fma(load_halfx16(scales, 32), splat(load_f32(xm, 4)), acc)
+    acc = fma(total, load_halfx16(header, 0) * splat(load_f32(xm, 0)), acc)
+    return fma(load_halfx16(header, 32), splat(load_f32(xm, 4)), acc)
 
 
 @inline
-def _q8_0_group(g: int, acc: Any, x: Any, size: int, scales: Any, quants: Any) -> Any:
-    """acc + block x of the only token, for the rows of group g."""
-    q = load_bytes(at(quants, g * size))
-    return _q8_0_token(0, acc, x, 0, at(scales, g * size), q)
+def _q4_k_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
+    """The same with d * scale and -dmin * minimum, integers of 6 bits."""
+    header, block = scales
+    xm, small = at(x, m * stride), at(header, 64 + 16 * block)
+    total = _dot(splat_i32(0), q, xm)
+    scale = load_halfx16(header, 0) * load_u8x16(small, 0)
+    minimum = load_halfx16(header, 32) * load_u8x16(small, 128)
+    acc = fma(total, scale * splat(load_f32(xm, 0)), acc)
+    return fma(minimum, splat(-load_f32(xm, 4)), acc)
 
 
 @inline
-def _q4_0_group(g: int, acc: Any, x: Any, size: int, scales: Any, quants: Any) -> Any:
-    q = load_nibbles(at(quants, g * size))
-    return _q4_0_token(0, acc, x, 0, at(scales, g * size), q)
-
-
-@inline
-def _q4_1_group(g: int, acc: Any, x: Any, size: int, scales: Any, quants: Any) -> Any:
-    q = load_nibbles(at(quants, g * size))
-    return _q4_1_token(0, acc, x, 0, at(scales, g * size), q)
+def _block_group(g: int, acc: Any, x: Any, size: int, group: Any, b: int, format: Any) -> Any:
+    """acc + block b of x, the only token, for the rows of group g."""
+    layout, load_quants, token_step = format
+    scales, quants = find(at(group, g * size), b, layout)
+    return token_step(0, acc, x, 0, scales, load_quants(quants))
 
 
 @inline
 def _block_tokens(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any:
     """A tile of tokens against one group of rows."""
-    scale_bytes, quant_bytes, load_quants, token_step, _ = format
+    layout, load_quants, token_step = format
     n_blocks = n_cols // 32
     for b in range(n_blocks):
-        q = load_quants(at(group, quants_offset(b, scale_bytes, quant_bytes)))
-        scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
-        shared = (at(x, b * _Q8_BYTES), n_blocks * _Q8_BYTES, scales, q)
+        scales, quants = find(group, b, layout)
+        shared = (at(x, b * _Q8_BYTES), n_blocks * _Q8_BYTES, scales, load_quants(quants))
         acc = each(token_step, acc, shared)
     return acc
 
@@ -141,12 +145,9 @@ def _block_tokens(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any
 @inline
 def _block_groups(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any:
     """One token against as many groups as acc has."""
-    scale_bytes, quant_bytes, _, _, group_step = format
-    size = block_group_bytes(n_cols, scale_bytes, quant_bytes)
+    size = block_group_bytes(n_cols, format[0])
     for b in range(n_cols // 32):
-        scales = at(group, scales_offset(b, scale_bytes, quant_bytes))
-        quants = at(group, quants_offset(b, scale_bytes, quant_bytes))
-        acc = each(group_step, acc, (at(x, b * _Q8_BYTES), size, scales, quants))
+        acc = each(_block_group, acc, (at(x, b * _Q8_BYTES), size, group, b, format))
     return acc
 
 
@@ -262,7 +263,7 @@ def _matmul(args: Any, part: int, n_parts: int, size: int, kind: Any) -> None:
 @paste
 def _block_matmul(args: Any, part: int, n_parts: int, format: Any) -> None:
     n_cols = load_i64(args, _N_COLS)
-    size = block_group_bytes(n_cols, format[0], format[1])
+    size = block_group_bytes(n_cols, format[0])
     kind = (n_cols // 32 * _Q8_BYTES, _block_tokens, _block_groups, format)
     _matmul(args, part, n_parts, size, kind)
 
@@ -275,18 +276,19 @@ def _value_matmul(args: Any, part: int, n_parts: int, format: Any) -> None:
 
 
 def matmul_q8_0(args: Any, part: int, n_parts: int) -> None:
-    format = (Q8_0_SCALES, Q8_0_QUANTS, load_bytes, _q8_0_token, _q8_0_group)
-    _block_matmul(args, part, n_parts, format)
+    _block_matmul(args, part, n_parts, (Q8_0, load_bytes, _q8_0_token))
 
 
 def matmul_q4_0(args: Any, part: int, n_parts: int) -> None:
-    format = (Q4_0_SCALES, Q4_0_QUANTS, load_nibbles, _q4_0_token, _q4_0_group)
-    _block_matmul(args, part, n_parts, format)
+    _block_matmul(args, part, n_parts, (Q4_0, load_nibbles, _q4_0_token))
 
 
 def matmul_q4_1(args: Any, part: int, n_parts: int) -> None:
-    format = (Q4_1_SCALES, Q4_1_QUANTS, load_nibbles, _q4_1_token, _q4_1_group)
-    _block_matmul(args, part, n_parts, format)
+    _block_matmul(args, part, n_parts, (Q4_1, load_nibbles, _q4_1_token))
+
+
+def matmul_q4_k(args: Any, part: int, n_parts: int) -> None:
+    _block_matmul(args, part, n_parts, (Q4_K, load_nibbles, _q4_k_token))
 
 
 def matmul_f32(args: Any, part: int, n_parts: int) -> None:

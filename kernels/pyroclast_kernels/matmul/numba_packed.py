@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyroclast_kernels.numba_simd import high_nibbles, inline, load_i32x16, low_nibbles
+from pyroclast_kernels.numba_simd import at, high_nibbles, inline, load_i32x16, low_nibbles
 
 BLOCK = 32  # columns
-# Bytes of a block of 16 rows (scales, and q4_1's minimums; quants), and of one row in the file.
-Q8_0_SCALES, Q8_0_QUANTS, Q8_0_FILE = 32, 512, 34
-Q4_0_SCALES, Q4_0_QUANTS, Q4_0_FILE = 32, 256, 18
-Q4_1_SCALES, Q4_1_QUANTS, Q4_1_FILE = 64, 256, 20
+# Block formats: how many blocks a chunk has, how long the header before them is, and the quants of
+# a block.  A header has each block's scales (q4_1: and minimums), float16; that of q4_k d and dmin,
+# float16, 8 scales from byte 64 on and 8 minimums from 192 on, a byte each.
+Q8_0, Q4_0, Q4_1, Q4_K = (2, 64, 512), (2, 64, 256), (1, 64, 256), (8, 320, 256)
 
 
 @inline
-def scales_offset(b: int, scale_bytes: int, quant_bytes: int) -> int:
-    """Where the scales of block b are in a group: 64 bytes of them lie before the blocks that they
-    belong to, one or two."""
-    twice = 1 if scale_bytes == 32 else 0
-    return (b >> twice) * (64 + (quant_bytes << twice)) + (b & twice) * scale_bytes
+def block_group_bytes(n_cols: int, layout: Any) -> int:
+    """Bytes of 16 rows of a block format; the last chunk may lack blocks, its header not."""
+    n_blocks, (per_chunk, header_bytes, quant_bytes) = n_cols // BLOCK, layout
+    n_chunks: int = (n_blocks + per_chunk - 1) // per_chunk
+    return n_chunks * int(header_bytes) + n_blocks * int(quant_bytes)
 
 
 @inline
-def quants_offset(b: int, scale_bytes: int, quant_bytes: int) -> int:
-    """Where the quants of block b are in a group."""
-    twice = 1 if scale_bytes == 32 else 0
-    return ((b >> twice) + 1) * 64 + b * quant_bytes
-
-
-@inline
-def block_group_bytes(n_cols: int, scale_bytes: int, quant_bytes: int) -> int:
-    """Bytes of 16 rows of a block format."""
-    return quants_offset(n_cols // BLOCK - 1, scale_bytes, quant_bytes) + quant_bytes
+def find(group: Any, b: int, layout: Any) -> Any:
+    """((the header of block b, which of its blocks that is), its quants)."""
+    per_chunk, header_bytes, quant_bytes = layout
+    chunk = b // per_chunk
+    header = at(group, chunk * (header_bytes + per_chunk * quant_bytes))
+    return (header, b % per_chunk), at(group, (chunk + 1) * header_bytes + b * quant_bytes)
 
 
 @inline

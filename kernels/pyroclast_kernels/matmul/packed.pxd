@@ -3,6 +3,8 @@
 # from block to block (or column to column) and a fused type picks the code.
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 
+from pyroclast_kernels.native.abi cimport halves_to_floats
+
 
 # The quants of a block of 32 columns, 16 rows side by side, as pairs of neighbouring columns: pair
 # 32 * k + 2 * row + h holds columns 4 * k + 2 * h (low byte) and 4 * k + 2 * h + 1 (high byte).
@@ -16,6 +18,10 @@ cdef struct Q4_0:
 
 
 cdef struct Q4_1:
+    uint16_t pairs[128]
+
+
+cdef struct Q4_K:
     uint16_t pairs[128]
 
 
@@ -36,6 +42,12 @@ ctypedef fused Quants:
     Q8_0
     Q4_0
     Q4_1
+    Q4_K
+
+
+ctypedef fused WithMinimum:
+    Q4_1
+    Q4_K
 
 
 ctypedef fused Values:
@@ -48,35 +60,60 @@ ctypedef fused Format:
     Q8_0
     Q4_0
     Q4_1
+    Q4_K
     F32
     F16
     BF16
 
 
-cdef inline int64_t n_scales(const Quants *format) noexcept nogil:
-    """float16 numbers per row and block: the scale, and q4_1's minimum."""
-    if Quants is Q4_1:
-        return 2
-    else:
-        return 1
-
-
-# Where the scales and the quants of block b are in a group: 64 bytes of scales lie before the blocks
-# that they belong to, one (q4_1) or two.
+# Where the scales and the quants of block b are in a group.  64 bytes of scales lie before the
+# blocks that they belong to, one (q4_1) or two; q4_k has 320 bytes before 8 blocks: d and dmin,
+# then 8 scales and 8 minimums of 16 rows, a byte each.
 cdef inline const uint16_t *scales_of(
     const Quants *format, const uint8_t *group, int64_t b
 ) noexcept nogil:
-    if Quants is Q4_1:
-        return <const uint16_t *>(group + b * (64 + <int64_t>sizeof(Quants)))
+    cdef int64_t size = sizeof(Quants)
+    if Quants is Q4_K:
+        return <const uint16_t *>(group + b // 8 * (320 + 8 * size))
+    elif Quants is Q4_1:
+        return <const uint16_t *>(group + b * (64 + size))
     else:
-        return <const uint16_t *>(group + b // 2 * (64 + 2 * <int64_t>sizeof(Quants)) + b % 2 * 32)
+        return <const uint16_t *>(group + b // 2 * (64 + 2 * size) + b % 2 * 32)
 
 
 cdef inline const Quants *quants_of(
     const Quants *format, const uint8_t *group, int64_t b
 ) noexcept nogil:
-    cdef int64_t chunk = b if Quants is Q4_1 else b // 2
-    return <const Quants *>(group + (chunk + 1) * 64 + b * <int64_t>sizeof(Quants))
+    cdef int64_t before
+    if Quants is Q4_K:
+        before = (b // 8 + 1) * 320
+    elif Quants is Q4_1:
+        before = (b + 1) * 64
+    else:
+        before = (b // 2 + 1) * 64
+    return <const Quants *>(group + before + b * <int64_t>sizeof(Quants))
+
+
+cdef inline const uint8_t *small_of(const uint16_t *scales, int64_t b) noexcept nogil:
+    """q4_k: 16 scales of block b; 128 bytes on, its minimums."""
+    return <const uint8_t *>scales + 64 + 16 * (b % 8)
+
+
+cdef inline void load_scales(
+    const Quants *format, const uint8_t *group, int64_t b, float *scale, float *minimum
+) noexcept nogil:
+    """scale (16,) and, where there are minimums, minimum (16,) of block b."""
+    cdef const uint16_t *scales = scales_of(format, group, b)
+    cdef const uint8_t *small
+    cdef int i
+    halves_to_floats(scales, scale)
+    if Quants in WithMinimum:
+        halves_to_floats(scales + 16, minimum)
+    if Quants is Q4_K:
+        small = small_of(scales, b)
+        for i in range(16):
+            scale[i] = scale[i] * small[i]
+            minimum[i] = -(minimum[i] * small[128 + i])
 
 
 cdef inline int64_t quants_group_bytes(const Quants *format, int64_t n_cols) noexcept nogil:
@@ -97,7 +134,8 @@ cdef inline int64_t group_bytes(const Format *format, int64_t n_cols) noexcept n
 
 
 cdef inline int quant_of(const Quants *block, int row, int column) noexcept nogil:
-    """One quant, without the offset of unsigned storage: -128..127, -8..7, or 0..15 for q4_1."""
+    """One quant, without the offset of unsigned storage: -128..127, -8..7, or 0..15 for q4_1
+    and q4_k."""
     cdef const uint8_t *quads = <const uint8_t *>block.pairs + 4 * row
     cdef int quant
     if Quants is Q8_0:
