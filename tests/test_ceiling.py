@@ -2,7 +2,6 @@
 
 import mmap
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pyroclast_kernels import ceiling
 from pyroclast_kernels.ceiling import HUGE_PAGE, READ_PATTERNS, ReadPattern
 from pyroclast_kernels.program import make_executor
+from smaps import vm_flags
 
 # No multiple of any number of streams, stripes or parts, in lines of 64 bytes.
 SIZE = (2 << 20) + 4096 * 37
@@ -58,15 +58,7 @@ def test_pages_are_asked_for(page, flag):
     data = ceiling.pages(SIZE, page)
     assert len(data) == SIZE
     assert data.ctypes.data % HUGE_PAGE == 0
-    inside, flags = False, []
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            begin, end = (int(each, 16) for each in first.split("-"))
-            inside = begin <= data.ctypes.data < end
-        elif inside and first == "VmFlags:":
-            flags = line.split()[1:]
-    assert flag in flags
+    assert flag in vm_flags(data)
 
 
 def test_the_best_pattern_counts_and_is_named(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import mmap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from pyroclast_kernels import huge_pages
 from pyroclast_kernels.huge_pages import HUGE_PAGE, HugePages, map_pages
 from pyroclast_kernels.matmul.packing import PackedWeight
+from smaps import vm_flags
 
 
 def test_pieces_lie_side_by_side_on_whole_lines():
@@ -52,14 +52,7 @@ def test_the_system_is_asked_for_private_pages(huge, flag):
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no such advice")
     data = map_pages(3 * HUGE_PAGE, huge)
-    inside, flags = False, []
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            begin, end = (int(each, 16) for each in first.split("-"))
-            inside = begin <= data.ctypes.data < end
-        elif inside and first == "VmFlags:":
-            flags = line.split()[1:]
+    flags = vm_flags(data)
     assert flag in flags
     assert "sh" not in flags
 

@@ -58,6 +58,20 @@ def test_matches_the_reference(op: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("op", "name"), PAIRS)
+def test_without_tokens_nothing_is_written(op: str, name: str) -> None:
+    """A chunk of a prompt may want no logits.  (attention takes sequences, which have some.)"""
+    cases = {case.format: case for case in variant_cases(op, name)}
+    for case in cases.values():
+        got = case.make()
+        if "n_tokens" not in got or "n_seqs" in got:
+            continue
+        before = [_bits(got[output]) for output in case.outputs]
+        got["n_tokens"][0] = 0
+        run(case, got, name, 2)
+        assert [_bits(got[output]) for output in case.outputs] == before, str(case)
+
+
+@pytest.mark.parametrize(("op", "name"), PAIRS)
 def test_bits_do_not_depend_on_the_number_of_parts(op: str, name: str) -> None:
     for case in variant_cases(op, name):
         results = []

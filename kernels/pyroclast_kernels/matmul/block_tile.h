@@ -128,6 +128,7 @@ PYRO_INLINE void for_each_tile(int64_t n_tokens, Function f) {
 template <class Function>
 PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, int64_t n_tokens,
                                 int64_t n_cols, Function f) {
+  if (n_tokens == 0) return;  // a chunk of a prompt that wants no logits, for instance
   if (n_tokens <= kStreamTokens) return f(rows, 0, int(n_tokens), Fetch{0, 0});
   const int64_t n_rows = rows.end - rows.begin, row_bytes = groups * group_size;
   int64_t length = std::max<int64_t>(1, kPanelBytes / row_bytes);

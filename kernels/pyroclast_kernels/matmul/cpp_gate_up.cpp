@@ -28,16 +28,15 @@ PYRO_INLINE void gate_and_up(const GateUpArgs &a, int64_t group, const Q8Block *
                              f32x16 (&acc)[M][2]) {
   const int64_t size = group_bytes<F>(a.n_cols), distance = a.d_ff / kLanes * size;
   const uint8_t *gate = a.weight + group * size;
-  if (groups_for(M) >= 2 && *a.n_tokens > kStreamTokens) {
-    block_tile<F, M, 2>(gate, distance, a.n_cols, x, fetch, acc);
-  } else {
+  if constexpr (groups_for(M) >= 2)
+    if (*a.n_tokens > kStreamTokens)
+      return block_tile<F, M, 2>(gate, distance, a.n_cols, x, fetch, acc);
 #pragma GCC unroll 2
-    for (int g = 0; g < 2; g++) {
-      f32x16 half[M][1];
-      block_tile<F, M, 1>(gate + g * distance, distance, a.n_cols, x, fetch, half);
+  for (int g = 0; g < 2; g++) {
+    f32x16 half[M][1];
+    block_tile<F, M, 1>(gate + g * distance, distance, a.n_cols, x, fetch, half);
 #pragma GCC unroll 6
-      for (int m = 0; m < M; m++) acc[m][g] = half[m][0];
-    }
+    for (int m = 0; m < M; m++) acc[m][g] = half[m][0];
   }
 }
 
