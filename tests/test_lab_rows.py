@@ -153,6 +153,24 @@ def test_the_roofline_is_the_limit_that_binds() -> None:
     assert roofline(1e-3, 1, 1, "fma", [], "warm") == (None, "")
 
 
+@pytest.mark.parametrize(
+    ("op", "format", "kind"),
+    [
+        ("matmul", "q8_0", "vnni"),
+        ("gate_up", "q4_k", "vnni"),
+        ("matmul", "f32", "fma"),
+        ("attention", "f16", "fma"),
+        ("norm", "q8_0", "fma"),
+    ],
+)
+def test_the_format_says_what_products_multiply_with(op: str, format: str, kind: str) -> None:
+    ceilings = [replace(CEILINGS[0], kind=kind, value=v, n_bytes=0) for kind, v in
+                (("fma", 100.0), ("vnni", 400.0), ("bf16", 200.0))]  # fmt: skip
+    row = make_row(op=op, format=format, median_us=1000.0, n_bytes=0, n_flops=50_000_000)
+    found = with_roofline(replace(row, n_threads=ceilings[0].n_threads), ceilings)
+    assert found.roofline_limit == kind
+
+
 def test_a_cold_call_reads_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyroclast.lab.machine.cache_bytes", lambda: 1 << 25)
     cold, warm = (

@@ -21,6 +21,8 @@ from pyroclast_kernels.cases import Case
 from pyroclast_kernels.registry import Selection, all_variants
 
 _NUMPY = "numpy"
+# Ops whose format says what they multiply with.
+_PRODUCTS = ("matmul", "gate_up", "attention")
 _TIMES = (
     "median_us", "iqr_us", "min_us", "n_runs", "samples_us", "cache_how", "anchor_us", "n_attempts",
 )  # fmt: skip
@@ -122,7 +124,7 @@ def with_roofline(row: Row, ceilings: Sequence[Ceiling]) -> Row:
     share, limit = roofline(
         seconds,
         *work,
-        arithmetic_of(row.format) if row.op == "matmul" else "fma",
+        arithmetic_of(row.format) if row.op in _PRODUCTS else "fma",
         [ceiling for ceiling in ceilings if ceiling.n_threads == row.n_threads],
         row.cache,
     )

@@ -84,8 +84,8 @@ def symbols() -> Markup:
 
 
 def legend(rows: Sequence[Row]) -> Markup:
-    """The technologies that there are, with their marks."""
-    present = {technology_of(row.variant) for row in rows}
+    """The technologies that were timed, with their marks."""
+    present = {technology_of(row.variant) for row in rows if row.median_us is not None}
     items = []
     for i, name in enumerate(TECHNOLOGIES):
         if name in present:
@@ -142,12 +142,13 @@ def roofline(view: View, ceilings: Sequence[Ceiling], op_css: dict[str, str]) ->
         mark(row.variant, x_axis(x), 100 - y_axis(y), describe(row), f"by-op {op_css[row.op]}")
         for x, y, row in found
     ]
-    lines = _grid(x_axis, y_axis)
-    lines += _flat_roofs(reads, arithmetic, x_axis, y_axis)
+    roofs_drawn = _flat_roofs(reads, arithmetic, x_axis, y_axis)
     for i, each in enumerate(reads):
-        lines += _slope(each, arithmetic, x_axis, y_axis, dashed=i > 0)
+        roofs_drawn += _slope(each, arithmetic, x_axis, y_axis, dashed=i > 0)
+    lines = [*_grid(x_axis, y_axis), *(line for line, _ in roofs_drawn)]
+    names = [name for _, name in roofs_drawn]  # over the marks
     what = f"Roofline of {view.name}: {len(found)} points; the tables below hold the same figures"
-    drawing = tag("svg", lines, marks, role="img", aria_label=what)
+    drawing = tag("svg", lines, marks, names, role="img", aria_label=what)
     return tag("div", drawing, class_="plot")
 
 
@@ -168,24 +169,24 @@ def _grid(x_axis: Axis, y_axis: Axis) -> list[Markup]:
 
 def _flat_roofs(
     reads: Sequence[Ceiling], arithmetic: Sequence[Ceiling], x_axis: Axis, y_axis: Axis
-) -> list[Markup]:
+) -> list[tuple[Markup, Markup]]:
+    """(line, name) of each kind of arithmetic."""
     found = []
     fastest = max((read.value for read in reads), default=0.0)
     for each in arithmetic:
         start = 10**x_axis.low if not fastest else max(each.value / fastest, 10**x_axis.low)
         x, y = min(x_axis(start), 94.0), _at(100 - y_axis(each.value))
-        found.append(tag("line", x1=_at(x), x2="100%", y1=y, y2=y, class_="roof"))
+        line = tag("line", x1=_at(x), x2="100%", y1=y, y2=y, class_="roof")
         name = f"{each.kind} {number(each.value)}"
-        found.append(
-            tag("text", name, x="100%", y=y, dy=-6, dx=-4, text_anchor="end", class_="name")
-        )
+        text = tag("text", name, x="100%", y=y, dy=-6, dx=-4, text_anchor="end", class_="name")
+        found.append((line, text))
     return found
 
 
 def _slope(
     read: Ceiling, arithmetic: Sequence[Ceiling], x_axis: Axis, y_axis: Axis, dashed: bool
-) -> list[Markup]:
-    """What reading allows, up to the highest of the flat roofs."""
+) -> list[tuple[Markup, Markup]]:
+    """(line, name) of what reading allows, up to the highest of the flat roofs; or nothing."""
     top = max((each.value for each in arithmetic), default=10**y_axis.high)
     low = max(10**y_axis.low / read.value, 10**x_axis.low)
     high = min(top / read.value, 10**x_axis.high)
@@ -198,7 +199,8 @@ def _slope(
     middle = 10 ** (0.06 * math.log10(low) + 0.94 * math.log10(high))
     x, y = _at(x_axis(middle)), _at(100 - y_axis(middle * read.value))
     name = f"{'cache' if dashed else 'memory'} {number(read.value)} GB/s"
-    return [line, tag("text", name, x=x, y=y, dx=-8, dy=-4, text_anchor="end", class_="name")]
+    text = tag("text", name, x=x, y=y, dx=-8, dy=-4, text_anchor="end", class_="name")
+    return [(line, text)]
 
 
 # ---- against NumPy -----------------------------------------------------------------------------
