@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli import DEFAULT_MODEL, colour, write
+from pyroclast.cli import DEFAULT_MODEL, add_device, colour, write
+from pyroclast.device import check_device
 from pyroclast.errors import KernelError, RequestError
 from pyroclast.progress import progress_bar
 
@@ -36,10 +37,14 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         "-r", "--repetitions", type=int, default=8, metavar="N", help="blocks of each step (8)"
     )
     command.add_argument("--dry-run", action="store_true", help="measure, but keep no table")
+    add_device(command, "cpu")
 
 
 def tune(args: Namespace) -> None:
     """Measures, tells what was chosen and why, and writes the table."""
+    if check_device(args.device) == "cuda":
+        _tune_gpu(args)
+        return
     from pyroclast.lab.steps import Steps
 
     if args.repetitions < 3:
@@ -145,3 +150,30 @@ def _show(found: dict[str, Any]) -> None:
         write("That is a loss: all defaults stay.")
     where = found["path"] or "not written"
     write(f"table {found['table']} ({found['n_entries']} choices other than the default): {where}")
+
+
+# ---- the GPU: tiles instead of variants ----------------------------------------------------
+
+
+def _tune_gpu(args: Namespace) -> None:
+    from pyroclast.lab import tune_gpu
+
+    with progress_bar(100, "%") as show:
+        found = tune_gpu.tune(args.model, args.compute, args.kv_dtype, show, keep=not args.dry_run)
+    if args.json:
+        write(json.dumps(found))
+        return
+    write("| kernel | format | rows x columns | tokens | default us | time/default | tile |")
+    write("|---|---|---|---:|---:|---:|---|")
+    for row in found["choices"]:
+        name = row["kernel"] + " of a norm" * row["normed"]
+        shape = f"{row['n_rows']}x{row['n_cols']}"
+        cells = [name, row["format"], shape, str(row["n_tokens"]), f"{row['default_us']:.1f}"]
+        tile = (
+            ", ".join(f"{k} {v}" for k, v in row["tile"].items()) if row["changed"] else "default"
+        )
+        line = " | ".join([*cells, f"{row['ratio']:.3f}", tile])
+        write(colour(f"| {line} |", "32" if row["changed"] else "0"))
+    changed = sum(row["changed"] for row in found["choices"])
+    where = found["path"] or "not written"
+    write(f"table {found['table']} ({changed} of {len(found['choices'])} tiles changed): {where}")

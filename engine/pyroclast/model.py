@@ -27,6 +27,7 @@ from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.memory import HostMemory, Memory
 from pyroclast_kernels.program import Call, Program, Recorder, make_executor
 from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.tables import DEFAULTS
 
 
 class Model:
@@ -145,7 +146,8 @@ class Model:
         from pyroclast_kernels.triton_program import DeviceProgram
 
         assert isinstance(self.memory, DeviceMemory), "there is no third one"
-        return DeviceProgram(calls, self.memory, self.batch, self.max_seq_len)
+        tuned = self._selection.table != DEFAULTS
+        return DeviceProgram(calls, self.memory, self.batch, self.max_seq_len, tuned=tuned)
 
     # ---- what callers see ------------------------------------------------------------------
 

@@ -221,7 +221,8 @@ class Selection:
     rules: `op[.format]=variant` separated by commas; None reads PYROCLAST_KERNELS.  Raises
     KernelError for a rule that names nothing, or a variant that cannot run here.  table: the name
     of the tuned table in use, or "defaults"; table_notes: why, or what of it is passed over.
-    on_gpu: kernels are launches, of the variants in GPU_PREFERENCE or of a rule; no tuned tables.
+    on_gpu: kernels are launches, of the variants in GPU_PREFERENCE or of a rule, and the table is
+    one of tiles (triton_choices.py).
     """
 
     def __init__(self, rules: str | None = None, on_gpu: bool = False) -> None:
@@ -236,6 +237,12 @@ class Selection:
         self.resolved: dict[str, str] = {}
         self._tuned = Tuned(frozen or on_gpu)
         self.table, self.table_notes = self._tuned.name, self._tuned.notes
+        if on_gpu and not frozen and not triton_device.why_not():
+            from pyroclast_kernels import triton_choices
+
+            tiles, why = triton_choices.current()
+            self.table_notes = [why] if why else []
+            self.table = tiles.name if tiles else tables.DEFAULTS
 
     def _add_rule(self, rule: str) -> None:
         target, equals, variant = (part.strip() for part in rule.partition("="))

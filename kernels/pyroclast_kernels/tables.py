@@ -214,8 +214,9 @@ def current() -> tuple[Table | None, str]:
         return None, f"{path} is not used: {error}"
 
 
-def load(path: Path, cpu: str, build: str) -> Table:
-    """The table in a file; TableError if it is not one for this CPU and build."""
+def read_file(path: Path, kind: str, schema: int, **wanted: str) -> dict[str, Any]:
+    """The JSON object in a file of that kind and schema, with these values; TableError if it is
+    another one."""
     try:
         status = path.stat()  # before it is opened: opening a pipe would wait
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
@@ -226,13 +227,19 @@ def load(path: Path, cpu: str, build: str) -> Table:
         raise TableError(f"it cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise TableError(f"it is cut or no JSON: {error}") from error
-    if not isinstance(raw, dict) or raw.get("kind") != KIND:
-        raise TableError(f'it has no "kind": "{KIND}"')
-    if raw.get("schema") != SCHEMA:
-        raise TableError(f"its schema is {raw.get('schema')!r}, this version reads {SCHEMA}")
-    for name, wanted in (("cpu", cpu), ("build", build)):
-        if raw.get(name) != wanted:
-            raise TableError(f"its {name} is {raw.get(name)!r}, this one's is {wanted!r}")
+    if not isinstance(raw, dict) or raw.get("kind") != kind:
+        raise TableError(f'it has no "kind": "{kind}"')
+    if raw.get("schema") != schema:
+        raise TableError(f"its schema is {raw.get('schema')!r}, this version reads {schema}")
+    for name, value in wanted.items():
+        if raw.get(name) != value:
+            raise TableError(f"its {name} is {raw.get(name)!r}, this one's is {value!r}")
+    return raw
+
+
+def load(path: Path, cpu: str, build: str) -> Table:
+    """The table in a file; TableError if it is not one for this CPU and build."""
+    raw = read_file(path, KIND, SCHEMA, cpu=cpu, build=build)
     entries, any_bits, made = raw.get("entries"), raw.get("any_bits"), raw.get("made", {})
     if not isinstance(entries, list) or not isinstance(any_bits, bool):
         raise TableError('it needs a list "entries" and true or false as "any_bits"')
@@ -271,6 +278,12 @@ def save(table: Table) -> Path:
         "made": dict(table.made),
         "entries": [asdict(entry) for entry in table.entries],
     }
+    write_file(path, raw)
+    return path
+
+
+def write_file(path: Path, raw: Mapping[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all; KernelError if that fails."""
     part = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -286,4 +299,3 @@ def save(table: Table) -> Path:
             f"the table cannot be written to {path}: {error.strerror}; "
             "set XDG_CACHE_HOME to a directory that can be written"
         ) from error
-    return path

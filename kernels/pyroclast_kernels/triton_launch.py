@@ -31,12 +31,13 @@ Launch = Callable[..., None]  # (limits, **the reference's parameters)
 class Limits:
     """Upper bounds of a call.  n_tokens: tokens, or rows, of the call.  n_seqs: sequences of the
     step.  longest: positions of its longest sequence, new tokens included.  decode: every sequence
-    of the step has a single new token."""
+    of the step has a single new token.  tuned: tiles may be those that this GPU's table has."""
 
     n_tokens: int
     n_seqs: int = 1
     longest: int = 1
     decode: bool = True
+    tuned: bool = False
 
 
 def limits_of(arguments: dict[str, Any]) -> Limits:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import triton
@@ -27,6 +28,7 @@ from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.program import Call, Program
 from pyroclast_kernels.triton_bounds import Bounds, all_bounds, bounds_of
+from pyroclast_kernels.triton_fusion import fusions
 from pyroclast_kernels.triton_launch import Limits
 from pyroclast_kernels.triton_memory import DeviceMemory
 
@@ -81,23 +83,49 @@ class DeviceProgram(Program):
         batch: Batch,
         max_seq_len: int,
         replays: Replays | None = None,
+        tuned: bool = False,
     ) -> None:
+        """tuned: products take the tiles of this GPU's table (triton_choices.py)."""
         self.calls, self.segments = calls, [calls]
         self.native_seconds = 0.0
         self.executor, self.n_parts = None, 1  # what trace.py asks: no parts are seen from here
-        self._memory, self._batch, self._max_seq_len = memory, batch, max_seq_len
-        self._launches = [self._bind(call) for call in calls]
+        self._memory, self.batch, self.max_seq_len = memory, batch, max_seq_len
+        self._tensors = [self._tensors_of(call) for call in calls]
+        self._fusions = [fusions(calls[i:]) for i in range(len(calls))]
         self.replays = replays or (Launches() if triton_device.INTERPRETED else Graphs())
         self.captured: dict[Bounds, Callable[[], None]] = {}
+        self._tuned = tuned
 
-    def _bind(self, call: Call) -> tuple[Callable[[Limits], None], bool]:
-        """(the launch, to be called with its limits; whether it counts rows of logits)."""
-        launch = call.kernel.launch
+    def _tensors_of(self, call: Call) -> dict[str, Any]:
+        return {name: self._memory.tensor(value) for name, value in call.arguments.items()}
+
+    def _limits(self, index: int, bounds: Bounds) -> Limits:
+        """Of call number `index`, which counts tokens or rows of logits."""
+        count = self.calls[index].n_tokens
+        limits = bounds.limits(count.ctypes.data != self.batch.n_tokens_at.ctypes.data)
+        return replace(limits, tuned=self._tuned)
+
+    def _launch_one(self, index: int, limits: Limits) -> None:
+        launch = self.calls[index].kernel.launch
         assert launch is not None, "recorded for the GPU"
-        tensors = {name: self._memory.tensor(value) for name, value in call.arguments.items()}
-        count = call.n_tokens
-        of_rows = count.ctypes.data != self._batch.n_tokens_at.ctypes.data
-        return partial(launch, **tensors), of_rows
+        launch(limits, **self._tensors[index])
+
+    def units(self, bounds: Bounds) -> list[tuple[int, Callable[[], None]]]:
+        """What is launched in a step within these bounds, as (number of calls, what does them)."""
+        units: list[tuple[int, Callable[[], None]]] = []
+        index = 0
+        while index < len(self.calls):
+            limits = self._limits(index, bounds)
+            fusion = next((f for f in self._fusions[index] if f.fits(limits)), None)
+            n = len(fusion.ops) if fusion else 1
+            if limits.n_tokens < 1:  # no logits are wanted
+                units.append((n, lambda: None))
+            elif fusion:
+                units.append((n, partial(fusion.launch, limits, *self._tensors[index : index + n])))
+            else:
+                units.append((1, partial(self._launch_one, index, limits)))
+            index += n
+        return units
 
     # ---- a step ----------------------------------------------------------------------------
 
@@ -119,8 +147,8 @@ class DeviceProgram(Program):
 
     def _prepare(self) -> Bounds:
         """Sends what changed in the tables; the bounds of the step."""
-        batch = self._batch
-        bounds = bounds_of(batch, self._max_seq_len)
+        batch = self.batch
+        bounds = bounds_of(batch, self.max_seq_len)
         n_blocks = min(batch.max_blocks, -(-bounds.longest // BLOCK_SIZE))
         self._memory.note_changes(batch.block_tables, batch.n_seqs, n_blocks)
         self._memory.send_noted()
@@ -128,12 +156,8 @@ class DeviceProgram(Program):
 
     def _launch(self, bounds: Bounds) -> None:
         self._memory.begin()
-        for_tokens, for_rows = bounds.limits(False), bounds.limits(True)
-        for launch, of_rows in self._launches:
-            if not of_rows:
-                launch(for_tokens)
-            elif bounds.n_rows:
-                launch(for_rows)
+        for _, launch in self.units(bounds):
+            launch()
         self._memory.end()
 
     def _capture(self, bounds: Bounds) -> Callable[[], None]:
@@ -146,12 +170,12 @@ class DeviceProgram(Program):
         return len(self._warm_up_bounds())
 
     def _warm_up_bounds(self) -> list[Bounds]:
-        return all_bounds(self._batch, self._max_seq_len) if self.replays.warms else []
+        return all_bounds(self.batch, self.max_seq_len) if self.replays.warms else []
 
     def warm_up(self, show: Callable[[int], None] = lambda _: None) -> None:
         """Compiles the kernels, or loads them from Triton's cache on disk, and captures the graphs
         of decoding, on empty steps; show(n) is told how many bounds are done."""
-        batch, counts = self._batch, self._batch.counts.copy()
+        batch, counts = self.batch, self.batch.counts.copy()
         batch.counts[:] = 0
         with _Failing(self._memory):
             for i, bounds in enumerate(self._warm_up_bounds()):
@@ -170,21 +194,23 @@ class DeviceProgram(Program):
         with _Failing(self._memory):
             bounds = self._prepare()
             self._memory.begin()
-            launch, of_rows = self._launches[index]
-            launch(bounds.limits(of_rows))
+            self._launch_one(index, self._limits(index, bounds))
             self._memory.wait()
 
     def profile(self) -> list[float]:
-        """Runs one step call by call; the microseconds that each took on the GPU."""
+        """Runs one step kernel by kernel; the microseconds that each call took on the GPU.  Of
+        calls that are one kernel the last one has its time, and the others none."""
         with _Failing(self._memory):
             bounds = self._prepare()
             self._launch(bounds)  # nothing is compiled below
             self._memory.wait()
-            limits = [bounds.limits(of_rows) for _, of_rows in self._launches]
-            calls = [
-                partial(launch, x) for (launch, _), x in zip(self._launches, limits, strict=True)
-            ]
-            return _timed_on_host(calls) if triton_device.INTERPRETED else _timed(calls)
+            units = self.units(bounds)
+            launches = [launch for _, launch in units]
+            times = _timed_on_host(launches) if triton_device.INTERPRETED else _timed(launches)
+        found: list[float] = []
+        for (n, _), time_us in zip(units, times, strict=True):
+            found += [0.0] * (n - 1) + [time_us]
+        return found
 
     def is_traced(self, segment: int) -> bool:
         """No: see watch."""
@@ -200,7 +226,7 @@ class DeviceProgram(Program):
             )
 
 
-def _timed_on_host(calls: list[partial[None]]) -> list[float]:
+def _timed_on_host(calls: list[Callable[[], None]]) -> list[float]:
     found = []
     for call in calls:
         start = time.perf_counter_ns()
@@ -209,7 +235,7 @@ def _timed_on_host(calls: list[partial[None]]) -> list[float]:
     return found
 
 
-def _timed(calls: list[partial[None]]) -> list[float]:
+def _timed(calls: list[Callable[[], None]]) -> list[float]:
     """Between events.  The GPU is kept busy until all is enqueued, or it would wait for the host
     inside the intervals."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]

@@ -2,10 +2,11 @@
 
     python tests/gpu/compile_sm90.py [--op matmul,...] [--format q8_0,...] [--arch 90] [--bench]
 
-Runs each launch of the case lists (--bench: of the benchmarks' shapes) with a driver that compiles
-and launches nothing.  One line a kernel and specialization: registers, bytes of stack and shared
-memory, and whether it has tensor-core instructions.  Exits with 1 if one does not compile, or
-takes more shared memory than a multiprocessor of that architecture can give.
+Runs each launch of the case lists (--bench: of the benchmarks' shapes), and those of neighbouring
+calls in one kernel (--op fused), with a driver that compiles and launches nothing.  One line a
+kernel and specialization: registers, bytes of stack and shared memory, and whether it has
+tensor-core instructions.  Exits with 1 if one does not compile, or takes more shared memory than a
+multiprocessor of that architecture can give.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,53 @@ def without_a_gpu(arch: int) -> list[Any]:
     return compiled
 
 
+def _fused(formats: list[str], d_model: int, d_ff: int) -> list[tuple[str, Any]]:
+    """(name, launch) of each kernel of triton_fusion.py, for one token of a model of that size."""
+    import torch
+
+    from pyroclast_kernels.attention.cases import _attention
+    from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
+    from pyroclast_kernels.matmul.cases import bench_weight
+    from pyroclast_kernels.matmul.triton_weights import of_packed
+    from pyroclast_kernels.rope.cases import Shape
+    from pyroclast_kernels.triton_fusion import FUSIONS
+    from pyroclast_kernels.triton_launch import Limits, host_tensor
+
+    launch_of = {fusion.ops: fusion.launch for fusion in FUSIONS}
+    n_tokens, limits = torch.ones(1, dtype=torch.int64), Limits(1)
+    found: list[tuple[str, Any]] = []
+    for format in formats or FORMATS:
+        blocks, dtype = format in BLOCK_FORMATS, torch.bfloat16 if format == "bf16" else None
+        values = None if blocks else torch.zeros(1, d_model, dtype=dtype)
+        q8 = torch.zeros(1, d_model // 32, 64, dtype=torch.uint8) if blocks else None
+        norm = {"rows": None, "x": torch.zeros(1, d_model), "weight": torch.ones(d_model)}
+        norm |= {"out": values, "out_q8": q8, "d_model": d_model, "eps": 1e-5}
+        product = {"n_tokens": n_tokens, "x": q8 if blocks else values, "n_cols": d_model}
+        product["weight"] = of_packed(bench_weight(format, 2 * d_ff, d_model))
+        out = {"out": torch.zeros(1, 2 * d_ff), "n_rows": 2 * d_ff, "out_stride": 2 * d_ff}
+        matmul = product | out | {"bias": None, "accumulate": 0}
+        gate = {"out": torch.zeros(1, d_ff, dtype=dtype), "out_q8": None, "d_ff": d_ff}
+        calls: dict[tuple[str, ...], tuple[Any, ...]] = {("norm", "matmul"): (norm, matmul)}
+        if blocks:
+            calls[("norm", "gate_up")] = norm, product | gate
+        else:
+            calls[("matmul", "swiglu")] = matmul, gate
+            calls[("norm", "matmul", "swiglu")] = norm, matmul, gate
+        for ops, given in calls.items():
+            name = f"{' + '.join(ops)} of {format}"
+            found.append((name, partial(launch_of[ops], limits, *given)))
+        for n in (64, 512):
+            many = partial(launch_of[("matmul", "swiglu")], Limits(n), matmul, gate)
+            found += [] if blocks else [(f"matmul + swiglu of {format}, {n} tokens", many)]
+    for format in ("f32", "f16", "bf16"):
+        made = _attention(Shape(32, 8, 128, ((600, 1),)), format, 0, False)
+        tensors = {k: host_tensor(v) if hasattr(v, "dtype") else v for k, v in made.items()}
+        rope = {"table": torch.zeros(1, 2, 64)}
+        launch = partial(launch_of[("rope", "attention")], Limits(1, 1, 4096), rope, tensors)
+        found.append((f"rope + attention of {format}", launch))
+    return found
+
+
 def compile_all(
     ops: list[str], formats: list[str], arch: int, bench: bool = False
 ) -> tuple[list[Compiled], list[str]]:
@@ -124,7 +172,7 @@ def compile_all(
     from pyroclast_kernels.registry import OP_NAMES, all_variants
 
     failed = []
-    for op in ops or OP_NAMES:
+    for op in [op for op in ops if op != "fused"] or (() if ops else OP_NAMES):
         for name, variant in all_variants(op).items():
             if variant.launch is None:
                 continue
@@ -136,6 +184,11 @@ def compile_all(
                     variant.bind(case.format)(**case.make())
                 except Exception as error:  # noqa: BLE001 -- the next one may compile
                     failed.append(f"{case} of {name}: {type(error).__name__}: {str(error)[:2000]}")
+    for name, launch in _fused(formats, 2048, 2048) if not ops or "fused" in ops else ():
+        try:
+            launch()
+        except Exception as error:  # noqa: BLE001
+            failed.append(f"{name}: {type(error).__name__}: {str(error)[:2000]}")
     return [_measured(kernel) for kernel in compiled], failed
 
 

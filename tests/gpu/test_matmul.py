@@ -190,32 +190,40 @@ _COMPILE = """
 import torch
 from compile_sm90 import _measured, without_a_gpu
 compiled = without_a_gpu(90)
-from pyroclast_kernels.matmul.triton_values import launch_values
+from pyroclast_kernels.matmul.triton_values import launch_gated, launch_values
 from pyroclast_kernels.matmul.triton_weights import DeviceWeight
 from pyroclast_kernels.triton_launch import Limits
 for n_tokens, n_rows, n_cols in [(1, 4096, 1024), (32, 28672, 1024), (4096, 4096, 1024)]:
+    given = dict(
+        n_tokens=torch.ones(1, dtype=torch.int64), n_cols=n_cols,
+        x=torch.empty(n_tokens, n_cols, dtype=torch.bfloat16),
+        weight=DeviceWeight.empty("bf16", n_rows, n_cols),
+    )
     launch_values(
-        Limits(n_tokens), n_tokens=torch.ones(1, dtype=torch.int64), bias=None, accumulate=0,
-        x=torch.empty(n_tokens, n_cols, dtype=torch.bfloat16), n_rows=n_rows, n_cols=n_cols,
-        weight=DeviceWeight.empty("bf16", n_rows, n_cols), out_stride=n_rows,
+        Limits(n_tokens), **given, bias=None, accumulate=0, n_rows=n_rows, out_stride=n_rows,
         out=torch.empty(n_tokens, n_rows),
+    )
+    launch_gated(
+        Limits(n_tokens), **given, d_ff=n_rows // 2, out_q8=None,
+        out=torch.empty(n_tokens, n_rows // 2, dtype=torch.bfloat16),
     )
 for kernel in compiled:
     numbers = _measured(kernel)
-    copies = "cp.async.bulk.tensor.3d" in kernel.asm["ptx"]
+    copies = "cp.async.bulk.tensor.4d" in kernel.asm["ptx"]
     print(numbers.tensor, copies, numbers.stack_bytes, numbers.shared_bytes <= 227 << 10)
 """
 
 
 def test_on_hopper_tiles_come_by_tma_and_meet_on_its_tensor_cores() -> None:
-    """Compiled for it, wherever this runs: the case list's float32 activations do not get there."""
+    """Compiled for it, wherever this runs: the case list's float32 activations do not get there.
+    With SwiGLU and without."""
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-c", _COMPILE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == [f"m64n{n}k16 True 0 True" for n in (16, 32, 256)], (
-        done.stderr
-    )
+    assert done.stdout.splitlines() == [
+        f"m64n{n}k16 True 0 True" for n in (16, 16, 32, 32, 256, 256)
+    ], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,12 @@ def launch_attention(format: str) -> Launch:
         max_blocks: int,
         value_stride: int,
         window: int,
+        angles: torch.Tensor | None = None,
         **_: Any,
     ) -> None:
         """reference.attention of tensors; out float32 or bfloat16.  scratch and counters of the
-        contract are of the size that a CPU's threads need, and lie idle."""
+        contract are of the size that a CPU's threads need, and lie idle.  angles: the table of
+        reference.rope, which in a step that decodes has not been done yet."""
         batch = {
             "n_seqs": n_seqs,
             "seq_starts": seq_starts,
@@ -110,7 +112,7 @@ def launch_attention(format: str) -> Launch:
         model = _Model(n_heads, n_kv_heads, head_dim, value_stride, format)
         if not limits.decode:
             _prefill(limits, model, batch)
-        _decode(limits, model, batch)
+        _decode(limits, model, batch | {"angles": angles})
 
     return launch
 

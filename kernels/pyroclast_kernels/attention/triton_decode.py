@@ -15,6 +15,7 @@ import triton.language as tl
 from pyroclast_kernels.attention.triton_out import store_rows
 from pyroclast_kernels.attention.triton_steps import steps
 from pyroclast_kernels.attention.triton_tile import attend, no_sums, query_rows
+from pyroclast_kernels.attention.triton_turn import turned_rows, write_newest
 
 MAX_SPLITS = tl.constexpr(64)
 MIN_SPLIT = tl.constexpr(256)  # positions; a multiple of every block_n
@@ -63,7 +64,7 @@ def _merged(
 @triton.jit(do_not_specialize=["first_seq", "max_blocks", "window"])
 def decode_kernel(
     n_seqs, seq_starts, positions, block_tables, qkv, k_cache,
-    v_cache, out, out_q8, scratch, counters, first_seq,
+    v_cache, out, out_q8, angles, scratch, counters, first_seq,
     max_blocks, window, scale, n_heads: tl.constexpr, n_kv_heads: tl.constexpr,
     head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr, tile_heads: tl.constexpr,
     block_r: tl.constexpr, block_n: tl.constexpr, chunk: tl.constexpr, dot_type: tl.constexpr,
@@ -72,6 +73,7 @@ def decode_kernel(
     """Grid (sequences from first_seq on, n_kv_heads * parts of a group of tile_heads query heads,
     splits).  scratch float32: the sums of each program, tile_heads * head_dim, then the tops of
     each, tile_heads, then the totals.  counters int32: one for each pair of the first two axes.
+    angles: rope's table, where that is still to be done; see triton_turn.py.
     """
     seq = first_seq + tl.program_id(0)
     if seq >= tl.load(n_seqs):
@@ -93,14 +95,34 @@ def decode_kernel(
     rows = tl.minimum(group - part * tile_heads, tile_heads)
     head = kv_head * group + part * tile_heads
     row = tl.arange(0, 16)
-    q_at = token * ((n_heads + 2 * n_kv_heads) * head_dim) + (head + row) * head_dim
-    q_a, q_b = query_rows(qkv, q_at, row < rows, head_dim, block_d, dot_type, in_pairs)
-    pack: tl.constexpr = 2 if in_pairs else 1
-    keys = k_cache + kv_head * (head_dim // pack * 32)
-    values = v_cache + kv_head * (stride * 32 // pack)
+    at = token * ((n_heads + 2 * n_kv_heads) * head_dim)
     table = block_tables + seq.to(tl.int64) * max_blocks
+    if angles is not None:
+        angles += token * head_dim
+        q_a, q_b = turned_rows(
+            qkv,
+            angles,
+            at + (head + row) * head_dim,
+            row < rows,
+            head_dim,
+            block_d,
+            dot_type,
+            in_pairs,
+        )
+        if split == n_splits - 1:
+            write_newest(
+                qkv, angles, k_cache, v_cache, table, at, limit - 1, kv_head, n_heads, n_kv_heads,
+                head_dim, block_d, stride, in_pairs,
+            )  # fmt: skip
+    else:
+        q_a, q_b = query_rows(
+            qkv, at + (head + row) * head_dim, row < rows, head_dim, block_d, dot_type, in_pairs
+        )
+    pack: tl.constexpr = 2 if in_pairs else 1
+    keys_at, values_at = kv_head * (head_dim // pack * 32), kv_head * (stride * 32 // pack)
+    cells = (k_cache + keys_at, v_cache + values_at, table, first, limit)
     acc, top, total = attend(
-        no_sums(16, block_d), (q_a, q_b, first, limit - 1), (keys, values, table, first, limit),
+        no_sums(16, block_d), (q_a, q_b, first, limit - 1), cells,
         begin, tl.minimum(begin + length, limit), scale,
         n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, True, False, stages,
     )  # fmt: skip

@@ -8,7 +8,7 @@ has but one run of the tile's columns, and who arrives last adds them up in orde
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,8 @@ from pyroclast_kernels.matmul.triton_block_parts import byte_tensors, constants,
 from pyroclast_kernels.matmul.triton_block_rows import MOST_REGISTERS, rows_of
 from pyroclast_kernels.matmul.triton_block_tiles import tiles_of
 from pyroclast_kernels.matmul.triton_split import is_last, sum_of_splits
+from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
+from pyroclast_kernels.triton_choices import Product, choose, tokens_of
 
 if TYPE_CHECKING:
     from pyroclast_kernels.matmul.triton_weights import DeviceWeight
@@ -46,10 +48,10 @@ def tile_for(limit: int, format: str) -> Tile:
     bytes a thread covers, and takes 1 KiB of each in an iteration; on tensor cores, with more
     tokens, larger tiles read less."""
     fixed = constants(format)
+    if triton_device.INTERPRETED:  # a program of which takes milliseconds, whatever its size
+        return Tile(256, 1 if limit <= 1 else 16 if limit <= 16 else 64, 4, unroll=4)
     if limit <= 1:
-        rows = 16 if fixed["nibbles"] else 8
-        # A program of the interpreter takes milliseconds, whatever its size.
-        return Tile(64 if triton_device.INTERPRETED else rows, 1, 4, unroll=4)
+        return Tile(16 if fixed["nibbles"] else 8, 1, 4, unroll=4)
     if limit <= 16:
         return Tile(64, 16, 4, n_stages=6)
     if limit <= 32:
@@ -58,6 +60,16 @@ def tile_for(limit: int, format: str) -> Tile:
     if limit <= 64 or fixed["n_halves"] > 1 or fixed["part_columns"] < BLOCK:
         return Tile(64, 64, 8, n_stages=4)
     return Tile(128, 64, 16, n_stages=4)
+
+
+def other_tiles(tile: Tile) -> list[Tile]:
+    """What else a product of few tokens may take for that tile of its own."""
+    if tile.tokens > 1:
+        some = {"n_stages": max(2, tile.n_stages // 2)}, {"n_stages": tile.n_stages + 2}
+        return [*(replace(tile, **each) for each in some), replace(tile, n_warps=2 * tile.n_warps)]
+    found = [replace(tile, unroll=2), replace(tile, unroll=8)]
+    found += [replace(tile, n_warps=n) for n in (tile.n_warps // 2, 2 * tile.n_warps)]
+    return [*found, replace(tile, rows=tile.rows // 2, unroll=8)]
 
 
 @triton.jit
@@ -72,13 +84,16 @@ def _finish(y, at, mask, bias, accumulate):
 
 @triton.jit
 def _one_token(
-    n_tokens, x_words, x_floats, codes, halves, small, bias, out, scratch, counters, n_rows,
+    n_tokens, x_words, x_floats, codes, halves, small, bias, out, scratch, counters, normed, n_rows,
     n_blocks, accumulate: tl.constexpr, n_runs: tl.constexpr, run_steps: tl.constexpr,
     shared: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr, part_columns: tl.constexpr,
     n_halves: tl.constexpr, has_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    norm_blocks: tl.constexpr,
 ):  # fmt: skip
     if tl.load(n_tokens) < 1:
         return
+    if norm_blocks:
+        norm_first(normed, norm_blocks)
     tile = tl.program_id(0)
     row = tile * rows + tl.arange(0, rows)
     has_row = row < n_rows
@@ -145,9 +160,14 @@ def launch_blocks(
     n_cols: int,
     out_stride: int,
     accumulate: int,
+    normed: Normed | None = None,
 ) -> None:
-    """reference.matmul of tensors; out float32 or bfloat16."""
-    tile = tile_for(limits.n_tokens, weight.format)
+    """reference.matmul of tensors; out float32 or bfloat16.  normed: of at most one token, x is
+    what its norm will have written."""
+    default = tile_for(limits.n_tokens, weight.format)
+    tokens, is_normed = tokens_of(limits.n_tokens), normed is not None
+    product = Product("blocks", weight.format, n_rows, n_cols, tokens, is_normed)
+    tile = choose(product, limits.tuned, default, lambda: other_tiles(default), [out])
     n_runs, run_steps = runs(n_rows, n_cols)
     n_row_tiles = triton.cdiv(n_rows, tile.rows)
     n_token_tiles = triton.cdiv(max(1, limits.n_tokens), tile.tokens)
@@ -174,8 +194,9 @@ def launch_blocks(
     if tile.tokens == 1:
         words = word_tensors(x, weight)
         _one_token[(n_row_tiles, n_parts)](
-            n_tokens, *words, **common, unroll=tile.unroll, maxnreg=MOST_REGISTERS
-        )
+            n_tokens, *words, **common, normed=normed, unroll=tile.unroll,
+            norm_blocks=n_blocks_of(n_cols) if normed else 0, maxnreg=MOST_REGISTERS,
+        )  # fmt: skip
     else:
         _tokens[(n_row_tiles, n_token_tiles, n_parts)](
             n_tokens, *byte_tensors(x, weight), **common, out_stride=out_stride, tokens=tile.tokens,

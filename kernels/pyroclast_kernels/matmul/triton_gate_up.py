@@ -26,7 +26,9 @@ from pyroclast_kernels.matmul.triton_block_parts import (
 )
 from pyroclast_kernels.matmul.triton_block_rows import MOST_REGISTERS, rows_of
 from pyroclast_kernels.matmul.triton_block_tiles import tiles_of
-from pyroclast_kernels.matmul.triton_blocks import Tile, tile_for
+from pyroclast_kernels.matmul.triton_blocks import Tile, other_tiles, tile_for
+from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
+from pyroclast_kernels.triton_choices import Product, choose, tokens_of
 
 if TYPE_CHECKING:
     from pyroclast_kernels.matmul.triton_weights import DeviceWeight
@@ -51,13 +53,15 @@ def _store(y, out, out_q8, token, has_token, column, d_ff):
 
 @triton.jit
 def _one_token(
-    n_tokens, x_words, x_floats, codes, halves, small, out, out_q8, sums, d_ff, n_blocks,
+    n_tokens, x_words, x_floats, codes, halves, small, out, out_q8, sums, normed, d_ff, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr,
     part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
-    n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    n_offsets: tl.constexpr, nibbles: tl.constexpr, norm_blocks: tl.constexpr,
 ):  # fmt: skip
     if tl.load(n_tokens) < 1:
         return
+    if norm_blocks:
+        norm_first(normed, norm_blocks)
     first = tl.program_id(0) * 32
     sums += tl.program_id(0) * 64
     per_half: tl.constexpr = 32 // rows
@@ -123,9 +127,18 @@ def launch_gate_up(
     out_q8: torch.Tensor | None,
     d_ff: int,
     n_cols: int,
+    normed: Normed | None = None,
 ) -> None:
-    """reference.gate_up of tensors; out float32 or bfloat16."""
-    tile = _tile_for(limits.n_tokens, weight.format)
+    """reference.gate_up of tensors; out float32 or bfloat16.  normed: as launch_blocks."""
+    default = _tile_for(limits.n_tokens, weight.format)
+    tokens, is_normed = tokens_of(limits.n_tokens), normed is not None
+    tile = choose(
+        Product("gate_up", weight.format, d_ff, n_cols, tokens, is_normed),
+        limits.tuned,
+        default,
+        lambda: other_tiles(default),
+        [each for each in (out, out_q8) if each is not None],
+    )
     n_runs, run_steps = runs(2 * d_ff, n_cols)
     common = {
         "out": out,
@@ -141,7 +154,8 @@ def launch_gate_up(
     if tile.tokens == 1:
         sums = triton_device.scratch().view(torch.float32)
         _one_token[(triton.cdiv(d_ff, BLOCK), 1)](
-            n_tokens, *word_tensors(x, weight), **common, sums=sums, unroll=tile.unroll,
+            n_tokens, *word_tensors(x, weight), **common, sums=sums, normed=normed,
+            unroll=tile.unroll, norm_blocks=n_blocks_of(n_cols) if normed else 0,
             maxnreg=MOST_REGISTERS,
         )  # fmt: skip
     else:

@@ -17,7 +17,7 @@ round, smaller ones finish sooner.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from pyroclast_kernels import triton_device
@@ -46,7 +46,8 @@ _INTERPRETED_DEPTH = 256
 
 @dataclass(frozen=True)
 class Tile:
-    """m rows, of which `rows` are used, by n tokens; k columns to a stage."""
+    """m rows by n tokens, k columns to a stage; `rows` of a result: of each part's share of the m
+    rows, so many are used."""
 
     rows: int
     m: int
@@ -67,9 +68,13 @@ def architecture() -> int:
 
 
 @lru_cache(maxsize=1024)
-def tile_of(format: str, x_bytes: int, n_rows: int, n_tokens: int, stacked: bool) -> Tile:
-    """The tile for up to n_tokens tokens, whose values take x_bytes each.  stacked: rows that are
-    not all of a tile's must divide the weight's."""
+def tile_of(
+    format: str, x_bytes: int, n_rows: int, n_tokens: int, stacked: bool, parts: int = 1,
+    whole: bool = False,
+) -> Tile:  # fmt: skip
+    """The tile for up to n_tokens tokens, whose values take x_bytes each, and n_rows rows of each
+    part of a weight.  stacked: rows that are not all of a tile's must divide n_rows.  whole: all of
+    a tile's rows are used."""
     few = n_tokens <= _FEW_TOKENS[format]
     k = _INTERPRETED_DEPTH if triton_device.INTERPRETED else _DEPTHS[format][0 if few else 1]
 
@@ -80,12 +85,12 @@ def tile_of(format: str, x_bytes: int, n_rows: int, n_tokens: int, stacked: bool
     shared = (_SHARED_KIB.get(architecture(), 99) - _SPARE_KIB) << 10
     if few:
         m, n = 64, max(16, 1 << (n_tokens - 1).bit_length())
-        rows = _rows_of_few(n_rows, n, stacked)
+        rows = m // parts if whole else _rows_of_few(n_rows, n, stacked, parts)
     else:
         shapes = _COSTS[format]
         fitting = [shape for shape in shapes if 2 * stage_bytes(*shape) <= shared]
-        m, n = _shape_of_many(fitting or [min(shapes)], format, n_rows, n_tokens)
-        rows = m
+        m, n = _shape_of_many(fitting or [min(shapes)], format, parts * n_rows, n_tokens)
+        rows = m // parts
     n_tiles = -(-n_rows // rows) * -(-n_tokens // n)
     side_by_side = 2 if m * n <= _SMALL and n_tiles > _N_PROCESSORS else 1
     n_stages = shared // side_by_side // stage_bytes(m, n)
@@ -93,14 +98,16 @@ def tile_of(format: str, x_bytes: int, n_rows: int, n_tokens: int, stacked: bool
     return Tile(rows, m, n, k, 8 if m * n > _SMALL else 4, n_stages)
 
 
-def _rows_of_few(n_rows: int, n: int, stacked: bool) -> int:
+def _rows_of_few(n_rows: int, n: int, stacked: bool, parts: int) -> int:
     """Rows of a program with which the multiprocessors are done soonest, where each wave takes as
     long as its tile's rows and tokens take to arrive; with fewer than 16 most would be zeros."""
+    most = 64 // parts
 
     def cost(rows: int) -> int:
-        return -(-n_rows // (rows * _N_PROCESSORS)) * (rows + n)
+        return -(-n_rows // (rows * _N_PROCESSORS)) * (parts * rows + n)
 
-    return min((r for r in range(64, 8, -8) if r == 64 or not (stacked and n_rows % r)), key=cost)
+    fitting = (r for r in range(most, 8, -8) if r == most or not (stacked and n_rows % r))
+    return min(fitting, key=cost)
 
 
 def _shape_of_many(
@@ -114,3 +121,17 @@ def _shape_of_many(
         return -(-n_tiles // _N_PROCESSORS) * m * n * _COSTS[format][shape]
 
     return min(shapes, key=cost)
+
+
+def other_tiles(tile: Tile, n_rows: int, parts: int, stacked: bool, whole: bool) -> list[Tile]:
+    """What else a product of few tokens may take for that tile of its own: other shares of rows,
+    more or less under way, stages half as deep."""
+    most = tile.m // parts
+    rows = (
+        r for r in (most, most // 2, most // 4 * 3) if r == most or not (stacked and n_rows % r)
+    )
+    found = [replace(tile, rows=r) for r in rows if r >= 16 and (r == most or not whole)]
+    found.append(replace(tile, n_stages=max(2, tile.n_stages // 2)))
+    if not triton_device.INTERPRETED:  # where depth changes bits
+        found.append(replace(tile, k=tile.k // 2, n_stages=min(_MOST_STAGES, 2 * tile.n_stages)))
+    return [other for other in dict.fromkeys(found) if other != tile]

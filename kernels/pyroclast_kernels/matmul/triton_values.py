@@ -27,8 +27,12 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pyroclast_kernels import triton_device
+from pyroclast_kernels.activation.triton_gate import gated
+from pyroclast_kernels.activation.triton_quantize import store_quantized
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.triton_tiles import Tile, architecture, tile_of
+from pyroclast_kernels.matmul.triton_tiles import Tile, architecture, other_tiles, tile_of
+from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
+from pyroclast_kernels.triton_choices import Product, choose, tokens_of
 
 if TYPE_CHECKING:
     from pyroclast_kernels.matmul.triton_weights import DeviceWeight
@@ -42,15 +46,79 @@ _FIRST_WITH_TMA = 90
 _ALIGNED_BYTES = 16  # of the copy engine's addresses and strides
 
 
+@triton.jit
+def _sums(
+    x, weight, row_tile, row_start, token_start, n_used, rows, n_rows, x_stride,
+    n_cols: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
+    dot: tl.constexpr, precision: tl.constexpr, tma: tl.constexpr, x_tma: tl.constexpr,
+    parts: tl.constexpr,
+):  # fmt: skip
+    """float32 (block_m, block_n): the products of a tile; see _product."""
+    part_m: tl.constexpr = block_m // parts
+    m, n, k = tl.arange(0, block_m), tl.arange(0, block_n), tl.arange(0, block_k)
+    if not tma:
+        row = row_start + m % part_m + m // part_m * n_rows
+        w_mask = ((m % part_m < rows) & (row_start + m % part_m < n_rows))[:, None]
+        w_at = weight + (row.to(tl.int64) * n_cols)[:, None] + k[None, :]
+    if not x_tma:
+        x_mask = (token_start + n < n_used)[None, :]
+        x_at = x + token_start.to(tl.int64) * x_stride + (n[None, :] * x_stride + k[:, None])
+    y = tl.zeros((block_m, block_n), tl.float32)
+    for start in range(0, n_cols, block_k):
+        inside = start + k < n_cols
+        if tma:
+            # Of a stack, or, where its rows fill tiles, of the one matrix in it.
+            in_stack = rows < part_m
+            at = [0, row_tile * in_stack, row_start * (1 - in_stack), start]
+            w_tile = weight.load(at).reshape(block_m, block_k)
+        else:
+            mask = w_mask if n_cols % block_k == 0 else w_mask & inside[None, :]
+            w_tile = tl.load(w_at + start, mask=mask, other=0.0)
+        if x_tma:
+            x_tile = x.load([token_start, start]).T
+        else:
+            mask = x_mask if n_cols % block_k == 0 else x_mask & inside[:, None]
+            x_tile = tl.load(x_at + start, mask=mask, other=0.0)
+        y = tl.dot(w_tile.to(dot), x_tile.to(dot), y, input_precision=precision)
+    return y
+
+
+@triton.jit
+def _store(
+    y, bias, out, out_q8, row_start, token_start, n_used, rows, n_rows, out_stride,
+    accumulate: tl.constexpr,
+):  # fmt: skip
+    """The outputs of y float32 (tokens, rows of a tile), of which the first `rows` count."""
+    i = tl.arange(0, y.shape[1])
+    row = row_start + i
+    token = (token_start + tl.arange(0, y.shape[0])).to(tl.int64)
+    has_row, has_token = (i < rows) & (row < n_rows), token < n_used
+    if bias is not None:
+        y += tl.load(bias + row, mask=has_row, other=0.0)[None, :]
+    if out is not None:
+        mask = has_token[:, None] & has_row[None, :]
+        at = out + token[:, None] * out_stride + row[None, :]
+        if accumulate:
+            y += tl.load(at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(at, y.to(out.dtype.element_ty), mask=mask)
+    if out_q8 is not None:
+        block = row_start // 32 + tl.arange(0, y.shape[1] // 32)
+        mask = has_token[:, None] & (block < n_rows // 32)[None, :]
+        at = token[:, None] * (n_rows // 32) + block[None, :]
+        store_quantized(tl.reshape(y, (y.shape[0], y.shape[1] // 32, 32)), out_q8, at, mask)
+
+
 @triton.jit(do_not_specialize=["row_octets", "n_row_tiles", "n_token_tiles"])
 def _product(
-    n_tokens, x, weight, bias, out, n_rows, x_stride, out_stride, row_octets, n_row_tiles,
-    n_token_tiles, n_cols: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
+    n_tokens, x, weight, bias, out, out_q8, normed, n_rows, x_stride, out_stride, row_octets,
+    n_row_tiles, n_token_tiles, n_cols: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     block_k: tl.constexpr, most_high: tl.constexpr, accumulate: tl.constexpr, dot: tl.constexpr,
-    precision: tl.constexpr, tma: tl.constexpr,
+    precision: tl.constexpr, tma: tl.constexpr, x_tma: tl.constexpr, parts: tl.constexpr,
+    norm_blocks: tl.constexpr,
 ):  # fmt: skip
-    """One tile: block_m rows, of which the first 8 * row_octets are its own, by block_n tokens.
-    tma: x and weight are tensor descriptors, else pointers."""
+    """One tile: `parts` times block_m / parts rows, of which the first 8 * row_octets are its own,
+    by block_n tokens.  Part 1 are rows n_rows further on, and the result is the parts' SwiGLU.
+    tma, x_tma: weight, x are tensor descriptors, else pointers."""
     rows = row_octets * 8  # a multiple of 8 as the compiler sees it: stores of 16 bytes
     n_used = tl.load(n_tokens)
     first_row_tile = tl.program_id(0) // (most_high * n_token_tiles) * most_high
@@ -60,39 +128,21 @@ def _product(
     row_start, token_start = row_tile * rows, (within // high) * block_n
     if token_start >= n_used:
         return
-    m, n, k = tl.arange(0, block_m), tl.arange(0, block_n), tl.arange(0, block_k)
-    has_row = (m < rows) & (row_start + m < n_rows)
-    has_token = token_start + n < n_used
-    if not tma:
-        w_at = weight + row_start.to(tl.int64) * n_cols + (m[:, None] * n_cols + k[None, :])
-        x_at = x + token_start.to(tl.int64) * x_stride + (n[None, :] * x_stride + k[:, None])
-    y = tl.zeros((block_m, block_n), tl.float32)
-    for start in range(0, n_cols, block_k):
-        if tma:
-            # Of a stack, or, where its rows fill tiles, of the one matrix in it.
-            in_stack = rows < block_m
-            at = [row_tile * in_stack, row_start * (1 - in_stack), start]
-            w_tile = weight.load(at).reshape(block_m, block_k)
-            x_tile = x.load([token_start, start]).T
-        else:
-            w_mask, x_mask = has_row[:, None], has_token[None, :]
-            if n_cols % block_k != 0:
-                w_mask &= (start + k < n_cols)[None, :]
-                x_mask &= (start + k < n_cols)[:, None]
-            w_tile = tl.load(w_at, mask=w_mask, other=0.0)
-            x_tile = tl.load(x_at, mask=x_mask, other=0.0)
-            w_at += block_k
-            x_at += block_k
-        y = tl.dot(w_tile.to(dot), x_tile.to(dot), y, input_precision=precision)
-    y = tl.trans(y)
-    row, token = row_start + m, (token_start + n).to(tl.int64)
-    mask = has_token[:, None] & has_row[None, :]
-    out_at = out + token[:, None] * out_stride + row[None, :]
-    if bias is not None:
-        y += tl.load(bias + row, mask=has_row, other=0.0)[None, :]
-    if accumulate:
-        y += tl.load(out_at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out_at, y.to(out.dtype.element_ty), mask=mask)
+    if norm_blocks:
+        norm_first(normed, norm_blocks)
+    y = _sums(
+        x, weight, row_tile, row_start, token_start, n_used, rows, n_rows, x_stride, n_cols,
+        block_m, block_n, block_k, dot, precision, tma, x_tma, parts,
+    )  # fmt: skip
+    if parts == 2:
+        pairs = tl.permute(tl.reshape(y, (2, block_m // 2, block_n)), (2, 1, 0))
+        gate, up = tl.split(pairs)
+        y = gated(gate, up)
+    else:
+        y = tl.trans(y)
+    _store(
+        y, bias, out, out_q8, row_start, token_start, n_used, rows, n_rows, out_stride, accumulate
+    )
 
 
 def launch_values(
@@ -107,21 +157,65 @@ def launch_values(
     n_cols: int,
     out_stride: int,
     accumulate: int,
+    normed: Normed | None = None,
 ) -> None:
     """reference.matmul of tensors for f32, f16 and bf16 weights; x and out float32 or bfloat16,
-    x's rows at any distance.  KernelError for sizes that do not fit together."""
+    x's rows at any distance.  normed: of at most one token, x is what its norm will have written.
+    KernelError for sizes that do not fit together."""
     _check(limits, x, weight, n_rows, n_cols, out_stride)
+    results = {"bias": bias, "out": out, "out_q8": None, "accumulate": bool(accumulate)}
+    _launch(limits, n_tokens, x, weight, n_rows, out_stride, normed, results)
+
+
+def launch_gated(
+    limits: Limits,
+    *,
+    n_tokens: torch.Tensor,
+    x: torch.Tensor,
+    weight: DeviceWeight,
+    out: torch.Tensor | None,
+    out_q8: torch.Tensor | None,
+    d_ff: int,
+    n_cols: int,
+    normed: Normed | None = None,
+) -> None:
+    """matmul, then swiglu, in one kernel and to the same bits: launch_values of a weight of
+    2 * d_ff rows, and reference.swiglu of its result."""
+    _check(limits, x, weight, 2 * d_ff, n_cols, 2 * d_ff)
+    results = {"bias": None, "out": out, "out_q8": out_q8, "accumulate": False}
+    _launch(limits, n_tokens, x, weight, d_ff, d_ff, normed, results, parts=2)
+
+
+def _launch(
+    limits: Limits, n_tokens: Any, x: Any, weight: DeviceWeight, n_rows: int, out_stride: int,
+    normed: Normed | None, results: dict[str, Any], parts: int = 1,
+) -> None:  # fmt: skip
+    """n_rows: of the result."""
     if limits.n_tokens < 1:
         return
-    by_tma = _takes_tma(x, weight)
-    tile = tile_of(weight.format, x.element_size(), n_rows, limits.n_tokens, by_tma)
+    n_cols, by_tma = weight.n_cols, _takes_tma(x, weight)
+    whole = results["out_q8"] is not None  # blocks, which are not shared among programs
+    default = tile_of(
+        weight.format, x.element_size(), n_rows, limits.n_tokens, by_tma, parts, whole
+    )
+    kernel, n_tokens_class = "gated" if parts == 2 else "values", tokens_of(limits.n_tokens)
+    tile = choose(
+        Product(kernel, weight.format, n_rows, n_cols, n_tokens_class, normed is not None),
+        limits.tuned,
+        default,
+        lambda: other_tiles(default, n_rows, parts, by_tma, whole),
+        [each for each in (results["out"], results["out_q8"]) if each is not None],
+    )
     n_row_tiles, n_token_tiles = -(-n_rows // tile.rows), -(-limits.n_tokens // tile.n)
-    operands = _descriptors(limits, x, weight, tile) if by_tma else (x, weight.values)
+    x_by_tma = by_tma and normed is None  # which would not see what threads have just written
     _product[(n_row_tiles * n_token_tiles,)](
         n_tokens,
-        *operands,
-        bias,
-        out,
+        _tokens_of(limits, x, tile) if x_by_tma else x,
+        _rows_of(weight, tile, parts) if by_tma else weight.values,
+        results["bias"],
+        results["out"],
+        results["out_q8"],
+        normed,
         n_rows,
         x.stride(0),
         out_stride,
@@ -133,10 +227,13 @@ def launch_values(
         block_n=tile.n,
         block_k=tile.k,
         most_high=_MOST_HIGH,
-        accumulate=bool(accumulate),
+        accumulate=results["accumulate"],
         dot=triton_device.dot_dtype("bf16" if weight.format == "bf16" else "f32"),
         precision="ieee" if weight.format == "f32" else "tf32",
         tma=by_tma,
+        x_tma=x_by_tma,
+        parts=parts,
+        norm_blocks=n_blocks_of(n_cols) if normed else 0,
         num_warps=tile.n_warps,
         num_stages=tile.n_stages,
     )
@@ -151,20 +248,22 @@ def _takes_tma(x: torch.Tensor, weight: DeviceWeight) -> bool:
     return all(n_bytes % _ALIGNED_BYTES == 0 for n_bytes in begins + strides)
 
 
-def _descriptors(limits: Limits, x: torch.Tensor, weight: DeviceWeight, tile: Tile) -> list[Any]:
-    """What the copy engine is told of x and of the weight: shapes, strides, and its tiles."""
-    n_rows, n_cols = weight.n_rows, weight.n_cols
-    n_tokens = min(limits.n_tokens, x.shape[0])
-    stack = [n_rows // tile.rows, tile.rows] if tile.rows < tile.m else [1, n_rows]
-    return [
-        TensorDescriptor(x, [n_tokens, n_cols], [x.stride(0), 1], [tile.n, tile.k]),
-        TensorDescriptor(
-            weight.values,
-            [*stack, n_cols],
-            [stack[1] * n_cols, n_cols, 1],
-            [1, tile.m, tile.k],
-        ),
-    ]
+def _tokens_of(limits: Limits, x: torch.Tensor, tile: Tile) -> Any:
+    """What the copy engine is told of x: shape, strides, and its tiles."""
+    shape = [min(limits.n_tokens, x.shape[0]), x.shape[1]]
+    return TensorDescriptor(x, shape, [x.stride(0), 1], [tile.n, tile.k])
+
+
+def _rows_of(weight: DeviceWeight, tile: Tile, parts: int) -> Any:
+    """The same of the weight: parts, each a stack of matrices of the tile's rows or one matrix."""
+    n_rows, n_cols, part_m = weight.n_rows // parts, weight.n_cols, tile.m // parts
+    high, rows = (n_rows // tile.rows, tile.rows) if tile.rows < part_m else (1, n_rows)
+    return TensorDescriptor(
+        weight.values,
+        [parts, high, rows, n_cols],
+        [n_rows * n_cols, rows * n_cols, n_cols, 1],
+        [parts, 1, part_m, tile.k],
+    )
 
 
 def _check(

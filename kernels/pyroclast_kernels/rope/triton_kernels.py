@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
+from pyroclast_kernels import triton_device
 from pyroclast_kernels.attention.triton_tile import to_bf16
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from pyroclast_kernels.triton_launch import Limits
 
+_INTERPRETED = tl.constexpr(triton_device.INTERPRETED)
 _BLOCK = tl.constexpr(32)  # cache.BLOCK_SIZE
 _ANGLES = 256  # of a program of rope_table
 _FEW = 8  # up to so many tokens, each has its own program
@@ -41,6 +43,17 @@ def _rope_table(n_tokens, positions, inv_freq, out, half_dim, n_angles: tl.const
 
 
 @triton.jit
+def product(a, b):
+    """a * b of float32, rounded by itself: with a sum behind it, it never becomes one fused
+    multiply-add, so that a rotation has the same bits wherever it happens."""
+    if _INTERPRETED:  # which knows no instructions, and fuses nothing
+        return a * b
+    return tl.inline_asm_elementwise(
+        "mul.rn.f32 $0, $1, $2;", "=f,f,f", [a, b], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
 def _put(cells, at, x, mask):
     """Stores float32 x in the cells' type; bfloat16 come as their bits."""
     if cells.dtype.element_ty == tl.int16:
@@ -50,7 +63,7 @@ def _put(cells, at, x, mask):
 
 
 @triton.jit
-def _put_keys(k_cache, block, slot, k, dim, mask):
+def put_keys(k_cache, block, slot, k, dim, mask):
     """k (tokens, dims): dimensions `dim` of one kv head, to the cells of slots `slot` of the
     blocks that begin at element `block`."""
     dim, block, slot = dim[None, :], block[:, None], slot[:, None]
@@ -62,8 +75,8 @@ def _put_keys(k_cache, block, slot, k, dim, mask):
 
 
 @triton.jit
-def _put_values(v_cache, block, slot, v, dim, mask, value_stride: tl.constexpr):
-    """v (tokens, dims), as _put_keys."""
+def put_values(v_cache, block, slot, v, dim, mask, value_stride: tl.constexpr):
+    """v (tokens, dims), as put_keys."""
     dim, block, slot = dim[None, :], block[:, None], slot[:, None]
     if v_cache.dtype.element_ty == tl.int16:
         at = block + (slot // 2) * (2 * value_stride) + dim * 2 + slot % 2
@@ -90,7 +103,8 @@ def _rope(
     width: tl.constexpr = (n_heads + 2 * n_kv_heads) * head_dim
     x = qkv + token[:, None].to(tl.int64) * width + head * head_dim + dim[None, :]
     a, b = tl.load(x, mask, 0.0), tl.load(x + half, mask, 0.0)
-    first, second = a * cosine - b * sine, b * cosine + a * sine
+    first = product(a, cosine) - product(b, sine)
+    second = product(b, cosine) + product(a, sine)
     tl.store(x, first, mask)
     tl.store(x + half, second, mask)
     if head >= n_heads:
@@ -100,13 +114,13 @@ def _rope(
         block = block.to(tl.int64) * n_kv_heads + (head - n_heads)
         slot = position % _BLOCK
         keys = block * (head_dim * _BLOCK)
-        _put_keys(k_cache, keys, slot, first, dim, mask)
-        _put_keys(k_cache, keys, slot, second, dim + half, mask)
+        put_keys(k_cache, keys, slot, first, dim, mask)
+        put_keys(k_cache, keys, slot, second, dim + half, mask)
         v = x + n_kv_heads * head_dim
         a, b = tl.load(v, mask, 0.0), tl.load(v + half, mask, 0.0)
         values = block * (value_stride * _BLOCK)
-        _put_values(v_cache, values, slot, a, dim, mask, value_stride)
-        _put_values(v_cache, values, slot, b, dim + half, mask, value_stride)
+        put_values(v_cache, values, slot, a, dim, mask, value_stride)
+        put_values(v_cache, values, slot, b, dim + half, mask, value_stride)
 
 
 def launch_rope_table(
@@ -162,5 +176,4 @@ def launch_rope(
         tile,
         triton.next_power_of_2(head_dim // 2),
         num_warps=1 if tile == 1 else 4,
-        enable_fp_fusion=False,  # a cell is the sum of two rounded products, as everywhere
     )
