@@ -17,7 +17,7 @@ import pytest
 import tiny
 from pyroclast import cli
 from pyroclast.lab import breakdown as cut
-from pyroclast.lab.chrome_trace import CALLS_TRACK, TraceFileError, events, write_trace
+from pyroclast.lab.chrome_trace import CALLS_TRACK, PID, TraceFileError, events, write_trace
 from pyroclast.lab.profile import profile, prompt_of
 from pyroclast.lab.record import ProfiledLLM, Recorded
 from pyroclast.lab.replay import explain, n_ops, replay
@@ -267,8 +267,9 @@ def test_events_of_a_track_nest_and_carry_what_they_are(recorded: Recorded) -> N
         tracks[event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
         if event["cat"] == "part":
             assert {"label", "part", "step"} <= set(event["args"])
-    assert set(names) == {*range(recorded.n_threads), CALLS_TRACK}
-    assert set(tracks) <= set(names) and {0, CALLS_TRACK} <= set(tracks)
+    # Not from 0 on: Perfetto takes 0 and the process's own number for one thread.
+    assert set(names) == {*range(PID, PID + recorded.n_threads), CALLS_TRACK}
+    assert set(tracks) <= set(names) and {PID, CALLS_TRACK} <= set(tracks)
     for spans in tracks.values():
         _check_nesting(spans)
     n_parts = sum(len(step.run.parts) for step in recorded.steps)

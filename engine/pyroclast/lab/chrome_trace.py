@@ -18,6 +18,9 @@ from pyroclast.lab.breakdown import op_name
 from pyroclast.lab.record import Recorded, Step
 
 PID = 1
+# Thread 0 is the process's main thread, whose number is the process's own: Perfetto takes a track
+# of number 0 for that thread, too, and two threads on one track for damage.
+MAIN_TRACK = PID
 CALLS_TRACK = 1000  # beside the numbers of the threads, below all of them
 
 
@@ -27,19 +30,21 @@ class TraceFileError(PyroclastError):
 
 def events(recorded: Recorded) -> Iterator[dict[str, Any]]:
     """Every event; those of one track nest or follow one another."""
-    yield _name("process_name", 0, "pyroclast")
-    yield _name("thread_name", 0, "Python, thread 0")
+    yield _name("process_name", MAIN_TRACK, "pyroclast")
+    yield _name("thread_name", MAIN_TRACK, "Python, thread 0")
     for thread in range(1, recorded.n_threads):
-        yield _name("thread_name", thread, f"thread {thread}")
+        yield _name("thread_name", MAIN_TRACK + thread, f"thread {thread}")
     yield _name("thread_name", CALLS_TRACK, "calls, barrier to barrier")
     origin = recorded.begin_ns
-    yield _event("generate", "python", 0, origin, recorded.end_ns, origin, {})
+    yield _event("generate", "python", MAIN_TRACK, origin, recorded.end_ns, origin, {})
     for span in recorded.texts:
         name = "text to ids" if span.name == "encode" else "ids to text"
-        yield _event(name, "tokenizer", 0, span.begin_ns, span.end_ns, origin, {})
+        yield _event(name, "tokenizer", MAIN_TRACK, span.begin_ns, span.end_ns, origin, {})
     for number, step in enumerate(recorded.steps):
         args = {"step": number, "n_tokens": step.n_tokens}
-        yield _event("step", "python", 0, step.span.begin_ns, step.span.end_ns, origin, args)
+        yield _event(
+            "step", "python", MAIN_TRACK, step.span.begin_ns, step.span.end_ns, origin, args
+        )
         yield from _calls(step, number, origin)
         yield from _parts(step, number, origin)
 
@@ -60,7 +65,7 @@ def _parts(step: Step, number: int, origin: int) -> Iterator[dict[str, Any]]:
     for _, index, part, thread, begin, end in step.run.parts.tolist():
         call = calls[index]
         args = {"label": call.label, "part": part, "step": number}
-        yield _event(op_name(call), "part", thread, begin, end, origin, args)
+        yield _event(op_name(call), "part", MAIN_TRACK + thread, begin, end, origin, args)
 
 
 def _event(
