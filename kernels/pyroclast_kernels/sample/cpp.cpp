@@ -66,7 +66,6 @@ struct SampleArgs {
 
 constexpr int32_t kOk = 0, kNotFinite = 1, kNothingAllowed = 2;
 constexpr double kMinTemperature = 1e-5;
-constexpr double kLog2e = 1.4426950408889634;
 
 float clip(double x) {
   if (x == -INFINITY) return -INFINITY;
