@@ -31,9 +31,11 @@ X86 = os.uname().machine == "x86_64"
 
 
 def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of ours, and with the changes."""
+    """This process's environment without any setting of ours, and with the changes.  cmake and
+    ninja are those beside this Python, where the machine itself may have none."""
     dropped = ("PYROCLAST_", "CMAKE_ARGS", "CXX", "PYTHONPATH", "LD_PRELOAD", "PYTHONWARNINGS")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     return kept | (changes or {})
 
 
