@@ -114,10 +114,11 @@ def compare(args: argparse.Namespace, path: str, tokens: list[list[int]]) -> dic
     plain = Ours(path, args.tokens, threads=args.threads, compute="float32")
     references = [plain.every_logit(each).copy() for each in tokens]
     plain.model.close()
-    ours = Ours(path, args.tokens, threads=args.threads, kernels=args.kernels)
+    options = {"threads": args.threads, "kernels": args.kernels, "kv_dtype": args.kv_dtype}
+    ours = Ours(path, args.tokens, **options)
     pairs = zip(references, tokens, strict=True)
     divergences = [divergence(a, ours.every_logit(b)) for a, b in pairs]
-    found = {"Pyroclast": summary(divergences)}
+    found = {"Pyroclast": {"kv_dtype": ours.model.kv_dtype, **summary(divergences)}}
     ours.model.close()
     peer = PEERS["llama.cpp"]
     python = args.peer.get("llama.cpp")
