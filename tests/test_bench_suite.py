@@ -343,10 +343,16 @@ def test_quantized_arithmetic_diverges_a_little(peers, model):
     fidelity = script("fidelity")
     args = argparse.Namespace(tokens=32, threads=1, kernels=None, peer={})
     texts = [list(range(i, i + 32)) for i in (0, 100)]
-    found = fidelity.compare(args, str(model), texts)
-    assert list(found) == ["Pyroclast"]
-    assert 0 < found["Pyroclast"]["mean_kl"] < 0.01
-    assert found["Pyroclast"]["n_tokens"] == 64
+    divergences = []
+    for kv_dtype in ("f32", "q8_0"):
+        args.kv_dtype = kv_dtype
+        found = fidelity.compare(args, str(model), texts)
+        assert list(found) == ["Pyroclast"]
+        assert found["Pyroclast"]["kv_dtype"] == kv_dtype
+        assert 0 < found["Pyroclast"]["mean_kl"] < 0.01
+        assert found["Pyroclast"]["n_tokens"] == 64
+        divergences.append(found["Pyroclast"]["mean_kl"])
+    assert divergences[0] != divergences[1]
 
 
 def test_texts_are_different_and_the_same_every_time(peers):
