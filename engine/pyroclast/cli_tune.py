@@ -158,6 +158,9 @@ def _show(found: dict[str, Any]) -> None:
 def _tune_gpu(args: Namespace) -> None:
     from pyroclast.lab import tune_gpu
 
+    for flag, given in (("--threads", args.threads), ("--any-bits", args.any_bits)):
+        if given:
+            raise RequestError(f"{flag} is for the CPU; leave it out beside --device cuda")
     with progress_bar(100, "%") as show:
         found = tune_gpu.tune(args.model, args.compute, args.kv_dtype, show, keep=not args.dry_run)
     if args.json:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroclast_kernels import tables, triton_device
+from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.tables import TableError
 
 SCHEMA = 1
@@ -83,11 +84,11 @@ def choose(
     results: Sequence[Any],
 ) -> AnyTile:
     """The tile of a launch: the default, or where `tuned` what the table has of it, if it is among
-    the others.  results: tensors that the launch writes, which a tuner compares."""
+    the others.  results: tensors that the launch writes, or None, which a tuner compares."""
     if not product.n_tokens:
         return default
     if _noted:
-        _noted[-1](product, [default, *others()], results)
+        _noted[-1](product, [default, *others()], [t for t in results if t is not None])
     if product in _trial:
         found: AnyTile = _trial[product]
         return found
@@ -123,13 +124,17 @@ def trying(product: Product, tile: Any) -> Iterator[None]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """What a table depends on besides the kernels: the GPU, and what compiles for it."""
+    """What a table depends on besides the kernels: the GPU, and what compiles for it.  KernelError
+    if the driver fails."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "triton")}
     if triton_device.device().type == "cpu":
         return {"gpu": "Triton's interpreter", **versions}
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
+    try:
+        properties = torch.cuda.get_device_properties(0)
+    except RuntimeError as error:
+        raise KernelError(f"the GPU's driver failed: {error}") from error
     return {
         "gpu": properties.name,
         "architecture": f"{properties.major}.{properties.minor}",

@@ -92,6 +92,8 @@ class DeviceProgram(Program):
         self._memory, self.batch, self.max_seq_len = memory, batch, max_seq_len
         self._tensors = [self._tensors_of(call) for call in calls]
         self._fusions = [fusions(calls[i:]) for i in range(len(calls))]
+        tokens_at = batch.n_tokens_at.ctypes.data
+        self._of_rows = [call.n_tokens.ctypes.data != tokens_at for call in calls]
         self.replays = replays or (Launches() if triton_device.INTERPRETED else Graphs())
         self.captured: dict[Bounds, Callable[[], None]] = {}
         self._tuned = tuned
@@ -99,11 +101,10 @@ class DeviceProgram(Program):
     def _tensors_of(self, call: Call) -> dict[str, Any]:
         return {name: self._memory.tensor(value) for name, value in call.arguments.items()}
 
-    def _limits(self, index: int, bounds: Bounds) -> Limits:
-        """Of call number `index`, which counts tokens or rows of logits."""
-        count = self.calls[index].n_tokens
-        limits = bounds.limits(count.ctypes.data != self.batch.n_tokens_at.ctypes.data)
-        return replace(limits, tuned=self._tuned)
+    def _limits(self, bounds: Bounds) -> tuple[Limits, Limits]:
+        """Of calls that count tokens, and of those that count rows of logits."""
+        of_tokens, of_rows = bounds.limits(False), bounds.limits(True)
+        return replace(of_tokens, tuned=self._tuned), replace(of_rows, tuned=self._tuned)
 
     def _launch_one(self, index: int, limits: Limits) -> None:
         launch = self.calls[index].kernel.launch
@@ -113,9 +114,10 @@ class DeviceProgram(Program):
     def units(self, bounds: Bounds) -> list[tuple[int, Callable[[], None]]]:
         """What is launched in a step within these bounds, as (number of calls, what does them)."""
         units: list[tuple[int, Callable[[], None]]] = []
+        both = self._limits(bounds)
         index = 0
         while index < len(self.calls):
-            limits = self._limits(index, bounds)
+            limits = both[self._of_rows[index]]
             fusion = next((f for f in self._fusions[index] if f.fits(limits)), None)
             n = len(fusion.ops) if fusion else 1
             if limits.n_tokens < 1:  # no logits are wanted
@@ -194,7 +196,7 @@ class DeviceProgram(Program):
         with _Failing(self._memory):
             bounds = self._prepare()
             self._memory.begin()
-            self._launch_one(index, self._limits(index, bounds))
+            self._launch_one(index, self._limits(bounds)[self._of_rows[index]])
             self._memory.wait()
 
     def profile(self) -> list[float]:

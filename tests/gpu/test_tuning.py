@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 from pyroclast import LLM, SamplingParams, cli
@@ -131,6 +132,25 @@ def test_a_cut_table_and_no_room_for_one(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(KernelError, match="cannot be written"):
         triton_choices.save(table())
+
+
+def test_a_driver_that_fails_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError("CUDA unknown error")
+
+    monkeypatch.setattr("torch.cuda.get_device_properties", fail)
+    monkeypatch.setattr(triton_choices.triton_device, "device", lambda: torch.device("cuda"))
+    with pytest.raises(KernelError, match="the GPU's driver failed: CUDA unknown error"):
+        triton_choices.machine.__wrapped__()
+
+
+@pytest.mark.parametrize("flags", [["--threads", "2"], ["--any-bits"]])
+def test_what_is_for_the_cpu_is_refused_on_the_gpu(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["tune", "--device", "cuda", *flags])
+    assert end.value.code == 1 and f"{flags[0]} is for the CPU" in capsys.readouterr().err
 
 
 # ---- the tuner ---------------------------------------------------------------------------------

@@ -132,13 +132,8 @@ def launch_gate_up(
     """reference.gate_up of tensors; out float32 or bfloat16.  normed: as launch_blocks."""
     default = _tile_for(limits.n_tokens, weight.format)
     tokens, is_normed = tokens_of(limits.n_tokens), normed is not None
-    tile = choose(
-        Product("gate_up", weight.format, d_ff, n_cols, tokens, is_normed),
-        limits.tuned,
-        default,
-        lambda: other_tiles(default),
-        [each for each in (out, out_q8) if each is not None],
-    )
+    product = Product("gate_up", weight.format, d_ff, n_cols, tokens, is_normed)
+    tile = choose(product, limits.tuned, default, lambda: other_tiles(default), (out, out_q8))
     n_runs, run_steps = runs(2 * d_ff, n_cols)
     common = {
         "out": out,

@@ -204,7 +204,7 @@ def _launch(
         limits.tuned,
         default,
         lambda: other_tiles(default, n_rows, parts, by_tma, whole),
-        [each for each in (results["out"], results["out_q8"]) if each is not None],
+        (results["out"], results["out_q8"]),
     )
     n_row_tiles, n_token_tiles = -(-n_rows // tile.rows), -(-limits.n_tokens // tile.n)
     x_by_tma = by_tma and normed is None  # which would not see what threads have just written
