@@ -27,11 +27,11 @@ from peers.arena import WORKERS  # noqa: E402
 from peers.client import Client, PeerError  # noqa: E402
 from peers.store import Store  # noqa: E402
 from peers.table import PEERS  # noqa: E402
-from pyroclast.bench_rows import environment  # noqa: E402
-from pyroclast.checkpoint import open_checkpoint  # noqa: E402
+from pyroclast.checkpoint.open import open_checkpoint  # noqa: E402
 from pyroclast.errors import PyroclastError  # noqa: E402
-from pyroclast.kv_cache import BLOCK_SIZE  # noqa: E402
-from pyroclast.model import Model  # noqa: E402
+from pyroclast.lab.speed.throughput_rows import environment  # noqa: E402
+from pyroclast.model.kv_cache import BLOCK_SIZE  # noqa: E402
+from pyroclast.model.model import Model  # noqa: E402
 from pyroclast.progress import progress_bar  # noqa: E402
 
 FORMATS = "q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k_s,q3_k_m,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,bf16,f16"

@@ -32,7 +32,7 @@ from gpu_parts import Step, steps  # noqa: E402
 from gpu_pool import Worker, WorkerError  # noqa: E402
 from gpu_sizes import FULL, SMALL, Sizes, know_tiny_shape  # noqa: E402
 from gpu_table import compared, held, table  # noqa: E402
-from pyroclast.bench_rows import environment  # noqa: E402
+from pyroclast.lab.speed.throughput_rows import environment  # noqa: E402
 
 _RESERVE_S = 12.0  # for the table, and for processes to end
 _LEAST_S = 4.0  # a step that has less is not begun

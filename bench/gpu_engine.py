@@ -15,8 +15,8 @@ from typing import Any
 from gpu_sizes import know_tiny_shape
 from peers.tokens import texts
 from pyroclast import LLM, SamplingParams
-from pyroclast.bench_rows import layer_multiply_adds
-from pyroclast.kv_cache import BLOCK_SIZE, block_bytes
+from pyroclast.lab.speed.throughput_rows import layer_multiply_adds
+from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
 
 _WARM_STEPS = 3  # not counted: a batch size is new to its kernels, and is recorded
 _PROFILED_STEPS = 24

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast.lab.rows import Row
-from pyroclast.lab.run import Run, Settings, plan
+from pyroclast.lab.speed.rows import Row
+from pyroclast.lab.speed.run import Run, Settings, plan
 from pyroclast_kernels.attention import SPLIT, cache
-from pyroclast_kernels.registry import Selection
 from pyroclast_kernels.rope.cases import Shape, paged
 from pyroclast_kernels.sample import cases as sample_cases
+from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.softmax import cases as softmax_cases
-from pyroclast_kernels.triton_device import INTERPRETED
+from pyroclast_kernels.triton.device import INTERPRETED
 
 _SECONDS = 0.3  # for one figure
 _MAX_SPLIT_TOKENS = 4  # as the engine's
@@ -33,8 +33,8 @@ def timed(op: str, format: str, arguments: dict[str, Any], n_bytes: int) -> list
     """A row: replayed in a graph, as the engine runs it, and cold."""
     launch = Selection("", on_gpu=True).kernel(op, format).launch
     assert launch is not None, "a selection for the GPU has launches"
-    from pyroclast_kernels import triton_timing
-    from pyroclast_kernels.triton_ceiling import elapsed_s
+    from pyroclast_kernels.gpu import timing as triton_timing
+    from pyroclast_kernels.triton.ceiling import elapsed_s
 
     call = triton_timing.call_of(launch, arguments)
     if INTERPRETED:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpu_sizes import FORMATS, Sizes
-from pyroclast import shapes
-from pyroclast.families import FAMILIES
-from pyroclast.kv_cache import BLOCK_SIZE
+from pyroclast.checkpoint import dummy as shapes
+from pyroclast.families.family import FAMILIES
+from pyroclast.model.kv_cache import BLOCK_SIZE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.lab.lines import Lines
+from pyroclast.lab.speed.lines import Lines
 
 _WORDS = 400  # of what a process said last
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pyroclast import shapes
+from pyroclast.checkpoint import dummy as shapes
 
 FORMATS = {"BF16": "bf16", "int8": "q8_0", "4-bit": "q4_0"}
 DEMO = "smollm2-135m-instruct"

@@ -10,10 +10,10 @@ import numpy as np
 from gpu_sizes import know_tiny_shape
 from peers.tokens import texts
 from pyroclast import LLM, SamplingParams
-from pyroclast.lab.check import Prepared, bind, copy_of, run_on
+from pyroclast.lab.check.check import Prepared, bind, copy_of, run_on
 from pyroclast_kernels.cases import op_cases
 from pyroclast_kernels.matmul import BLOCK_FORMATS
-from pyroclast_kernels.registry import all_variants
+from pyroclast_kernels.selection import all_variants
 
 _BLOCKS = 64  # of the cache: enough for every text here
 

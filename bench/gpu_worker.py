@@ -21,7 +21,7 @@ from protocol import serve  # noqa: E402
 def handlers(role: str) -> dict[str, Callable[..., Any]]:
     """What a role answers to."""
     if role == "ceilings":
-        ceiling = importlib.import_module("pyroclast_kernels.triton_ceiling")
+        ceiling = importlib.import_module("pyroclast_kernels.triton.ceiling")
         return {"about": ceiling.about, "measure": ceiling.measure}
     if role == "engine":
         engine = importlib.import_module("gpu_engine").Engine()

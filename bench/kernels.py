@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("engine", "kernels")]
 
-from pyroclast.cli import main  # noqa: E402
+from pyroclast.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

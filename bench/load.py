@@ -26,11 +26,11 @@ from peers.arena import Arena, Contender  # noqa: E402
 from peers.client import PeerError  # noqa: E402
 from peers.store import Store  # noqa: E402
 from peers.table import PEERS  # noqa: E402
-from pyroclast.bench import Workload  # noqa: E402
-from pyroclast.bench_rows import environment  # noqa: E402
-from pyroclast.checkpoint import open_checkpoint  # noqa: E402
+from pyroclast.checkpoint.open import open_checkpoint  # noqa: E402
 from pyroclast.errors import PyroclastError  # noqa: E402
-from pyroclast.kv_cache import BLOCK_SIZE, block_bytes  # noqa: E402
+from pyroclast.lab.speed.throughput import Workload  # noqa: E402
+from pyroclast.lab.speed.throughput_rows import environment  # noqa: E402
+from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes  # noqa: E402
 from pyroclast.progress import progress_bar  # noqa: E402
 
 TARGET_S, TARGET_SHARE = 1.5, 1.15

@@ -24,9 +24,9 @@ from peers.arena import Arena, Contender  # noqa: E402
 from peers.client import PeerError  # noqa: E402
 from peers.report import quartiles  # noqa: E402
 from peers.store import Store  # noqa: E402
-from pyroclast.bench import Workload  # noqa: E402
-from pyroclast.bench_rows import environment, spread  # noqa: E402
 from pyroclast.errors import PyroclastError  # noqa: E402
+from pyroclast.lab.speed.throughput import Workload  # noqa: E402
+from pyroclast.lab.speed.throughput_rows import environment, spread  # noqa: E402
 from pyroclast.progress import progress_bar  # noqa: E402
 
 _LOOP = "while True: pass"

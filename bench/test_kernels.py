@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from pyroclast.lab.check import Prepared, bind
-from pyroclast.lab.inputs import copy_of
-from pyroclast.lab.timing import make_call
+from pyroclast.lab.check.check import Prepared, bind
+from pyroclast.lab.check.inputs import copy_of
+from pyroclast.lab.speed.timing import make_call
 from pyroclast_kernels.cases import Case, bench_cases
 from pyroclast_kernels.program import Program, make_executor
-from pyroclast_kernels.registry import OP_NAMES, all_variants
+from pyroclast_kernels.registry import OP_NAMES
+from pyroclast_kernels.selection import all_variants
 
 # 0.2 s a kernel: the median is steady long before, and there are many kernels.
 pytestmark = pytest.mark.benchmark(max_time=0.2, min_rounds=3)

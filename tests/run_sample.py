@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyroclast_kernels.program import pack_arguments
-from pyroclast_kernels.registry import Kernel, Selection, all_variants
 from pyroclast_kernels.sample import cases
+from pyroclast_kernels.selection import Kernel, Selection, all_variants
 
 C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyroclast_kernels.program import pack_arguments
-from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.softmax import cases
 from run_sample import C_KERNEL
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.checkpoint import open_checkpoint
-from pyroclast.model import Model
+from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.model.model import Model
 
 # (sequence id, first position, token ids): what one sequence contributes to a step.
 Span = tuple[int, int, Sequence[int]]

@@ -19,20 +19,50 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = {"pyroclast": "engine", "pyroclast_kernels": "kernels"}
-TECHNOLOGIES = ("numba", "cython", "cpp", "triton", "torch")  # how a variant's file name begins
+TECHNOLOGIES = ("numba", "cython", "cpp", "triton")  # how a variant's file or folder begins
 HEAVY = {"numba", "llvmlite", "torch", "triton"}  # only inside a variant's own file
 ARRAYS = HEAVY | {"numpy"}
-# The engine's named modules, top to bottom: none may reach one of a row above, however indirectly.
-ROWS = [
-    {"__main__", "cli", "server"},
-    {"llm"},
-    {"scheduler", "sampling", "model"},
-    {"blocks", "kv_cache", "checkpoint", "tokenizer"},
-    {"families", "gguf"},
-    {"config"},
-    {"errors"},
+# The rooms of both packages from the top down: folders, or modules of their own, by import name.  A
+# module may import what stands in a row below its own, and what is in its own room.  The longest
+# name that fits counts.  Ops share one room: they use each other's pieces, without circles.
+RANKS = [
+    ("pyroclast.__main__",),
+    ("pyroclast.cli", "pyroclast.server"),
+    ("pyroclast.lab.gpu", "pyroclast.lab.report", "pyroclast.lab.scaffold"),
+    ("pyroclast.lab.peers", "pyroclast.lab.profile"),
+    ("pyroclast.lab.tune",),
+    ("pyroclast.lab.speed",),
+    ("pyroclast.lab.check",),
+    ("pyroclast.lab", "pyroclast.lens", "pyroclast.train"),
+    ("pyroclast",),  # the public face
+    ("pyroclast.llm", "pyroclast.async_llm"),
+    ("pyroclast.engine",),
+    ("pyroclast.model",),
+    ("pyroclast.checkpoint",),
+    ("pyroclast.families",),
+    ("pyroclast.text",),
+    ("pyroclast.files", "pyroclast.sampling"),
+    ("pyroclast.errors", "pyroclast.progress"),
+    ("pyroclast_kernels",),
+    ("pyroclast_kernels.listing", "pyroclast_kernels.timeline", "pyroclast_kernels.gpu"),
+    ("pyroclast_kernels.OPS",),
+    ("pyroclast_kernels.batch", "pyroclast_kernels.cases"),
+    ("pyroclast_kernels.memory",),
+    ("pyroclast_kernels.program",),
+    ("pyroclast_kernels.selection",),
+    ("pyroclast_kernels.own_variants", "pyroclast_kernels.tuned"),
+    ("pyroclast_kernels.cython", "pyroclast_kernels.numba"),
+    ("pyroclast_kernels.registry",),
+    ("pyroclast_kernels.triton",),
+    ("pyroclast_kernels.weights",),
+    ("pyroclast_kernels.tables", "pyroclast_kernels.native"),
+    ("pyroclast_kernels.activations", "pyroclast_kernels.features", "pyroclast_kernels.huge_pages"),
+    ("pyroclast_kernels.errors",),
 ]
-NO_ARRAYS = ("pyroclast.scheduler", "pyroclast.blocks", "pyroclast.errors")
+RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
+OPS = ("activation", "attention", "ceiling", "embed", "matmul", "norm", "rope", "sample", "softmax")
+# The plans of a step are plain Python on plain ints.
+NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")
 DISTRIBUTIONS = {  # import name -> the requirement that brings it, where the two differ
     "huggingface_hub": "huggingface-hub",
     "llvmlite": "numba",
@@ -126,8 +156,25 @@ def graph(root: Path, *, late: bool) -> dict[str, set[str]]:
 
 
 def is_variant(module: str) -> bool:
+    """Whether a module belongs to one technology, and is loaded only where that runs."""
     package, _, rest = module.partition(".")
-    return package == "pyroclast_kernels" and rest.split(".")[-1].startswith(TECHNOLOGIES)
+    parts = rest.split(".")
+    return package == "pyroclast_kernels" and (
+        parts[0] == "gpu" or any(part.startswith(TECHNOLOGIES) for part in parts)
+    )
+
+
+def room_of(module: str) -> str | None:
+    """The room of RANKS that a module is in; None if it has no rank.
+
+    The package's own name is the room of its __init__ alone: a new module needs a rank."""
+    parts = module.split(".")
+    if parts[0] == "pyroclast_kernels" and parts[1:2] and parts[1] in OPS:
+        return "pyroclast_kernels.OPS"
+    for n in range(len(parts), 1, -1):
+        if ".".join(parts[:n]) in RANK_OF:
+            return ".".join(parts[:n])
+    return module if module in RANK_OF else None
 
 
 # ---- the rules: each yields what breaks it -------------------------------------------------------
@@ -154,17 +201,31 @@ def variants_are_loaded_late(root: Path) -> Iterator[str]:
             yield f"{module} brings in {', '.join(sorted(found))}"
 
 
-def engine_rows(root: Path) -> Iterator[str]:
-    edges = graph(root, late=True)
-    row_of = {f"pyroclast.{name}": i for i, row in enumerate(ROWS) for name in row}
+def every_module_has_a_rank(root: Path) -> Iterator[str]:
     for module in modules(root):
-        for target in reachable(edges, module):
-            if row_of.get(target, len(ROWS)) < row_of.get(module, 0):
-                yield f"{module} reaches up to {target}"
+        if room_of(module) is None:
+            yield f"{module} has no rank: give its folder a row in RANKS"
 
 
-def no_cycles(root: Path) -> Iterator[str]:
-    edges = graph(root, late=False)
+def imports_point_down(root: Path) -> Iterator[str]:
+    """Late imports and imports for typing count: they tie rooms together as much."""
+    for item in imports(root):
+        here, there = room_of(item.module), room_of(item.target)
+        ours = item.target.split(".")[0] in SOURCE_ROOTS
+        if not ours or here is None or there is None or here == there:
+            continue
+        if RANK_OF[there] <= RANK_OF[here] and item.module not in SOURCE_ROOTS:
+            yield f"{item}: {there} does not stand below {here}"
+
+
+def no_circles(root: Path) -> Iterator[str]:
+    """No module needs itself in the end, late imports and imports for typing included.
+
+    The face of a package names what it hands on, and is left out."""
+    edges: dict[str, set[str]] = {}
+    for item in imports(root):
+        if item.module not in SOURCE_ROOTS and item.target != item.module:
+            edges.setdefault(item.module, set()).add(item.target)
     for module in modules(root):
         if module in reachable(edges, module):
             yield f"{module} imports itself in the end"
@@ -202,8 +263,9 @@ RULES: list[Callable[[Path], Iterator[str]]] = [
     kernels_know_no_engine,
     heavy_only_in_variants,
     variants_are_loaded_late,
-    engine_rows,
-    no_cycles,
+    every_module_has_a_rank,
+    imports_point_down,
+    no_circles,
     plain_modules_have_no_arrays,
     third_party_is_declared,
 ]
@@ -214,8 +276,8 @@ BREAKERS: dict[str, tuple[dict[str, str], str]] = {
         "pyroclast_kernels.registry:2 imports pyroclast",
     ),
     "heavy_only_in_variants": (
-        {"engine/pyroclast/model.py": "def f():\n    import torch.nn\n"},
-        "pyroclast.model:2 imports torch",
+        {"engine/pyroclast/model/model.py": "def f():\n    import torch.nn\n"},
+        "pyroclast.model.model:2 imports torch",
     ),
     "variants_are_loaded_late": (
         {
@@ -224,30 +286,33 @@ BREAKERS: dict[str, tuple[dict[str, str], str]] = {
         },
         "pyroclast_kernels.softmax brings in numba",
     ),
-    "engine_rows": (
+    "every_module_has_a_rank": (
+        {"engine/pyroclast/helper.py": ""},
+        "pyroclast.helper has no rank",
+    ),
+    "imports_point_down": (
         {
-            "engine/pyroclast/config.py": "from .helper import x\n",
-            "engine/pyroclast/helper.py": "def f():\n    import pyroclast.llm\n",
+            "engine/pyroclast/families/config.py": "def f():\n    import pyroclast.llm\n",
             "engine/pyroclast/llm.py": "",
         },
-        "pyroclast.config reaches up to pyroclast.llm",
+        "pyroclast.families.config:2 imports pyroclast.llm",
     ),
-    "no_cycles": (
+    "no_circles": (
         {
-            "engine/pyroclast/a.py": "from pyroclast import b\n",
-            "engine/pyroclast/b.py": "from .a import x\n",
+            "engine/pyroclast/model/a.py": "def f():\n    from pyroclast.model import b\n",
+            "engine/pyroclast/model/b.py": "if TYPE_CHECKING:\n    from .a import x\n",
         },
-        "pyroclast.a imports itself",
+        "pyroclast.model.a imports itself",
     ),
     "plain_modules_have_no_arrays": (
         {
-            "engine/pyroclast/blocks.py": "import pyroclast.fill\n",
-            "engine/pyroclast/fill.py": "import numpy as np\n",
+            "engine/pyroclast/engine/blocks.py": "import pyroclast.engine.batch_writer\n",
+            "engine/pyroclast/engine/batch_writer.py": "import numpy as np\n",
         },
-        "pyroclast.blocks brings in numpy",
+        "pyroclast.engine.blocks brings in numpy",
     ),
     "third_party_is_declared": (
-        {"engine/pyroclast/server.py": "import starlette\n"},
+        {"engine/pyroclast/llm.py": "import starlette\n"},
         "not a declared core dependency",
     ),
 }

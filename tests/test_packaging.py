@@ -194,7 +194,9 @@ def test_wheel_holds_the_two_packages_and_nothing_else(native: Installed) -> Non
     levels = info["levels"]
     assert isinstance(levels, list)
     expected = {f"pyroclast_kernels/_cpp_{level}{SUFFIX}" for level in levels}
-    cython = {path.parent.name for path in ROOT.glob("kernels/pyroclast_kernels/*/cython_cpu.pyx")}
+    package = ROOT / "kernels/pyroclast_kernels"
+    sources = [*package.glob("*/cython_cpu.pyx"), *package.glob("*/cython/kernels.pyx")]
+    cython = {path.relative_to(package).parts[0] for path in sources}
     expected |= {f"pyroclast_kernels/{op}/_cython{SUFFIX}" for op in cython}
     assert modules == expected | {f"pyroclast_kernels/_executor{SUFFIX}"}
     assert info["status"] == "native"
@@ -292,7 +294,8 @@ def test_an_error_in_our_own_code_is_not_hidden(compiler: str, tmp_path: Path) -
     source = copy_of_the_source(tmp_path)
     module = source / "kernels/pyroclast_kernels/native/module.cpp"
     module.write_text("#error broken on purpose\n")
-    for other in source.glob("kernels/pyroclast_kernels/*/cpp*.cpp"):
+    package = source / "kernels/pyroclast_kernels"
+    for other in (*package.glob("*/cpp*.cpp"), *package.glob("*/cpp/*.cpp")):
         other.write_text("")  # only the broken file is to be compiled
     done = build_native(source, BASELINE_ONLY)
     assert done.returncode != 0
@@ -327,8 +330,8 @@ def test_editable_install_runs_from_the_source(compiler: str, tmp_path: Path) ->
 def test_a_new_kernel_is_built_without_editing_anything(compiler: str, tmp_path: Path) -> None:
     source = copy_of_the_source(tmp_path / "source")
     new = source / "kernels/pyroclast_kernels/brand_new"
-    new.mkdir()
-    for name in ("cpp.cpp", "cpp_more.cpp", "cython_cpu.pyx"):
+    (new / "cpp").mkdir(parents=True)
+    for name in ("cpp.cpp", "cpp_more.cpp", "cpp/more.cpp", "cython_cpu.pyx"):
         (new / name).write_text("")
     executor = source / "kernels/pyroclast_kernels/native/executor_more.cpp"
     executor.write_text("")
@@ -339,7 +342,7 @@ def test_a_new_kernel_is_built_without_editing_anything(compiler: str, tmp_path:
     run([cmake, "-S", str(source), "-B", str(folder), "-G", "Ninja", *settings])
     commands = json.loads((folder / "compile_commands.json").read_text())
     levels = json.loads((folder / "_build_info.json").read_text())["levels"]
-    for name in ("cpp.cpp", "cpp_more.cpp"):
+    for name in ("cpp.cpp", "cpp_more.cpp", "cpp/more.cpp"):
         compiled = [entry for entry in commands if entry["file"] == str(new / name)]
         assert len(compiled) == len(levels)
     assert [entry for entry in commands if entry["file"] == str(executor)]

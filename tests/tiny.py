@@ -14,8 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from pyroclast.config import ModelConfig, RopeScaling
-from pyroclast.families import FAMILIES, tensor_shapes
+from pyroclast.families.config import ModelConfig, RopeScaling
+from pyroclast.families.family import FAMILIES, tensor_shapes
 
 Weights = dict[str, np.ndarray]
 

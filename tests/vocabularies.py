@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.vocab import byte_level_alphabet
+from pyroclast.text.vocab import byte_level_alphabet
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 REAL_VOCABULARIES = sorted(

@@ -18,8 +18,8 @@ from typing import Any
 from peers.client import Client, PeerError
 from peers.report import best_variant, compare
 from peers.table import PEERS
-from pyroclast.bench import Workload
-from pyroclast.bench_rows import spread
+from pyroclast.lab.speed.throughput import Workload
+from pyroclast.lab.speed.throughput_rows import spread
 
 WORKERS = Path(__file__).parent
 SOURCES = [str(WORKERS.parents[1] / folder) for folder in ("engine", "kernels")]

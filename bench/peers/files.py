@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast import shapes
-from pyroclast.checkpoint import open_checkpoint
-from pyroclast.config import ModelConfig, inv_freq
-from pyroclast.families import FAMILIES
-from pyroclast.vocab import byte_level_alphabet
+from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.families.config import ModelConfig, inv_freq
+from pyroclast.families.family import FAMILIES
+from pyroclast.text.vocab import byte_level_alphabet
 
 # (source, target, format): writes the source anew in a format.
 Quantize = Callable[[Path, Path, str], None]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from peers.files import cache_directory, made_once, source_of
-from pyroclast import shapes
-from pyroclast.checkpoint import Checkpoint, open_checkpoint
-from pyroclast.config import ModelConfig
-from pyroclast.families import FAMILIES
-from pyroclast.gguf import GGUFFile
+from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.family import FAMILIES
+from pyroclast.files.gguf import GGUFFile
 
 # (folder, target): writes the folder anew as another engine reads it.
 Convert = Callable[[Path, Path], None]

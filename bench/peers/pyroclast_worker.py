@@ -5,8 +5,8 @@ from typing import Any
 
 from protocol import serve
 
-from pyroclast.bench import Runner, Workload
-from pyroclast.bench_rows import Ceiling, Ceilings, environment, summarize
+from pyroclast.lab.speed.throughput import Runner, Workload
+from pyroclast.lab.speed.throughput_rows import Ceiling, Ceilings, environment, summarize
 
 
 class Worker:

@@ -9,8 +9,8 @@ from peers.client import Client, PeerError
 from peers.files import model_file
 from peers.folders import ct2_folder, hf_folder
 from peers.table import PEERS
-from pyroclast.bench import main_format
-from pyroclast.checkpoint import open_checkpoint
+from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.lab.speed.throughput import main_format
 
 
 class Store:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.files import cache_directory
-from pyroclast.bench_rows import environment
+from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.progress import progress_bar
 
 BENCH = Path(__file__).resolve().parent.parent

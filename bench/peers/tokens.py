@@ -1,5 +1,6 @@
 """The token ids that every engine is fed: all over the vocabulary, so that embeddings come from
-memory as they do in text; the same as those of `pyroclast.bench`.  Needs NumPy only."""
+memory as they do in text; the same as those of
+`pyroclast.lab.speed.throughput`.  Needs NumPy only."""
 
 from typing import Any
 

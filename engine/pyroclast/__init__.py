@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyroclast.engine.output import Chunk, Completion, Score, Timings, TokenLogprobs
+    from pyroclast.engine.stream import Stream
     from pyroclast.errors import (
         ClosedError,
         ContextOverflowError,
@@ -30,19 +32,17 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from pyroclast.llm import LLM
-    from pyroclast.output import Chunk, Completion, Score, Timings, TokenLogprobs
-    from pyroclast.sampling import SamplingParams
-    from pyroclast.stream import Stream
-    from pyroclast.tokenizer import Tokenizer
+    from pyroclast.sampling.params import SamplingParams
+    from pyroclast.text.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "llm": ["LLM"],
     "sampling": ["SamplingParams"],
-    "tokenizer": ["Tokenizer"],
-    "stream": ["Stream"],
-    "output": ["Chunk", "Completion", "Score", "Timings", "TokenLogprobs"],
+    "text.tokenizer": ["Tokenizer"],
+    "engine.stream": ["Stream"],
+    "engine.output": ["Chunk", "Completion", "Score", "Timings", "TokenLogprobs"],
     "errors": [
         "ClosedError",
         "ContextOverflowError",

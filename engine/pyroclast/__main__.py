@@ -1,6 +1,6 @@
 """`python -m pyroclast` is the command `pyroclast`."""
 
-from pyroclast.cli import main
+from pyroclast.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast import prompts as checks
-from pyroclast.device import MAX_BATCH_TOKENS, check_device, choose
+from pyroclast.engine import checks
+from pyroclast.engine.checks import Prompt, Prompts
+from pyroclast.engine.loop import Loop
+from pyroclast.engine.output import Completion, Score
+from pyroclast.engine.request import Generation, Job, PaddedTextStream, TextStream, Work
+from pyroclast.engine.stepper import StepModel, Stepper
+from pyroclast.engine.stream import Stream
 from pyroclast.errors import RequestError
-from pyroclast.loop import Loop
-from pyroclast.output import Completion, Score
+from pyroclast.model.device import MAX_BATCH_TOKENS, check_device, choose
 from pyroclast.progress import progress_bar
-from pyroclast.prompts import Prompt, Prompts
-from pyroclast.request import Generation, Job, PaddedTextStream, TextStream, Work
-from pyroclast.sampling import SamplingParams
-from pyroclast.stepper import StepModel, Stepper
-from pyroclast.stream import Stream
+from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from pyroclast.tokenizer import Tokenizer
+    from pyroclast.text.tokenizer import Tokenizer
 
     Parts = tuple[StepModel, Tokenizer, str]
 
@@ -332,8 +332,8 @@ def _load(
     **rest: Any,
 ) -> Parts:
     """Opens the files, chooses the device, lays out the weights there, closes the files."""
-    from pyroclast.checkpoint import open_checkpoint
-    from pyroclast.model import Model
+    from pyroclast.checkpoint.open import open_checkpoint
+    from pyroclast.model.model import Model
 
     def options(device: str) -> dict[str, Any]:
         n_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device]

@@ -13,7 +13,8 @@ from pyroclast_kernels.errors import KernelError
 
 if TYPE_CHECKING:
     from pyroclast_kernels.listing import report
-    from pyroclast_kernels.registry import OP_NAMES, Selection, get_op
+    from pyroclast_kernels.registry import OP_NAMES, get_op
+    from pyroclast_kernels.selection import Selection
 
 __all__ = ["OP_NAMES", "KernelError", "Selection", "get_op", "report"]
 
@@ -22,5 +23,5 @@ def __getattr__(name: str) -> Any:
     """The registry on first use: errors.py alone must not cost NumPy's import."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "listing" if name == "report" else "registry"
+    module = {"report": "listing", "Selection": "selection"}.get(name, "registry")
     return getattr(importlib.import_module(f"pyroclast_kernels.{module}"), name)

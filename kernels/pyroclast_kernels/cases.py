@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.activations import BLOCK, Q8_BLOCK, dequantize
-from pyroclast_kernels.matmul.packing import PackedWeight
 from pyroclast_kernels.registry import folder_of, get_op
+from pyroclast_kernels.weights.packing import PackedWeight
 
 Array = NDArray[Any]
 Arguments = dict[str, Any]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import OP_NAMES, Selection, all_variants, get_op
+from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.selection import Selection, all_variants
 
 
 def report(rules: str | None = None, device: str = "cpu") -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Where the arrays of a step lie: in the host's memory, on the GPU (triton_memory.py), or nowhere,
+"""Where the arrays of a step lie: in the host's memory, on the GPU (gpu/memory.py), or nowhere,
 to count what a model would take before it is loaded.
 
 Whoever makes the arrays of a step asks one of these for them, by what they are for:
@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.huge_pages import HugePages
-from pyroclast_kernels.matmul import BLOCK_FORMATS
-from pyroclast_kernels.matmul.blocks import BLOCK, LAYOUTS
-from pyroclast_kernels.matmul.packing import PackedWeight
+from pyroclast_kernels.weights import BLOCK_FORMATS
+from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
+from pyroclast_kernels.weights.packing import PackedWeight
 
 if TYPE_CHECKING:
-    from pyroclast_kernels.registry import Selection
+    from pyroclast_kernels.selection import Selection
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -202,7 +202,7 @@ class CountingMemory:
 
 
 def device_weight_bytes(format: str, n_rows: int, n_cols: int) -> int:
-    """Bytes of a weight on the GPU, laid out as matmul/triton_weights.py says."""
+    """Bytes of a weight on the GPU, laid out as triton/weights.py says."""
     if format not in LAYOUTS:
         return n_rows * n_cols * {"f32": 4, "f16": 2, "bf16": 2}[format]
     layout, n_blocks = LAYOUTS[format], n_cols // BLOCK

@@ -30,8 +30,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pyroclast_kernels import native_compile
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.native import compile as native_compile
 from pyroclast_kernels.registry import folder_of, get_op
 
 ENDINGS = {"numba": ".py", "cython": ".pyx", "cpp": ".cc", "triton": ".py"}
@@ -155,7 +155,7 @@ def _bind(path: Path, op: str, format: str) -> int | Callable[..., None]:
         raise KernelError(f"{path} defines no function {function}")
     if technology == "triton":
         return kernel
-    from pyroclast_kernels.numba_abi import compile_kernel
+    from pyroclast_kernels.numba.abi import compile_kernel
 
     compiled = compile_kernel(kernel, str(path))
     _kept.append(compiled)

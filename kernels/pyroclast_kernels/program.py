@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.packing import PackedWeight
-from pyroclast_kernels.registry import Kernel, Selection, get_op
+from pyroclast_kernels.registry import get_op
+from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
+from pyroclast_kernels.weights.packing import PackedWeight
 
 
 def _load_executor() -> Any:
@@ -210,12 +211,6 @@ class Program:
 
     def warm_up(self, show: Callable[[int], None]) -> None:
         """Nothing to do."""
-
-    def profile(self) -> list[float]:
-        """Runs one step; the microseconds of each call."""
-        from pyroclast_kernels import trace  # which imports this module
-
-        return trace.profile(self)
 
     def is_traced(self, segment: int) -> bool:
         """Whether the executor runs that segment, and so records its parts."""

@@ -47,7 +47,9 @@ _HERE = Path(__file__).parent
 # memory; the clock governor is not: it slows every variant alike.
 _CPU_FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode")
 
-_KERNEL_FILES = ("_*.so", "*/_*.so", "numba_*.py", "*/numba_*.py", "*/*.pyx", "*/*.cc")
+_KERNEL_FILES = (
+    "_*.so", "*/_*.so", "numba/*.py", "*/numba/*.py", "*/numba_*.py", "*/*.pyx", "*/*.cc",
+)  # fmt: skip
 _OWN_FILES = ("*.py", "*.pyx", "*.cc")
 
 # What a class of an op is made of: names of arguments; rounded up, but for attention's.

@@ -95,7 +95,7 @@ def without_a_gpu(arch: int) -> list[Any]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from pyroclast_kernels import triton_device
+    from pyroclast_kernels.triton import device as triton_device
 
     found: dict[int, Any] = {}
     compiled: list[Any] = []
@@ -117,16 +117,16 @@ def without_a_gpu(arch: int) -> list[Any]:
 
 
 def _fused(formats: list[str], d_model: int, d_ff: int) -> list[tuple[str, Any]]:
-    """(name, launch) of each kernel of triton_fusion.py, for one token of a model of that size."""
+    """(name, launch) of each kernel of gpu/fusion.py, for one token of a model of that size."""
     import torch
 
     from pyroclast_kernels.attention.cases import _attention
+    from pyroclast_kernels.gpu.fusion import FUSIONS
     from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
     from pyroclast_kernels.matmul.cases import bench_weight
-    from pyroclast_kernels.matmul.triton_weights import of_packed
     from pyroclast_kernels.rope.cases import Shape
-    from pyroclast_kernels.triton_fusion import FUSIONS
-    from pyroclast_kernels.triton_launch import Limits, host_tensor
+    from pyroclast_kernels.triton.launch import Limits, host_tensor
+    from pyroclast_kernels.triton.weights import of_packed
 
     launch_of = {fusion.ops: fusion.launch for fusion in FUSIONS}
     n_tokens, limits = torch.ones(1, dtype=torch.int64), Limits(1)
@@ -169,7 +169,8 @@ def compile_all(
     """(what was compiled, what was not and why)."""
     compiled = without_a_gpu(arch)
     from pyroclast_kernels.cases import bench_cases, op_cases
-    from pyroclast_kernels.registry import OP_NAMES, all_variants
+    from pyroclast_kernels.registry import OP_NAMES
+    from pyroclast_kernels.selection import all_variants
 
     failed = []
     for op in [op for op in ops if op != "fused"] or (() if ops else OP_NAMES):

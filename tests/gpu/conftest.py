@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pyroclast_kernels import triton_device
+from pyroclast_kernels.triton import device as triton_device
 
 HERE = os.path.dirname(__file__)
 

@@ -13,8 +13,8 @@ from pyroclast_kernels import activations
 from pyroclast_kernels.activation.reference import swiglu as reference
 from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import EPS
-from pyroclast_kernels.registry import all_variants
-from pyroclast_kernels.triton_device import INTERPRETED
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton.device import INTERPRETED
 
 QUANTIZE: Any = all_variants("quantize")["triton"].bind("f32")
 SWIGLU: Any = all_variants("swiglu")["triton"].bind("f32")

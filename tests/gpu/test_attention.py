@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations, triton_device
+from pyroclast_kernels import activations
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.cases import _attention as attention_arguments
-from pyroclast_kernels.attention.triton_attention import launch_attention
+from pyroclast_kernels.attention.triton.attention import launch_attention
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.rope.cases import Shape
-from pyroclast_kernels.triton_launch import Limits, limits_of, on_host
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits, limits_of, on_host
 
 Arguments = dict[str, Any]
 FORMATS = ("f32", "f16", "bf16")

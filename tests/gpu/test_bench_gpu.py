@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast.kv_cache import BLOCK_SIZE
+from pyroclast.model.kv_cache import BLOCK_SIZE
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations, triton_device
-from pyroclast_kernels.matmul import BLOCK_FORMATS, triton_blocks
+from pyroclast_kernels import activations
+from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.matmul.cases import raw_rows
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
-from pyroclast_kernels.matmul.triton_block_parts import constants, runs
-from pyroclast_kernels.matmul.triton_blocks import launch_blocks
-from pyroclast_kernels.matmul.triton_weights import of_packed
-from pyroclast_kernels.triton_launch import Limits, host_tensor
+from pyroclast_kernels.matmul.triton import blocks as triton_blocks
+from pyroclast_kernels.matmul.triton.block_parts import constants, runs
+from pyroclast_kernels.matmul.triton.blocks import launch_blocks
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits, host_tensor
+from pyroclast_kernels.triton.weights import of_packed
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 N_ROWS, N_COLS = 40, 512
 TWO_RUNS = 1024  # columns

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import formats, triton_device
 from pyroclast_kernels.embed.triton_rows import launch_embed
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.blocks import LAYOUTS
 from pyroclast_kernels.matmul.cases import raw_rows
-from pyroclast_kernels.matmul.triton_weights import DeviceWeight, pack_on_device
-from pyroclast_kernels.triton_launch import Limits
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits
+from pyroclast_kernels.triton.weights import DeviceWeight, pack_on_device
+from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights.blocks import LAYOUTS
 
 
 def raw_of(format: str, n_rows: int, n_headers: int) -> np.ndarray:

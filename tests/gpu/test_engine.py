@@ -12,10 +12,10 @@ import pytest
 
 import tiny
 from pyroclast import LLM, NumericalError, SamplingParams
-from pyroclast.checkpoint import open_checkpoint
-from pyroclast.device import plan
+from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
-from pyroclast.model import Model
+from pyroclast.model.device import plan
+from pyroclast.model.model import Model
 from stepping import load, logits_of, step
 
 CONFIG = replace(
@@ -239,7 +239,7 @@ def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
         KernelError, match=r"norm=numpy runs on the CPU; on the GPU there are triton"
     ):
         load(path, kernels="norm=numpy", **options)
-    monkeypatch.setattr("pyroclast.device.gpu_memory", lambda: (70 << 20, 200 << 20))
+    monkeypatch.setattr("pyroclast.model.device.gpu_memory", lambda: (70 << 20, 200 << 20))
     with pytest.raises(MemoryBudgetError, match=r"128 cache blocks 512 KiB.*63 MiB can"):
         load(path, n_blocks=128, max_batch_tokens=10_000, **options)
     assert told == []
@@ -251,7 +251,7 @@ def test_a_driver_that_fails_while_loading_is_an_error_that_says_so(
     def fail(*_: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("pyroclast_kernels.triton_memory.DeviceMemory.weight", fail)
+    monkeypatch.setattr("pyroclast_kernels.gpu.memory.DeviceMemory.weight", fail)
     with pytest.raises(KernelError, match="failed while the model was loaded: CUDA out of memory"):
         load(write(folder, "F32"), device="cuda")
 

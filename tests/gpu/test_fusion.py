@@ -10,23 +10,25 @@ import numpy as np
 import pytest
 
 import tiny
-from pyroclast_kernels import activations, triton_device, triton_program
-from pyroclast_kernels.activation.triton_kernels import launch_swiglu
+from pyroclast_kernels import activations
+from pyroclast_kernels.activation.triton.kernels import launch_swiglu
 from pyroclast_kernels.attention.cases import _attention as attention_arguments
-from pyroclast_kernels.attention.triton_attention import launch_attention
+from pyroclast_kernels.attention.triton.attention import launch_attention
+from pyroclast_kernels.gpu import program as triton_program
+from pyroclast_kernels.gpu.fusion import FUSIONS, Fusion, fusions
+from pyroclast_kernels.gpu.memory import DeviceMemory
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.blocks import LAYOUTS
 from pyroclast_kernels.matmul.cases import raw_rows
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
-from pyroclast_kernels.matmul.triton_blocks import launch_blocks
-from pyroclast_kernels.matmul.triton_gate_up import launch_gate_up
-from pyroclast_kernels.matmul.triton_values import launch_gated, launch_values
+from pyroclast_kernels.matmul.triton.blocks import launch_blocks
+from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
+from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values
 from pyroclast_kernels.norm.triton_kernels import launch_norm
 from pyroclast_kernels.rope.cases import Shape
 from pyroclast_kernels.rope.triton_kernels import launch_rope
-from pyroclast_kernels.triton_fusion import FUSIONS, Fusion, fusions
-from pyroclast_kernels.triton_launch import Limits, on_host
-from pyroclast_kernels.triton_memory import DeviceMemory
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits, on_host
+from pyroclast_kernels.weights.blocks import LAYOUTS
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 from stepping import load, step
 
 Arguments = dict[str, Any]
@@ -244,7 +246,7 @@ def test_product_and_swiglu(
 
 def test_a_share_of_a_tile_is_written_alone() -> None:
     """2112 rows of each half are 132 times 16 of a tile's 32: neighbours' rows stay theirs."""
-    from pyroclast_kernels.matmul.triton_tiles import tile_of
+    from pyroclast_kernels.matmul.triton.tiles import tile_of
 
     assert tile_of("bf16", 2, 2112, 1, True, parts=2).rows == 16
     assert tile_of("bf16", 2, 2112, 1, True, parts=2, whole=True).rows == 32

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations, triton_device
-from pyroclast_kernels.activation.triton_kernels import launch_swiglu
+from pyroclast_kernels import activations
+from pyroclast_kernels.activation.triton.kernels import launch_swiglu
 from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.matmul.cases import raw_rows
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
-from pyroclast_kernels.matmul.triton_blocks import launch_blocks
-from pyroclast_kernels.matmul.triton_gate_up import launch_gate_up
-from pyroclast_kernels.matmul.triton_weights import of_packed
-from pyroclast_kernels.triton_launch import Limits, host_tensor, on_host
+from pyroclast_kernels.matmul.triton.blocks import launch_blocks
+from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits, host_tensor, on_host
+from pyroclast_kernels.triton.weights import of_packed
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 D_FF, N_COLS = 64, 256
 SIZES = ("1x32x32-values-q8", "25x160x32-values-q8", "1x32x256-values-q8", "25x160x256-values-q8")

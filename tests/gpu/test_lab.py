@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast.lab import first_triton, gpu, make_rows, replay, scaffold
-from pyroclast.lab.check import Prepared, check_case
-from pyroclast.lab.child import Child
-from pyroclast.lab.make_rows import Job, rows_of, with_roofline
-from pyroclast.lab.measure import Bench
-from pyroclast.lab.rows import Ceiling, as_dict, from_dict
-from pyroclast.lab.run import Run, Settings, plan
-from pyroclast.lab.table import case_lines
-from pyroclast_kernels import triton_ceiling, triton_device, triton_timing
+from pyroclast.lab.check.check import Prepared, check_case
+from pyroclast.lab.profile import replay
+from pyroclast.lab.scaffold import first_triton, scaffold
+from pyroclast.lab.speed import gpu, make_rows
+from pyroclast.lab.speed.child import Child
+from pyroclast.lab.speed.make_rows import Job, rows_of, with_roofline
+from pyroclast.lab.speed.measure import Bench
+from pyroclast.lab.speed.rows import Ceiling, as_dict, from_dict
+from pyroclast.lab.speed.run import Run, Settings, plan
+from pyroclast.lab.speed.table import case_lines
 from pyroclast_kernels.cases import bench_cases, op_cases
+from pyroclast_kernels.gpu import timing as triton_timing
 from pyroclast_kernels.registry import get_op
-from pyroclast_kernels.triton_launch import Limits
+from pyroclast_kernels.triton import ceiling as triton_ceiling
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits
 
 TIMED = not triton_device.INTERPRETED
 
@@ -97,7 +101,7 @@ def test_a_variant_that_rounds_has_a_bound_of_its_own(
     exact, rounding = fake("exact", shift), fake("rounding", shift, rounds=True)
     [case] = [case for case in bench_cases("norm") if case.name == "1x2048"]
     loose = replace(case, rounded=lambda arguments, expected: 0.02)
-    monkeypatch.setattr("pyroclast.lab.measure.find_case", lambda *_: loose)
+    monkeypatch.setattr("pyroclast.lab.speed.measure.find_case", lambda *_: loose)
     for name, allowed in ((exact, False), (rounding, True)):
         answer = Bench(1).measure("norm", "f32", "1x2048", name, 0.001)
         assert (answer["errors"] == []) == allowed, name

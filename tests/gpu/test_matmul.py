@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import triton_device
 from pyroclast_kernels.cases import expected, mismatches, op_cases
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul import triton_tiles
-from pyroclast_kernels.matmul.triton_tiles import tile_of
-from pyroclast_kernels.matmul.triton_values import launch_values
-from pyroclast_kernels.matmul.triton_weights import DeviceWeight, of_packed
-from pyroclast_kernels.registry import all_variants
-from pyroclast_kernels.triton_launch import Limits
+from pyroclast_kernels.matmul.triton import tiles as triton_tiles
+from pyroclast_kernels.matmul.triton.tiles import tile_of
+from pyroclast_kernels.matmul.triton.values import launch_values
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits
+from pyroclast_kernels.triton.weights import DeviceWeight, of_packed
 
 ROUNDS = all_variants("matmul")["triton"].rounds
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -190,9 +190,9 @@ _COMPILE = """
 import torch
 from compile_sm90 import _measured, without_a_gpu
 compiled = without_a_gpu(90)
-from pyroclast_kernels.matmul.triton_values import launch_gated, launch_values
-from pyroclast_kernels.matmul.triton_weights import DeviceWeight
-from pyroclast_kernels.triton_launch import Limits
+from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values
+from pyroclast_kernels.triton.weights import DeviceWeight
+from pyroclast_kernels.triton.launch import Limits
 for n_tokens, n_rows, n_cols in [(1, 4096, 1024), (32, 28672, 1024), (4096, 4096, 1024)]:
     given = dict(
         n_tokens=torch.ones(1, dtype=torch.int64), n_cols=n_cols,

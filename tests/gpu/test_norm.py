@@ -11,8 +11,8 @@ import pytest
 from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import EPS
 from pyroclast_kernels.norm.reference import norm as reference
-from pyroclast_kernels.registry import all_variants
-from pyroclast_kernels.triton_device import INTERPRETED
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton.device import INTERPRETED
 
 # What a number loses as bfloat16, with its 8 bits: the interpreter of Triton 3.6 does not round.
 LOST = 2.0**-7 if INTERPRETED else 2.0**-8

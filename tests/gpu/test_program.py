@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import formats, triton_device
 from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.gpu.arena import MAX_PATCHES
+from pyroclast_kernels.gpu.bounds import Bounds, all_bounds, round_longest, round_tokens
+from pyroclast_kernels.gpu.memory import DeviceMemory
+from pyroclast_kernels.gpu.program import DeviceProgram, Graphs, Launches
 from pyroclast_kernels.matmul import FORMATS
 from pyroclast_kernels.memory import device_weight_bytes
 from pyroclast_kernels.program import Call
-from pyroclast_kernels.registry import Kernel
 from pyroclast_kernels.sample import PENALTY
-from pyroclast_kernels.triton_arena import MAX_PATCHES
-from pyroclast_kernels.triton_bounds import Bounds, all_bounds, round_longest, round_tokens
-from pyroclast_kernels.triton_launch import Limits
-from pyroclast_kernels.triton_memory import DeviceMemory
-from pyroclast_kernels.triton_program import DeviceProgram, Graphs, Launches
+from pyroclast_kernels.selection import Kernel
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits
+from pyroclast_kernels.weights import formats
 
 MAX_SEQ_LEN = 5000
 RNG = np.random.default_rng(5)
@@ -164,7 +165,7 @@ def test_weights_take_what_was_counted(memory: DeviceMemory, format: str) -> Non
 def test_rows_reach_their_place_in_runs(
     memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyroclast_kernels.triton_memory._STAGE_BYTES", 600)
+    monkeypatch.setattr("pyroclast_kernels.gpu.memory._STAGE_BYTES", 600)
     weight = memory.weight("f32", 20, 64)
     values = RNG.standard_normal((20, 64)).astype(np.float32)
     raw = values.view(np.uint8)

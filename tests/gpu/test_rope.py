@@ -11,7 +11,7 @@ import pytest
 from pyroclast_kernels.cases import EPS, op_cases
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.rope.triton_kernels import launch_rope, launch_rope_table
-from pyroclast_kernels.triton_launch import Launch, Limits, on_host
+from pyroclast_kernels.triton.launch import Launch, Limits, on_host
 
 Arguments = dict[str, Any]
 

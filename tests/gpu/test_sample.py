@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels import sample, triton_device
+from pyroclast_kernels import sample
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import all_variants
 from pyroclast_kernels.sample import cases, reference
-from pyroclast_kernels.triton_launch import limits_of, on_host
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import limits_of, on_host
 
 TOLERANCE = cases.CDF_TOLERANCE
 PARAMS = cases.PARAMS

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels import triton_device
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import all_variants
 from pyroclast_kernels.sample import pack_allowed
+from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.softmax import MIN_TEMPERATURE
 from pyroclast_kernels.softmax.cases import (
     LOG_TOLERANCE,
@@ -20,7 +19,8 @@ from pyroclast_kernels.softmax.cases import (
     arguments_of,
 )
 from pyroclast_kernels.softmax.reference import softmax as reference
-from pyroclast_kernels.triton_launch import Limits
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits
 
 SOFTMAX: Any = all_variants("softmax")["triton"].bind("f32")
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import tiny
-from pyroclast import LLM, SamplingParams, cli
-from pyroclast_kernels import triton_choices, triton_tuning
+from pyroclast import LLM, SamplingParams
+from pyroclast.cli import main as cli
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.triton_tiles import Tile
-from pyroclast_kernels.registry import Selection
+from pyroclast_kernels.gpu import tuning as triton_tuning
+from pyroclast_kernels.matmul.triton.tiles import Tile
+from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.tables import TableError
-from pyroclast_kernels.triton_choices import Product, Table
+from pyroclast_kernels.triton import choices as triton_choices
+from pyroclast_kernels.triton.choices import Product, Table
 from stepping import load
 
 CONFIG = replace(
@@ -207,7 +209,7 @@ def test_other_bits_are_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(triton_choices, "TOKENS", (1,))
     monkeypatch.setattr(triton_tuning, "N_ROUNDS", 1)
     monkeypatch.setattr(
-        "pyroclast_kernels.matmul.triton_values.other_tiles",
+        "pyroclast_kernels.matmul.triton.values.other_tiles",
         lambda tile, *_: [replace(tile, k=16), replace(tile, n_stages=2)],
     )
     model = load(path, device="cuda", max_seqs=2, max_batch_tokens=2, max_logits=2, n_blocks=2)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels import triton_device
 from pyroclast_kernels.cases import Case, expected, mismatches, op_cases
-from pyroclast_kernels.registry import OP_NAMES, Variant, all_variants
-from pyroclast_kernels.triton_launch import Limits, limits_of, on_host
+from pyroclast_kernels.registry import OP_NAMES, Variant
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.launch import Limits, limits_of, on_host
 
 VARIANTS = {
     (op, name): variant

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import formats, triton_device
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS, triton_weights
-from pyroclast_kernels.matmul.blocks import LAYOUTS, read_blocks
+from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
 from pyroclast_kernels.matmul.cases import raw_rows
-from pyroclast_kernels.matmul.packing import PackedWeight
-from pyroclast_kernels.matmul.packing import pack_rows as pack_rows_on_host
-from pyroclast_kernels.matmul.triton_weights import (
+from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton import weights as triton_weights
+from pyroclast_kernels.triton.weights import (
     NIBBLES,
     DeviceWeight,
     of_packed,
     pack_on_device,
     pack_rows,
 )
+from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights.blocks import LAYOUTS, read_blocks
+from pyroclast_kernels.weights.packing import PackedWeight
+from pyroclast_kernels.weights.packing import pack_rows as pack_rows_on_host
 
 
 def raw_of(format: str, n_rows: int = 7, n_headers: int = 3) -> np.ndarray:

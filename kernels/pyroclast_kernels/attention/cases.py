@@ -99,7 +99,8 @@ _SHAPES = [
 ]
 
 # The comparison of 8-bit outputs wants the float32 values to agree to 1e-5, which rounding weights
-# to bf16 does not allow: tests/test_attention.py compares those with the float32 output instead.
+# to bf16 does not allow: tests/kernels/test_attention.py
+# compares those with the float32 output instead.
 _FLOAT_FORMATS = ("f32", "f16")
 
 CASES = [

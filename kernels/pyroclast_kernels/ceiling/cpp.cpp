@@ -2,8 +2,8 @@
 // them: a streaming read, and multiply-adds that touch registers only.
 #include <algorithm>
 
-#include "../native/abi.h"
-#include "../native/simd.h"
+#include "native/abi.h"
+#include "native/simd.h"
 #include "read.h"
 
 namespace {

@@ -1,7 +1,7 @@
 // Streaming reads by any of the patterns that a kernel could use: what memory delivers at most.
 #pragma once
 
-#include "../native/simd.h"
+#include "native/simd.h"
 
 constexpr int64_t kLine = 64;
 constexpr int kLinesInFlight = 16;

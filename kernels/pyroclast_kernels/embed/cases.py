@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyroclast_kernels import formats
 from pyroclast_kernels.cases import Arguments, Case
 from pyroclast_kernels.embed import FORMATS
-from pyroclast_kernels.matmul.blocks import LAYOUTS
 from pyroclast_kernels.matmul.cases import BENCH_FORMATS, BENCH_SHAPES, bench_weight, raw_rows
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
+from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights.blocks import LAYOUTS
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 
 def _embed(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Arguments:

@@ -1,6 +1,6 @@
 // embed: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
 // One token per item; a row is one lane of its group, so the reads are strided: a few microseconds.
-#include "../matmul/superblocks.h"
+#include "matmul/cpp/superblocks.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 """embed, compiled by Cython: see cython_cpu.pyx."""
 
-from pyroclast_kernels import cython_modules
+from pyroclast_kernels.cython import modules as cython_modules
 
 cython_modules.register("embed")

@@ -7,7 +7,7 @@ are strided and nothing vectorizes: a few microseconds per token.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 
-from pyroclast_kernels.matmul.packed cimport (
+from pyroclast_kernels.matmul.cython.packed cimport (
     BF16, F16, F32, Format, Q4_0, Q4_1, Q4_K, Q8_0, Quants, Values, WithMinimum,
     group_bytes, quant_of, quants_of, scales_of, small_of,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.matmul.numba_packed import (
+from pyroclast_kernels.matmul.numba.packed import (
     Q4_0,
     Q4_1,
     Q4_K,
@@ -18,8 +18,8 @@ from pyroclast_kernels.matmul.numba_packed import (
     find,
     value_group_bytes,
 )
-from pyroclast_kernels.numba_math import split_begin
-from pyroclast_kernels.numba_simd import (
+from pyroclast_kernels.numba.math import split_begin
+from pyroclast_kernels.numba.simd import (
     at,
     inline,
     load_bfloat,

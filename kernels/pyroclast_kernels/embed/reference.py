@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pyroclast_kernels.matmul.packing import PackedWeight
+from pyroclast_kernels.weights.packing import PackedWeight
 
 Array = NDArray[Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyroclast_kernels.registry import get_op
-from pyroclast_kernels.triton_launch import Launch
+from pyroclast_kernels.triton.launch import Launch
 
 
 @get_op("embed").gpu_variant("triton")

@@ -13,15 +13,15 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.blocks import LAYOUTS, SUPER
-from pyroclast_kernels.matmul.triton_block_parts import minimum_of, scale_of
-from pyroclast_kernels.matmul.triton_weights import NIBBLES
+from pyroclast_kernels.matmul.triton.block_parts import minimum_of, scale_of
+from pyroclast_kernels.triton.weights import NIBBLES
+from pyroclast_kernels.weights.blocks import LAYOUTS, SUPER
 
 if TYPE_CHECKING:
     import torch
 
-    from pyroclast_kernels.matmul.triton_weights import DeviceWeight
-    from pyroclast_kernels.triton_launch import Limits
+    from pyroclast_kernels.triton.launch import Limits
+    from pyroclast_kernels.triton.weights import DeviceWeight
 
 _COLUMNS = 1024  # of a program: 8 for each of its threads
 

@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyroclast_kernels import activations, formats
+from pyroclast_kernels import activations
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
-from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.blocks import LAYOUTS, SUPER
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
+from pyroclast_kernels.weights import BLOCK_FORMATS, PACKED_FORMATS, formats
+from pyroclast_kernels.weights.blocks import LAYOUTS, SUPER
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 # (n_tokens, n_rows, n_cols): one row, rows that do not fill a group of 16, every tile tail.
 _ODD = [(1, 1, 32), (3, 17, 96), (13, 50, 64), (17, 33, 160), (25, 16, 32)]
@@ -194,7 +194,7 @@ def _pack_case(format: str, n_rows: int, n_cols: int) -> Case:
 
 
 _SUPER_FORMATS = [f for f in BLOCK_FORMATS if LAYOUTS[f].columns == SUPER]
-_OTHER_FORMATS = [f for f in FORMATS if f not in _SUPER_FORMATS]
+_OTHER_FORMATS = [f for f in PACKED_FORMATS if f not in _SUPER_FORMATS]
 _GROUPS = [(_OTHER_FORMATS, _ODD + _MODELS, 64), (_SUPER_FORMATS, _ODD_K + _MODELS_K, 512)]
 
 CASES = [
@@ -216,7 +216,7 @@ CASES = [
 ]  # fmt: skip
 CASES += [
     case
-    for f in FORMATS
+    for f in PACKED_FORMATS
     if f not in BLOCK_FORMATS
     for case in (
         *(_matmul_case(shape, f, False, False) for shape in [*_ODD_VALUES, _LONG]),

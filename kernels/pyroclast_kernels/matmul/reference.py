@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.activations import dequantize, put
-from pyroclast_kernels.matmul.packing import PackedWeight, pack_rows
+from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 Array = NDArray[Any]
 

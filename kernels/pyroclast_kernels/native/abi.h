@@ -3,10 +3,11 @@
 //   void kernel(const void *args, int part, int n_parts);
 //
 // `args` points to a struct whose every field is 8 bytes wide: a pointer, an int64_t or a double,
-// in the order of the parameters of the op's NumPy reference (tests/test_abi.py compares the two).
-// Sizes that vary from step to step (tokens, sequences) are read through pointers, so a recorded
-// step is replayed without touching the structs.  The executor splits an op into n_parts and any
-// thread may run any part, each exactly once; the bits of the result must not depend on n_parts.
+// in the order of the parameters of the op's NumPy reference (tests/kernels/test_abi.py compares
+// the two). Sizes that vary from step to step (tokens, sequences) are read through pointers, so a
+// recorded step is replayed without touching the structs.  The executor splits an op into n_parts
+// and any thread may run any part, each exactly once; the bits of the result must not depend on
+// n_parts.
 #pragma once
 
 #include <cstdint>

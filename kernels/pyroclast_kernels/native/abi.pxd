@@ -7,7 +7,7 @@
 #
 # What makes the difference between vector and scalar code (read -fopt-info-vec, then the assembly):
 #   - sums live in local arrays of constant size: nothing aliases them, so they stay in registers
-#   - inner loops have constant bounds, and no branches: see choose() in activation/lanes.pxd
+#   - inner loops have constant bounds, and no branches: see choose() in activation/cython/lanes.pxd
 #   - float constants are typed (`cdef float one = 1`): a bare literal is a double in C
 #   - no plain copies between arrays of lanes: GCC copies 16 bytes at a time, and a load of 32 bytes
 #     that follows waits until both halves have left the store buffer

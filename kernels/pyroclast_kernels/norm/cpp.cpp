@@ -3,7 +3,7 @@
 // The sum of squares runs in 16 float32 lanes, folded by a fixed tree; one token per item.
 #include <algorithm>
 
-#include "../activation/quantize.h"
+#include "activation/cpp/quantize.h"
 
 namespace {
 

@@ -8,7 +8,7 @@ by one fixed tree.
 from libc.math cimport fmaf, sqrtf
 from libc.stdint cimport int32_t, int64_t
 
-from pyroclast_kernels.activation.lanes cimport quantize_row, sum_lanes
+from pyroclast_kernels.activation.cython.lanes cimport quantize_row, sum_lanes
 from pyroclast_kernels.native.abi cimport Q8Block, Range, split
 
 cdef enum:

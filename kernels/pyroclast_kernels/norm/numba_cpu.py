@@ -1,5 +1,5 @@
 """norm, compiled by Numba: see numba_kernels.py."""
 
-from pyroclast_kernels import numba_abi
+from pyroclast_kernels.numba import abi as numba_abi
 
 numba_abi.register("norm")

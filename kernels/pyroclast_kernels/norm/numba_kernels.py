@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.activation.numba_quantize import Q8_BYTES, quantize_block
-from pyroclast_kernels.numba_math import load_n, split_begin, store_n
-from pyroclast_kernels.numba_simd import (
+from pyroclast_kernels.activation.numba.quantize import Q8_BYTES, quantize_block
+from pyroclast_kernels.numba.math import load_n, split_begin, store_n
+from pyroclast_kernels.numba.simd import (
     at,
     fma,
     inline,

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from pyroclast_kernels.activation.triton_quantize import store_quantized
+from pyroclast_kernels.activation.triton.quantize import store_quantized
 
 if TYPE_CHECKING:
     import torch
 
-    from pyroclast_kernels.triton_launch import Limits
+    from pyroclast_kernels.triton.launch import Limits
 
 # What a kernel that norms by itself is given: norm_first's `normed`.
 Normed = tuple[Any, ...]

@@ -4,7 +4,7 @@
 // item.
 //
 // attention/cache.py describes the cache; block_size is 32.
-#include "../attention/formats.h"
+#include "attention/cpp/formats.h"
 
 namespace {
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.numba_math import load_n, split_begin, store_n
-from pyroclast_kernels.numba_simd import (
+from pyroclast_kernels.numba.math import load_n, split_begin, store_n
+from pyroclast_kernels.numba.simd import (
     at,
     inline,
     load_f32,

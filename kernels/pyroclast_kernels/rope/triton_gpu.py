@@ -4,7 +4,7 @@ launch is asked for."""
 from __future__ import annotations
 
 from pyroclast_kernels.registry import get_op
-from pyroclast_kernels.triton_launch import Launch
+from pyroclast_kernels.triton.launch import Launch
 
 
 @get_op("rope_table").gpu_variant("triton")

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from pyroclast_kernels import triton_device
-from pyroclast_kernels.attention.triton_tile import to_bf16
+from pyroclast_kernels.attention.triton.tile import to_bf16
+from pyroclast_kernels.triton import device as triton_device
 
 if TYPE_CHECKING:
     import torch
 
-    from pyroclast_kernels.triton_launch import Limits
+    from pyroclast_kernels.triton.launch import Limits
 
 _INTERPRETED = tl.constexpr(triton_device.INTERPRETED)
 _BLOCK = tl.constexpr(32)  # cache.BLOCK_SIZE

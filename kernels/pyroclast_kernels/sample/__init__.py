@@ -34,7 +34,7 @@ Array = NDArray[Any]
 
 FORMATS = ("f32",)
 
-# One row's parameters.  Every field is 8 bytes; cpp.cpp mirrors the struct as SampleRow.
+# One row's parameters.  Every field is 8 bytes; cpp/sample.cpp mirrors the struct as SampleRow.
 ROW = np.dtype(
     [
         ("temperature", "<f8"),  # < MIN_TEMPERATURE: greedy

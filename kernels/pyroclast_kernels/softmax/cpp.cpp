@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "native/abi.h"
-#include "sample/weigh.h"
+#include "sample/cpp/weigh.h"
 
 namespace {
 

@@ -11,13 +11,13 @@ Pass 3: times 1 / sum, or the difference to its logarithm.
 from libc.math cimport INFINITY, NAN, isfinite, log
 from libc.stdint cimport int64_t, uint32_t
 
-from pyroclast_kernels.activation.lanes cimport choose
+from pyroclast_kernels.activation.cython.lanes cimport choose
 from pyroclast_kernels.native.abi cimport Range, split
-from pyroclast_kernels.sample.lanes cimport (
+from pyroclast_kernels.sample.cython.lanes cimport (
     BLOCK, AnyWeigher, Extremes, Weigher, clear, plain, sixteen, sum_pairs, sum_weights, weigh,
     weigher_of,
 )
-from pyroclast_kernels.sample.list cimport first_equal, scan
+from pyroclast_kernels.sample.cython.list cimport first_equal, scan
 
 
 cdef struct SoftmaxArgs:

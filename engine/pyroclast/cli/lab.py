@@ -1,0 +1,239 @@
+"""The commands of the kernel lab: bench kernels, kernels check, kernels new."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.cli.main import colour, fail, numbers, write
+from pyroclast.errors import KernelError
+from pyroclast.progress import progress_bar
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator, Sequence
+
+    from pyroclast.lab.speed.rows import Row
+    from pyroclast.lab.speed.run import Settings
+
+_QUICK_S, _USUAL_S = 0.02, 0.08  # for one timing
+_SHOWN = 5  # failures that a terminal gets to see
+
+
+def add_arguments(command: ArgumentParser, name: str) -> None:
+    """The arguments of one of the commands."""
+    if name == "bench kernels":
+        for flag, text in (
+            ("op", "ops"),
+            ("format", "weight or cache formats"),
+            ("variant", "variants, patterns such as cpp-* too"),
+            ("case", "names of cases, patterns such as 1x* too"),
+        ):
+            help_text = f"only these {text} (default: all)"
+            command.add_argument(f"--{flag}", type=_words, metavar="NAME,...", help=help_text)
+        command.add_argument(
+            "--threads", "-t", type=numbers, metavar="N,...", help="default: 1 and all there are"
+        )
+        command.add_argument("--quick", action="store_true", help="shorter timings, more noise")
+        command.add_argument(
+            "--every-case", action="store_true", help="the small cases, too, that check rounding"
+        )
+        command.add_argument("--out", metavar="FILE", help="write all rows to FILE, as JSON")
+    else:
+        command.add_argument("op", metavar="OP", help="norm, matmul, ...: see `pyroclast kernels`")
+        command.add_argument("name", metavar="NAME", help="of the variant")
+    if name == "kernels check":
+        command.add_argument("--case", metavar="TEXT", help="only cases with TEXT in their names")
+        command.add_argument("--no-time", action="store_true", help="check only")
+    if name == "kernels new":
+        command.add_argument(
+            "--tech", required=True, metavar="TECH", help="numba, cython, cpp or triton"
+        )
+    else:
+        command.add_argument(
+            "--timeout", type=float, default=300.0, metavar="S", help="for one job (default: 300)"
+        )
+    command.add_argument(
+        "--dir", metavar="FOLDER", help="of your own variants (default: PYROCLAST_KERNEL_PATH)"
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+@contextmanager
+def _library_errors(folder: str | None) -> Iterator[None]:
+    """Errors of the kernel library become ours; `folder` joins the search path of variants."""
+    from pyroclast_kernels.errors import KernelError as KernelLibraryError
+    from pyroclast_kernels.own_variants import PATH_VARIABLE
+
+    if folder is not None:
+        given = os.environ.get(PATH_VARIABLE)
+        os.environ[PATH_VARIABLE] = os.pathsep.join(filter(None, (folder, given)))
+    try:
+        yield
+    except KernelError:
+        raise
+    except KernelLibraryError as error:
+        raise KernelError(str(error)) from error
+
+
+# ---- bench kernels -----------------------------------------------------------------------------
+
+
+def bench_kernels(args: Namespace) -> None:
+    """Every variant on every case: checked, then timed; a table, or a JSON object a row."""
+    from pyroclast.lab.speed.run import Settings
+    from pyroclast_kernels import features
+
+    threads = args.threads or sorted({1, features.n_cpus()})
+    if 0 in threads:
+        fail("--threads must be at least 1", code=2)
+    with _library_errors(args.dir):
+        settings = Settings(
+            ops=args.op,
+            formats=args.format,
+            variants=args.variant,
+            cases=args.case,
+            threads=threads,
+            seconds=_QUICK_S if args.quick else _USUAL_S,
+            timeout_s=args.timeout,
+            every_case=args.every_case,
+        )
+        rows = run(settings, args.out, as_json=args.json)
+    if any(row.status in ("wrong", "crashed", "hung") for row in rows):
+        raise SystemExit(1)
+
+
+def run(settings: Settings, out: str | None, as_json: bool) -> Sequence[Row]:
+    """Measures, prints every case as it comes, and keeps the rows in `out`."""
+    from pyroclast.lab.speed.rows import as_dict, save
+    from pyroclast.lab.speed.run import Run, plan
+    from pyroclast.lab.speed.table import case_lines, summary_lines
+
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise KernelError(f"--out {out}: there is no folder {Path(out).absolute().parent}")
+    jobs = plan(settings)
+    measured = Run(settings, jobs)
+    with progress_bar(len(jobs), "job") as show:
+        for rows in measured.measure(show):
+            for line in [] if as_json else case_lines(rows):
+                write(line)
+    results = measured.results()
+    if out is not None:
+        save(out, results)
+    # Shares and drift are final only now.
+    for line in [json.dumps(as_dict(row)) for row in results.rows] if as_json else []:
+        write(line)
+    for line in [] if as_json else summary_lines(results):
+        write(line)
+    return results.rows
+
+
+# ---- kernels check -----------------------------------------------------------------------------
+
+
+def kernels_check(args: Namespace) -> None:
+    """One variant over the op's whole case list, then timed beside the others."""
+    with _library_errors(args.dir):
+        variant = find_variant(args.op, args.name)
+        found = _check(args, variant)
+        if not args.json:
+            n, bad = found["n_cases"], found["failures"]
+            for failure in bad[:_SHOWN]:
+                write(colour("wrong  ", "31") + failure)
+            if len(bad) > _SHOWN:
+                write(f"... and {len(bad) - _SHOWN} more; --json lists all, --case some of them")
+            verdict = f"{len(bad)} failures" if bad else "all as the reference"
+            write(f"{args.op}={variant}: {n} cases, {verdict}")
+        rows = [] if found["failures"] or args.no_time else _time(args, variant)
+    if args.json:
+        from pyroclast.lab.speed.rows import as_dict
+
+        write(json.dumps({**found, "rows": [as_dict(row) for row in rows]}))
+    wrong = [row for row in rows if row.variant == variant and not row.passed]
+    if found["failures"] or wrong:
+        raise SystemExit(1)
+
+
+def find_variant(op: str, name: str) -> str:
+    """The variant's full name; `rows` finds numba-rows if no other ends like it."""
+    from pyroclast_kernels.selection import all_variants
+
+    known = all_variants(op)
+    endings = [each for each in known if each == name] or [
+        each for each in known if each.endswith(f"-{name}")
+    ]
+    if len(endings) != 1:
+        among = endings or known
+        why = "means several" if endings else "is no variant"
+        raise KernelError(f"{name!r} {why} of {op}; there are {', '.join(among)}")
+    if known[endings[0]].unavailable:
+        raise KernelError(f"{op}={endings[0]} cannot run here: {known[endings[0]].unavailable}")
+    return endings[0]
+
+
+def _check(args: Namespace, variant: str) -> dict[str, Any]:
+    """{"op", "variant", "n_cases", "failures"}; a crash and a hang are failures, too."""
+    from pyroclast.lab.speed.child import Child, ChildError
+
+    found: dict[str, Any] = {"op": args.op, "variant": variant, "n_cases": 0, "failures": []}
+    job = {"do": "check", "op": args.op, "variant": variant, "pattern": args.case}
+    with Child(1) as child:
+        try:
+            found |= child.ask(job, args.timeout)
+        except ChildError as error:
+            found["failures"] = [f"{error.at or args.op}: {error.kind}: {error}"]
+    if not found["n_cases"] and not found["failures"]:
+        raise KernelError(f"{args.op}={variant}: no case has {args.case!r} in its name")
+    return found
+
+
+def _time(args: Namespace, variant: str) -> Sequence[Row]:
+    """The first two cases of each format, six at most, under every variant."""
+    from pyroclast.lab.speed.run import Settings
+    from pyroclast_kernels.cases import bench_cases
+    from pyroclast_kernels.selection import all_variants
+
+    formats = all_variants(args.op)[variant].formats
+    cases = [case for case in bench_cases(args.op) if case.format in formats]
+    firsts = [c for f in formats for c in [c for c in cases if c.format == f][:2]][:6]
+    if not firsts:
+        return []
+    settings = Settings(
+        ops=[args.op],
+        formats=list(dict.fromkeys(case.format for case in firsts)),
+        cases=list(dict.fromkeys(case.name for case in firsts)),
+        seconds=_QUICK_S,
+        timeout_s=args.timeout,
+    )
+    if not args.json:
+        return run(settings, None, as_json=False)
+    from pyroclast.lab.speed.run import Run, plan
+
+    measured = Run(settings, plan(settings))
+    for _ in measured.measure():
+        pass
+    return measured.results().rows
+
+
+# ---- kernels new -------------------------------------------------------------------------------
+
+
+def kernels_new(args: Namespace) -> None:
+    """Writes the file of a new variant and says what to do with it."""
+    from pyroclast.lab.scaffold.scaffold import new_variant
+
+    with _library_errors(None):
+        written = new_variant(args.op, args.name, args.tech, args.dir)
+    if args.json:
+        write(json.dumps(written))
+        return
+    write(f"wrote {written['path']}")
+    if written["note"]:
+        write(written["note"])
+    write(f"next:  pyroclast kernels check {args.op} {written['variant']}{written['options']}")

@@ -1,0 +1,177 @@
+"""The commands about this machine and installation: kernels, doctor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.cli.main import DEFAULT_MODEL, colour, write
+from pyroclast.errors import KernelError, ModelFileError
+from pyroclast.model.device import (
+    SETTING,
+    check_device,
+    gpu_memory,
+    size,
+    why_not_chosen,
+    why_not_cuda,
+)
+from pyroclast_kernels import features, tables
+from pyroclast_kernels.errors import KernelError as KernelLibraryError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+_REQUIRED = ("numpy", "numba", "tokenizers", "safetensors", "jinja2", "tqdm")
+_OPTIONAL = ("torch", "triton", "starlette", "uvicorn", "matplotlib", "huggingface-hub")
+_COLOURS = {"chosen": "32", "tuned": "36", "available": "0", "unavailable": "2"}
+
+
+def kernels(args: Namespace) -> None:
+    """Each op and format: its variants, which one runs, and why each other one cannot."""
+    from pyroclast_kernels import Selection, report
+
+    device = check_device(args.device)
+    try:
+        rows = report(args.kernels, device)
+        selection = Selection(args.kernels, on_gpu=device == "cuda")
+        for op, format in {(row["op"], row["format"]) for row in rows if device == "cpu"}:
+            selection.tuned_shapes(op, format)  # notes what of the table does not hold
+    except KernelLibraryError as error:
+        raise KernelError(str(error)) from error
+    if args.json:
+        rules = os.environ.get("PYROCLAST_KERNELS", "") if args.kernels is None else args.kernels
+        table = {"table": selection.table, "table_notes": selection.table_notes}
+        found = {"rules": rules, **table, "device": device, "cpu": features.cpu_name()}
+        write(json.dumps({**found, "cuda": why_not_cuda(), "kernels": rows}))
+        return
+    widths = [max(len(row[key]) for row in rows) for key in ("op", "format", "variant", "status")]
+    before = ""
+    for row in rows:
+        name = f"{row['op']:<{widths[0]}}  {row['format']:<{widths[1]}}"
+        shown = name if name != before else " " * len(name)
+        before = name
+        line = f"{row['variant']:<{widths[2]}}  {row['status']:<{widths[3]}}  {row['reason']}"
+        write(f"{shown}  {colour(line.rstrip(), _COLOURS[row['status']])}")
+    if device == "cpu":
+        write(f"table: {'; '.join([selection.table, *selection.table_notes])}")
+    write(f"cuda: {why_not_cuda() or 'can be used (`pyroclast kernels --device cuda`)'}")
+
+
+def doctor(args: Namespace) -> None:
+    """What is installed and what this machine can do; exits normally whatever it finds."""
+    found = examine()
+    if args.json:
+        write(json.dumps(found))
+        return
+    for topic, facts in found.items():
+        write(colour(topic, "1"))
+        for name, fact in facts.items():
+            write(f"  {name:<18} {fact}")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Topic -> name -> fact, all fit for JSON."""
+    return {
+        "versions": {
+            "pyroclast": _version("pyroclast"),
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _REQUIRED},
+        },
+        "machine": {
+            "cpu": features.cpu_name(),
+            "system": platform.platform(),
+            "threads": features.n_cpus(),
+            "cpus": os.cpu_count(),
+            "memory": _memory(),
+            **{f"cpp-{level}": features.why_not(level) or "yes" for level in features.LEVEL_FLAGS},
+        },
+        "gpu": _gpu(),
+        "native build": _build(),
+        "settings": {
+            name: os.environ.get(name, "not set")
+            for name in (SETTING, "PYROCLAST_KERNELS", "PYROCLAST_FROZEN", "PYROCLAST_MAX_ISA")
+        },
+        "caches": _caches(),
+        "optional packages": {name: _version(name) for name in _OPTIONAL},
+        "demo model": {DEFAULT_MODEL: _demo_model()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package == "pyroclast":  # run from a source tree
+            from pyroclast import __version__
+
+            return f"{__version__} (not installed: run from its source)"
+        return f"not installed: pip install {package}"
+
+
+def _memory() -> str:
+    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{n_bytes / 2**30:.1f} GiB"
+
+
+def _build() -> dict[str, Any]:
+    """What the install wrote about its compiler; the modules say whether it still holds."""
+    spec = importlib.util.find_spec("pyroclast_kernels")
+    assert spec is not None, "this module imports from it"
+    assert spec.origin is not None, "a package with an __init__.py has an origin"
+    path = Path(spec.origin).with_name("_build_info.json")
+    facts: dict[str, Any] = {}
+    try:
+        facts.update(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        facts["status"] = "none: nothing was compiled; `pip install .` with a C++ compiler does it"
+    except (OSError, ValueError) as error:
+        facts["status"] = f"unreadable: {error}"
+    has_executor = importlib.util.find_spec("pyroclast_kernels._executor") is not None
+    facts["executor"] = "yes" if has_executor else "no: kernels run one by one, in one thread"
+    return facts
+
+
+def _gpu() -> dict[str, Any]:
+    """Whether a model can run on the GPU, and which it is; torch is imported only if one can."""
+    reason = why_not_cuda()
+    facts: dict[str, Any] = {
+        "device=cuda": reason or "can be used",
+        "device=auto": why_not_chosen() or "takes the GPU where the model fits",
+    }
+    if reason:
+        return facts
+    from pyroclast_kernels.triton.ceiling import about
+
+    try:
+        free, total = gpu_memory()
+        return facts | about() | {"free memory": f"{size(free)} of {size(total)}"}
+    except (KernelError, RuntimeError) as error:
+        return facts | {"device=cuda": f"the driver failed: {error}"}
+
+
+def _caches() -> dict[str, Any]:
+    from pyroclast_kernels.numba.abi import cache_directory
+
+    directory = cache_directory()
+    table, why = tables.current()
+    home = Path(os.environ.get("TRITON_HOME", "~")).expanduser()
+    return {
+        "numba kernels": "none can be written" if directory is None else str(directory),
+        "tuned table": why if table is None else table.name,
+        "triton kernels": os.environ.get("TRITON_CACHE_DIR") or str(home / ".triton" / "cache"),
+    }
+
+
+def _demo_model() -> str:
+    from pyroclast.checkpoint.open import open_checkpoint
+
+    try:
+        with open_checkpoint(DEFAULT_MODEL) as checkpoint:
+            return checkpoint.path
+    except ModelFileError as error:
+        return str(error)

@@ -1,0 +1,228 @@
+"""The command profile: where the time of a generation goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.cli.main import DEFAULT_MODEL, add_frozen, colour, read_text, write
+from pyroclast.errors import ContextOverflowError, RequestError
+from pyroclast.progress import progress_bar
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from pyroclast.lab.profile.record import ProfiledLLM
+
+Rows = list[tuple[str, ...]]
+_BAR = 24  # cells of a share bar
+_FEW_LAYERS = 4  # more than that are told in short
+_PARTS = {
+    "tokenizer": "tokenizer (text to ids)",
+    "detokenizer": "detokenizer (ids to text)",
+    "python": "Python between steps",
+    "entry": "Python around a step",
+    "ops": "ops",
+    "sampling": "sampling (op)",
+    "between": "between calls (barriers)",
+    "return_": "return from a step",
+}
+
+
+def add_arguments(command: ArgumentParser, name: str) -> None:
+    """The flags of the command `name`, which is profile."""
+    del name  # one command only
+    command.add_argument(
+        "model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help="file, folder or name"
+    )
+    command.add_argument("--prompt", metavar="TEXT", help="what to continue; - is standard input")
+    command.add_argument("-p", type=int, metavar="N", help="a prompt of N tokens (default: 128)")
+    command.add_argument(
+        "-n", type=int, default=32, metavar="N", help="tokens to generate (default: 32)"
+    )
+    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all there are")
+    command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
+    command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
+    command.add_argument("--kernels", metavar="RULES", help="for instance matmul.q8_0=cpp-avx2")
+    add_frozen(command)
+    command.add_argument(
+        "--trace", metavar="FILE", help="write a Chrome trace, to be opened at ui.perfetto.dev"
+    )
+    command.add_argument("--layers", action="store_true", help="show every layer by itself")
+    command.add_argument(
+        "--no-replay", action="store_true", help="do not run each op under every variant"
+    )
+
+
+def profile(args: Namespace) -> None:
+    """Records a generation and tells where its time went."""
+    from pyroclast.lab.profile import profile as lab
+    from pyroclast.lab.profile.chrome_trace import write_trace
+    from pyroclast.lab.profile.record import ProfiledLLM
+
+    if args.n < 1 or (args.p is not None and args.p < 1):
+        raise RequestError("-n and -p must be at least 1")
+    if args.prompt is not None and args.p is not None:
+        raise RequestError("--prompt and -p exclude each other: a text, or a number of tokens")
+    options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
+    with ProfiledLLM(args.model, kv_dtype=args.kv_dtype, **options) as llm:
+        prompt = _prompt(args, llm)
+        found, recorded = lab.profile(
+            llm, prompt, args.n, replays=not args.no_replay, progress=progress_bar
+        )
+        if args.trace:
+            keys = ("model", "table", "kernels", "cpu", "commit", "date")
+            about = {key: found[key] for key in keys}
+            found["trace"] = args.trace
+            found["trace_events"] = write_trace(recorded, Path(args.trace), about)
+    if args.json:
+        write(json.dumps(found))
+    else:
+        Report(found, args.layers).show()
+
+
+def _prompt(args: Namespace, llm: ProfiledLLM) -> str | list[int]:
+    from pyroclast.lab.profile.profile import prompt_of
+
+    if args.prompt is not None:
+        return read_text(args.prompt)
+    n_tokens = 128 if args.p is None else args.p
+    if n_tokens + args.n > llm.llm.max_seq_len:
+        raise ContextOverflowError(
+            f"-p {n_tokens} and -n {args.n} need {n_tokens + args.n} positions, the context of "
+            f"{llm.llm.name} holds {llm.llm.max_seq_len}"
+        )
+    return prompt_of(n_tokens, llm.llm.tokenizer.vocab_size)
+
+
+class Report:
+    """Tables: Markdown on a pipe, with bars and colours on a terminal."""
+
+    def __init__(self, found: dict[str, Any], all_layers: bool) -> None:
+        self.found, self._all_layers = found, all_layers
+        self._bars = sys.stdout.isatty()
+
+    def show(self) -> None:
+        """All of it."""
+        found = self.found
+        title = f"{found['model']}: {found['n_prompt']} tokens read, {found['n_gen']} written, "
+        write(f"{title}{found['wall_us'] / 1000:.1f} ms on {found['n_threads']} threads")
+        parts = [
+            (_PARTS[name], us) for name, us in found["parts_us"].items() if us or name == "python"
+        ]
+        self._shares("The caller's time", parts, found["wall_us"])
+        for phase in found["phases"]:
+            if phase["n_steps"]:
+                self._phase(phase)
+        self._threads()
+        if "replay" in found:
+            self._replay()
+        write()
+        kernels = ", ".join(f"{op}={v}" for op, v in sorted(found["kernels"].items()))
+        for line in (
+            f"{found['cpu']}, Python {found['python']}, pyroclast {found['commit']}",
+            f"kernels: {kernels} (table: {found['table']})",
+        ):
+            write(colour(line, "2"))
+        if "trace" in found:
+            write(f"{found['trace_events']} events in {found['trace']}: open at ui.perfetto.dev")
+
+    def _phase(self, phase: dict[str, Any]) -> None:
+        per = phase["n_tokens"]
+        rows: Rows = []
+        for op in phase["ops"]:
+            waiting = op["wait_us"] / max(op["wait_us"] + op["busy_us"], 1e-9)
+            times = (f"{op['wall_us'] / per:.1f}", f"{op['fastest_us'] / per:.1f}")
+            shares = (f"{op['share']:.1%}", f"{waiting:.1%}")
+            variants = "+".join(op["variants"])
+            rows.append((op["name"], *times, *shares, variants, self._bar(op["share"])))
+        heads = ("op", "us/token", "at its fastest", "share", "waiting", "variant", "")
+        self._table(f"{phase['phase']}: {phase['n_steps']} steps, {per} tokens", heads, rows)
+        rows = [
+            (name, f"{us / per:.1f}", f"{us / phase['steps_us']:.1%}")
+            for name, us in self._layers(phase["layers"])
+        ]
+        self._table(f"{phase['phase']} by layer", ("layer", "us/token", "share"), rows)
+
+    def _layers(self, layers: list[dict[str, Any]]) -> list[tuple[str, float]]:
+        """All of them if wanted, else the decoder layers in three rows."""
+        inner = [layer for layer in layers if layer["name"].startswith("layer ")]
+        if self._all_layers or len(inner) <= _FEW_LAYERS:
+            return [(layer["name"], layer["wall_us"]) for layer in layers]
+        ordered = sorted(inner, key=lambda layer: layer["wall_us"])
+        middle, slowest = ordered[len(ordered) // 2], ordered[-1]
+        total = sum(layer["wall_us"] for layer in inner)
+        short = [
+            (f"{len(inner)} layers", total),
+            (f"the middle one ({middle['name']})", middle["wall_us"]),
+            (f"the slowest ({slowest['name']})", slowest["wall_us"]),
+        ]
+        rest = [(layer["name"], layer["wall_us"]) for layer in layers if layer not in inner]
+        return [*rest[:1], *short, *rest[1:]]
+
+    def _threads(self) -> None:
+        rows: Rows = [
+            (
+                str(thread["thread"]),
+                str(thread["n_parts"]),
+                f"{thread['busy_us'] / 1000:.1f}",
+                f"{thread['wait_us'] / 1000:.1f}",
+                f"{thread['longest_wait_us'] / 1000:.2f}",
+            )
+            for thread in self.found["threads"]
+        ]
+        heads = ("thread", "parts", "busy ms", "at barriers ms", "longest wait ms")
+        self._table("Threads within the steps", heads, rows)
+
+    def _replay(self) -> None:
+        replay = self.found["replay"]
+        rows: Rows = []
+        for each in replay["ops"]:
+            us = "" if each["alone_us"] is None else f"{each['alone_us']:.1f}"
+            inside = "" if each["in_step_us"] is None else f"{each['in_step_us']:.1f}"
+            mark = "chosen" if each["chosen"] else each["reason"]
+            rows.append((each["op"], each["variant"], us, inside, mark))
+        heads = ("op", "variant", "alone us", "in the step us", "")
+        self._table(f"Each op alone, in a step of {replay['n_tokens']} tokens", heads, rows)
+        chain, total, rows = replay["explained"], 0.0, []
+        for link in chain:
+            total += link["us"]
+            rows.append((link["what"], f"{link['us']:+.1f}", f"{total:.1f}"))
+        what = "From the ops alone to a token" if len(chain) > 4 else "From the ops to a step"
+        self._table(what, ("what", "us", "sum"), rows)
+
+    def _shares(self, title: str, parts: list[tuple[str, float]], whole: float) -> None:
+        rows: Rows = [
+            (name, f"{us / 1000:.2f}", f"{us / whole:.1%}", self._bar(us / whole))
+            for name, us in parts
+        ]
+        rows.append(("sum", f"{sum(us for _, us in parts) / 1000:.2f}", "", ""))
+        self._table(title, ("part", "ms", "share", ""), rows)
+
+    def _bar(self, share: float) -> str:
+        return "█" * round(share * _BAR) if self._bars else ""
+
+    def _table(self, title: str, heads: tuple[str, ...], rows: Rows) -> None:
+        """Texts to the left, numbers to the right; empty columns are left out."""
+        kept = [i for i in range(len(heads)) if heads[i] or any(row[i] for row in rows)]
+        widths = {i: max(len(row[i]) for row in [heads, *rows]) for i in kept}
+        numeric = {i for i in kept if rows and all(_is_number(row[i]) for row in rows)}
+        write()
+        write(colour(title, "1"))
+        write()
+
+        def line(row: tuple[str, ...]) -> str:
+            cells = (f"{row[i]:{'>' if i in numeric else '<'}{widths[i]}}" for i in kept)
+            return "| " + " | ".join(cells) + " |"
+
+        write(line(heads))
+        marks = ("-" * (widths[i] + 1) + (":" if i in numeric else "-") for i in kept)
+        write("|" + "|".join(marks) + "|")
+        for row in rows:
+            write(line(row))
+
+
+def _is_number(text: str) -> bool:
+    return not text or text.rstrip("%").lstrip("+-").replace(".", "", 1).isdecimal()

@@ -1,0 +1,1 @@
+"""The generation loop: requests, their schedule and blocks, one step after another, streams."""

@@ -1,0 +1,1 @@
+"""File formats, each byte checked before it is used: GGUF, safetensors, Hugging Face folders."""

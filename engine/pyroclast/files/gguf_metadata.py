@@ -1,0 +1,209 @@
+"""The key-value part of a GGUF file: a bounds-checked cursor, scalar values, lazy arrays.
+
+Arrays are walked to check their bounds (a 49,152-token vocabulary takes about 10 ms) but decoded
+only when asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyroclast.errors import ModelFileError
+from pyroclast.files.mapped_file import MappedFile
+
+U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
+_SCALARS = {
+    type_id: struct.Struct("<" + code)
+    for type_id, code in {
+        0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"
+    }.items()
+}  # fmt: skip
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+MAX_NAME_BYTES = 65535  # the format's own limit
+_MAX_ARRAY_DEPTH = 4  # nothing published nests at all; a bound keeps recursion finite
+
+
+class Cursor:
+    """A position in the file that only moves forward, and never past the end."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self.file = file
+        self.buffer = file.buffer
+        self.size = file.size
+        self.position = 0
+
+    def error(self, message: str) -> ModelFileError:
+        """An error to raise, with the file's path in front."""
+        return ModelFileError(f"{self.file.path}: {message}")
+
+    def take(self, n_bytes: int, what: str) -> int:
+        """Step over n_bytes and return where they start."""
+        start = self.position
+        if n_bytes > self.size - start:
+            raise self.error(
+                f"{what} needs {n_bytes} bytes at offset {start}, but the file ends at {self.size}"
+                " (a download that was cut short?)"
+            )
+        self.position = start + n_bytes
+        return start
+
+    def unpack(self, layout: struct.Struct, what: str) -> Any:
+        """The one value that layout describes."""
+        return layout.unpack_from(self.buffer, self.take(layout.size, what))[0]
+
+    def string(self, what: str, max_bytes: int | None = None) -> str:
+        """A length and that many bytes of UTF-8."""
+        length = self.unpack(U64, f"length of {what}")
+        if max_bytes is not None and length > max_bytes:
+            raise self.error(f"{what} claims {length} bytes; the format allows {max_bytes}")
+        start = self.take(length, what)
+        try:
+            return self.buffer[start : start + length].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error(f"{what} at offset {start} is not valid UTF-8: {error}") from error
+
+    def count(self, what: str, min_item_bytes: int) -> int:
+        """A count of items that each take at least min_item_bytes of what is left."""
+        count: int = self.unpack(U64, what)
+        if count > (self.size - self.position) // min_item_bytes:
+            raise self.error(f"{what} is {count}, more than a file of {self.size} bytes can hold")
+        return count
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array that has been bounds-checked but not decoded: its items fill start..end."""
+
+    item_type: int
+    count: int
+    start: int
+    end: int
+
+
+class Metadata(Mapping[str, Any]):
+    """The file's key-value pairs as Python values.
+
+    Arrays are decoded anew at each look-up (a vocabulary held twice would cost tens of MB), so
+    bind them once.  `length` tells an array's length without decoding it.
+    """
+
+    def __init__(self, values: dict[str, Any], file: MappedFile) -> None:
+        self._values = values
+        self._file = file
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, _Array):
+            return _decode_array(self._file, key, value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def length(self, key: str) -> int | None:
+        """How many items the array under key has; None if there is no array under key."""
+        value = self._values.get(key)
+        return value.count if isinstance(value, _Array) else None
+
+
+def read_metadata(cursor: Cursor, n_keys: int) -> Metadata:
+    """Read n_keys pairs at the cursor; arrays are only walked."""
+    values: dict[str, Any] = {}
+    for index in range(n_keys):
+        key = cursor.string(f"metadata key {index}", MAX_NAME_BYTES)
+        if not key or key in values:
+            raise cursor.error(f"metadata key {index} is {'a repeated' if key else 'an empty'} "
+                               f"name: {key!r}")  # fmt: skip
+        values[key] = _read_value(cursor, key)
+    return Metadata(values, cursor.file)
+
+
+def _read_value(cursor: Cursor, key: str) -> Any:
+    value_type = cursor.unpack(U32, f"type of {key!r}")
+    if value_type == _ARRAY:
+        return _walk_array(cursor, key, depth=1)
+    if value_type == _STRING:
+        return cursor.string(f"value of {key!r}")
+    if value_type not in _SCALARS:
+        raise cursor.error(f"{key!r} has value type {value_type}; known types: 0 to 12")
+    value = cursor.unpack(_SCALARS[value_type], f"value of {key!r}")
+    if value_type == _BOOL:
+        if value > 1:
+            raise cursor.error(f"{key!r} is a boolean and must be 0 or 1, got {value}")
+        return bool(value)
+    return value
+
+
+def _walk_array(cursor: Cursor, key: str, depth: int) -> _Array:
+    """Step over an array, checking all that decoding will rely on."""
+    what = f"array {key!r}"
+    item_type = cursor.unpack(U32, f"item type of {what}")
+    if item_type in _SCALARS:
+        item_bytes = _SCALARS[item_type].size
+        count = cursor.count(f"length of {what}", item_bytes)
+        start = cursor.take(count * item_bytes, what)
+    elif item_type == _STRING:
+        count = cursor.count(f"length of {what}", 8)
+        start = cursor.position
+        _walk_strings(cursor, count, what)
+    elif item_type == _ARRAY:
+        if depth == _MAX_ARRAY_DEPTH:
+            raise cursor.error(f"{what} is nested deeper than {_MAX_ARRAY_DEPTH} levels")
+        count = cursor.count(f"length of {what}", 12)
+        start = cursor.position
+        for _ in range(count):
+            _walk_array(cursor, key, depth + 1)
+    else:
+        raise cursor.error(f"{what} has item type {item_type}; known types: 0 to 12")
+    return _Array(item_type, count, start, cursor.position)
+
+
+def _walk_strings(cursor: Cursor, count: int, what: str) -> None:
+    """Step over strings in a tight loop: Llama 3 has 408,000 of them.
+
+    A length that lies carries the position past the end, where the next read fails.
+    """
+    position, buffer, unpack = cursor.position, cursor.buffer, U64.unpack_from
+    try:
+        for _ in range(count):
+            position += 8 + unpack(buffer, position)[0]
+    except (struct.error, OverflowError):
+        position = cursor.size + 1
+    if position > cursor.size:
+        raise cursor.error(f"{what}: its strings run past the file's end at {cursor.size}")
+    cursor.position = position
+
+
+def _decode_array(file: MappedFile, key: str, array: _Array) -> list[Any]:
+    data = file.buffer[array.start : array.end]
+    if array.item_type == _STRING:
+        return _decode_strings(data, array.count, f"{file.path}: {key!r}")
+    if array.item_type == _ARRAY:
+        cursor = Cursor(file)
+        cursor.position = array.start
+        items = [_walk_array(cursor, key, depth=1) for _ in range(array.count)]
+        return [_decode_array(file, key, item) for item in items]
+    values = list(struct.unpack(f"<{array.count}{_SCALARS[array.item_type].format[1:]}", data))
+    return [bool(value) for value in values] if array.item_type == _BOOL else values
+
+
+def _decode_strings(data: bytes, count: int, what: str) -> list[str]:
+    strings: list[str] = []
+    position, unpack = 0, U64.unpack_from
+    try:
+        for _ in range(count):
+            start = position + 8
+            position = start + unpack(data, position)[0]
+            strings.append(data[start:position].decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{what}: item {len(strings)} is not valid UTF-8: {error}") from error
+    return strings

@@ -1,0 +1,75 @@
+"""A Hugging Face model folder: config.json, and one safetensors file or many with an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyroclast.errors import ModelFileError
+from pyroclast.files.safetensors import SafetensorsFile, parse_json_object
+
+_MAX_JSON_BYTES = 64 << 20  # an index of 10,000 tensors takes 1 MB
+
+
+class HFFolder:
+    """An open folder: its configs as plain objects, and its safetensors files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = _read_json(path / "config.json")
+        generation = path / "generation_config.json"
+        self.generation_config = _read_json(generation) if generation.exists() else {}
+        self.files: list[SafetensorsFile] = []
+        try:
+            for name in _weight_files(path):
+                self.files.append(SafetensorsFile(str(path / name)))
+            self._check_names()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_names(self) -> None:
+        seen: dict[str, str] = {}
+        for file in self.files:
+            for name in file.tensors:
+                if name in seen:
+                    raise ModelFileError(
+                        f"tensor {name!r} is in two files: {seen[name]} and {file.path}"
+                    )
+                seen[name] = file.path
+
+    def close(self) -> None:
+        """Unmap every file."""
+        for file in self.files:
+            file.close()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ModelFileError(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
+        text = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error}") from error
+    return parse_json_object(text, str(path))
+
+
+def _weight_files(path: Path) -> list[str]:
+    """Names of the files with weights: those of the index if there is one."""
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        if not (path / "model.safetensors").exists():
+            others = sorted(file.name for file in path.glob("*.bin"))
+            hint = f" ({others[0]} is a pickle, which can run code; convert it)" if others else ""
+            raise ModelFileError(
+                f"{path}: neither model.safetensors nor model.safetensors.index.json{hint}"
+            )
+        return ["model.safetensors"]
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(f"{index}: 'weight_map' must be an object with tensor names")
+    for file in weight_map.values():
+        # A plain name: an index must not reach outside its folder.
+        if not isinstance(file, str) or Path(file).name != file or "\0" in file:
+            raise ModelFileError(f"{index}: {file!r} is not the name of a file in this folder")
+    return sorted(set(weight_map.values()))

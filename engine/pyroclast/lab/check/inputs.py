@@ -1,0 +1,127 @@
+"""Copies of a case's arguments: aligned as the engine's are, guarded on both sides, in turn.
+
+A kernel gets its own copy, so that what it spoils is seen and spoils nobody else's run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast_kernels.weights.packing import PackedWeight
+
+Array = NDArray[Any]
+Arguments = dict[str, Any]
+
+ALIGN = 64
+GUARD_BYTES = 256  # on each side; a kernel writes past its end by a vector or by a row
+_GUARD = 0xA5
+# Working memory: whatever a kernel leaves there is its own affair.
+SCRATCH = ("scratch", "counters")
+_MAX_COPIES = 8192  # of what is so small that more would take longer to make than to time
+
+
+@dataclass
+class Guarded:
+    """Arguments whose arrays lie between bytes that nobody may write."""
+
+    arguments: Arguments
+    guards: dict[str, Array] = field(default_factory=dict)
+
+    def broken(self) -> list[str]:
+        """The arguments around which something was written, with the place."""
+        found = []
+        for name, memory in self.guards.items():
+            changed = np.flatnonzero(memory[:GUARD_BYTES] != _GUARD)
+            if changed.size:
+                found.append(f"{name}: byte {int(changed[-1]) - GUARD_BYTES} before its beginning")
+            changed = np.flatnonzero(memory[-GUARD_BYTES:] != _GUARD)
+            if changed.size:
+                found.append(f"{name}: byte {int(changed[0])} after its end")
+        return found
+
+
+def array_of(argument: Any) -> Array | None:
+    """The array behind an argument; None for a number or an absent one."""
+    value = argument.data if isinstance(argument, PackedWeight) else argument
+    return value if isinstance(value, np.ndarray) else None
+
+
+def guarded(arguments: Arguments) -> Guarded:
+    """A copy of all arguments, every array between two guards."""
+    out = Guarded({})
+    for name, argument in arguments.items():
+        array = array_of(argument)
+        if array is None:
+            out.arguments[name] = argument
+            continue
+        copy, memory = _betweenguards(array)
+        out.guards[name] = memory
+        out.arguments[name] = _like(argument, copy)
+    return out
+
+
+def _like(argument: Any, array: Array) -> Any:
+    if isinstance(argument, PackedWeight):
+        return PackedWeight(argument.format, argument.n_rows, argument.n_cols, array)
+    return array
+
+
+def _betweenguards(array: Array) -> tuple[Array, Array]:
+    """(an aligned copy, the bytes from guard to guard)."""
+    assert array.flags.c_contiguous, "the arrays of a case have no gaps"
+    memory = np.empty(array.nbytes + 2 * GUARD_BYTES + ALIGN, np.uint8)
+    start = -(memory.ctypes.data + GUARD_BYTES) % ALIGN
+    memory = memory[start : start + array.nbytes + 2 * GUARD_BYTES]
+    memory[:GUARD_BYTES] = memory[GUARD_BYTES + array.nbytes :] = _GUARD
+    copy = memory[GUARD_BYTES : GUARD_BYTES + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy, memory
+
+
+def copy_of(arguments: Arguments) -> Arguments:
+    """Fresh arrays as the engine allocates them: weights on huge pages, others aligned.  Working
+    memory is shared: in the engine it is the same from call to call, too."""
+    return {name: _copy(name, argument) for name, argument in arguments.items()}
+
+
+def _copy(name: str, argument: Any) -> Any:
+    if isinstance(argument, PackedWeight):
+        weight = PackedWeight.empty(argument.format, argument.n_rows, argument.n_cols)
+        weight.data[...] = argument.data
+        return weight
+    if name in SCRATCH or not isinstance(argument, np.ndarray):
+        return argument
+    memory = np.empty(argument.nbytes + ALIGN, np.uint8)
+    start = -memory.ctypes.data % ALIGN
+    copy = memory[start : start + argument.nbytes].view(argument.dtype).reshape(argument.shape)
+    copy[...] = argument
+    return copy
+
+
+def n_bytes(arguments: Arguments) -> int:
+    """Bytes of all arrays but the working memory."""
+    arrays = (array_of(a) for name, a in arguments.items() if name not in SCRATCH)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def n_copies(arguments: Arguments, wanted_bytes: int) -> int:
+    """How many copies make up wanted_bytes, within reason and at least two."""
+    return min(max(2, -(-wanted_bytes // max(1, n_bytes(arguments)))), _MAX_COPIES)
+
+
+def cache_bytes() -> int:
+    """The size of the last cache; 32 MiB where the system does not tell."""
+    sizes = [32 << 20]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.endswith("K") and text[:-1].isdecimal():
+            sizes.append(int(text[:-1]) << 10)
+    return max(sizes)

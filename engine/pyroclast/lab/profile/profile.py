@@ -1,0 +1,80 @@
+"""A profile of one generation: recorded, cut into parts that add up, replayed and explained.
+
+The model runs the same generation once before, so that pages, caches and lazily made things are
+there; the second one is recorded.  Everything in the result is fit for JSON; microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyroclast.lab.profile.breakdown import breakdown
+from pyroclast.lab.profile.record import ProfiledLLM, Recorded
+from pyroclast.lab.profile.replay import explain, n_ops, replay
+from pyroclast.lab.speed.throughput_rows import environment
+from pyroclast.sampling.params import SamplingParams
+
+SCHEMA = "pyroclast.profile"
+VERSION = 1
+
+
+def prompt_of(n_tokens: int, vocab_size: int) -> list[int]:
+    """Token ids all over the vocabulary."""
+    return [(i * 7919 + 1) % vocab_size for i in range(n_tokens)]
+
+
+def profile(
+    llm: ProfiledLLM,
+    prompt: str | Sequence[int],
+    n_tokens: int,
+    *,
+    temperature: float = 0.0,
+    replays: bool = True,
+    progress: Callable[[int, str], Any] | None = None,
+) -> tuple[dict[str, Any], Recorded]:
+    """(the profile, what it was made of).  progress(n, unit) is a context manager that gives a
+    function to be told how many are done."""
+    params = SamplingParams(temperature=temperature, seed=0, max_tokens=n_tokens, ignore_eos=True)
+    llm.record(prompt, params)
+    recorded = llm.record(prompt, params)
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "model": llm.llm.name,
+        "n_prompt": len(recorded.completion.prompt_token_ids),
+        "n_gen": len(recorded.completion.token_ids),
+        "load_s": llm.load_s,
+        "kernels": llm.model.kernels,
+        "table": llm.model.table,
+        "kv_dtype": llm.model.kv_dtype,
+        "compute": llm.model.compute,
+        **environment(),
+        **breakdown(recorded),
+    }
+    if replays:
+        program = llm.model.program(sample=True)
+        if progress is None:
+            replayed = replay(program)
+        else:
+            with progress(n_ops(program), "op") as show:
+                replayed = replay(program, show)
+        in_step = replayed.in_step()
+        found["replay"] = {
+            "step_us": replayed.step.wall_ns / 1000,
+            "n_tokens": recorded.steps[-1].n_tokens,
+            "ops": [
+                {
+                    "op": alone.op,
+                    "variant": alone.variant,
+                    "chosen": alone.chosen,
+                    "alone_us": alone.us,
+                    "in_step_us": in_step[alone.op] if alone.chosen else None,
+                    "n_calls": alone.n_calls,
+                    "reason": alone.reason,
+                }
+                for alone in replayed.alone
+            ],
+            "explained": explain(recorded, replayed),
+        }
+    return found, recorded

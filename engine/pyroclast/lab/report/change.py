@@ -1,0 +1,158 @@
+"""What changed between two sets of results, speed and numerics together.
+
+A speed counts as changed only beyond its noise bound: the larger of 5% and the sum of what is known
+to have moved under the two medians, namely
+    both spreads    the distance of the quartiles over the median,
+    both drifts     how much slower than at its best the machine was beside the row,
+    the anchor      how far the same fixed piece of work differs between the two.
+Results of two machines are not compared in speed at all.  Numerics need no bound: inputs are the
+same every time, so any difference is one of the code.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyroclast.lab.report.data import EngineRow
+from pyroclast.lab.speed.rows import Results, Row
+
+_LEAST_BOUND = 0.05
+_SAME_ERROR = 1.1  # errors nearer to each other than this are one error, differently rounded
+_BROKEN = ("wrong", "crashed", "hung")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row of both.  ratio: the old time over the new, above 1 is faster; bound: the noise."""
+
+    old: Row
+    new: Row
+    ratio: float | None
+    bound: float | None
+    speed: str  # faster, slower, same, other machine, not timed, no longer timed
+    numerics: str  # same, other bits, better, worse, broken, mended
+
+    @property
+    def is_real(self) -> bool:
+        """Is it one that somebody should look at?"""
+        marked = self.speed in ("faster", "slower", "no longer timed")
+        return marked or self.numerics not in ("same", "other bits")
+
+
+@dataclass(frozen=True)
+class EngineChange:
+    """Tokens per second of ours, then and now."""
+
+    old: EngineRow
+    new: EngineRow
+    ratio: float
+    bound: float
+    speed: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows that both have, and how many only one has."""
+
+    changes: tuple[Change, ...]
+    engines: tuple[EngineChange, ...]
+    n_new: int
+    n_gone: int
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Verdicts: how many rows are faster, slower, ..., and worse, broken, ..."""
+        speeds = Counter(change.speed for change in self.changes)
+        return speeds + Counter(f"numerics {change.numerics}" for change in self.changes)
+
+
+def compare(
+    old: Results, new: Results, old_engines: Sequence[EngineRow], new_engines: Sequence[EngineRow]
+) -> Comparison:
+    """Rows with equal keys held against each other, the largest changes first."""
+    before = {row.key: row for row in old.rows}
+    changes = [_change(before[row.key], row) for row in new.rows if row.key in before]
+    changes.sort(key=lambda change: (_rank(change), -_size(change), change.new.key))
+    engines_before = {row.key: row for row in old_engines}
+    found = [_engine(engines_before[r.key], r) for r in new_engines if r.key in engines_before]
+    return Comparison(
+        changes=tuple(changes),
+        engines=tuple(found),
+        n_new=len({row.key for row in new.rows} - set(before)),
+        n_gone=len(set(before) - {row.key for row in new.rows}),
+    )
+
+
+def _rank(change: Change) -> int:
+    """What is wrong now comes first, then larger errors, then everything else."""
+    return {"broken": 0, "worse": 1}.get(change.numerics, 2)
+
+
+def _size(change: Change) -> float:
+    """How far beyond its bound a change goes; 0 for none."""
+    if change.ratio is None or not change.is_real:
+        return 0.0
+    return max(change.ratio, 1 / change.ratio)
+
+
+def _change(old: Row, new: Row) -> Change:
+    numerics = _numerics(old, new)
+    if old.median_us is None or new.median_us is None:
+        speed = "no longer timed" if old.is_timed and not new.is_timed else "not timed"
+        return Change(old, new, None, None, speed, numerics)
+    if old.cpu_fingerprint != new.cpu_fingerprint:
+        return Change(old, new, None, None, "other machine", numerics)
+    ratio, bound = old.median_us / new.median_us, noise_bound(old, new)
+    return Change(old, new, ratio, bound, verdict(ratio, bound), numerics)
+
+
+def verdict(ratio: float, bound: float) -> str:
+    """faster, slower or same; a bound of 0.1 needs a ratio above 1.1 or below 1 / 1.1."""
+    if ratio > 1 + bound:
+        return "faster"
+    return "slower" if ratio < 1 / (1 + bound) else "same"
+
+
+def noise_bound(old: Row, new: Row) -> float:
+    """How much of a difference may be noise, as a share."""
+    moved = 0.0
+    for row in (old, new):
+        moved += (row.iqr_us or 0.0) / (row.median_us or 1.0) + max(row.anchor_drift or 0.0, 0.0)
+    if old.anchor_us and new.anchor_us:
+        ratio = old.anchor_us / new.anchor_us
+        moved += max(ratio, 1 / ratio) - 1
+    return max(_LEAST_BOUND, moved)
+
+
+def _numerics(old: Row, new: Row) -> str:
+    if new.status in _BROKEN or old.status in _BROKEN:
+        if old.status in _BROKEN and new.status in _BROKEN:
+            return "same"
+        return "broken" if new.status in _BROKEN else "mended"
+    before, after = (row.error_share for row in (old, new))
+    if before is None or after is None:
+        return "same"
+    if (old.max_abs_error, old.nmse, before) == (new.max_abs_error, new.nmse, after):
+        return "same"
+    if after > _SAME_ERROR * before:
+        return "worse"
+    return "better" if before > _SAME_ERROR * after else "other bits"
+
+
+def _engine(old: EngineRow, new: EngineRow) -> EngineChange:
+    ratio = new.speeds[0].tokens_s / old.speeds[0].tokens_s
+    if new.machine != old.machine:
+        return EngineChange(old, new, ratio, 0.0, "other machine")
+    bound = max(_LEAST_BOUND, _spread(old.samples) + _spread(new.samples))
+    return EngineChange(old, new, ratio, bound, verdict(ratio, bound))
+
+
+def _spread(samples: Sequence[float]) -> float:
+    """The distance of the quartiles over the median; one sample tells nothing, so all is noise."""
+    if len(samples) < 2:
+        return 1.0
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return (high - low) / median

@@ -1,0 +1,202 @@
+"""What a report is made of: the result files of a folder, checked before anything is drawn.
+
+    kernels.json     of `pyroclast bench kernels` (or the only kernels*.json that there is)
+    engine_*.json    of bench/engine.py, whole runs or suites; there may be none
+
+A file that is cut, damaged or of another version is refused with the reason, never drawn in part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pyroclast.lab.report.git import Commit
+from pyroclast.lab.speed.rows import Ceiling, ResultFileError, Results, Row, parse
+
+_MAX_BYTES = 256 << 20
+_MAX_NUMBER = 1e30  # of any unit: beyond it no axis can be drawn
+_SIGNED = ("anchor_drift",)
+_POSITIVE = ("median_us", "time_us", "ratio_to_numpy", "gb_s", "gflop_s", "roofline_share", "value")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second of one engine in one test.  ratio: ours over its, with quartiles."""
+
+    engine: str
+    setting: str
+    tokens_s: float
+    ratio: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """One model and test: ours first, then the peers."""
+
+    file: str
+    label: str
+    test: str
+    n_threads: str
+    machine: str
+    samples: tuple[float, ...]
+    roofline_share: float | None
+    speeds: tuple[Speed, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.label, self.test, self.n_threads)
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What one engine_*.json holds; made_with is free-form."""
+
+    name: str
+    made_with: Mapping[str, Any]
+    rows: tuple[EngineRow, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that was read, of the folder or of a commit."""
+
+    name: str  # "the working tree", or the commit
+    kernels_file: str
+    kernels: Results
+    engines: tuple[EngineFile, ...]
+
+
+def read_folder(path: Path) -> Inputs:
+    """The results in a folder; `path` may also be the kernels file in it."""
+    if not path.exists():
+        raise ResultFileError(f"{path} is not there; `pyroclast bench kernels --out` makes results")
+    folder, chosen = (path, None) if path.is_dir() else (path.parent, path.name)
+    names = sorted(each.name for each in folder.iterdir() if each.is_file())
+    return _read(names, chosen, lambda name: _bytes_of(folder / name), str(folder))
+
+
+def read_commit(path: Path, commit: Commit, kernels_file: str) -> Inputs:
+    """The same files as they were at a commit."""
+    where = f"{commit.revision}:{path if path.is_dir() else path.parent}"
+    return _read(commit.files(), kernels_file, commit.read, where)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ResultFileError(f"{path} has more than {_MAX_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ResultFileError(f"{path} cannot be read: {error}") from error
+
+
+def _read(
+    names: Sequence[str], chosen: str | None, read: Callable[[str], bytes], where: str
+) -> Inputs:
+    kernels_file = chosen or _kernels_file(names, where)
+    if kernels_file not in names:
+        raise ResultFileError(f"{where} has no {kernels_file}: nothing to hold against")
+    content = _json(read(kernels_file), f"{where}/{kernels_file}")
+    try:
+        kernels = parse(content)
+        for row in kernels.rows:
+            _check_numbers(row)
+        for ceiling in kernels.ceilings:
+            _check_numbers(ceiling)
+    except ResultFileError as error:
+        raise ResultFileError(f"{where}/{kernels_file}: {error}") from error
+    engines = [n for n in names if n.startswith("engine_") and n.endswith(".json")]
+    found = [_engine_file(name, _json(read(name), f"{where}/{name}"), where) for name in engines]
+    return Inputs(where, kernels_file, kernels, tuple(found))
+
+
+def _kernels_file(names: Sequence[str], where: str) -> str:
+    found = [n for n in names if n.startswith("kernels") and n.endswith(".json")]
+    if "kernels.json" in found:
+        return "kernels.json"
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ResultFileError(f"{where} has {', '.join(found)}: give one of them as --results")
+    raise ResultFileError(
+        f"{where} has no kernels.json; `pyroclast bench kernels --out {where}/kernels.json` "
+        "measures one"
+    )
+
+
+def _json(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ResultFileError(f"{where} is cut or damaged: {error}") from error
+
+
+def _check_numbers(each: Row | Ceiling) -> None:
+    """Numbers that something can be drawn from: finite, of a sane size, and with the right sign."""
+    for field in fields(each):
+        value = getattr(each, field.name)
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, int | float):
+                _check_number(number, field.name)
+
+
+def _check_number(number: float, name: str) -> None:
+    fits = abs(number) < _MAX_NUMBER and (number >= 0 or name in _SIGNED)
+    if not fits or (number == 0 and name in _POSITIVE):  # a NaN fits nothing
+        raise ResultFileError(f"is damaged: {name} is {number!r:.40}")
+
+
+# ---- engine rows -------------------------------------------------------------------------------
+
+
+def _engine_file(name: str, content: Any, where: str) -> EngineFile:
+    """The rows of a run or of all runs of a suite; every part that is used is checked."""
+    try:
+        made_with = _part(content, "made_with", dict)
+        if "parts" in content:
+            parts = [_part(p, "result", dict) for p in content["parts"].values() if "result" in p]
+            rows = [row for part in parts for row in part.get("rows", []) if "label" in row]
+        else:
+            rows = _part(content, "rows", list)
+        found = tuple(_engine_row(name, row) for row in rows)
+    except (ResultFileError, AttributeError, KeyError, TypeError, OverflowError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultFileError(f"{where}/{name} is no result of bench/engine.py: {why}") from error
+    return EngineFile(name, made_with, found)
+
+
+def _part(content: Any, name: str, kind: type) -> Any:
+    if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+        raise ResultFileError(f"it has no {name}")
+    return content[name]
+
+
+def _engine_row(file: str, row: dict[str, Any]) -> EngineRow:
+    speeds = [Speed("Pyroclast", "", _positive(row["median_ts"]))]
+    for engine, peer in row["peers"].items():
+        best = str(peer["best"])
+        found = peer["variants"][best]
+        low, ratio, high = (_positive(found[key]) for key in ("ratio_low", "ratio", "ratio_high"))
+        speeds.append(Speed(engine, best, _positive(found["median_ts"]), (low, ratio, high)))
+    share = row["roofline_share"]
+    return EngineRow(
+        file=file,
+        label=str(row["label"]),
+        test=str(row["test"]),
+        n_threads=str(row["n_threads"]),
+        machine=str(row["cpu"]),
+        samples=tuple(map(_positive, row["samples_ts"])),
+        roofline_share=None if share is None else _positive(share),
+        speeds=tuple(speeds),
+    )
+
+
+def _positive(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ResultFileError(f"a number above 0 is wanted, there is {value!r:.40}")
+    return float(value)

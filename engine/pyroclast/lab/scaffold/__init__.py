@@ -1,0 +1,1 @@
+"""What `kernels new` writes: the first, correct file of a variant, per technology."""

@@ -1,0 +1,1 @@
+"""How fast kernels and generation are, as shares of ceilings measured in the same run."""

@@ -1,0 +1,87 @@
+"""The lab's part for kernels that run on a GPU: which those are, their times and their ceilings.
+
+A variant with a launch is timed on tensors that lie on the device: "cold" is one launch, the L2
+flushed before it; "warm" a replay of many in a CUDA graph (pyroclast_kernels.gpu.timing).  In
+Triton's interpreter it is checked and not timed.  Variants of a user's own take NumPy arrays and
+copy by themselves: they count as Python functions, here as everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.lab.check.inputs import Arguments, copy_of
+from pyroclast.lab.speed.rows import Ceiling
+from pyroclast.lab.speed.timing import Timing
+from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.triton.device import INTERPRETED
+
+if TYPE_CHECKING:
+    from pyroclast_kernels.registry import Variant
+
+BACKEND = "CUDA"
+NOT_TIMED = "right; it ran in Triton's interpreter, whose times say nothing about a GPU"
+
+
+def launched(op: str, variant: str) -> Variant | None:
+    """The variant, if it is launched on a GPU."""
+    found = all_variants(op).get(variant)
+    return found if found is not None and found.launch is not None else None
+
+
+def timed(pairs: Iterable[tuple[str, str]]) -> bool:
+    """Whether one of these (op, variant) will be timed on a GPU here."""
+    found = (launched(op, variant) for op, variant in pairs)
+    return not INTERPRETED and any(each and not each.unavailable for each in found)
+
+
+def about() -> dict[str, Any]:
+    """Name, isa and sizes of the device."""
+    found: dict[str, Any] = _module("triton.ceiling").about()
+    return found
+
+
+def times(
+    launch: Callable[..., None], arguments: Arguments, seconds: float
+) -> dict[str, Timing] | None:
+    """Cold and warm; None in the interpreter."""
+    if INTERPRETED:
+        return None
+    timing = _module("gpu.timing")
+    call = timing.call_of(launch, copy_of(arguments))
+    cold = _timing(timing.cold(call, seconds))
+    return {"cold": cold, "warm": _timing(timing.replayed(call, cold.median_us, seconds))}
+
+
+def _timing(found: Any) -> Timing:
+    return Timing(found.samples_us, found.n_runs, found.how)
+
+
+def ceilings() -> list[Ceiling]:
+    """Of a copy on the device and of a BF16 product; no threads of the CPU have a part in them."""
+    found = _module("triton.ceiling").measure()
+    return [
+        Ceiling(each["kind"], 0, each["value"], each["unit"], each["n_bytes"], each["how"])
+        for each in found
+    ]
+
+
+def roofline(
+    seconds: float, n_flops: int, n_bytes: int, ceilings: Sequence[Ceiling], cache: str
+) -> tuple[float | None, str]:
+    """(share, limit), as machine.roofline.  Replayed on the same tensors, a call may find them in
+    the L2, whose rate nobody measured: only arithmetic limits it."""
+    rates = {ceiling.kind: ceiling.value for ceiling in ceilings}
+    work = {"matmul": n_flops, "copy": n_bytes if cache == "cold" else 0}
+    least = {kind: n / rates[kind] / 1e9 for kind, n in work.items() if n and rates.get(kind)}
+    if not least:
+        return None, ""
+    limit = max(least, key=lambda kind: least[kind])
+    return least[limit] / seconds, limit
+
+
+def _module(name: str) -> Any:
+    """Late, and by name: it brings in torch."""
+    return importlib.import_module(f"pyroclast_kernels.{name}")

@@ -1,0 +1,184 @@
+"""Every variant that was asked for, on every case, as rows: what `pyroclast bench kernels` does.
+
+Kernels run in a child process for each number of threads, which is started again when one of them
+kills it.  Cases come one after the other and all variants of a case together, so that they meet the
+same state of the machine and share one reference result.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pyroclast.errors import KernelError
+from pyroclast.lab.speed import gpu
+from pyroclast.lab.speed.child import Child, ChildError
+from pyroclast.lab.speed.make_rows import Job, rows_of, with_drift, with_ratios, with_roofline
+from pyroclast.lab.speed.rows import BLAS, Ceiling, Results, Row
+from pyroclast.lab.speed.throughput_rows import environment
+from pyroclast_kernels import tables
+from pyroclast_kernels.cases import Case, bench_cases, op_cases
+from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.selection import Selection, all_variants
+
+_CEILINGS_S = 300.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.  Lists of names may hold the patterns of a shell; None stands for all."""
+
+    ops: Sequence[str] | None = None
+    formats: Sequence[str] | None = None
+    variants: Sequence[str] | None = None
+    cases: Sequence[str] | None = None
+    threads: Sequence[int] = (1,)
+    seconds: float = 0.15  # for one timing
+    timeout_s: float = 300.0  # for one variant on one case, compilation included
+    every_case: bool = False  # the small and awkward ones, too
+
+
+def plan(settings: Settings) -> list[Job]:
+    """All jobs, cases outermost within a number of threads.  What is launched on a GPU takes no
+    threads, and is measured once.  KernelError lists what there is if a name matches nothing."""
+    ops = _chosen("op", settings.ops, OP_NAMES)
+    known = dict.fromkeys(format for op in ops for format in get_op(op).formats)
+    formats = _chosen("format", settings.formats, list(known))
+    names = dict.fromkeys([*(name for op in ops for name in all_variants(op)), BLAS])
+    variants = _chosen("variant", settings.variants, list(names))
+    cases = [case for op in ops for case in _cases(op, settings) if case.format in formats]
+    chosen = set(_chosen("case", settings.cases, list(dict.fromkeys(c.name for c in cases))))
+    return [
+        Job(case, variant, n_threads)
+        for n_threads in settings.threads
+        for case in cases
+        if case.name in chosen
+        for variant in variants
+        if variant in all_variants(case.op) or (variant == BLAS and _takes_blas(case))
+        if n_threads == settings.threads[0] or gpu.launched(case.op, variant) is None
+    ]
+
+
+def _cases(op: str, settings: Settings) -> list[Case]:
+    cases = bench_cases(op)
+    if settings.every_case:
+        known = {(case.format, case.name) for case in cases}
+        cases += [case for case in op_cases(op) if (case.format, case.name) not in known]
+    return cases
+
+
+def _takes_blas(case: Case) -> bool:
+    return case.op == "matmul" and case in bench_cases("matmul")
+
+
+def _chosen(what: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    if wanted is None:
+        return list(known)
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise KernelError(f"no {what} {pattern!r} here; there are {', '.join(known)}")
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in wanted)]
+
+
+class Run:
+    """Measures a plan.  `results` is complete when `measure` is exhausted."""
+
+    def __init__(self, settings: Settings, jobs: Sequence[Job]) -> None:
+        self.settings, self.jobs = settings, jobs
+        self._rows: list[Row] = []
+        self._ceilings: list[Ceiling] = []
+
+    def measure(self, on_done: Callable[[int], None] = lambda _: None) -> Iterator[list[Row]]:
+        """The rows of each case as soon as all its variants are through; on_done is told how many
+        jobs are over."""
+        n_done = 0
+        for n_threads in self.settings.threads:
+            jobs = [job for job in self.jobs if job.n_threads == n_threads]
+            sizes = sorted({job.case.bytes for job in jobs})
+            on_gpu = gpu.timed((job.case.op, job.variant) for job in jobs)
+            with Child(n_threads) as child:
+                ceilings, done = self._measured(child, sizes, on_gpu), len(self._rows)
+                rows: list[Row] = []
+                for job in jobs:
+                    if rows and rows[-1].key[:3] != (job.case.op, job.case.format, job.case.name):
+                        yield self._close(rows, ceilings)
+                        rows = []
+                    rows += self._job(child, job)
+                    n_done += 1
+                    on_done(n_done)
+                yield self._close(rows, ceilings)
+                self._finish(done, [*ceilings, *self._measured(child, sizes, on_gpu)])
+
+    def results(self) -> Results:
+        """All rows so far, with what they were made with."""
+        made = {
+            "table": Selection("").table,
+            "cpu_fingerprint": tables.fingerprint(),
+            "machine": tables.machine(),
+            **environment(),
+        }
+        return Results(tuple(self._rows), tuple(self._ceilings), made, asdict(self.settings))
+
+    def _job(self, child: Child, job: Job) -> list[Row]:
+        why = job.why_unsupported
+        if why:
+            return rows_of(job, "unsupported", why, {})
+        try:
+            answer = self._ask(child, job)
+        except ChildError as error:
+            return rows_of(job, error.kind, str(error), {})
+        if answer["errors"]:
+            child.stop()  # what else it has spoilt, nobody knows
+            return rows_of(job, "wrong", f"{job.case}: " + "; ".join(answer["errors"]), answer)
+        if "times" not in answer:
+            return rows_of(job, "checked", gpu.NOT_TIMED, answer)
+        return rows_of(job, "ok", "", answer)
+
+    def _ask(self, child: Child, job: Job) -> Any:
+        """The child's answer.  A crash counts if it comes again in a fresh process: the first may
+        be the late effect of what another kernel did to the memory."""
+        what = {"op": job.case.op, "format": job.case.format, "name": job.case.name}
+        question: dict[str, Any] = {"do": "measure", **what, "variant": job.variant}
+        question["seconds"] = self.settings.seconds
+        try:
+            return child.ask(question, self.settings.timeout_s)
+        except ChildError as error:
+            child.stop()
+            if error.kind == "hung":
+                raise
+        try:
+            return child.ask(question, self.settings.timeout_s)
+        except ChildError:
+            child.stop()
+            raise
+
+    @staticmethod
+    def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[Ceiling]:
+        """[] where they cannot be had: shares are missing then, but no time is lost."""
+        try:
+            question = {"do": "ceilings", "sizes": sizes, "on_gpu": on_gpu}
+            found = child.ask(question, _CEILINGS_S)
+        except ChildError as error:
+            warnings.warn(f"no ceilings of this machine: {error}", RuntimeWarning, stacklevel=2)
+            return []
+        return [Ceiling(**ceiling) for ceiling in found]
+
+    def _close(self, rows: list[Row], ceilings: list[Ceiling]) -> list[Row]:
+        """Rows of one case, held against the ceilings and NumPy."""
+        done = with_ratios([with_roofline(row, ceilings) for row in rows])
+        self._rows += done
+        return done
+
+    def _finish(self, first: int, ceilings: list[Ceiling]) -> None:
+        """Rows from `first` on: shares of the best ceilings of all, drift from the best anchor."""
+        best: dict[tuple[str, int], Ceiling] = {}
+        for ceiling in sorted(ceilings, key=lambda ceiling: ceiling.value):
+            best[ceiling.kind, ceiling.n_bytes] = ceiling
+        self._ceilings += best.values()
+        rows = self._rows[first:]
+        anchor = min((row.anchor_us for row in rows if row.anchor_us), default=0.0)
+        ceilings = list(best.values())
+        self._rows[first:] = [with_drift(with_roofline(row, ceilings), anchor) for row in rows]

@@ -1,0 +1,115 @@
+"""How long a call takes: warm, on the same arguments again and again; cold, on copies in turn.
+
+Calls are made by the executor, as in the engine.  What is over quickly is run several times between
+two looks at the clock: a sample is the mean of those.  Cold copies together are a multiple of the
+last cache, and come in an order that no prefetcher foresees.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from pyroclast.lab.check.inputs import Arguments, cache_bytes, copy_of, n_bytes, n_copies
+from pyroclast_kernels.program import Call, Program, pack_arguments
+from pyroclast_kernels.selection import Kernel
+
+# A look at the clock and a call from Python cost about 0.5 us, waking threads that have gone to
+# sleep since the last call several.  The engine makes hundreds of calls in a row.
+_SAMPLE_S = 60e-6
+_MAX_BATCH = 2000
+_MAX_SAMPLES = 500
+_SLOW_S = 0.3  # calls that take this long are timed once: only references are
+_MIN_SAMPLES = 5
+_KEPT = 32  # samples that a row keeps
+_TIMES_CACHE = 3  # bytes of all cold copies, over those of the last cache
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call; how says what made the caches cold or warm."""
+
+    samples_us: tuple[float, ...]
+    n_runs: int
+    how: str
+
+    @property
+    def median_us(self) -> float:
+        return statistics.median(self.samples_us)
+
+    @property
+    def iqr_us(self) -> float:
+        low, high = np.percentile(self.samples_us, [25, 75])
+        return float(high - low)
+
+    def kept(self) -> tuple[float, ...]:
+        """At most 32 of the samples, evenly spread over the run."""
+        step = -(-len(self.samples_us) // _KEPT)
+        return tuple(round(s, 3) for s in self.samples_us[::step])
+
+
+def warm(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
+    """The same call again and again."""
+    call = make_call(kernel, arguments)
+    once = _once(call, executor)
+    n_calls = _batch(kernel, once)
+    program = Program([call] * n_calls, executor)
+    samples = _sample(cycle([program]), n_calls, once, seconds)
+    return Timing(samples, len(samples) * n_calls, "the same arguments")
+
+
+def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
+    """Copies of the arguments in turn."""
+    n = n_copies(arguments, _TIMES_CACHE * cache_bytes())
+    calls = [make_call(kernel, copy_of(arguments)) for _ in range(n)]
+    once = _once(calls[0], executor)
+    order = np.random.default_rng(n).permutation(n)
+    n_calls = min(_batch(kernel, once), n)
+    programs = [
+        Program([calls[i] for i in order[first : first + n_calls]], executor)
+        for first in range(0, n - n_calls + 1, n_calls)
+    ]
+    programs[-1].run()
+    samples = _sample(cycle(programs), n_calls, once, seconds)
+    megabytes = n * n_bytes(arguments) / 1e6
+    return Timing(samples, len(samples) * n_calls, f"{n} copies in turn, {megabytes:.0f} MB")
+
+
+def make_call(kernel: Kernel, arguments: Arguments) -> Call:
+    """A recorded call; the arguments of a Python function need not be an op's."""
+    slots = None if kernel.function else pack_arguments(kernel, arguments)
+    return Call(kernel, arguments, "", slots)
+
+
+def _once(call: Call, executor: Any) -> float:
+    """Seconds of the second call; the first one touches memory for the first time."""
+    program = Program([call], executor)
+    program.run()
+    start = time.perf_counter()
+    program.run()
+    return max(time.perf_counter() - start, 1e-7)
+
+
+def _batch(kernel: Kernel, once: float) -> int:
+    """Calls between two looks at the clock; Python functions are never fast enough to need it."""
+    return 1 if kernel.function else min(_MAX_BATCH, max(1, round(_SAMPLE_S / once)))
+
+
+def _sample(
+    programs: Iterator[Program], n_calls: int, once: float, seconds: float
+) -> tuple[float, ...]:
+    least = 1 if once > _SLOW_S else _MIN_SAMPLES
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < least or (time.perf_counter() < end and len(samples) < _MAX_SAMPLES):
+        program = next(programs)
+        start = time.perf_counter_ns()
+        program.run()
+        samples.append((time.perf_counter_ns() - start) / n_calls / 1000)
+    return tuple(samples)

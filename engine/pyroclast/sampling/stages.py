@@ -1,0 +1,165 @@
+"""A view of every stage between logits and token: what the CLI's `next` prints, as plain data.
+
+Computed by the NumPy reference, so what is shown is the definition itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pyroclast.errors import SamplingError
+from pyroclast.sampling.params import SamplingParams
+from pyroclast_kernels import sample
+from pyroclast_kernels.sample import reference
+
+
+@dataclass(frozen=True, slots=True)
+class StageTrace:
+    """The distribution after one stage; `perplexity` = exp(entropy): tokens in play."""
+
+    name: str
+    n_kept: int
+    entropy: float  # in nats
+    perplexity: float
+    n_removed: int  # tokens that this stage took out
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrace:
+    """One token's way through the stages."""
+
+    token_id: int
+    logit: float
+    probs: dict[str, float]  # its probability after each stage, in order
+    removed_by: str | None  # the stage that took it out
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """`tokens` are the likeliest before any stage, and the chosen one; best first."""
+
+    token_id: int
+    u: float | None  # the random number, in [0, 1); None if greedy
+    seed: int
+    position: int
+    cdf: tuple[float, float]  # the range of u that chooses this token
+    stages: list[StageTrace]
+    tokens: list[TokenTrace]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def trace(
+    logits: Any,
+    params: SamplingParams,
+    *,
+    prompt_ids: Iterable[int] = (),
+    output_ids: Iterable[int] = (),
+    position: int = 0,
+    stream: int = 0,
+    n_tokens: int = 20,
+) -> Trace:
+    """Every stage of sampling one token from `logits` (vocab_size,) under `params`.
+
+    prompt_ids and output_ids: the tokens so far, for penalties.  n_tokens: how many to follow.
+    Raises SamplingError where the op would report a status other than OK.
+    """
+    x = np.asarray(logits, np.float32)
+    if x.ndim != 1 or not len(x):
+        raise SamplingError(f"trace wants the logits of one position, got shape {x.shape}")
+    if np.isnan(x).any() or np.isposinf(x).any():
+        raise SamplingError("trace wants logits without NaN and +inf")
+    params.check_vocabulary(len(x))
+    row = _row(params, position, stream)
+    steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
+    z = steps[-1][1]
+    if np.isneginf(z).all():
+        raise SamplingError("no token is left: every one is masked, banned or at -inf")
+    dists = [(name, _probs(values, 1.0)) for name, values in steps]
+    if params.greedy:
+        token_id, u = int(np.argmax(z)), None
+        dists.append(("greedy", np.eye(1, len(z), token_id)[0]))
+    else:
+        cuts = reference.stages(z, row)
+        dists += [(s.name, _probs(s.logits, params.temperature)) for s in cuts]
+        u = reference.uniform(int(row["seed"]), position, stream)
+        token_id = reference.draw(dists[-1][1], u)
+    kept = [x > -np.inf, *(p > 0 for _, p in dists[1:])]
+    return Trace(
+        token_id=token_id,
+        u=u,
+        seed=int(row["seed"]),
+        position=position,
+        cdf=reference.cdf_interval(dists[-1][1], token_id),
+        stages=_stage_traces(dists, kept),
+        tokens=_token_traces(x, dists, token_id, n_tokens),
+    )
+
+
+def _row(params: SamplingParams, position: int, stream: int) -> Any:
+    rows = sample.new_rows(1)
+    for name in rows.dtype.names or ():
+        if hasattr(params, name) and name != "seed":
+            rows[name] = getattr(params, name)
+    rows["seed"], rows["position"], rows["stream"] = params.fixed_seed(), position, stream
+    return rows[0]
+
+
+def _early_stages(
+    x: Any, params: SamplingParams, row: Any, prompt: Counter[int], output: Counter[int]
+) -> list[tuple[str, Any]]:
+    """(name, logits) of the model itself, and after each of bias, penalties and mask that is on."""
+    none = np.zeros(0, np.uint32)
+    steps = [("model", x)]
+    if params.logit_bias:
+        biases = np.array(list(params.logit_bias.items()), sample.BIAS)
+        steps.append(("logit_bias", reference.adjusted(steps[-1][1], row, none, biases, none)))
+    if params.has_penalties:
+        tokens = [(t, prompt[t], output[t]) for t in sorted({*prompt, *output})]
+        penalties = np.array(tokens, sample.PENALTY)
+        steps.append(("penalties", reference.adjusted(steps[-1][1], row, penalties, none, none)))
+    if params.allowed_token_ids is not None:
+        allowed = sample.pack_allowed(params.allowed_token_ids, len(x))
+        steps.append(("allowed", reference.adjusted(steps[-1][1], row, none, none, allowed)))
+    return steps
+
+
+def _probs(logits: Any, temperature: float) -> Any:
+    if np.isneginf(logits).all():
+        return np.zeros(len(logits))
+    w = reference.weights(logits, logits > -np.inf, temperature)
+    return w / w.sum()
+
+
+def _stage_traces(dists: list[tuple[str, Any]], kept: list[Any]) -> list[StageTrace]:
+    found = []
+    n_before = len(kept[0])
+    for (name, p), keep in zip(dists, kept, strict=True):
+        some = p[p > 0]
+        entropy = float(-np.sum(some * np.log(some))) + 0.0
+        n_kept = int(np.count_nonzero(keep))
+        found.append(StageTrace(name, n_kept, entropy, math.exp(entropy), n_before - n_kept))
+        n_before = n_kept
+    return found
+
+
+def _token_traces(
+    x: Any, dists: list[tuple[str, Any]], token_id: int, n_tokens: int
+) -> list[TokenTrace]:
+    ids = [int(t) for t in reference.falling(x)[:n_tokens]]
+    if token_id not in ids:
+        ids.append(token_id)
+    found = []
+    for t in ids:
+        probs = {name: float(p[t]) for name, p in dists}
+        removed_by = next((name for name, p in probs.items() if p == 0.0), None)
+        found.append(TokenTrace(t, float(x[t]), probs, removed_by))
+    return found

@@ -1,0 +1,214 @@
+"""Chat templates: messages -> the prompt that a model was trained on.
+
+A template is Jinja source that came with the model, run in a sandbox with bounded time and memory
+(template_sandbox.py).  Anything that goes wrong in it is a TemplateError; messages that are not a
+list of {"role": ..., "content": ...} are a RequestError.  A model without a template has no chat
+format that could be guessed, so that is an error too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+
+from pyroclast.errors import RequestError, TemplateError
+from pyroclast.text.template_sandbox import MeteredEnvironment
+
+_MAX_SOURCE_CHARS = 1 << 17  # the longest in use have some 30,000
+_MAX_DEPTH = 64
+# Stands before control tokens spelt out in a message while the template runs.  A lone surrogate is
+# no character, so no message can hold one, and none reaches the tokenizer.
+_MARK = "\ud800"
+
+
+class ChatTemplate:
+    """One model's template, compiled at its first use.  Safe to use from several threads."""
+
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        control_tokens: Sequence[str] = (),
+    ) -> None:
+        if not source:
+            raise TemplateError(
+                "this model has no chat template (a base model?); give generate() a prompt "
+                "instead, or use an instruct model's file"
+            )
+        if len(source) > _MAX_SOURCE_CHARS:
+            raise TemplateError(
+                f"the chat template has {len(source)} characters; at most {_MAX_SOURCE_CHARS}"
+            )
+        self._names = {"bos_token": bos_token, "eos_token": eos_token}
+        names = [re.escape(t) for t in sorted(control_tokens, key=len, reverse=True) if t]
+        self._name_here = re.compile(f"(?={'|'.join(names)})" if names else r"(?!)")
+        self._name = re.compile(f"(?<!{_MARK})(?:{'|'.join(names)})" if names else r"(?!)")
+        self._beginnings = {t[:i] for t in control_tokens for i in range(1, len(t))}
+        self._longest = max(map(len, control_tokens), default=0)
+        self._environment = MeteredEnvironment()
+        self._environment.globals |= {
+            "raise_exception": _raise_exception,
+            "strftime_now": _strftime_now,
+        }
+        self._template = self._compile(source)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt as text, with the messages' contents as they are."""
+        return self._render(messages, add_generation_prompt, extra or {}, guard=False)
+
+    def render_parts(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        extra: Mapping[str, Any] | None = None,
+    ) -> list[tuple[str, bool]]:
+        """The prompt as (text, whether control tokens in it count): they count where the template
+        wrote them, and not in what came from a message.  One part, unless a message spells some."""
+        text = self._render(messages, add_generation_prompt, extra or {}, guard=True)
+        if _MARK not in text:
+            return [(text, True)]
+        parts: list[tuple[str, bool]] = []
+        end = 0
+        for match in self._name.finditer(text):
+            parts += [(text[end : match.start()], False), (match[0], True)]
+            end = match.end()
+        parts.append((text[end:], False))
+        return [(part.replace(_MARK, ""), trusted) for part, trusted in parts if part]
+
+    def _compile(self, source: str) -> jinja2.Template:
+        try:
+            return self._environment.compile_metered(source)
+        except jinja2.TemplateSyntaxError as error:
+            message = f"the chat template is wrong at line {error.lineno}: {error.message}"
+            raise TemplateError(message) from error
+        except Exception as error:
+            # Whatever nesting and size do to a compiler: RecursionError, MemoryError, ...
+            raise TemplateError(f"the chat template cannot be compiled: {error!r}") from error
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        extra: Mapping[str, Any],
+        guard: bool,
+    ) -> str:
+        _check_messages(messages)
+        if clash := extra.keys() & {"messages", "add_generation_prompt"}:
+            raise RequestError(f"{sorted(clash)} are set by the call itself")
+        size = _Size()
+        values = {key: self._copy(value, key, size, guard) for key, value in extra.items()}
+        copied = [
+            self._copy(dict(message), f"messages[{i}]", size, guard)
+            for i, message in enumerate(messages)
+        ]
+        self._environment.start_meter(size.units)
+        try:
+            return self._template.render(
+                self._names
+                | values
+                | {"messages": copied, "add_generation_prompt": add_generation_prompt}
+            )
+        except TemplateError:
+            raise
+        except Exception as error:
+            line = _template_line(error)
+            reason = f"{type(error).__name__}: {error}"[:500]
+            raise TemplateError(f"the chat template failed{line}: {reason}") from error
+
+    def _copy(self, value: Any, where: str, size: _Size, guard: bool, depth: int = 0) -> Any:
+        """A JSON value copied, so that the template sees nothing else; its size is added up."""
+        if depth > _MAX_DEPTH:
+            raise RequestError(f"{where} is nested more than {_MAX_DEPTH} deep")
+        size.units += 8
+        if isinstance(value, str):
+            size.units += len(value)
+            return self._guard(_valid(value, where)) if guard else _valid(value, where)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {
+                key: self._copy(item, f"{where}[{key!r}]", size, guard, depth + 1)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [
+                self._copy(item, f"{where}[{i}]", size, guard, depth + 1)
+                for i, item in enumerate(value)
+            ]
+        raise RequestError(
+            f"{where} is a {type(value).__name__}; messages and template arguments are JSON "
+            "values: dict, list, str, numbers, bool, None"
+        )
+
+    def _guard(self, text: str) -> str:
+        """Mark where a control token's name begins, also one that only the next text completes."""
+        for n in range(min(self._longest - 1, len(text)), 0, -1):
+            if text[-n:] in self._beginnings:
+                return self._name_here.sub(_MARK, text[:-n]) + "".join(
+                    _MARK + char for char in text[-n:]
+                )
+        return self._name_here.sub(_MARK, text)
+
+
+class _Size:
+    """Running total of what a rendering is given."""
+
+    units = 0
+
+
+def _check_messages(messages: object) -> None:
+    if not isinstance(messages, list | tuple) or not messages:
+        raise RequestError(
+            "messages must be a list with at least one {'role': ..., 'content': ...}, got "
+            + ("an empty list" if messages in ([], ()) else type(messages).__name__)
+        )
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise RequestError(f"messages[{i}] must be a dict, got {type(message).__name__}")
+        if not isinstance(message.get("role"), str):
+            raise RequestError(f"messages[{i}] needs a 'role' such as 'user', got {list(message)}")
+        content = message.get("content")
+        if not isinstance(content, str | list) and not message.get("tool_calls"):
+            raise RequestError(
+                f"messages[{i}] needs a 'content': a str, or a list of parts; "
+                f"got {type(content).__name__}"
+            )
+
+
+def _valid(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{where} is not valid Unicode: {error.reason}") from error
+    return text
+
+
+def _raise_exception(message: object) -> NoReturn:
+    if not isinstance(message, str):
+        message = type(message).__name__
+    raise TemplateError(f"the chat template refuses these messages: {message}")
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().strftime(layout[:100])
+
+
+def _template_line(error: BaseException) -> str:
+    """The words " at line N", or "" where the traceback does not reach into the template."""
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = f" at line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,261 @@
+r"""GGUF metadata -> a `Vocabulary`.
+
+Byte-level BPE (`tokenizer.ggml.model` = "gpt2") with its `tokenizer.ggml.pre` rule, and
+SentencePiece BPE ("llama") with scores and byte fallback.
+
+Two decisions differ from llama.cpp, both towards the model's own tokenizer.  SentencePiece merges
+never form a control, byte or unused token, so a typed "</s>" stays text.  And a vocabulary without
+scores, merges or a known rule is an error, never a guess.  Unicode is not normalised: some
+originals apply NFC first, which GGUF does not record, and decoding would not give back the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.errors import TokenizerError
+from pyroclast.text.pretokenizers import PreRule, pre_rule
+from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary, byte_level_alphabet
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
+
+_KEY = "tokenizer.ggml."
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ggml's token types
+_MAX_PIECE_CHARS = 4096  # finding the pairs of a token takes time with the square of its length
+
+
+def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary in GGUF metadata; a TokenizerError says what is missing or unknown."""
+    model = metadata.get(_KEY + "model")
+    if model not in ("gpt2", "llama"):
+        raise TokenizerError(
+            f"tokenizer.ggml.model is {model!r}; supported: 'gpt2' (byte-level BPE) and 'llama' "
+            "(SentencePiece BPE)" + ("; this file carries no vocabulary" if model is None else "")
+        )
+    tokens = _tokens(metadata)
+    types = _array(metadata, "token_type", len(tokens)) or [_NORMAL] * len(tokens)
+    ids_of_type = _group(types)
+    if model == "gpt2":
+        rule = pre_rule(metadata.get(_KEY + "pre", "default"))
+        backend = _byte_level_backend(metadata, tokens, rule)
+        defaults = _Defaults(add_bos=rule.add_bos)
+    else:
+        backend = _sentencepiece_backend(metadata, tokens, types)
+        defaults = _Defaults(add_bos=True, bos=1, eos=2)
+    _add_tokens(backend, metadata, tokens, ids_of_type)
+    return _vocabulary(metadata, tokens, ids_of_type, backend, defaults)
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What holds where the file says nothing."""
+
+    add_bos: bool
+    bos: int | None = None
+    eos: int | None = None
+
+
+def _vocabulary(
+    metadata: Mapping[str, Any],
+    tokens: list[str],
+    ids_of_type: Mapping[int, Sequence[int]],
+    backend: Backend,
+    defaults: _Defaults,
+) -> Vocabulary:
+    byte_level = metadata[_KEY + "model"] == "gpt2"
+    bos = _special_id(metadata, "bos_token_id", len(tokens), defaults.bos)
+    eos = _special_id(metadata, "eos_token_id", len(tokens), defaults.eos)
+    special = {i for kind in (_CONTROL, _UNKNOWN, _UNUSED) for i in ids_of_type.get(kind, ())}
+    raw = special | set(ids_of_type.get(_USER_DEFINED, ()))
+    named_ends = {tokens[i]: i for i in raw if tokens[i] in END_OF_TURN}
+    if "<|return|>" in named_ends and "<|call|>" in named_ends:
+        named_ends.pop("<|end|>", None)  # gpt-oss ends a message with it, and not the turn
+    ends = {
+        eos,
+        _special_id(metadata, "eot_token_id", len(tokens), None),
+        _special_id(metadata, "eom_token_id", len(tokens), None),
+        *named_ends.values(),
+    }
+    template = metadata.get("tokenizer.chat_template")
+    alphabet = byte_level_alphabet() if byte_level else {}
+    return Vocabulary(
+        backend=backend,
+        kind="byte-level" if byte_level else "sentencepiece",
+        size=len(tokens),
+        token_text=tokens.__getitem__,
+        raw_ids=frozenset(raw),
+        special_ids=frozenset(special),
+        prefix_ids=_surrounding(metadata, "bos", bos, defaults.add_bos),
+        suffix_ids=_surrounding(metadata, "eos", eos, False),
+        strip_leading_space=not byte_level and _adds_space_prefix(metadata),
+        bos_token_id=bos,
+        eos_token_id=eos,
+        eos_token_ids=frozenset(i for i in ends if i is not None),
+        chat_template=template if isinstance(template, str) else None,
+        lossy_bytes=frozenset(b for c, b in alphabet.items() if backend.token_to_id(c) is None),
+    )
+
+
+def _adds_space_prefix(metadata: Mapping[str, Any]) -> bool:
+    return bool(metadata.get(_KEY + "add_space_prefix", True))
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    tokens = metadata.get(_KEY + "tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
+        raise TokenizerError("tokenizer.ggml.tokens is missing, empty or no array of strings")
+    return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+
+
+def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] | None:
+    """An array with a number for every token, or None where the file has none."""
+    values = metadata.get(_KEY + name)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) < n_tokens:
+        got = f"{len(values)} items" if isinstance(values, list) else type(values).__name__
+        raise TokenizerError(f"{_KEY}{name} must be an array of {n_tokens} numbers, got {got}")
+    if not all(isinstance(value, int | float) for value in values):
+        raise TokenizerError(f"{_KEY}{name} must hold numbers only")
+    return values[:n_tokens]
+
+
+def _group(types: Sequence[int]) -> dict[int, list[int]]:
+    """Token ids by type, without the normal ones: those are most of the vocabulary."""
+    groups: dict[int, list[int]] = {}
+    for i, kind in enumerate(types):
+        if kind != _NORMAL:
+            groups.setdefault(int(kind), []).append(i)
+    return groups
+
+
+def _special_id(
+    metadata: Mapping[str, Any], name: str, n_tokens: int, default: int | None
+) -> int | None:
+    token_id = metadata.get(_KEY + name)
+    if token_id is None:
+        return default if default is not None and default < n_tokens else None
+    if not isinstance(token_id, int) or not 0 <= token_id < n_tokens:
+        raise TokenizerError(f"{_KEY}{name} is {token_id!r}; this vocabulary has 0..{n_tokens - 1}")
+    return token_id
+
+
+def _surrounding(
+    metadata: Mapping[str, Any], name: str, token_id: int | None, default: bool
+) -> tuple[int, ...]:
+    wanted = metadata.get(f"{_KEY}add_{name}_token")
+    if wanted and token_id is None:
+        raise TokenizerError(f"{_KEY}add_{name}_token is true, but {name}_token_id is missing")
+    use = default if wanted is None else bool(wanted)
+    return (token_id,) if use and token_id is not None else ()
+
+
+def _ids(tokens: Sequence[str]) -> dict[str, int]:
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        first = tokens.index(twice)
+        raise TokenizerError(f"token {twice!r} is in the vocabulary twice: {first}, {ids[twice]}")
+    return ids
+
+
+def _byte_level_backend(metadata: Mapping[str, Any], tokens: list[str], rule: PreRule) -> Backend:
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    lines = metadata.get(_KEY + "merges")
+    if not isinstance(lines, list):
+        raise TokenizerError("tokenizer.ggml.merges is missing: byte-level BPE needs its merges")
+    try:
+        # A token may begin with a space, so the first character never separates.
+        merges = [(line[: (i := line.index(" ", 1))], line[i + 1 :]) for line in lines]
+        model = models.BPE(_ids(tokens), merges, ignore_merges=rule.ignore_merges)
+    except TokenizerError:
+        raise
+    except Exception as error:  # `tokenizers` raises nothing more precise
+        raise TokenizerError(f"tokenizer.ggml.merges does not fit its tokens: {error}") from error
+    backend = Tokenizer(model)
+    split: list[Any] = [
+        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns
+    ]
+    split.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(split)
+    return backend
+
+
+def _sentencepiece_backend(
+    metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]
+) -> Backend:
+    from tokenizers import Tokenizer, models, normalizers
+
+    scores = _array(metadata, "scores", len(tokens))
+    if scores is None:
+        raise TokenizerError("tokenizer.ggml.scores is missing: SentencePiece merges by score")
+    ids = _ids(tokens)
+    unknown = _special_id(metadata, "unknown_token_id", len(tokens), 0)
+    model = models.BPE(
+        ids,
+        list(merges_of_scores(tokens, scores, types)),
+        unk_token=tokens[unknown or 0],
+        fuse_unk=True,
+        byte_fallback=all(f"<0x{byte:02X}>" in ids for byte in range(256)),
+    )
+    backend = Tokenizer(model)
+    replace = normalizers.Replace(" ", SPACE)
+    backend.normalizer = (
+        normalizers.Sequence([normalizers.Prepend(SPACE), replace])
+        if _adds_space_prefix(metadata)
+        else replace
+    )
+    return backend
+
+
+def merges_of_scores(
+    tokens: Sequence[str], scores: Sequence[float], types: Sequence[int]
+) -> Iterator[tuple[str, str]]:
+    """SentencePiece joins the two neighbours whose union is the token of highest score; BPE, those
+    whose merge comes first.  So: for each token, by falling score, each pair that it splits into.
+
+    Control, byte, unknown and unused tokens take no part.  Where two tokens have one score,
+    SentencePiece takes the leftmost place in the text, and this order the lower id.
+    """
+    joinable = {
+        token
+        for token, kind in zip(tokens, types, strict=True)
+        if kind not in (_CONTROL, _BYTE, _UNKNOWN, _UNUSED)
+    }
+    for _, token in sorted(zip(scores, tokens, strict=True), key=itemgetter(0), reverse=True):
+        if token not in joinable:
+            continue
+        if len(token) > _MAX_PIECE_CHARS:
+            raise TokenizerError(f"a token of {len(token)} characters ({token[:20]!r}...)")
+        for i in range(1, len(token)):
+            left = token[:i]
+            if left in joinable and (right := token[i:]) in joinable:
+                yield left, right
+
+
+def _add_tokens(
+    backend: Backend,
+    metadata: Mapping[str, Any],
+    tokens: Sequence[str],
+    ids_of_type: Mapping[int, Sequence[int]],
+) -> None:
+    """Have control, unknown and user-defined tokens recognised in a text before it is cut."""
+    from tokenizers import AddedToken
+
+    # Phi-3's special tokens swallow the white space after them; its GGUF files do not say so.
+    name = str(metadata.get("general.name", "")).lower()
+    greedy = "phi-3" in name or "phi3" in name
+
+    def added(i: int, special: bool) -> AddedToken:
+        rstrip = greedy and tokens[i] not in ("<unk>", "<s>", "<|endoftext|>")
+        return AddedToken(tokens[i], normalized=False, special=special, rstrip=rstrip)
+
+    control = sorted([*ids_of_type.get(_CONTROL, ()), *ids_of_type.get(_UNKNOWN, ())])
+    backend.add_special_tokens([added(i, True) for i in control])
+    backend.add_tokens([added(i, False) for i in ids_of_type.get(_USER_DEFINED, ())])

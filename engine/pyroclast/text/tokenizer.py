@@ -1,0 +1,256 @@
+"""Text to token ids and back: `Tokenizer`, whichever file the vocabulary came in.
+
+Encoding is done by `tokenizers`; decoding is done here, on bytes, so that a stream of tokens and
+one call of `decode` give the same text, and a character whose bytes lie in two tokens is never cut.
+Bytes that are no UTF-8 become U+FFFD.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.errors import TokenizerError
+from pyroclast.text.vocab import SPACE, Vocabulary, byte_level_alphabet
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+    from pyroclast.text.chat import ChatTemplate
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Tokenizer:
+    """One model's vocabulary, rules for cutting text, special tokens and chat template.
+
+    Make one with `from_gguf`, `from_gguf_metadata` or `from_folder`.  Safe to use from several
+    threads.  `bos_token_id` is None where the model has none; `eos_token_ids` are all the tokens
+    that end an answer (end of text, end of turn); `chat_template` is the Jinja source or None.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._backend = vocabulary.backend
+        self._plain: Backend | None = None
+        self._lock = threading.Lock()
+        self._bytes: list[bytes | None] = [None] * vocabulary.size
+        self._alphabet = byte_level_alphabet()
+        self._chat: ChatTemplate | None = None
+        self.vocab_size: int = vocabulary.size
+        self.bos_token_id: int | None = vocabulary.bos_token_id
+        self.eos_token_ids: frozenset[int] = vocabulary.eos_token_ids
+        self.chat_template: str | None = vocabulary.chat_template
+
+    @classmethod
+    def from_gguf(cls, path: str | Path) -> Tokenizer:
+        """The tokenizer inside a GGUF file, which may hold a vocabulary and nothing else."""
+        from pyroclast.files.gguf import GGUFFile
+
+        file = GGUFFile(str(path))
+        try:
+            return cls.from_gguf_metadata(file.metadata)
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
+        finally:
+            file.close()
+
+    @classmethod
+    def from_gguf_metadata(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer that GGUF metadata (key -> Python value) describes."""
+        from pyroclast.text.gguf_vocab import vocabulary_from_gguf
+
+        return cls(vocabulary_from_gguf(metadata))
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Tokenizer:
+        """The tokenizer of a Hugging Face folder: tokenizer.json and the files beside it."""
+        from pyroclast.text.hf_vocab import vocabulary_from_folder
+
+        return cls(vocabulary_from_folder(Path(path)))
+
+    def encode(
+        self, text: str, add_special_tokens: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """text -> token ids.
+
+        `add_special_tokens` puts the model's BOS (and EOS) around them, if it uses any;
+        `parse_special` reads control tokens that are spelt out in the text, such as "<|im_end|>",
+        as such.  Give parse_special=False for text from outside: then they are ordinary characters.
+        """
+        backend = self._backend if parse_special else self._plain_backend()
+        try:
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise TokenizerError(_why_not_text(text)) from error
+        lossy = self._vocabulary.lossy_bytes
+        if lossy and (lost := lossy.intersection(text.encode())):
+            raise TokenizerError(f"this vocabulary has no token for the byte 0x{min(lost):02x}")
+        if not add_special_tokens:
+            return ids
+        return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
+
+    def decode(
+        self, ids: Iterable[int], skip_special_tokens: bool = True, continuation: bool = False
+    ) -> str:
+        """Token ids -> text; an id outside the vocabulary is a TokenizerError.
+
+        A SentencePiece vocabulary puts a space before a text's first word, and decoding takes it
+        away again.  With `continuation` the ids go on from earlier text, and the space is kept.
+        """
+        data = self._join(ids, skip_special_tokens, continuation)
+        return data.decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
+        """What `decode` makes into text, as the bytes it was."""
+        return self._join(ids, skip_special_tokens, continuation=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; a control token's are its name."""
+        if not 0 <= token_id < self.vocab_size:
+            raise TokenizerError(
+                f"token id {token_id} is outside the vocabulary, which has 0..{self.vocab_size - 1}"
+            )
+        known = self._bytes[token_id]
+        if known is None:
+            known = self._bytes[token_id] = self._spell(token_id)
+        return known
+
+    def stream(self, skip_special_tokens: bool = True, continuation: bool = False) -> TextStream:
+        """A decoder that is fed one id at a time; its pieces together are what `decode` gives."""
+        return TextStream(self, skip_special_tokens, continuation)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """Messages -> the prompt as text.  `kwargs` go to the template (`tools`, ...)."""
+        return self._chat_template().render(messages, add_generation_prompt, kwargs)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> list[int]:
+        """Messages -> the prompt as ids, with one BOS, whether the template writes it or not.
+
+        Control tokens count where the template writes them; inside a message's content they are
+        plain text, so that nobody can end a turn or open another by spelling a token out.
+        """
+        parts = self._chat_template().render_parts(messages, add_generation_prompt, kwargs)
+        ids = [
+            token_id
+            for text, trusted in parts
+            for token_id in self.encode(text, add_special_tokens=False, parse_special=trusted)
+        ]
+        prefix = list(self._vocabulary.prefix_ids)
+        return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._chat is None:
+            from pyroclast.text.chat import ChatTemplate
+
+            vocabulary = self._vocabulary
+            added = self._backend.get_added_tokens_decoder()
+            self._chat = ChatTemplate(
+                self.chat_template,
+                bos_token=self._name(vocabulary.bos_token_id),
+                eos_token=self._name(vocabulary.eos_token_id),
+                control_tokens=[token.content for token in added.values() if token.special],
+            )
+        return self._chat
+
+    def _name(self, token_id: int | None) -> str:
+        return "" if token_id is None else self._vocabulary.token_text(token_id) or ""
+
+    def _plain_backend(self) -> Backend:
+        """The same model, which takes the names of control tokens for ordinary text."""
+        with self._lock:
+            if self._plain is None:
+                self._plain = _without_control_tokens(self._backend)
+            return self._plain
+
+    def _join(self, ids: Iterable[int], skip_special_tokens: bool, continuation: bool) -> bytes:
+        skipped = self._vocabulary.special_ids if skip_special_tokens else frozenset()
+        data = b"".join([self.token_bytes(i) for i in ids if i not in skipped])
+        strip = self._vocabulary.strip_leading_space and not continuation
+        return data.removeprefix(b" ") if strip else data
+
+    def _spell(self, token_id: int) -> bytes:
+        text = self._vocabulary.token_text(token_id) or ""
+        if token_id in self._vocabulary.raw_ids:
+            return text.encode()
+        if self._vocabulary.kind == "byte-level":
+            try:
+                return bytes(map(self._alphabet.__getitem__, text))
+            except KeyError:
+                return text.encode()  # a whole word that somebody added without marking it
+        if byte := _BYTE_TOKEN.fullmatch(text):
+            return bytes.fromhex(byte[1])
+        return text.replace(SPACE, " ").encode()
+
+
+class TextStream:
+    """Token ids one at a time -> text that is certain: no half characters, and nothing twice.
+
+    The pieces that `step` and the last `flush` return, put together, are what `decode` gives.
+    """
+
+    __slots__ = ("_decoder", "_skipped", "_strip", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, continuation: bool) -> None:
+        vocabulary = tokenizer._vocabulary  # noqa: SLF001 - the stream is the tokenizer's other half
+        self._tokenizer = tokenizer
+        self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
+        self._strip = vocabulary.strip_leading_space and not continuation
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def step(self, token_id: int) -> str:
+        """The text that this token completes; "" while a character still lacks bytes."""
+        if token_id in self._skipped:
+            return ""
+        data = self._tokenizer.token_bytes(token_id)
+        if self._strip and data:
+            self._strip = False
+            data = data.removeprefix(b" ")
+        return self._decoder.decode(data)
+
+    def flush(self) -> str:
+        """The end: U+FFFD for the bytes of a character that never came whole, else ""."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _without_control_tokens(backend: Backend) -> Backend:
+    """A tokenizer over the same model (shared, not copied) that reads no control tokens."""
+    from tokenizers import Tokenizer as BackendType
+
+    plain = BackendType(backend.model)
+    if backend.normalizer is not None:
+        plain.normalizer = backend.normalizer
+    if backend.pre_tokenizer is not None:
+        plain.pre_tokenizer = backend.pre_tokenizer
+    added = sorted(backend.get_added_tokens_decoder().items())
+    for _, token in added:
+        (plain.add_special_tokens if token.special else plain.add_tokens)([token])
+    if any(plain.token_to_id(token.content) != token_id for token_id, token in added):
+        plain = BackendType.from_str(
+            backend.to_str()
+        )  # ids with gaps do not survive being added anew
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _why_not_text(text: object) -> str:
+    if not isinstance(text, str):
+        return f"text must be a str, got {type(text).__name__}"
+    bad = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+    return (
+        f"text is not valid Unicode: a lone surrogate (U+{ord(text[bad]):04X}) at character {bad}"
+    )

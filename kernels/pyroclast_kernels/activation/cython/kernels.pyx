@@ -1,0 +1,69 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""quantize in Cython: float32 activations to 8-bit blocks of 32; and swiglu:
+out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g)).
+
+See reference.py for the contracts.  Items are blocks of 32 columns of a token, so that one token's
+work can be shared by several threads; the last block of a row may be short.
+"""
+
+from libc.stdint cimport int64_t
+
+from pyroclast_kernels.activation.cython.lanes cimport exp_lane, quantize_row
+from pyroclast_kernels.native.abi cimport Q8Block, Range, split
+
+cdef enum:
+    RUN = 512  # columns that are quantized while they are in the L1 cache
+
+
+cdef struct QuantizeArgs:
+    const int64_t *n_tokens
+    const float *x
+    Q8Block *out_q8
+    int64_t n_cols
+
+
+cdef struct SwigluArgs:
+    const int64_t *n_tokens
+    const float *gate_up
+    float *out
+    Q8Block *out_q8
+    int64_t d_ff
+
+
+cdef void quantize(const void *args, int part, int n_parts) noexcept nogil:
+    cdef const QuantizeArgs *a = <const QuantizeArgs *>args
+    cdef Range mine = split(a.n_tokens[0] * (a.n_cols // 32), part, n_parts)
+    quantize_row(a.x + 32 * mine.begin, 32 * (mine.end - mine.begin), a.out_q8 + mine.begin)
+
+
+cdef inline float gated(float gate, float up) noexcept nogil:
+    cdef float one = 1
+    return gate / (one + exp_lane(-gate)) * up
+
+
+cdef void swiglu(const void *args, int part, int n_parts) noexcept nogil:
+    cdef const SwigluArgs *a = <const SwigluArgs *>args
+    cdef int64_t blocks = (a.d_ff + 31) // 32
+    cdef Range mine = split(a.n_tokens[0] * blocks, part, n_parts)
+    cdef float y[RUN]
+    cdef const float *gate
+    cdef const float *up
+    cdef float *out
+    cdef int64_t item = mine.begin, t, column, n_blocks, n, i
+    while item < mine.end:
+        t, column = item // blocks, item % blocks * 32
+        n_blocks = min(<int64_t>RUN // 32, blocks - column // 32, mine.end - item)
+        n = min(32 * n_blocks, a.d_ff - column)
+        gate = a.gate_up + t * 2 * a.d_ff + column
+        up = gate + a.d_ff
+        out = <float *>y if a.out == NULL else a.out + t * a.d_ff + column
+        for i in range(n):
+            out[i] = gated(gate[i], up[i])
+        if a.out_q8 != NULL:
+            quantize_row(out, n, a.out_q8 + item)
+        item += n_blocks
+
+
+def kernels():
+    """{"op.format": address} of the kernels in this module."""
+    return {"quantize.f32": <size_t>&quantize, "swiglu.f32": <size_t>&swiglu}

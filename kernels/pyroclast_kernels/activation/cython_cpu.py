@@ -1,6 +1,0 @@
-"""quantize and swiglu, compiled by Cython: see cython_cpu.pyx."""
-
-from pyroclast_kernels import cython_modules
-
-cython_modules.register("quantize")
-cython_modules.register("swiglu")

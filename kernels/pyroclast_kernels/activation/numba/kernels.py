@@ -1,0 +1,49 @@
+"""quantize and swiglu in Numba: as in C++, items are blocks of 32 columns of a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyroclast_kernels.activation.numba.quantize import Q8_BYTES, quantize_block, quantize_row
+from pyroclast_kernels.numba.math import exp, load_n, split_begin, store_n
+from pyroclast_kernels.numba.simd import at, inline, load_i64, load_pointer, splat
+
+# Byte offsets of the argument structs.
+_X, _X_Q8, _N_COLS = range(8, 32, 8)  # of quantize, after _N_TOKENS
+_N_TOKENS, _GATE_UP, _OUT, _OUT_Q8, _D_FF = range(0, 40, 8)
+
+
+@inline
+def _gated(gate: Any, up: Any, n: int) -> Any:
+    """silu(g) * up, of n values."""
+    g = load_n(gate, 0, n)
+    return g / (splat(1.0) + exp(splat(0.0) - g)) * load_n(up, 0, n)
+
+
+def quantize_f32(args: Any, part: int, n_parts: int) -> None:
+    n_items = load_i64(load_pointer(args, _N_TOKENS), 0) * (load_i64(args, _N_COLS) // 32)
+    begin = split_begin(n_items, part, n_parts)
+    n = split_begin(n_items, part + 1, n_parts) - begin
+    x, out = load_pointer(args, _X), load_pointer(args, _X_Q8)
+    quantize_row(at(x, 128 * begin), 32 * n, at(out, Q8_BYTES * begin))
+
+
+def swiglu_f32(args: Any, part: int, n_parts: int) -> None:
+    n_tokens, d_ff = load_i64(load_pointer(args, _N_TOKENS), 0), load_i64(args, _D_FF)
+    gate_up, out = load_pointer(args, _GATE_UP), load_pointer(args, _OUT)
+    out_q8 = load_pointer(args, _OUT_Q8)
+    wants_values, wants_q8 = load_i64(args, _OUT) != 0, load_i64(args, _OUT_Q8) != 0
+    n_blocks = (d_ff + 31) // 32
+    n_items = n_tokens * n_blocks
+    for item in range(split_begin(n_items, part, n_parts), split_begin(n_items, part + 1, n_parts)):
+        token, column = item // n_blocks, item % n_blocks * 32
+        n = d_ff - column
+        gate = at(gate_up, 4 * (token * 2 * d_ff + column))
+        up = at(gate, 4 * d_ff)
+        low, high = _gated(gate, up, n), _gated(at(gate, 64), at(up, 64), n - 16)
+        if wants_values:
+            row = at(out, 4 * (token * d_ff + column))
+            store_n(row, 0, low, n)
+            store_n(row, 64, high, n - 16)
+        if wants_q8:
+            quantize_block(low, high, at(out_q8, item * Q8_BYTES))

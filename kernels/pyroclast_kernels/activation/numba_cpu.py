@@ -1,6 +1,0 @@
-"""quantize and swiglu, compiled by Numba: see numba_kernels.py."""
-
-from pyroclast_kernels import numba_abi
-
-numba_abi.register("quantize")
-numba_abi.register("swiglu")

@@ -1,0 +1,5 @@
+"""attention, compiled by Cython: see kernels.pyx."""
+
+from pyroclast_kernels.cython import modules as cython_modules
+
+cython_modules.register("attention")

@@ -1,0 +1,1 @@
+"""What the Cython variants share: how their modules are found and registered."""

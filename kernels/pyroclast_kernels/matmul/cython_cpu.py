@@ -1,6 +1,0 @@
-"""matmul and pack, compiled by Cython: see cython_cpu.pyx."""
-
-from pyroclast_kernels import cython_modules
-
-cython_modules.register("matmul")
-cython_modules.register("pack")

@@ -1,0 +1,1 @@
+"""What the Numba variants share: registration and compilation, vectors, masks, math."""

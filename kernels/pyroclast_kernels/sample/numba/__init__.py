@@ -1,0 +1,5 @@
+"""sample, compiled by Numba: see kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("sample")

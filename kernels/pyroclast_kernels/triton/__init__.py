@@ -1,0 +1,1 @@
+"""What the Triton variants share: the device, launches, tiles, and weights as they lie there."""

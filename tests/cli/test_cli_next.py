@@ -1,0 +1,212 @@
+"""`pyroclast next` on a tiny model: what it shows is what the engine does."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+import tiny
+from pyroclast import LLM, SamplingParams
+from pyroclast.cli import main as cli
+from pyroclast.cli import next as cli_next
+from pyroclast.sampling import trace
+
+PROMPT = "a prompt"
+STAGES = ("--temperature", 0.7, "--top-k", 30, "--top-p", 0.6, "--repetition-penalty", 1.5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("next") / "tiny"
+    tiny.write_folder(folder, tiny.BASE, tiny.random_weights(tiny.BASE))
+    return str(folder)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], model: str) -> Any:
+    def call(*argv: Any) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["next", PROMPT, "-m", model, "--threads", "1", *map(str, argv)])
+        out, err = capsys.readouterr()
+        assert (ended.value.code, err) == (0, "")
+        return out
+
+    return call
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def reconfigure(self, **options: Any) -> None:
+        """Like a text stream's."""
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, model: str, columns: int, *argv: Any) -> str:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["next", PROMPT, "-m", model, "--threads", "1", *map(str, argv)])
+    assert ended.value.code == 0
+    return terminal.getvalue()
+
+
+def test_it_draws_what_the_engine_draws(run: Any, model: str) -> None:
+    with LLM(model, threads=1) as llm:
+        for seed in range(5):
+            params = SamplingParams(
+                temperature=0.7,
+                top_k=30,
+                top_p=0.6,
+                repetition_penalty=1.5,
+                seed=seed,
+                max_tokens=1,
+            )
+            [completion] = llm.generate(PROMPT, params)
+            shown = json.loads(run("--json", *STAGES, "--seed", seed))
+            assert shown["token_id"] == completion.token_ids[0]
+            assert shown["position"] == len(shown["prompt_token_ids"])
+
+
+def test_json_is_the_whole_trace(run: Any, model: str) -> None:
+    shown = json.loads(run("--json", *STAGES, "--seed", 3, "--top", 4))
+    with LLM(model, threads=1) as llm:
+        ids = llm.tokenizer.encode(PROMPT)
+        logits = llm.logits(PROMPT)[-1]
+    params = SamplingParams(temperature=0.7, top_k=30, top_p=0.6, repetition_penalty=1.5, seed=3)
+    want = trace(logits, params, prompt_ids=ids, position=len(ids), n_tokens=4).as_dict()
+    assert [s["name"] for s in shown["stages"]] == [
+        "model",
+        "penalties",
+        "temperature",
+        "top_k",
+        "top_p",
+    ]
+    assert shown["token_id"] == want["token_id"]
+    assert shown["u"] == want["u"]
+    assert [t["token_id"] for t in shown["tokens"]] == [t["token_id"] for t in want["tokens"]]
+    assert math.isclose(shown["stages"][-1]["entropy"], want["stages"][-1]["entropy"], rel_tol=1e-4)
+    assert shown["params"]["top_k"] == 30
+    assert all(token["text"] for token in shown["tokens"])
+
+
+def test_penalties_see_the_prompt(run: Any) -> None:
+    plain, penalized = (
+        json.loads(run("--json", "--temperature", 0, "--top", 320, *more))
+        for more in ((), ("--repetition-penalty", 2))
+    )
+    stage = [s["name"] for s in penalized["stages"]]
+    assert stage == ["model", "penalties", "greedy"]
+    before = {t["token_id"]: t["probs"]["model"] for t in plain["tokens"]}
+    after = {t["token_id"]: t["probs"]["penalties"] for t in penalized["tokens"]}
+    for token_id in set(penalized["prompt_token_ids"]):
+        assert after[token_id] < before[token_id]
+
+
+def test_a_pipe_gets_plain_text(run: Any) -> None:
+    out = run(*STAGES, "--seed", 1, "--top", 5)
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    for word in (
+        "P(next | context)",
+        "Softmax",
+        "0.7",
+        "removed",
+        "perplexity",
+        "the draw",
+        "seed 1",
+    ):
+        assert word in out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_a_terminal_gets_bars_that_fit(
+    monkeypatch: pytest.MonkeyPatch, model: str, columns: int
+) -> None:
+    out = on_terminal(monkeypatch, model, columns, *STAGES, "--seed", 1)
+    assert "\x1b[" in out
+    assert re.search("[▏▎▍▌▋▊▉█]", out)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    assert max(map(cli_next.width, lines)) <= columns
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit):
+        cli.main(["next", PROMPT, "-m", model, "--threads", "1"])
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_greedy_needs_no_chance(run: Any) -> None:
+    out = run("--temperature", 0)
+    assert "Nothing is left to chance" in out
+    assert "the draw" not in out
+
+
+def test_top_says_how_many_are_followed(run: Any) -> None:
+    counts = [
+        len(json.loads(run("--json", "--temperature", 0, "--top", k))["tokens"]) for k in (1, 7)
+    ]
+    assert counts == [1, 7]
+
+
+def test_wrong_usage(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, word in ((("--top", "0"), "--top"), (("--top-p", "2"), "top_p"), (("-n", "3"), "-n")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["next", PROMPT, "-m", model, *argv])
+        assert ended.value.code == 2
+        assert word in capsys.readouterr().err
+
+
+# ---- text on a grid --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "columns", "drawn"),
+    [
+        (0.0, 10, ""),
+        (1e-9, 10, "▏"),
+        (0.1, 10, "█"),
+        (0.15, 10, "█▌"),
+        (0.5, 3, "█▌"),
+        (1.0, 4, "████"),
+    ],
+)
+def test_bars_in_eighths(share: float, columns: int, drawn: str) -> None:
+    assert cli_next.bar(share, columns) == drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("\u00e9", 1), ("", 0)]
+)
+def test_widths(text: str, columns: int) -> None:
+    assert cli_next.width(text) == columns
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "a long piece of text", "日本語のテキスト", "xe\u0301" * 9]
+)
+@pytest.mark.parametrize("columns", [4, 9, 16])
+def test_padded_texts_are_exactly_as_wide_as_asked(text: str, columns: int) -> None:
+    assert cli_next.width(cli_next.pad(text, columns)) == columns
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "0%"), (1.0, "100.00%"), (0.1234, "12.34%"), (2e-7, "2e-05%")]
+)
+def test_percents_keep_their_columns(p: float, text: str) -> None:
+    assert cli_next.percent(p).strip() == text
+    assert len(cli_next.percent(p)) == 8

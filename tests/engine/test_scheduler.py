@@ -1,0 +1,212 @@
+"""The scheduler alone: `run` plays the model and appends a token to whoever was computed whole."""
+
+import pytest
+
+from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.scheduler import Scheduler, Sequence
+
+
+def make(*, n_blocks=16, block_size=4, max_batch_tokens=8, max_seqs=4, max_logits=4):
+    return Scheduler(
+        BlockPool(n_blocks),
+        block_size=block_size,
+        max_batch_tokens=max_batch_tokens,
+        max_seqs=max_seqs,
+        max_logits=max_logits,
+    )
+
+
+def add(scheduler, n_tokens, **options):
+    seq = Sequence(list(range(n_tokens)), **options)
+    scheduler.add(seq)
+    return seq
+
+
+def play(scheduler):
+    """One step: checks its limits and blocks, advances; returns the (sequence, tokens, rows)."""
+    step = list(scheduler.schedule())
+    plan = [(seq, seq.n_step_tokens, seq.n_step_rows) for seq in step]
+    assert sum(n for _, n, _ in plan) <= scheduler.max_batch_tokens
+    assert sum(n for _, _, n in plan) <= scheduler.max_logits
+    owned = [block for seq in scheduler.running for block in seq.blocks]
+    assert len(set(owned)) == scheduler.pool.n_blocks - scheduler.pool.n_free
+    for seq in step:
+        assert len(seq.blocks) * scheduler.block_size >= seq.n_computed + seq.n_step_tokens
+        whole = seq.n_computed + seq.n_step_tokens == len(seq.token_ids)
+        seq.advance()
+        if whole:
+            seq.token_ids.append(0)
+    return plan
+
+
+def test_short_prompts_run_together():
+    scheduler = make()
+    a, b = add(scheduler, 3), add(scheduler, 5)
+    assert play(scheduler) == [(a, 3, 1), (b, 5, 1)]
+    assert play(scheduler) == [(a, 1, 1), (b, 1, 1)]
+
+
+def test_a_long_prompt_is_read_in_chunks_beside_decoding():
+    scheduler = make()
+    a = add(scheduler, 2)
+    play(scheduler)
+    b = add(scheduler, 16)
+    assert play(scheduler) == [(a, 1, 1), (b, 7, 0)]
+    assert play(scheduler) == [(a, 1, 1), (b, 7, 0)]
+    assert play(scheduler) == [(a, 1, 1), (b, 2, 1)]
+    assert play(scheduler) == [(a, 1, 1), (b, 1, 1)]
+
+
+def test_prompts_are_read_in_the_order_in_which_they_came():
+    scheduler = make()
+    a, b = add(scheduler, 10), add(scheduler, 10)
+    assert play(scheduler) == [(a, 8, 0)]
+    assert play(scheduler) == [(a, 2, 1), (b, 6, 0)]
+    assert play(scheduler) == [(a, 1, 1), (b, 4, 1)]
+
+
+def test_no_more_sequences_run_than_a_step_has_room_for():
+    for limit in ("max_seqs", "max_batch_tokens", "max_logits"):
+        scheduler = make(**{limit: 2})
+        seqs = [add(scheduler, 1) for _ in range(3)]
+        play(scheduler)
+        assert [seq for seq, _, _ in play(scheduler)] == seqs[:2]
+        scheduler.remove([seqs[0]])
+        assert [seq for seq, _, _ in play(scheduler)] == seqs[1:]
+
+
+def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back():
+    scheduler = make(n_blocks=5)
+    a, b = add(scheduler, 8), add(scheduler, 7)
+    play(scheduler)  # a whole; it takes 2 blocks, b 2
+    play(scheduler)  # b whole; a opens its third block: the last
+    assert scheduler.pool.n_free == 0
+    while scheduler.n_preemptions == 0:
+        play(scheduler)
+    assert scheduler.running == [a]
+    assert list(scheduler.waiting) == [b]
+    assert (b.blocks, b.n_computed) == ([], 0)
+    n_tokens = len(b.token_ids)
+    scheduler.remove([a])
+    [(seq, n, _)] = play(scheduler)
+    assert seq is b
+    assert n == min(n_tokens, 8)
+
+
+def test_everybody_finishes_in_a_cache_that_holds_one():
+    scheduler = make(n_blocks=4, max_seqs=4)
+    seqs = [add(scheduler, n) for n in (5, 9, 2, 7)]
+    finished = []
+    for _ in range(200):
+        play(scheduler)
+        done = [seq for seq in scheduler.running if len(seq.token_ids) >= 16]
+        finished += done
+        scheduler.remove(done)
+        if not scheduler:
+            break
+    assert finished == seqs  # the oldest first: nobody overtakes
+    assert scheduler.n_preemptions > 0
+    assert scheduler.pool.n_free == 4
+
+
+def test_prompt_rows_are_asked_for_once_and_within_the_limit():
+    scheduler = make(max_logits=4)
+    a = add(scheduler, 2)
+    play(scheduler)
+    b = add(scheduler, 7, wants_prompt_rows=True)
+    assert play(scheduler) == [(a, 1, 1), (b, 3, 3)]
+    assert play(scheduler) == [(a, 1, 1), (b, 3, 3)]
+    scheduler.restart_all()
+    # Computed again from the start, but only the last row is still missing.
+    assert play(scheduler) == [(a, 5, 1), (b, 3, 0)]
+    assert play(scheduler) == [(a, 1, 1), (b, 4, 1)]
+    assert b.n_rows_done == 7
+
+
+def test_a_sequence_computed_whole_but_without_its_token_gives_its_row_again():
+    scheduler = make()
+    a = add(scheduler, 3, wants_prompt_rows=True)
+    scheduler.schedule()
+    a.advance()  # interrupted before a token was appended
+    scheduler.restart_all()
+    assert play(scheduler) == [(a, 3, 1)]
+
+
+def test_rows_that_are_missing_shorten_a_chunk():
+    scheduler = make(max_logits=2)
+    a, b = add(scheduler, 4, wants_prompt_rows=True), add(scheduler, 3)
+    assert play(scheduler) == [(a, 2, 2), (b, 2, 0)]  # not b's last token: no row is left for it
+    # That last token counts as a decode step, and decoding goes first.
+    assert play(scheduler) == [(b, 1, 1), (a, 1, 1)]
+
+
+def test_siblings_share_the_full_blocks_of_their_prompt():
+    scheduler = make(max_batch_tokens=16)
+    a = add(scheduler, 10)
+    b = add(scheduler, 10, sibling=a)
+    assert play(scheduler) == [(a, 10, 1)]  # b waits for a's blocks
+    assert play(scheduler) == [(a, 1, 1), (b, 2, 1)]
+    assert b.blocks[:2] == a.blocks[:2]
+    assert b.blocks[2] != a.blocks[2]
+    scheduler.remove([a])
+    play(scheduler)
+    scheduler.remove([b])
+    assert scheduler.pool.n_free == 16
+
+
+def test_a_sibling_that_is_gone_is_not_waited_for():
+    scheduler = make(max_batch_tokens=16)
+    a = add(scheduler, 10)
+    b = add(scheduler, 10, sibling=a)
+    scheduler.remove([a])
+    assert play(scheduler) == [(b, 10, 1)]
+
+
+def test_layout_stays_while_the_same_sequences_decode():
+    scheduler = make()
+    a = add(scheduler, 2)
+    add(scheduler, 2)
+    play(scheduler)
+    play(scheduler)
+    layout = scheduler.layout
+    play(scheduler)
+    assert scheduler.layout == layout
+    scheduler.remove([a])
+    play(scheduler)
+    assert scheduler.layout != layout
+    play(scheduler)
+    layout = scheduler.layout
+    add(scheduler, 2)
+    play(scheduler)
+    assert scheduler.layout != layout
+
+
+def test_layout_changes_with_a_preemption():
+    scheduler = make(n_blocks=5)
+    add(scheduler, 8)
+    add(scheduler, 7)
+    layouts = set()
+    while scheduler.n_preemptions == 0:
+        layouts.add(scheduler.layout)
+        play(scheduler)
+    assert scheduler.layout not in layouts
+
+
+def test_remove_forgets_waiting_and_running_alike():
+    scheduler = make(max_seqs=1)
+    a, b, c = (add(scheduler, 4) for _ in range(3))
+    play(scheduler)
+    assert scheduler.remove([a, b]) != []
+    assert list(scheduler.sequences()) == [c]
+    assert scheduler.remove([c]) == []
+    assert not scheduler
+    assert scheduler.schedule() == []
+    assert scheduler.pool.n_free == 16
+
+
+@pytest.mark.parametrize("n_tokens", [1, 4, 5])
+def test_a_prompt_takes_the_blocks_that_it_needs(n_tokens):
+    scheduler = make()
+    seq = add(scheduler, n_tokens)
+    scheduler.schedule()
+    assert len(seq.blocks) == -(-n_tokens // 4)

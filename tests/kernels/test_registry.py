@@ -1,0 +1,109 @@
+"""Rules, precedence, and errors that say what there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyroclast_kernels import features
+from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.listing import report
+from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.selection import PREFERENCE, Selection, all_variants
+
+
+def test_a_rule_for_one_format_beats_one_for_the_op_and_that_beats_the_star() -> None:
+    variants = all_variants("matmul").values()
+    names = [v.name for v in variants if not v.unavailable and "q8_0" in v.formats]
+    best = Selection("").kernel("matmul", "q8_0").variant
+    assert best == min(names, key=PREFERENCE.index)
+    rules = Selection(f"*=numpy,matmul={best},matmul.q4_0=numpy")
+    assert rules.kernel("norm").variant == "numpy"
+    assert rules.kernel("matmul", "q8_0").variant == best
+    assert rules.kernel("matmul", "q4_0").variant == "numpy"
+
+
+def test_the_environment_gives_the_rules_and_an_argument_overrides_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYROCLAST_KERNELS", "norm=numpy")
+    assert Selection().kernel("norm").variant == "numpy"
+    assert Selection("").kernel("norm").variant == Selection("matmul=numpy").kernel("norm").variant
+
+
+def test_resolved_records_what_was_bound() -> None:
+    selection = Selection("norm=numpy")
+    selection.kernel("norm")
+    assert selection.resolved == {"norm.f32": "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("conv=numpy", ["conv", "matmul", "attention"]),
+        ("matmul=fast", ["fast", "numpy"]),
+        ("*=fast", ["fast", "numpy"]),
+        ("matmul.q9_9=numpy", ["q9_9", "q8_0", "q4_1"]),
+        ("matmul", ["op[.format]=variant", "matmul"]),
+        ("=numpy", ["op[.format]=variant"]),
+    ],
+)
+def test_a_bad_rule_says_what_there_is(rules: str, words: list[str]) -> None:
+    with pytest.raises(KernelError) as error:
+        Selection(rules)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_format_is_an_error_of_the_op() -> None:
+    with pytest.raises(KernelError, match="q8_0"):
+        Selection("").kernel("matmul", "q7_7")
+
+
+def test_a_capped_instruction_set_is_unavailable_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYROCLAST_MAX_ISA", "baseline")
+    assert "PYROCLAST_MAX_ISA" in features.why_not("avx512vnni")
+    assert "PYROCLAST_MAX_ISA" in features.why_not("avx2")
+    monkeypatch.setenv("PYROCLAST_MAX_ISA", "sse9")
+    with pytest.raises(KernelError, match="baseline"):
+        features.max_isa()
+
+
+def test_a_cpu_without_the_flags_lacks_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "cpu_flags", lambda: frozenset({"sse4_2", "avx2"}))
+    monkeypatch.setattr(features.platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv("PYROCLAST_MAX_ISA", raising=False)
+    assert "avx512_vnni" in features.why_not("avx512vnni")
+    assert "fma" in features.why_not("avx2")
+
+
+def test_report_chooses_one_variant_for_every_op_and_format() -> None:
+    rows = report("")
+    for op in OP_NAMES:
+        for format in get_op(op).formats:
+            mine = [r for r in rows if (r["op"], r["format"]) == (op, format)]
+            assert [r["status"] for r in mine].count("chosen") == 1
+            assert all(r["reason"] for r in mine if r["status"] == "unavailable")
+
+
+def test_the_dot_product_of_pairs_is_chosen_only_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_rule = Selection("matmul.bf16=cpp-avx512bf16")
+    variant = all_variants("matmul")["cpp-avx512bf16"]
+    if not variant.unavailable:
+        for vendor, chosen in [("AuthenticAMD", True), ("GenuineIntel", False)]:
+            monkeypatch.setattr(features, "_cpuinfo", {"vendor_id": vendor}.get)
+            found = Selection("").variant("matmul", "bf16").name
+            assert (found == variant.name) is chosen, found
+            assert by_rule.variant("matmul", "bf16").name == variant.name
+    else:
+        assert Selection("").variant("matmul", "bf16").name != variant.name
+        with pytest.raises(KernelError, match="cannot run here"):
+            by_rule.variant("matmul", "bf16")
+
+
+def test_a_variant_cannot_be_registered_twice() -> None:
+    with pytest.raises(KernelError, match="already"):
+        get_op("norm").variant("numpy")(lambda _: 1)

@@ -1,0 +1,221 @@
+"""`pyroclast kernels new`: every file it writes is right, or says that it is not written yet."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import pyroclast_kernels
+from pyroclast.cli import main as cli
+from pyroclast.errors import KernelError
+from pyroclast.lab.scaffold import first_cpp, first_cython, first_numba, first_triton, scaffold
+from pyroclast.lab.speed.child import Child
+from pyroclast_kernels import own_variants
+from pyroclast_kernels.errors import KernelError as KernelLibraryError
+from pyroclast_kernels.native import compile as native_compile
+from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.selection import FUSED, Selection, all_variants
+
+FIRST = {
+    "numba": first_numba.LOOPS,
+    "cython": first_cython.LOOPS,
+    "cpp": first_cpp.LOOPS,
+}
+WRITTEN = [(op, technology) for technology, loops in FIRST.items() for op in loops]
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder of one's own variants."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv("PYROCLAST_KERNEL_PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    return folder
+
+
+def test_what_has_a_first_loop() -> None:
+    """All but `sample`, whose reference has twelve stages, and what other ops do too; in Triton,
+    five."""
+    for loops in FIRST.values():
+        assert set(OP_NAMES) - set(loops) == {"sample", *FUSED}
+    assert set(first_triton.LOOPS) == {"softmax", "norm", "swiglu", "rope", "matmul"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids="-".join)
+def test_a_new_variant_is_right_as_it_is_written(op: str, technology: str) -> None:
+    why = native_compile.why_not(technology) if technology != "numba" else ""
+    if why:
+        pytest.skip(why)
+    written = scaffold.new_variant(op, "mine", technology, None)
+    job = {"do": "check", "op": op, "variant": written["variant"], "pattern": None}
+    if op == "softmax":  # 530 cases: those of one size are enough
+        job["pattern"] = "-17-"
+    with Child(1) as child:
+        found = child.ask(job, 240)
+    assert found["failures"] == [] and found["n_cases"] >= 2
+
+
+@pytest.mark.parametrize("technology", [*FIRST, "triton"])
+@pytest.mark.parametrize("op", OP_NAMES)
+def test_every_file_has_the_contract_and_parses(op: str, technology: str) -> None:
+    text = scaffold.source(op, "mine", technology)
+    words = " ".join(re.sub(r"^(#|//) ?", "", line) for line in text.splitlines())
+    for line in (get_op(op).reference.__doc__ or "").splitlines():
+        assert " ".join(line.split()) in " ".join(words.split())
+    assert ", ".join(get_op(op).parameters[:3]) in words
+    assert max(map(len, text.splitlines())) <= 100
+    if technology in ("numba", "triton"):
+        names = {n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
+        unfinished = op not in (first_numba if technology == "numba" else first_triton).LOOPS
+        assert (f"{op}_f32" in names) != unfinished
+        assert ("NOT WRITTEN YET" in text) == unfinished
+
+
+def test_the_struct_has_the_fields_of_the_reference() -> None:
+    for op in first_cpp.LOOPS:
+        text = scaffold.source(op, "mine", "cpp")
+        body = re.search(r"struct Args {(.*?)};", text, re.DOTALL)
+        assert body is not None
+        assert tuple(re.findall(r"(\w+);", body[1])) == get_op(op).parameters
+
+
+def test_a_file_that_is_not_written_yet_is_listed_with_the_reason(own: Path) -> None:
+    written = scaffold.new_variant("sample", "mine", "numba", None)
+    assert Path(written["path"]) == own / "sample" / "numba_mine.py"
+    assert "says what to write" in written["note"]
+    variant = all_variants("sample")["numba-mine"]
+    assert "write the kernel in" in variant.unavailable
+    with pytest.raises(KernelLibraryError, match="write the kernel in"):
+        Selection("sample=numba-mine").variant("sample")
+
+
+def test_nothing_is_overwritten(own: Path) -> None:
+    path = Path(scaffold.new_variant("norm", "mine", "cpp", None)["path"])
+    path.write_text("// mine\n// OP = norm\n// FORMATS = f32\n")
+    with pytest.raises(KernelError, match="cpp-mine already"):
+        scaffold.new_variant("norm", "mine", "cpp", None)
+    path = own / "norm" / "cpp_other.cc"
+    path.write_text("no variant at all\n")
+    with pytest.raises(KernelError, match="exists already"):
+        scaffold.new_variant("norm", "other", "cpp", None)
+    assert path.read_text() == "no variant at all\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("conv", "mine", "numba"), "unknown op 'conv'; there are embed, norm"),
+        (("norm", "mine", "fortran"), "no technology 'fortran'; there are numba, cython, cpp"),
+        (("norm", "My Kernel", "numba"), "small letters"),
+        (("norm", "../../x", "numba"), "small letters"),
+    ],
+)
+def test_a_wrong_name_says_what_there_is(
+    words: tuple[str, str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    op, name, technology = words
+    with pytest.raises(SystemExit) as end:
+        cli.main(["kernels", "new", op, name, "--tech", technology])
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_where_the_file_goes(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scaffold.new_variant("norm", "a", "numba", str(tmp_path / "new"))
+    assert Path(given["path"]) == tmp_path / "new" / "norm" / "numba_a.py"
+    assert given["options"] == f" --dir {tmp_path / 'new'}"
+    assert own in Path(scaffold.new_variant("norm", "b", "numba", None)["path"]).parents
+    monkeypatch.setenv("PYROCLAST_KERNEL_PATH", "")
+    # In a checkout, the op's own folder; elsewhere somebody has to say.
+    package = tmp_path / "checkout" / "kernels" / "pyroclast_kernels"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(pyroclast_kernels, "__file__", str(package / "__init__.py"))
+    with pytest.raises(KernelError, match="--dir FOLDER"):
+        scaffold.new_variant("norm", "c", "numba", None)
+    (tmp_path / "checkout" / "pyproject.toml").touch()
+    inside = scaffold.new_variant("norm", "c", "numba", None)
+    assert Path(inside["path"]) == package / "norm" / "numba_c.py"
+
+
+def test_the_command_tells_what_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["kernels", "new", "norm", "mine", "--tech", "cython", "--json"])
+    assert end.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["variant"] == "cython-mine" and Path(said["path"]).exists()
+
+
+# ---- how such files are found --------------------------------------------------------------------
+def test_a_variant_comes_and_goes_with_its_file(own: Path) -> None:
+    path = Path(scaffold.new_variant("norm", "mine", "numba", None)["path"])
+    assert "numba-mine" in all_variants("norm")
+    assert own_variants.path_of("norm", "numba-mine") == path
+    path.unlink()
+    assert "numba-mine" not in all_variants("norm")
+    assert own_variants.path_of("norm", "numba-mine") is None
+
+
+def test_files_without_the_two_lines_are_left_alone(own: Path) -> None:
+    (own / "numba_helper.py").write_text("raise SystemExit('imported')\n")
+    (own / "numba_half.py").write_text('OP = "norm"\n')
+    assert not {"numba-helper", "numba-half"} & set(all_variants("norm"))
+
+
+def test_two_files_of_one_name_are_refused(own: Path) -> None:
+    (own / "norm").mkdir()
+    for folder in (own, own / "norm"):
+        (folder / "numba_twin.py").write_text('OP = "norm"\nFORMATS = ("f32",)\n')
+    with pytest.raises(KernelLibraryError, match="numba-twin already"):
+        all_variants("norm")
+    (own / "norm" / "numba_twin.py").unlink()
+    assert "numba-twin" in all_variants("norm")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("numba_a.py", 'OP = "norm"\nFORMATS = ("f32",)\nimport nothing_like_it\n', "nothing_like"),
+        ("numba_b.py", 'OP = "norm"\nFORMATS = ("f32",)\n', "defines no function norm_f32"),
+        ("cpp_c.cc", "// OP = norm\n// FORMATS = f32\nint x = ;\n", "does not compile"),
+        ("cpp_d.cc", "// OP = norm\n// FORMATS = f32\n", "exports no function norm_f32"),
+    ],
+)
+def test_a_file_that_cannot_be_bound_says_why(
+    own: Path, name: str, text: str, message: str
+) -> None:
+    if name.startswith("cpp") and native_compile.why_not("cpp"):
+        pytest.skip(native_compile.why_not("cpp"))
+    (own / name).write_text(text)
+    variant = own_variants.variant_name(own / name)
+    with pytest.raises(KernelLibraryError, match=message) as error:
+        Selection(f"norm={variant}").kernel("norm")
+    assert str(own / name) in str(error.value)
+
+
+def test_a_format_that_the_op_has_not_is_told(own: Path) -> None:
+    (own / "numba_a.py").write_text('OP = "norm"\nFORMATS = ("q4_0",)\n')
+    assert "norm has f32" in all_variants("norm")["numba-a"].unavailable
+
+
+def test_a_folder_that_does_not_exist_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYROCLAST_KERNEL_PATH", "/no/such/folder")
+    with pytest.raises(KernelLibraryError, match="/no/such/folder, which is no folder"):
+        all_variants("norm")
+
+
+@pytest.mark.slow
+def test_a_changed_source_is_compiled_again(own: Path) -> None:
+    if native_compile.why_not("cpp"):
+        pytest.skip(native_compile.why_not("cpp"))
+    path = Path(scaffold.new_variant("norm", "mine", "cpp", None)["path"])
+    first = native_compile.shared_object(path)
+    assert first == native_compile.shared_object(path) and first.exists()
+    path.write_text(path.read_text() + "// changed\n")
+    assert native_compile.shared_object(path) != first
