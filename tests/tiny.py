@@ -106,6 +106,8 @@ def write_gguf(
     arch = family.gguf_architecture or "llama"
     writer = gguf.GGUFWriter(path, arch)
     _add_gguf_config(writer, arch, config)
+    for field, value in config.extra.items():
+        writer.add_float64(f"{arch}.{family.gguf_keys[field]}", value)
     _add_gguf_vocabulary(writer, config)
     for name, given in weights.items():
         kind = gguf.GGMLQuantizationType[quant if given.ndim == 2 else "F32"]
@@ -223,10 +225,11 @@ def write_folder(
 
 def hf_config(config: Hyperparameters, dtype: str = "float32") -> dict[str, Any]:
     """config.json as transformers writes it."""
-    class_name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[config.family]
+    class_name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}.get(config.family, "")
+    family = FAMILIES[config.family]
     result: dict[str, Any] = {
         "architectures": [f"{class_name}ForCausalLM"],
-        "model_type": config.family,
+        "model_type": family.hf_model_type,
         "hidden_act": "silu",
         "torch_dtype": dtype,
         "num_hidden_layers": config.n_layers,
@@ -244,6 +247,7 @@ def hf_config(config: Hyperparameters, dtype: str = "float32") -> dict[str, Any]
     }
     if config.head_dim * config.n_heads != config.d_model:
         result["head_dim"] = config.head_dim
+    result |= {family.hf_keys[field]: value for field, value in config.extra.items()}
     if config.family == "mistral":
         result["sliding_window"] = config.sliding_window
     scaling = config.rope_scaling

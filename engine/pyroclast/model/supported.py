@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    NormSpec,
+    RecurrentSpec,
+)
 from pyroclast_kernels.attention import MAX_HEAD_DIM
 
 # Of the feed-forward's gate; see decoder.activation_arguments.
@@ -26,7 +32,10 @@ def check_supported(config: ModelConfig) -> None:
 
 
 def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
-    yield from _unsupported_in_attention(spec.attention)
+    if isinstance(spec.mixer, RecurrentSpec):
+        yield f"a recurrent mixer ({spec.mixer.kind})"
+    else:
+        yield from _unsupported_in_attention(spec.mixer)
     yield from _unsupported_in_ffn(spec.ffn)
     yield from _unsupported_in_norm(spec.norm)
     if not spec.norm_before:
