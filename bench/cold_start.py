@@ -1,6 +1,8 @@
 """Cold start: `import pyroclast` and `generate -n 1`, from the start of a process to its exit.
 
-python bench/cold_start.py --runs 15 --json bench/results/cold_start.json
+    python bench/cold_start.py --runs 15 --json bench/results/cold_start.json
+
+What is timed, and how: engine/pyroclast/lab/speed/cold_start.py.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """KL divergence from float32 of each weight format: Pyroclast's beside llama.cpp's, on one file.
 
-python bench/fidelity.py --peers ENVIRONMENTS --json bench/results/fidelity.json
+    python bench/fidelity.py --peers ENVIRONMENTS --json bench/results/fidelity.json
+
+What is timed, and how: engine/pyroclast/lab/peers/fidelity.py.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Load time from a warm page cache and peak memory: Pyroclast and other engines in turn.
 
-python bench/load.py --model dummy:llama-3.2-1b --format q8_0 --peers ENVIRONMENTS
+    python bench/load.py --model dummy:llama-3.2-1b --format q8_0 --peers ENVIRONMENTS
+
+What is timed, and how: engine/pyroclast/lab/peers/load.py.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Decode speed with a busy neighbour on one core, as a share of the undisturbed speed.
 
-python bench/neighbour.py --format q4_0 --peers ENVIRONMENTS --json FILE.json
+    python bench/neighbour.py --format q4_0 --peers ENVIRONMENTS --json FILE.json
+
+What is timed, and how: engine/pyroclast/lab/peers/neighbour.py.
 """
 
 import sys
