@@ -1,4 +1,4 @@
-"""A worker of bench/engine.py that runs nothing: it says what its load options tell it to.
+"""A worker that runs no engine: it answers what its load options tell it to.
 
 seconds: of each run, in order, the last one over and over; an "error" among them is one.  answer:
 what it gives for logits.  hold_bytes: memory that it fills when it loads.
@@ -7,7 +7,7 @@ what it gives for logits.  hold_bytes: memory that it fills when it loads.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine/pyroclast/lab/peers/workers"))
 
 from protocol import serve
 

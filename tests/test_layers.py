@@ -63,8 +63,23 @@ RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = ("activation", "attention", "ceiling", "embed", "matmul", "norm", "rope", "sample", "softmax")
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")
+# Scripts that other Pythons run by path: what each imports beside the standard library, NumPy and
+# the two modules that all of them share.
+WORKERS = "pyroclast.lab.peers.workers"
+SHARED_BY_WORKERS = {"protocol", "tokens"}
+ENGINES = {
+    "ctranslate2_worker": {"ctranslate2"},
+    "llama_worker": {"llama_cpp"},
+    "openvino_worker": {"openvino", "openvino_genai"},
+    "pyroclast_worker": {"pyroclast"},
+    "transformers_gpu": {"torch", "transformers"},
+    "transformers_worker": {"torch", "transformers"},
+}
+# Times other libraries, in this process, beside our own kernels.
+COMPARISON = "pyroclast.lab.speed.sampling_peers"
 DISTRIBUTIONS = {  # import name -> the requirement that brings it, where the two differ
     "huggingface_hub": "huggingface-hub",
+    "llama_cpp": "llama-cpp-python",
     "llvmlite": "numba",
     "markupsafe": "jinja2",
     "prometheus_client": "prometheus-client",
@@ -164,6 +179,11 @@ def is_variant(module: str) -> bool:
     )
 
 
+def is_worker(module: str) -> bool:
+    """Whether a module is a script that the Python of another engine runs."""
+    return module.rpartition(".")[0] == WORKERS
+
+
 def room_of(module: str) -> str | None:
     """The room of RANKS that a module is in; None if it has no rank.
 
@@ -188,7 +208,9 @@ def kernels_know_no_engine(root: Path) -> Iterator[str]:
 
 def heavy_only_in_variants(root: Path) -> Iterator[str]:
     for item in imports(root):
-        if item.target in HEAVY and not item.typing_only and not is_variant(item.module):
+        exempt = item.typing_only or is_variant(item.module) or is_worker(item.module)
+        exempt |= item.module == COMPARISON and item.late
+        if item.target in HEAVY and not exempt:
             yield str(item)
 
 
@@ -197,7 +219,7 @@ def variants_are_loaded_late(root: Path) -> Iterator[str]:
     edges = graph(root, late=False)
     for module in modules(root):
         found = reachable(edges, module) & HEAVY
-        if found and not is_variant(module):
+        if found and not is_variant(module) and not is_worker(module):
             yield f"{module} brings in {', '.join(sorted(found))}"
 
 
@@ -248,10 +270,25 @@ def third_party_is_declared(root: Path) -> Iterator[str]:
     for item in imports(root):
         if item.target.split(".")[0] in SOURCE_ROOTS or item.target in sys.stdlib_module_names:
             continue
+        if is_worker(item.module):  # see workers_stand_alone
+            continue
         late = item.late or item.typing_only or is_variant(item.module)
         allowed = any_extra if late else core
         if DISTRIBUTIONS.get(item.target, item.target) not in allowed:
             yield f"{item}, which is not a declared {'' if late else 'core '}dependency"
+
+
+def workers_stand_alone(root: Path) -> Iterator[str]:
+    """A worker runs where there may be no Pyroclast, and nobody else imports its engine."""
+    for item in imports(root):
+        name = item.target.removeprefix(f"{WORKERS}.")
+        if is_worker(item.module):
+            engine = ENGINES.get(item.module.rpartition(".")[2], set())
+            allowed = sys.stdlib_module_names | {"numpy"} | SHARED_BY_WORKERS | engine
+            if item.target.split(".")[0] not in allowed:
+                yield f"{item}, which its Python may not have"
+        elif is_worker(item.target) and name not in SHARED_BY_WORKERS:
+            yield f"{item}, which only another Python runs"
 
 
 def requirement_name(requirement: str) -> str:
@@ -268,6 +305,7 @@ RULES: list[Callable[[Path], Iterator[str]]] = [
     no_circles,
     plain_modules_have_no_arrays,
     third_party_is_declared,
+    workers_stand_alone,
 ]
 # For each rule a tree that breaks it: {file: source}, and words of the message.
 BREAKERS: dict[str, tuple[dict[str, str], str]] = {
@@ -315,6 +353,15 @@ BREAKERS: dict[str, tuple[dict[str, str], str]] = {
         {"engine/pyroclast/llm.py": "import starlette\n"},
         "not a declared core dependency",
     ),
+    "workers_stand_alone": (
+        {
+            "engine/pyroclast/lab/peers/workers/protocol.py": "import json\n",
+            "engine/pyroclast/lab/peers/workers/llama_worker.py": (
+                "import llama_cpp\nfrom protocol import serve\nfrom pyroclast import errors\n"
+            ),
+        },
+        "llama_worker:3 imports pyroclast, which its Python may not have",
+    ),
 }
 
 
@@ -331,6 +378,20 @@ def test_the_rule_sees_a_breach(rule: Callable[[Path], Iterator[str]], tmp_path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(source)
     assert any(message in breach for breach in rule(tmp_path))
+
+
+def test_only_another_python_runs_an_engine(tmp_path: Path) -> None:
+    """What the package itself may import of the workers is what all of them share."""
+    folder = tmp_path / "engine" / "pyroclast" / "lab" / "peers"
+    (folder / "workers").mkdir(parents=True)
+    for name in ("llama_worker", "tokens"):
+        (folder / "workers" / f"{name}.py").write_text("")
+    (folder / "arena.py").write_text(f"from {WORKERS} import llama_worker, tokens\n")
+    [breach] = workers_stand_alone(tmp_path)
+    assert breach == (
+        f"pyroclast.lab.peers.arena:1 imports {WORKERS}.llama_worker, which only another Python "
+        "runs"
+    )
 
 
 def test_importing_the_package_brings_in_nothing_heavy() -> None:

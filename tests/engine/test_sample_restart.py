@@ -25,7 +25,7 @@ print(json.dumps(draw(sys.argv[1])))
 
 def draw(variant: str) -> list[int]:
     """64 tokens: four seeds at sixteen positions, half of them cut by top-p."""
-    from run_sample import run_sample
+    from pyroclast.lab.speed.sample_call import run_sample
 
     logits = np.random.default_rng(5).standard_normal((64, 3000)).astype(np.float32) * 3
     rows = sample.new_rows(64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -15,26 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.families.registry import config_of
+from pyroclast.lab.gpu import checks, command, parts, pool, sizes, table
+from pyroclast.lab.gpu import engine as gpu_engine
+from pyroclast.lab.gpu import run as runner
+from pyroclast.lab.peers.client import WORKERS
+from pyroclast.lab.speed.result_file import write_result
 from pyroclast.model.kv_cache import BLOCK_SIZE
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts of bench/, as they see each other."""
-    monkeypatch.syspath_prepend(str(BENCH))
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(name)
-
-
 # ---- a whole run -------------------------------------------------------------------------------
 # Parts of which a dry run has no figure, and why.
-EXPECTED_GAPS = {"8B BF16 GPU idle between steps": "there is no GPU to wait"}
+EXPECTED_GAPS = {"8B BF16 GPU idle between steps": "there is no GPU to profile"}
 
 
 @pytest.mark.slow
@@ -94,8 +89,8 @@ serve({"add": lambda a, b: a + b, "hang": hang, "die": die, "leave": leave, "fai
 def worker(tmp_path: Path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    command = [sys.executable, str(script), str(BENCH / "peers"), str(tmp_path / "pid")]
-    found = module("gpu_pool").Worker(command, {})
+    command = [sys.executable, str(script), str(WORKERS), str(tmp_path / "pid")]
+    found = pool.Worker(command, {})
     yield found
     found.stop()
 
@@ -116,7 +111,6 @@ def test_a_worker_answers_in_order(worker: Any) -> None:
 
 
 def test_a_request_that_fails_leaves_the_worker_alive(worker: Any) -> None:
-    pool = module("gpu_pool")
     with pytest.raises(pool.WorkerError, match="ZeroDivisionError") as error:
         worker.ask("fail", 20)
     assert error.value.alive and worker.running
@@ -124,7 +118,6 @@ def test_a_request_that_fails_leaves_the_worker_alive(worker: Any) -> None:
 
 
 def test_a_worker_that_hangs_is_ended_with_its_children(worker: Any, tmp_path: Path) -> None:
-    pool = module("gpu_pool")
     assert worker.ask("add", 20, a=0, b=0) == 0  # it has started
     with pytest.raises(pool.WorkerError, match="no answer within 1 s") as error:
         worker.ask("hang", 1)
@@ -141,14 +134,13 @@ def test_a_worker_that_hangs_is_ended_with_its_children(worker: Any, tmp_path: P
     [("die", "died of SIGSEGV"), ("leave", "exit code 3: so long")],
 )
 def test_what_a_worker_died_of_is_told(worker: Any, request_name: str, words: str) -> None:
-    pool = module("gpu_pool")
     with pytest.raises(pool.WorkerError, match=words):
         worker.ask(request_name, 20)
     assert worker.ask("add", 20, a=2, b=3) == 5
 
 
 def test_a_command_is_stopped_at_its_limit(tmp_path: Path) -> None:
-    run = module("gpu_pool").run
+    run = pool.run
     begin = time.monotonic()
     code, output = run(["sh", "-c", "echo begun; sleep 60"], {}, tmp_path, 1.0)
     assert (code, output) == (None, "begun\n") and time.monotonic() - begin < 20
@@ -163,7 +155,7 @@ tests/gpu/test_a.py::test_y FAILED                           [ 20%]
 [gw0] [  4%] ERROR tests/gpu/test_b.py::test_w
 FAILED tests/gpu/test_a.py::test_y - assert 1 == 2
 """
-    passed, failed = module("gpu_checks").outcomes(output)
+    passed, failed = checks.outcomes(output)
     assert passed == [
         "tests/gpu/test_a.py::test_x[a b-1]",
         "tests/gpu/test_b.py::test_z[q8_0]",
@@ -223,8 +215,7 @@ CEILINGS = [
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs bench/gpu.py with players; (the result, what they were asked)."""
-    script, sizes = module("gpu"), module("gpu_sizes")
+    """Runs the benchmark with players; (the result, what they were asked)."""
 
     def run(answers: Any = (), *words: str) -> tuple[dict[str, Any], list[Any]]:
         log: list[Any] = []
@@ -232,17 +223,18 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         known |= dict(answers)
         players: dict[str, Player] = {}
         monkeypatch.setattr(
-            script.Bench,
+            runner.Bench,
             "_worker",
             lambda self, name: players.setdefault(name, Player(name, known, log)),
         )
-        monkeypatch.setattr(script, "build", lambda environment, limit_s: ("", "built"))
+        monkeypatch.setattr(runner, "build", lambda *_: ("", "built"))
         found = {"part": "tests", "test": "GPU tests passed", "value": 3, "reason": ""}
-        monkeypatch.setattr(script, "tests", lambda *_: log.append("tests") or dict(found))
-        args = script.parse(["--out", str(tmp_path / "deep" / "gpu.json"), *words])
-        result = script.Bench(args, sizes.FULL).run()
-        assert json.loads(args.out.read_text()) == result
-        assert os.listdir(args.out.parent) == ["gpu.json"]
+        monkeypatch.setattr(runner, "tests", lambda *_: log.append("tests") or dict(found))
+        out = tmp_path / "deep" / "gpu.json"
+        options = command.parse("", ROOT, ["--out", str(out), *words])
+        result = runner.Bench(options, sizes.FULL).run()
+        assert json.loads(out.read_text()) == result
+        assert os.listdir(out.parent) == ["gpu.json"]
         return result, log
 
     return run
@@ -303,7 +295,7 @@ def test_the_most_important_comes_first_and_models_are_loaded_once(play: Any) ->
 
 
 def test_a_model_that_cannot_be_loaded_costs_its_rows_and_no_more(play: Any) -> None:
-    error = module("gpu_pool").WorkerError("ModelFileError: is not installed", alive=True)
+    error = pool.WorkerError("ModelFileError: is not installed", alive=True)
     result, log = play({("engine 135M", "load"): error})
     rows = rows_of(result)
     for name in ("135M load", "135M decode b1"):
@@ -319,10 +311,10 @@ def test_a_model_that_cannot_be_loaded_costs_its_rows_and_no_more(play: Any) -> 
     [("no answer within 60 s", False, 2), ("CUDA error: illegal address", True, 2),
      ("ValueError: too many tokens", True, 1)],
 )  # fmt: skip
-def test_a_process_that_may_be_spoilt_is_started_anew(
+def test_a_process_that_may_be_spoilt_is_started_again(
     play: Any, error: str, alive: bool, n_loads: int
 ) -> None:
-    failed = module("gpu_pool").WorkerError(error, alive=alive)
+    failed = pool.WorkerError(error, alive=alive)
     result, log = play({("engine 8B BF16", "prefill"): failed})
     assert rows_of(result)["8B BF16 prefill 8192"]["reason"] == error
     assert rows_of(result)["8B BF16 prefill 8192"]["met"] is None
@@ -348,7 +340,7 @@ def test_only_some_parts(play: Any) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    write = module("gpu").write
+    write = write_result
     write(tmp_path / "g.json", {"a": 1})
     with pytest.raises(TypeError):
         write(tmp_path / "g.json", {"a": object()})
@@ -358,9 +350,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 # ---- rows and the table --------------------------------------------------------------------------
 def test_the_table_is_short_and_says_what_was_missed(play: Any) -> None:
-    error = module("gpu_pool").WorkerError("OutOfMemoryError: " + "x" * 500)
+    error = pool.WorkerError("OutOfMemoryError: " + "x" * 500)
     result, _ = play({("engine 8B int8", "load"): error})
-    lines = module("gpu_table").table(result).splitlines()
+    lines = table.table(result).splitlines()
     assert max(map(len, lines)) < 170 and len("\n".join(lines)) < 11_000
     [line] = [each for each in lines if each.startswith("8B BF16 decode b1  ")]
     assert "75% copy" in line and "MISSED" in line and "100 us a step, 20 outside" in line
@@ -371,7 +363,7 @@ def test_the_table_is_short_and_says_what_was_missed(play: Any) -> None:
 
 
 def test_a_single_kernel_is_held_against_what_binds_it() -> None:
-    held, target = module("gpu_table").held, module("gpu_parts").Target("share", 0.5)
+    held, target = table.held, parts.Target("share", 0.5)
     row = {"test": "x", "value": 1.0, "gb_s": 1000.0, "gop_s": 6e5}
     both = {"copy": 4000.0, "matmul": 8e5}
     assert held(row, "cold", both, None)["share_of"] == "matmul"
@@ -383,21 +375,20 @@ def test_a_single_kernel_is_held_against_what_binds_it() -> None:
 
 
 def test_every_test_has_a_name_of_its_own() -> None:
-    parts, sizes = module("gpu_parts"), module("gpu_sizes")
     sizes.know_tiny_shape()
     for size in (sizes.FULL, sizes.SMALL):
-        found = parts.steps(size)
-        names = [step.test for step in found]
+        found = parts.tasks(size)
+        names = [task.test for task in found]
         assert len(names) == len(set(names))
         blocks = {
             s.worker: s.arguments["n_blocks"]
             for s in found
             if s.worker[:6] == "engine" and s.do == "load"
         }
-        for step in found:
-            if step.do == "decode" and step.worker in blocks:
-                end = step.arguments["n_depth"] + step.arguments["n_gen"] + 8
-                assert blocks[step.worker] * BLOCK_SIZE >= step.arguments["n_batch"] * end
+        for task in found:
+            if task.do == "decode" and task.worker in blocks:
+                end = task.arguments["n_depth"] + task.arguments["n_gen"] + 8
+                assert blocks[task.worker] * BLOCK_SIZE >= task.arguments["n_batch"] * end
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -407,7 +398,7 @@ class PlayedModel:
     def __init__(self, clock: list[float]) -> None:
         self.batch, self.clock = SimpleNamespace(counts=np.zeros(3, np.int64)), clock
         self.weight_bytes, self.kv_dtype, self.kernels = 1_000_000, "f16", {}
-        self.config = config_of(module("gpu_sizes").shapes.SHAPES["smollm2-135m"])
+        self.config = config_of(SHAPES["smollm2-135m"])
 
     def forward(self, sample: bool = False) -> None:
         self.clock[0] += 0.001
@@ -443,10 +434,10 @@ class PlayedLLM:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    engine, clock = module("gpu_engine"), [0.0]
-    monkeypatch.setattr(engine, "LLM", lambda model, **options: PlayedLLM(clock))
-    monkeypatch.setattr(engine.time, "perf_counter", lambda: clock[0])
-    found = engine.Engine()
+    clock = [0.0]
+    monkeypatch.setattr(gpu_engine, "LLM", lambda model, **options: PlayedLLM(clock))
+    monkeypatch.setattr(gpu_engine.time, "perf_counter", lambda: clock[0])
+    found = gpu_engine.Engine()
     found.load("dummy:smollm2-135m@bf16", 100, 512, 8)
     return found
 
@@ -462,14 +453,20 @@ def test_decoding_counts_steps_in_which_all_decode(engine: Any) -> None:
 
 def test_a_prompt_counts_from_its_first_pass_to_the_end_of_its_last(engine: Any) -> None:
     [row] = engine.prefill(64, 3)
-    assert row["value"] == pytest.approx(64 / 0.001) and len(row["seconds"]) == 4
-    shapes = module("gpu_sizes").shapes
+    assert row["value"] == pytest.approx(64 / 0.001) and row["n_samples"] == 3
+    assert row["seconds_quartiles"] == pytest.approx([0.001, 0.001])
     products = 30 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536) * 64 + 49152 * 576
     assert row["gop_s"] == pytest.approx(2 * products / 0.001 / 1e9)
-    assert row["gop_s_with_attention"] > row["gop_s"] and shapes
+    assert row["gop_s_with_attention"] > row["gop_s"]
 
 
 def test_the_ops_of_a_step_add_up(engine: Any) -> None:
     [row] = engine.breakdown(2, 10)
     assert row["value"] == 21.0
     assert list(row["ops_us"].items()) == [("matmul.bf16", 12.0), ("norm.f32", 9.0)]
+
+
+def test_the_longest_kernels_are_those_of_all_their_runs() -> None:
+    spans = [SimpleNamespace(name="a", begin_us=0.0, end_us=3.0)]
+    spans += [SimpleNamespace(name="b" * 80, begin_us=t, end_us=t + 2) for t in (4.0, 7.0)]
+    assert gpu_engine._longest_kernels(spans) == {"b" * 60: [2.0, 2], "a": [3.0, 1]}

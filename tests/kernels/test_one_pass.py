@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyroclast.lab.speed.sample_call import run_sample, usable_variants
+from pyroclast.lab.speed.softmax_call import run_softmax
 from pyroclast_kernels import sample
 from pyroclast_kernels.sample import cases, reference
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.softmax import cases as softmax_cases
-from run_sample import run_sample, usable_variants
-from run_softmax import run_softmax
 
 SIZES = (16384, 20001, 40_977)  # the shortest row that is guessed at, and tails of 1 and 17
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyroclast.lab.speed.sample_call import SampleCall, run_sample, usable_variants
 from pyroclast_kernels import sample
 from pyroclast_kernels.cases import expected, op_cases
 from pyroclast_kernels.sample import cases, reference
 from pyroclast_kernels.selection import all_variants
-from run_sample import Call, run_sample, usable_variants
 
 VARIANTS = usable_variants("sample")
 OTHERS = [name for name in VARIANTS if name != "numpy"]
@@ -43,7 +43,7 @@ def drawn(variant: str, logits: Any, n: int, **params: Any) -> Any:
     chunk = min(n, 8192)
     rows = rows_of(chunk, **params)
     same = np.lib.stride_tricks.as_strided(logits, (chunk, vocab_size), (0, 4))
-    call = Call(variant, same, rows)
+    call = SampleCall(variant, same, rows)
     for start in range(0, n, chunk):
         rows["position"] = np.arange(start, start + chunk)
         counts += np.bincount(call.run().out["token_id"], minlength=vocab_size)
@@ -520,7 +520,7 @@ def test_what_a_case_allows() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_rows(variant: str) -> None:
-    call = Call(variant, np.zeros((2, 9), np.float32), rows_of(2))
+    call = SampleCall(variant, np.zeros((2, 9), np.float32), rows_of(2))
     call.arguments["n_rows"][0] = 0
     call.out["token_id"] = 55
     assert call.run().out["token_id"].tolist() == [55, 55]
@@ -533,7 +533,7 @@ def test_scratch_memory_is_as_large_as_said(variant: str) -> None:
         for kind in ("flat", "normal", "holes"):
             logits = cases.RowCase(kind, vocab_size).logits()[None]
             for params in cases.PARAMS:
-                call = Call(variant, logits, rows_of(**params, want_logprob=1, n_top=1))
+                call = SampleCall(variant, logits, rows_of(**params, want_logprob=1, n_top=1))
                 beyond = call.grow_scratch(4096)[0, size:]
                 call.run()
                 assert (beyond == 0xAB).all()

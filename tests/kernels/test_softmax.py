@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyroclast.lab.speed.sample_call import C_KERNEL, usable_variants
 from pyroclast_kernels.cases import expected, mismatches
 from pyroclast_kernels.program import pack_arguments
 from pyroclast_kernels.sample import pack_allowed
 from pyroclast_kernels.selection import Selection, all_variants
 from pyroclast_kernels.softmax import cases
-from run_sample import C_KERNEL, usable_variants
 
 VARIANTS = usable_variants("softmax")
 OTHERS = [name for name in VARIANTS if name != "numpy"]

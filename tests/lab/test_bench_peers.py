@@ -1,10 +1,9 @@
-"""bench/peers: engines in turn, with a fake one that needs no installation."""
+"""Other engines in turn, with a fake one that needs no installation."""
 
-import argparse
-import importlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +16,11 @@ import pytest
 import tiny
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli import main as cli
-from pyroclast.cli import peers as cli_peers
 from pyroclast.families.rope import RopeScaling
+from pyroclast.lab.peers import arena, comparison, folders, store, table
+from pyroclast.lab.peers.client import WORKERS
+from pyroclast.lab.peers.options import CompareOptions
+from pyroclast.lab.peers.workers import tokens
 from pyroclast.lab.speed import throughput as bench
 from pyroclast.lab.speed.throughput import Workload
 
@@ -35,24 +37,16 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def peers(monkeypatch):
-    """bench/peers, as bench/engine.py sees it."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    return importlib.import_module
-
-
-@pytest.fixture
-def rows(peers, model, monkeypatch):
+def rows(model, monkeypatch):
     """rows(settings, **fields of Peer) -> (rows against the fake, arena)."""
-    table, arena = peers("peers.table"), peers("peers.arena")
     monkeypatch.setattr(arena, "SETTLE_S", 0.001)
 
     def measure(settings, workloads=(TG,), repetitions=3, file="weights", **fields):
         fake = table.Peer(str(FAKE), settings, **fields)
         monkeypatch.setitem(table.PEERS, "fake", fake)
-        args = argparse.Namespace(peer={"fake": sys.executable}, threads=1, repetitions=repetitions)
-        args.kernels, args.compute, args.kv_dtype = None, "auto", "auto"
-        found = arena.Arena(args, list(workloads))
+        peer = {"fake": sys.executable}
+        options = CompareOptions(str(model), peers=peer, threads=1, repetitions=repetitions)
+        found = arena.Arena(options, workloads)
         return list(found.rows(str(model), "tiny", lambda _: file)), found
 
     return measure
@@ -142,14 +136,6 @@ def test_so_does_a_choice_and_nothing_says_nothing(rows, model):
     assert (arena.least_alike, arena.worst_rank) == (1.0, 0.0)
 
 
-def script(name):
-    """A script of bench/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -158,19 +144,17 @@ def script(name):
         ("idle_share", 0.3, "idle engines took 30% of a core"),
     ],
 )
-def test_warnings(peers, field, value, words):
+def test_warnings(field, value, words):
     calm = {"peers": {}, "least_alike": 1.0, "worst_rank": 0.0, "idle_share": 0.0}
-    engine = script("engine")
-    assert engine.warnings(SimpleNamespace(**calm), 0.0) == []
-    [found] = engine.warnings(SimpleNamespace(**{**calm, field: value}), 0.0)
+    assert comparison.warnings(SimpleNamespace(**calm), 0.0) == []
+    [found] = comparison.warnings(SimpleNamespace(**{**calm, field: value}), 0.0)
     assert words in found
 
 
 # ---- who is there --------------------------------------------------------------------------
 
 
-def test_peers_are_found_in_their_own_environments_or_in_this_one(peers, tmp_path, monkeypatch):
-    table = peers("peers.table")
+def test_peers_are_found_in_their_own_environments_or_in_this_one(tmp_path, monkeypatch):
     here = {"ctranslate2"}
     monkeypatch.setattr(
         table.importlib.util, "find_spec", lambda name: object() if name in here else None
@@ -188,20 +172,17 @@ def test_peers_are_found_in_their_own_environments_or_in_this_one(peers, tmp_pat
     assert absent["transformers"].startswith("this Python has no transformers: pip install")
 
 
-def test_every_peer_has_its_worker_and_names_formats_that_there_are(peers):
-    table, folder = peers("peers.table"), ROOT / "bench" / "peers"
-    ftypes = (folder / "llama_worker.py").read_text()
+def test_every_peer_has_its_worker_and_names_formats_that_there_are():
+    ftypes = (WORKERS / "llama_worker.py").read_text()
     for peer in table.PEERS.values():
-        assert (folder / peer.script).exists()
+        assert (WORKERS / peer.script).exists()
         for format in peer.formats or ():
             assert f'"{format}' in ftypes
 
 
-def test_a_peer_gets_its_own_kind_of_file(peers, model, tmp_path):
-    store = peers("peers.store")
-    args = argparse.Namespace(model=str(model), cache=tmp_path, pure=False, threads=1)
-    args.peer = {"llama.cpp": "x", "transformers": "y"}
-    found = store.Store(args)
+def test_a_peer_gets_its_own_kind_of_file(model, tmp_path):
+    peers = {"llama.cpp": "x", "transformers": "y"}
+    found = store.Store(CompareOptions(str(model), peers=peers, cache=tmp_path, threads=1))
     assert found.ours(None) == str(model)
     assert found.theirs("llama.cpp", None) == str(model)
     assert found.theirs("transformers", None) is None  # a float32 file
@@ -223,8 +204,7 @@ def test_a_peer_gets_its_own_kind_of_file(peers, model, tmp_path):
     ],
     ids=["llama", "tied", "qwen2", "scaled"],
 )
-def test_a_folder_holds_what_the_file_holds(peers, tmp_path, config):
-    folders = peers("peers.folders")
+def test_a_folder_holds_what_the_file_holds(tmp_path, config):
     weights = tiny.random_weights(config)
     path = tiny.write_gguf(tmp_path / "m.gguf", config, weights)
     with open_checkpoint(path) as checkpoint:
@@ -239,8 +219,7 @@ def test_a_folder_holds_what_the_file_holds(peers, tmp_path, config):
             np.testing.assert_array_equal(checkpoint.tensors[name].float32(), expected)
 
 
-def test_a_folder_is_made_once_and_never_by_half(peers, model, tmp_path):
-    folders = peers("peers.folders")
+def test_a_folder_is_made_once_and_never_by_half(model, tmp_path):
     found = folders.hf_folder(str(model), tmp_path)
     before = (found / "model.safetensors").stat().st_mtime_ns
     assert folders.hf_folder(str(model), tmp_path) == found
@@ -263,8 +242,7 @@ def test_a_folder_is_made_once_and_never_by_half(peers, model, tmp_path):
     assert made.is_dir() and made.name == f"{found.stem}.ct2-int8"
 
 
-def test_every_engine_reads_the_same_tokens(peers, model):
-    tokens = peers("peers.tokens")
+def test_every_engine_reads_the_same_tokens(model):
     found = tokens.texts(3, 5, 40, CONFIG.vocab_size)
     with bench.Runner(model, [Workload(0, 2, 0, 3)], threads=1) as runner:
         for seq in range(3):
@@ -286,13 +264,11 @@ def run(*argv):
     return ended.value.code
 
 
-def test_the_command_runs_the_script(model, capfd, monkeypatch, tmp_path):
-    # Nobody is in that folder; what this very Python has does not stand beside a float32 file.
-    paths = [str(ROOT / "engine"), str(ROOT / "kernels")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+def test_the_command_compares(model, capsys, tmp_path):
+    # Nobody is in that folder; what this very Python has is not compared in float32.
     args = ("-m", model, "-p", 8, "-n", "2,3", "-r", 1, "-t", 1, "--kernels", "norm=numpy")
     assert run(*args, "--peers", tmp_path, "--json") == 0
-    found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["test"] for row in found] == ["pp8", "tg2", "tg3"]
     for row in found:
         assert row["kernels"]["norm.f32"] == "numpy"
@@ -301,29 +277,51 @@ def test_the_command_runs_the_script(model, capfd, monkeypatch, tmp_path):
     absent = json.dumps([row["absent"] for row in found])
     assert str(tmp_path) in absent or importlib.util.find_spec("openvino_genai")
     assert run(*args, "--peers", tmp_path) == 0
-    assert "| tg3 |" in capfd.readouterr().out
+    assert "| tg3 |" in capsys.readouterr().out
     assert run("-m", "no such model", "--peers", tmp_path) == 1
+    assert run(*args, "-r", 0, "--peers", tmp_path) == 1
+    assert "repetitions must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_without_a_checkout_the_command_says_so(model, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli_peers, "SCRIPT", tmp_path / "bench" / "engine.py")
-    assert run("-m", model, "--peers") == 1
-    assert "which is part of a checkout" in capsys.readouterr().err
+def test_the_command_needs_no_checkout(model, tmp_path):
+    """The package as an install has it, run from a folder of its own."""
+    for name in ("engine", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    paths = [str(tmp_path / "engine"), str(tmp_path / "kernels")]
+    words = ("bench", "-m", model, "-p", 0, "-n", 2, "-r", 1, "-t", 1, "--peers", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyroclast", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| tg2 |" in done.stdout
+    assert "llama/bin/python is not there" in done.stdout
 
 
-def test_every_argument_of_the_command_reaches_the_script(monkeypatch, model):
+def test_every_argument_of_the_command_reaches_the_comparison(monkeypatch, model, tmp_path):
     seen = []
 
-    def noted(command, **_):
-        seen.extend(command)
-        return subprocess.CompletedProcess(command, 0)
+    def noted(options, workloads):
+        seen.extend([options, workloads])
+        return {"made_with": {"absent": {}, "warnings": []}, "rows": []}
 
-    monkeypatch.setattr(cli_peers.subprocess, "run", noted)
+    monkeypatch.setattr(comparison, "measure", noted)
     lists = ("-p", "1,2", "-n", "3", "-d", "4", "-b", "5")
-    assert run("-m", model, *lists, "-r", 6, "-t", 7, "--kv-dtype", "f32", "--peers") == 0
-    pairs = dict(zip(seen[3::2], seen[4::2], strict=False))
-    expected = {"--prompt": "1,2", "--gen": "3", "--depth": "4", "--batch": "5"}
-    expected |= {"--repetitions": "6", "--threads": "7", "--kv-dtype": "f32"}
-    expected |= {"--compute": "auto", "--model": str(model)}
-    assert seen[2] == "--peers"
-    assert expected.items() <= pairs.items()
+    more = ("-r", 6, "-t", 7, "--kv-dtype", "f32", "--compute", "float32")
+    rules = ("--kernels", "norm=numpy")
+    python = tmp_path / "llama" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert run("-m", model, *lists, *more, *rules, "--peers", tmp_path, "--json") == 0
+    options, workloads = seen
+    assert workloads == [Workload(1, 0, 4, 5), Workload(2, 0, 4, 5), Workload(0, 3, 4, 5)]
+    assert options.peers["llama.cpp"] == str(python)
+    assert options.missing.keys() == set(table.PEERS) - {"pyroclast"} - options.peers.keys()
+    plain = {"model": str(model), "repetitions": 6, "threads": 7, "kv_dtype": "f32"}
+    plain |= {"compute": "float32", "kernels": "norm=numpy"}
+    assert {name: getattr(options, name) for name in plain} == plain

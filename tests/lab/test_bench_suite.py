@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,9 @@ import pytest
 
 import stepping
 import tiny
+from pyroclast.lab.peers import fidelity, load, neighbour, table
+from pyroclast.lab.peers import suite as suite_module
+from pyroclast.lab.peers.options import CompareOptions
 from pyroclast.lab.speed.throughput import Workload
 
 ROOT = Path(__file__).parents[2]
@@ -26,21 +28,6 @@ WEIGHTS = tiny.random_weights(CONFIG)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny.write_gguf(tmp_path_factory.mktemp("suite") / "tiny.gguf", CONFIG, WEIGHTS, "Q8_0")
-
-
-@pytest.fixture
-def peers(monkeypatch):
-    """bench/peers, as the scripts see it."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    return importlib.import_module
-
-
-def script(name):
-    """A script of bench/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def bench_script(name, *argv):
@@ -69,37 +56,41 @@ Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps({{"rows": [1]
 
 
 @pytest.fixture
-def suite(peers, tmp_path, monkeypatch):
-    """The module, with parts that are scripts of two lines: good.py, bad.py and slow.py."""
-    module = peers("peers.suite")
+def suite(tmp_path, monkeypatch):
+    """The module, with parts that are modules of two lines: good, bad and slow."""
     bodies = {"good": "", "bad": 'sys.exit("it broke")', "slow": "time.sleep(60)"}
+    (tmp_path / "parts").mkdir()
     for name, body in bodies.items():
-        (tmp_path / f"{name}.py").write_text(PART.format(body=body))
-    monkeypatch.setattr(module, "BENCH", tmp_path)
-    monkeypatch.setattr(module, "environment", lambda: {"commit": "abc", "cpu": "a CPU"})
-    return module
+        (tmp_path / "parts" / f"{name}.py").write_text(PART.format(body=body))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(suite_module, "PACKAGE", "parts")
+    monkeypatch.setattr(suite_module, "environment", lambda: {"commit": "abc", "cpu": "a CPU"})
+    return suite_module
 
 
 @pytest.fixture
 def do(suite, tmp_path, monkeypatch):
-    """do(parts, **arguments) -> (exit code, the JSON written, calls of the scripts)."""
+    """do(parts, **arguments) -> (exit code, the JSON written, calls of the modules)."""
 
     def run(*parts, minutes=10.0, fresh=False, only="", peers=None):
         monkeypatch.setitem(suite.SUITES, "test", parts)
         args = argparse.Namespace(suite="test", minutes=minutes, fresh=fresh, only=only)
-        args.peers, args.peer, args.threads = peers, {"llama.cpp": "PYTHON"}, 3
-        args.cache, args.json = tmp_path / "cache", tmp_path / "out" / "all.json"
-        (tmp_path / "log").unlink(missing_ok=True)
-        code = suite.run(args)
-        log = tmp_path / "log"
+        args.peers, args.json = peers, tmp_path / "out" / "all.json"
+        args.markdown = tmp_path / "out" / "all.md"
+        options = CompareOptions(
+            "m", peers={"llama.cpp": "PYTHON"}, cache=tmp_path / "cache", threads=3
+        )
+        log = tmp_path / "parts" / "log"
+        log.unlink(missing_ok=True)
+        code = suite.run(options, suite.SuiteOptions.of(args))
         calls = log.read_text().splitlines() if log.exists() else []
         return code, json.loads(args.json.read_text()), calls
 
     return run
 
 
-def test_parts_run_in_order_with_the_arguments_of_all(suite, do, tmp_path):
-    one, two = suite.Part("one", "good.py", "-p 1", 1), suite.Part("two x", "good.py", "-p 2", 1)
+def test_parts_run_in_order_with_the_arguments_of_all(suite, do, tmp_path, capsys):
+    one, two = suite.Part("one", "good", "-p 1", 1), suite.Part("two x", "good", "-p 2", 1)
     code, whole, calls = do(one, two)
     assert code == 0
     assert [call.split(" --json")[0] for call in calls] == [
@@ -111,17 +102,19 @@ def test_parts_run_in_order_with_the_arguments_of_all(suite, do, tmp_path):
     assert (whole["made_with"]["commit"], whole["made_with"]["cpu"]) == ("abc", "a CPU")
     table = (tmp_path / "out" / "all.md").read_text()
     assert "## two x\n\n| a table |" in table
+    assert capsys.readouterr().out == table
+    assert "markdown" not in whole["parts"]["one"]  # the file holds rows
     assert "--peers DIR " in do(one, peers="DIR")[2][0]
 
 
 def test_what_is_done_is_not_done_again_unless_it_changed(suite, do, monkeypatch):
-    part = suite.Part("one", "good.py", "-p 1", 1)
+    part = suite.Part("one", "good", "-p 1", 1)
     assert len(do(part)[2]) == 1
     code, whole, calls = do(part)
     assert (code, calls) == (0, [])
     assert whole["parts"]["one"]["result"] == {"rows": [1]}
     assert len(do(part, fresh=True)[2]) == 1
-    assert len(do(suite.Part("one", "good.py", "-p 2", 1))[2]) == 1
+    assert len(do(suite.Part("one", "good", "-p 2", 1))[2]) == 1
     assert do(part)[2] == []
     monkeypatch.setattr(suite, "environment", lambda: {"commit": "another", "cpu": "x"})
     assert len(do(part)[2]) == 1
@@ -130,7 +123,7 @@ def test_what_is_done_is_not_done_again_unless_it_changed(suite, do, monkeypatch
 
 
 def test_a_part_that_fails_is_told_and_done_again(suite, do):
-    bad, good = suite.Part("bad", "bad.py", "", 1), suite.Part("good", "good.py", "", 1)
+    bad, good = suite.Part("bad", "bad", "", 1), suite.Part("good", "good", "", 1)
     code, whole, calls = do(bad, good)
     assert code == 1
     assert whole["parts"]["bad"]["failed"].startswith("exit code 1")
@@ -140,9 +133,9 @@ def test_a_part_that_fails_is_told_and_done_again(suite, do):
 
 
 def test_time_is_kept(suite, do, tmp_path):
-    long = suite.Part("long", "good.py", "", 11)
-    slow = suite.Part("slow", "slow.py", "", 0.001)
-    code, whole, calls = do(long, suite.Part("good", "good.py", "", 1))
+    long = suite.Part("long", "good", "", 11)
+    slow = suite.Part("slow", "slow", "", 0.001)
+    code, whole, calls = do(long, suite.Part("good", "good", "", 1))
     assert code == 0  # what was left out did not fail
     assert whole["parts"]["long"]["left_out"] == "11 minutes expected, 10.0 left"
     assert len(calls) == 1
@@ -154,7 +147,7 @@ def test_time_is_kept(suite, do, tmp_path):
 
 
 def test_parts_can_be_asked_for_by_name(suite, do):
-    parts = [suite.Part(name, "good.py", name, 1) for name in ("one", "two", "three", "one more")]
+    parts = [suite.Part(name, "good", name, 1) for name in ("one", "two", "three", "one more")]
     _, whole, calls = do(*parts, only="three,one")
     assert list(whole["parts"]) == ["one", "three"]
     assert len(calls) == 2
@@ -163,51 +156,36 @@ def test_parts_can_be_asked_for_by_name(suite, do):
 
 def test_a_part_that_is_not_there_lists_those_that_are(suite, do, capsys):
     with pytest.raises(FileNotFoundError):  # nothing was done, so nothing written
-        do(suite.Part("one", "good.py", "one", 1), only="on")
+        do(suite.Part("one", "good", "one", 1), only="on")
     assert "no part 'on'; there are one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["cpu", "dry"])
-def test_every_part_is_a_command_that_its_script_takes(peers, name, monkeypatch):
-    """Each script's own parser reads the arguments; --help ends it before anything runs."""
-    suite = peers("peers.suite")
-    assert len({part.name for part in suite.SUITES[name]}) == len(suite.SUITES[name])
-    for part in suite.SUITES[name]:
-        words = part.arguments.split()
-        module = script(part.script.removesuffix(".py"))
-        monkeypatch.setattr(sys, "argv", [part.script, *words, "--no-such-flag"])
+def test_every_part_is_a_command_that_its_module_takes(name, capsys):
+    """Each module's own parser reads the arguments; a flag that it lacks ends it before it runs."""
+    parts = suite_module.SUITES[name]
+    assert len({part.name for part in parts}) == len(parts)
+    for part in parts:
+        main = importlib.import_module(f"{suite_module.PACKAGE}.{part.module}").main
         with pytest.raises(SystemExit) as ended:
-            module.main()
+            main("", [*part.arguments.split(), "--no-such-flag"])
         assert ended.value.code == 2
-        flags = {word for word in words if word.startswith("-") and not word[1:].isdigit()}
-        known = bench_help(part.script)
-        assert flags <= known, part
+        assert "unrecognized arguments: --no-such-flag\n" in capsys.readouterr().err, part
 
 
-_HELP: dict[str, set[str]] = {}
-
-
-def bench_help(name):
-    if name not in _HELP:
-        words = bench_script(name, "--help").stdout.replace(",", " ").split()
-        _HELP[name] = {word for word in words if word.startswith("-")}
-    return _HELP[name]
-
-
-def test_the_dry_suite_is_the_same_in_small(peers):
-    suite = peers("peers.suite")
+def test_the_dry_suite_is_the_same_in_small():
+    suite = suite_module
     for part, dry in zip(suite.SUITES["cpu"], suite.SUITES["dry"], strict=True):
-        assert (part.name, part.script) == (dry.name, dry.script)
-    dry = suite.small(suite.Part("x", "engine.py", "-p 512 -n 128 -d 4096 -b 1,8 -r 3", 9))
+        assert (part.name, part.module) == (dry.name, dry.module)
+    dry = suite.small(suite.Part("x", "comparison", "-p 512 -n 128 -d 4096 -b 1,8 -r 3", 9))
     assert dry.arguments == "-p 32 -n 4 -d 64 -b 1,8 -r 1"
-    assert suite.small(suite.Part("x", "engine.py", "-p 0 -n 9", 9)).arguments == "-p 0 -n 4"
+    assert suite.small(suite.Part("x", "comparison", "-p 0 -n 9", 9)).arguments == "-p 0 -n 4"
 
 
 # ---- a busy neighbour ----------------------------------------------------------------------
 
 
-def test_the_loop_is_busy_on_its_core_and_ends(peers):
-    neighbour = script("neighbour")
+def test_the_loop_is_busy_on_its_core_and_ends():
     core = max(os.sched_getaffinity(0))
     seen = []
     popen = subprocess.Popen
@@ -229,8 +207,8 @@ def test_the_loop_is_busy_on_its_core_and_ends(peers):
     assert process.poll() is not None
 
 
-def test_the_share_is_of_neighbouring_runs(peers):
-    row = script("neighbour").row_of(Workload(0, 4), [1.0, 2.0, 1.0], [2.0, 8.0, 2.0])
+def test_the_share_is_of_neighbouring_runs():
+    row = neighbour.row_of(Workload(0, 4), [1.0, 2.0, 1.0], [2.0, 8.0, 2.0])
     assert (row["share"], row["share_low"]) == (0.5, 0.375)
     assert row["alone"]["median_ts"] == 4.0
     assert row["disturbed"]["samples_ts"] == [2.0, 0.5, 2.0]
@@ -245,7 +223,8 @@ def test_neighbour(model, tmp_path):
     result = json.loads(out.read_text())
     assert [row["engine"] for row in result["rows"]] == ["Pyroclast", "pyroclast"]
     for row in result["rows"]:
-        assert len(row["alone"]["samples_ts"]) == len(row["disturbed"]["samples_ts"]) == 2
+        for speeds in (row["alone"], row["disturbed"]):
+            assert speeds["n_samples"] == 2 and "samples_ts" not in speeds
         assert row["share"] > 0
     assert "Absent: llama.cpp on tiny.gguf: /no/such/python" in done.stdout
 
@@ -254,9 +233,8 @@ def test_neighbour(model, tmp_path):
 
 
 @pytest.fixture
-def fake(peers, monkeypatch):
+def fake(monkeypatch):
     """fake(bytes that it holds): a peer of that kind."""
-    table = peers("peers.table")
 
     def add(n_bytes):
         settings = {"x": ({"seconds": [1.0], "hold_bytes": n_bytes}, {})}
@@ -266,15 +244,13 @@ def fake(peers, monkeypatch):
     return add
 
 
-def test_peak_memory_is_what_a_process_held(peers, model, fake):
-    load = script("load")
-    args = argparse.Namespace(model=str(model), threads=1, repetitions=2, cache=None, pure=False)
-    args.depth = 99  # with the first token 100, which takes four blocks of 32
-    args.kernels, args.compute, args.kv_dtype, args.missing = None, "auto", "auto", {}
+def test_peak_memory_is_what_a_process_held(model, fake):
     names = [fake(0), fake(200_000_000)]
-    args.peer = dict.fromkeys(names, sys.executable)
+    peers = dict.fromkeys(names, sys.executable)
+    options = CompareOptions(str(model), peers=peers, threads=1, repetitions=2)
     shown = []
-    result = load.run(args, None, shown.append)
+    # With the first token 100, which takes four blocks of 32.
+    result = load.run(options, None, 99, shown.append)
     rows = {row["engine"]: row for row in result["rows"]}
     assert list(rows) == ["Pyroclast", *(f"{name} (x)" for name in names)]
     more = rows[f"{names[1]} (x)"]["peak_bytes"] - rows[f"{names[0]} (x)"]["peak_bytes"]
@@ -284,8 +260,9 @@ def test_peak_memory_is_what_a_process_held(peers, model, fake):
     assert result["kv_bytes"] == 128 * CONFIG.n_layers * CONFIG.n_kv_heads * CONFIG.head_dim * 2 * 2
     row = rows["Pyroclast"]
     assert row["peak_share"] == pytest.approx(row["peak_bytes"] / held)
-    assert all(each["load_s"] > 0 for each in row["samples"])
-    assert len(row["samples"]) == 2
+    low, high = row["load_s_quartiles"]
+    assert 0 < low <= row["load_s"] <= high
+    assert row["n_samples"] == 2
     assert shown == [1, 2]
 
 
@@ -306,8 +283,7 @@ def test_load(model, tmp_path):
 # ---- fidelity ------------------------------------------------------------------------------
 
 
-def test_divergence_is_that_of_the_distributions(peers):
-    fidelity = script("fidelity")
+def test_divergence_is_that_of_the_distributions():
     reference = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
     other = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]], np.float32))
     # What is added to all logits of a row changes nothing.
@@ -328,8 +304,7 @@ def test_divergence_is_that_of_the_distributions(peers):
     assert found == {"ours_minus_its_kl": 0.5, "difference_error": 0.0}
 
 
-def test_the_logits_are_those_of_every_token(peers, model):
-    fidelity = script("fidelity")
+def test_the_logits_are_those_of_every_token(model):
     text = [5, 17, 300, 2, 9] * 8
     ours = fidelity.Ours(str(model), 64, threads=1)
     found = ours.every_logit(text).copy()
@@ -339,14 +314,12 @@ def test_the_logits_are_those_of_every_token(peers, model):
     np.testing.assert_array_equal(again, found[:7])
 
 
-def test_quantized_arithmetic_diverges_a_little(peers, model):
-    fidelity = script("fidelity")
-    args = argparse.Namespace(tokens=32, threads=1, kernels=None, peer={})
+def test_quantized_arithmetic_diverges_a_little(model):
     texts = [list(range(i, i + 32)) for i in (0, 100)]
     divergences = []
     for kv_dtype in ("f32", "q8_0"):
-        args.kv_dtype = kv_dtype
-        found = fidelity.compare(args, str(model), texts)
+        options = CompareOptions(str(model), threads=1, kv_dtype=kv_dtype)
+        found = fidelity.compare(options, str(model), texts)
         assert list(found) == ["Pyroclast"]
         assert found["Pyroclast"]["kv_dtype"] == kv_dtype
         assert 0 < found["Pyroclast"]["mean_kl"] < 0.01
@@ -355,10 +328,9 @@ def test_quantized_arithmetic_diverges_a_little(peers, model):
     assert divergences[0] != divergences[1]
 
 
-def test_texts_are_different_and_the_same_every_time(peers):
+def test_texts_are_different_and_the_same_every_time():
     from demo import demo_path
 
-    fidelity = script("fidelity")
     tokens, key = fidelity.texts(str(demo_path()), 3, 20)
     assert [len(each) for each in tokens] == [20, 20, 20]
     assert len({tuple(each) for each in tokens}) == 3

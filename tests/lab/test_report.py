@@ -440,6 +440,23 @@ def test_rows_of_one_side_are_counted() -> None:
     assert (found.n_new, found.n_gone, found.changes) == (1, 2, ())
 
 
+def test_the_spread_comes_from_quartiles_or_older_files_runs(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, ROWS)
+    new = engine(low_ts=90.0, high_ts=120.0, n_samples=5)
+    del new["rows"][0]["samples_ts"]
+    single = json.loads(json.dumps(new))
+    single["rows"][0]["n_samples"] = 1
+    old = engine(samples_ts=[80.0, 90.0, 100.0, 120.0, 200.0])
+    for content, spread in ((new, 0.3), (old, 0.3), (single, 1.0), (engine(samples_ts=[]), 1.0)):
+        (folder / "engine_a.json").write_text(json.dumps(content))
+        [file] = read_folder(folder).engines
+        assert file.rows[0].spread == pytest.approx(spread)
+    del new["rows"][0]["low_ts"]
+    (folder / "engine_a.json").write_text(json.dumps(new))
+    with pytest.raises(ResultFileError, match="lacks 'low_ts'"):
+        read_folder(folder)
+
+
 # ---- against a commit --------------------------------------------------------------------------
 
 

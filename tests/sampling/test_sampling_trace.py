@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pyroclast.errors import SamplingError
+from pyroclast.lab.speed.sample_call import run_sample
 from pyroclast.sampling import SamplingParams, trace
 from pyroclast_kernels import sample
 from pyroclast_kernels.sample import cases
-from run_sample import run_sample
 
 LOGITS = cases.RowCase("normal", 300).logits()
 

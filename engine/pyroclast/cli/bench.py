@@ -16,7 +16,7 @@ _COLUMNS = ("model", "size", "threads", "test", "tokens/s", "share of ceiling")
 
 
 def bench(args: Namespace) -> None:
-    """A row for each workload: JSON lines, or a Markdown table with what it was made with."""
+    """A row for each workload: JSON lines, or a Markdown table and how it was made."""
     if args.peers is not None:
         from pyroclast.cli.peers import compare
 
@@ -31,18 +31,18 @@ def bench(args: Namespace) -> None:
     with Runner(args.model, workloads, kv_dtype=args.kv_dtype, **options) as runner:
         n_runs = len(workloads) * (1 + args.repetitions)
         with progress_bar(n_runs, "run") as show:
-            table = Table(runner.name, [workload.name for workload in workloads])
+            printer = RowPrinter(runner.name, [workload.name for workload in workloads])
             for row in measure(runner, workloads, args.repetitions, show):
                 if args.json:
                     write(json.dumps(row))
                 else:
-                    table.add(row)
+                    printer.add(row)
     if not args.json:
         tell_how(row)
 
 
-class Table:
-    """A Markdown table that is written row by row, aligned for whoever watches."""
+class RowPrinter:
+    """Prints a Markdown table row by row, with columns aligned."""
 
     def __init__(self, model: str, tests: list[str]) -> None:
         longest = [len(model), 8, 0, max(map(len, tests)), 16, 16]
@@ -50,7 +50,7 @@ class Table:
         self._begun = False
 
     def add(self, row: dict[str, Any]) -> None:
-        """Writes a row, before the first one the header."""
+        """Writes a row; the header comes before the first one."""
         if not self._begun:
             self._begun = True
             self._write(_COLUMNS)
@@ -67,7 +67,7 @@ class Table:
 
 
 def tell_how(row: dict[str, Any]) -> None:
-    """What the rows above were made with."""
+    """Says how the rows above were made."""
     kernels = ", ".join(f"{op}={variant}" for op, variant in sorted(row["kernels"].items()))
     lines = (
         f"{row['cpu']}, Python {row['python']}, pyroclast {row['commit']}, {row['date']}",

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, fail, numbers, write
+from pyroclast.cli.main import colour, fail, write
 from pyroclast.errors import KernelError
+from pyroclast.lab.speed.workload_flags import numbers
 from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:

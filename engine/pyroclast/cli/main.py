@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pyroclast.errors import PyroclastError, SamplingError
+from pyroclast.lab.speed.workload_flags import add_workload_flags
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MAX_TOKENS = 256
@@ -210,20 +211,7 @@ def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_bench(command: argparse.ArgumentParser) -> None:
-    for flag, name, default, text in (
-        ("-p", "prompt", "512", "lengths of prompts; 0: none"),
-        ("-n", "gen", "128", "numbers of tokens to decode; 0: none"),
-        ("-d", "depth", "0", "tokens that the context holds before"),
-        ("-b", "batch", "1", "sequences side by side"),
-    ):
-        command.add_argument(
-            flag,
-            f"--{name}",
-            type=numbers,
-            default=default,
-            metavar="N,...",
-            help=f"{text} (default: {default})",
-        )
+    add_workload_flags(command)
     command.add_argument(
         "-r", "--repetitions", type=int, default=5, metavar="N", help="of each row (default: 5)"
     )
@@ -240,14 +228,6 @@ def join_words(argv: Sequence[str]) -> list[str]:
     """argv with a command of two words, such as `bench kernels`, as one argument."""
     words = " ".join(argv[:2])
     return [words, *argv[2:]] if words in COMMANDS else list(argv)
-
-
-def numbers(text: str) -> list[int]:
-    """The whole numbers of a list such as "1,4,16"."""
-    words = text.split(",")
-    if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"must be whole numbers, as in 1,4,16; got {text!r}")
-    return [int(word) for word in words]
 
 
 def sampling_params(args: argparse.Namespace) -> Any:

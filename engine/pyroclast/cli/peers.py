@@ -1,12 +1,8 @@
-"""`pyroclast bench --peers`: the comparison of bench/engine.py, which a checkout has."""
+"""`pyroclast bench --peers`: the workloads of `bench`, by other engines too, in turn."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.main import write
@@ -15,45 +11,48 @@ from pyroclast.errors import RequestError
 if TYPE_CHECKING:
     from argparse import Namespace
 
-SCRIPT = Path(__file__).resolve().parents[3] / "bench" / "engine.py"
-_LISTS = ("prompt", "gen", "depth", "batch")
-_PLAIN = ("model", "repetitions", "threads", "kernels", "compute", "kv_dtype")
+    from pyroclast.lab.peers.options import CompareOptions
 
 
 def compare(args: Namespace) -> None:
-    """Runs the script with the command's own arguments: its table, or its rows as JSON lines, each
-    with the peers that were missing and the warnings about the run."""
-    if not SCRIPT.exists():
-        raise RequestError(
-            f"--peers runs bench/engine.py, which is part of a checkout, and {SCRIPT} is not "
-            "there; clone the repository and run the command in it"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
-        command = [*_command(args), "--json", str(out)]
-        stdout = subprocess.PIPE if args.json else None
-        sys.stdout.flush()
-        done = subprocess.run(command, stdout=stdout, check=False)
-        if done.returncode:
-            raise SystemExit(done.returncode)
-        if args.json:
-            for row in rows_of(json.loads(out.read_text())):
-                write(json.dumps(row))
+    """A table, or the rows as JSON lines, each with the peers that are missing and the warnings."""
+    from pyroclast.lab.peers.comparison import measure
+    from pyroclast.lab.peers.report import markdown
+    from pyroclast.lab.speed.throughput import make_workloads
+
+    options = options_of(args)
+    workloads = make_workloads(args.prompt, args.gen, args.depth, args.batch)
+    result = measure(options, workloads)
+    if not args.json:
+        write(markdown(result))
+        return
+    for row in rows_of(result):
+        write(json.dumps(row))
+
+
+def options_of(args: Namespace) -> CompareOptions:
+    """What the flags of `pyroclast bench` ask a comparison for."""
+    from pyroclast.lab.peers.arguments import find_peers
+    from pyroclast.lab.peers.options import CompareOptions
+    from pyroclast_kernels import features
+
+    if args.repetitions < 1:
+        raise RequestError(f"repetitions must be at least 1, got {args.repetitions}")
+    peers, missing = find_peers(args.peers)
+    return CompareOptions(
+        model=str(args.model),
+        peers=peers,
+        missing=missing,
+        repetitions=args.repetitions,
+        threads=args.threads or features.n_cpus(),
+        kernels=args.kernels,
+        compute=args.compute,
+        kv_dtype=args.kv_dtype,
+    )
 
 
 def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows that stand alone."""
+    """The rows, each with what a reader must know of the whole run."""
     made = result["made_with"]
     about = {name: made[name] for name in ("absent", "warnings")}
     return [{**row, **about} for row in result["rows"]]
-
-
-def _command(args: Namespace) -> list[str]:
-    words = [sys.executable, str(SCRIPT), "--peers", *([args.peers] if args.peers else [])]
-    for name in _LISTS:
-        words += [f"--{name}", ",".join(map(str, getattr(args, name)))]
-    for name in _PLAIN:
-        value = getattr(args, name)
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words

@@ -11,7 +11,6 @@ same every time, so any difference is one of the code.
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,13 +145,5 @@ def _engine(old: EngineRow, new: EngineRow) -> EngineChange:
     ratio = new.speeds[0].tokens_s / old.speeds[0].tokens_s
     if new.machine != old.machine:
         return EngineChange(old, new, ratio, 0.0, "other machine")
-    bound = max(_LEAST_BOUND, _spread(old.samples) + _spread(new.samples))
+    bound = max(_LEAST_BOUND, old.spread + new.spread)
     return EngineChange(old, new, ratio, bound, verdict(ratio, bound))
-
-
-def _spread(samples: Sequence[float]) -> float:
-    """The distance of the quartiles over the median; one sample tells nothing, so all is noise."""
-    if len(samples) < 2:
-        return 1.0
-    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return (high - low) / median

@@ -17,6 +17,7 @@ from typing import Any
 
 from pyroclast.lab.report.git import Commit
 from pyroclast.lab.speed.rows import Ceiling, ResultFileError, Results, Row, parse
+from pyroclast.lab.speed.throughput_rows import quartiles
 
 _MAX_BYTES = 256 << 20
 _MAX_NUMBER = 1e30  # of any unit: beyond it no axis can be drawn
@@ -43,7 +44,7 @@ class EngineRow:
     test: str
     n_threads: str
     machine: str
-    samples: tuple[float, ...]
+    spread: float  # the distance of the quartiles over the median
     roofline_share: float | None
     speeds: tuple[Speed, ...]
 
@@ -190,10 +191,22 @@ def _engine_row(file: str, row: dict[str, Any]) -> EngineRow:
         test=str(row["test"]),
         n_threads=str(row["n_threads"]),
         machine=str(row["cpu"]),
-        samples=tuple(map(_positive, row["samples_ts"])),
+        spread=_spread(row),
         roofline_share=None if share is None else _positive(share),
         speeds=tuple(speeds),
     )
+
+
+def _spread(row: dict[str, Any]) -> float:
+    """The distance of the quartiles over the median; in older files that of the single runs.  One
+    run says nothing about the noise, so then any difference may be noise: 1."""
+    samples = [_positive(each) for each in row.get("samples_ts", ())]
+    n_samples = len(samples) if "samples_ts" in row else _positive(row["n_samples"])
+    if n_samples < 2:
+        return 1.0
+    keys = ("low_ts", "median_ts", "high_ts")
+    low, median, high = quartiles(samples) if samples else (_positive(row[key]) for key in keys)
+    return (high - low) / median
 
 
 def _positive(value: Any) -> float:

@@ -5,18 +5,14 @@ The process is started when the first job wants it, and again after it died or w
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyroclast.lab.speed.lines import Lines
+from pyroclast.lab.speed.process import JsonProcess
 
 # A library that NumPy calls must have as many threads as the kernels it is held against.
 _THREAD_VARIABLES = (
@@ -38,28 +34,24 @@ class Child:
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: Any = None  # what the child says on standard error
-        self._lines: Lines | None = None  # of its answers
+        self._process: JsonProcess | None = None
 
     def ask(self, job: dict[str, Any], timeout_s: float) -> Any:
         """The job's answer.  ChildError if it raised, died, or took longer than timeout_s."""
         process = self._started()
-        assert process.stdin is not None and self._lines is not None, "both are pipes"
         at = ""
         end = time.monotonic() + timeout_s
         try:
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            process.stdin.flush()
+            process.send(job)
             while True:
-                answer = json.loads(self._lines.next(end))
+                answer = process.receive(end - time.monotonic())
                 if "at" not in answer:
                     break
                 at = answer["at"]
         except TimeoutError:
             self.stop()
             raise ChildError("hung", f"no answer within {timeout_s:g} s", at) from None
-        except (BrokenPipeError, EOFError):
+        except EOFError:
             raise ChildError("crashed", self._obituary(process), at) from None
         if "failed" in answer:
             raise ChildError("crashed", answer["failed"], at)
@@ -68,42 +60,24 @@ class Child:
     def stop(self) -> None:
         """Ends the process, whatever it does; the next job starts another."""
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            self._process.stop()
             self._process = None
-        if self._errors is not None:
-            self._errors.close()
-            self._errors = None
-        self._lines = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None:
-            return self._process
-        threads = dict.fromkeys(_THREAD_VARIABLES, str(self._n_threads))
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        command = [sys.executable, "-m", "pyroclast.lab.speed.worker", str(self._n_threads)]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        )
-        assert self._process.stdout is not None, "it was opened as a pipe"
-        self._lines = Lines(self._process.stdout)
+    def _started(self) -> JsonProcess:
+        if self._process is None:
+            threads = dict.fromkeys(_THREAD_VARIABLES, str(self._n_threads))
+            path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+            command = [sys.executable, "-m", "pyroclast.lab.speed.worker", str(self._n_threads)]
+            python = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+            self._process = JsonProcess(command, {**threads, **python})
         return self._process
 
-    def _obituary(self, process: subprocess.Popen[bytes]) -> str:
-        """What it died of."""
-        code = process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
+    def _obituary(self, process: JsonProcess) -> str:
+        """What it died of; after a signal the last words are a dump, which says nothing more."""
+        cause, said = process.wait()
         self.stop()
-        if code < 0:
-            return f"the process died of {signal.Signals(-code).name}"
-        last = f": {said[-1]}" if said else ""
-        return f"the process ended with exit code {code}{last}"
+        last = f": {said[-1]}" if said and not cause.startswith("died") else ""
+        return f"the process {cause}{last}"
 
     def __enter__(self) -> Child:
         return self

@@ -14,12 +14,12 @@ class Lines:
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self._unread = pipe, b""
 
-    def next(self, end: float) -> bytes:
-        """The next line, without its end.  TimeoutError after `end` (of time.monotonic), EOFError
-        if none will come."""
+    def next(self, end: float | None) -> bytes:
+        """The next line, without its end.  TimeoutError after `end` (of time.monotonic; None waits
+        as long as it takes), EOFError if no more lines come."""
         while b"\n" not in self._unread:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if left == 0 or not select.select([self._pipe], [], [], left)[0]:
                 raise TimeoutError
             more = os.read(self._pipe.fileno(), 1 << 16)
             if not more:

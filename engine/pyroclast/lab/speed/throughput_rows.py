@@ -1,7 +1,7 @@
-"""Holds the speed of each workload against what the machine can do, measured beside it.
+"""Compares the speed of each workload with the limits of the machine, measured in the same run.
 
-The ceilings (streaming reads, multiply-adds on registers) are measured in the same process by as
-many threads of the same kind, before and after each row; the better of the two counts.
+The limits (streaming reads, multiply-adds on registers) are measured in the same process with the
+same number of threads, before and after each repetition; the better of the two counts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _READ_REPEATS = (3, 12)  # at least, at most
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class MachineLimit:
     """The most that this machine was seen to do: "read" in GB/s, or "vnni", "bf16" or "fma" in
     Gop/s, a multiply-add being two operations."""
 
@@ -48,9 +48,9 @@ class Ceiling:
     how: str
 
 
-class Ceilings:
-    """Measures a runner's ceilings; decoding is held against reading as many bytes as the weights
-    have, prompts against the arithmetic that the weights' format calls for."""
+class MachineLimits:
+    """Measures the limits of the machine for a runner.  Decoding is compared with reading as many
+    bytes as the weights have, prompts with the arithmetic that the weights' format needs."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner, n_bytes = runner, runner.model.weight_bytes
@@ -59,16 +59,16 @@ class Ceilings:
         available = executor is not None and bool(machine.kernels())
         self._machine = machine.Ceilings(executor, n_bytes) if available else None
 
-    def measure(self, workload: Workload) -> Ceiling | None:
-        """None where it cannot be had: no native build, or no such instruction."""
+    def measure(self, workload: Workload) -> MachineLimit | None:
+        """None where it cannot be measured: no native build, or no such instruction."""
         if self._machine is None:
             return None
         if workload.n_gen:
             value, how = self._machine.read_gbs(self._repeats)
-            return Ceiling("read", value, "GB/s", how)
+            return MachineLimit("read", value, "GB/s", how)
         kind = arithmetic_of(self._runner.format)
         value = self._machine.arithmetic_gops(kind)
-        return Ceiling(kind, value, "Gop/s", "registers only") if value else None
+        return MachineLimit(kind, value, "Gop/s", "registers only") if value else None
 
 
 def arithmetic_of(format: str) -> str:
@@ -118,26 +118,29 @@ def measure(
     on_done is told how many runs are over, those to warm up included."""
     if repetitions < 1:
         raise RequestError(f"repetitions must be at least 1, got {repetitions}")
-    ceilings, n_done = Ceilings(runner), count(1)
+    limits, n_done = MachineLimits(runner), count(1)
     for workload in workloads:
         runner.run(workload)
         on_done(next(n_done))
-        seen, seconds = [ceilings.measure(workload)], []
+        seen, seconds = [limits.measure(workload)], []
         for _ in range(repetitions):
             seconds.append(runner.run(workload))
             on_done(next(n_done))
-            seen.append(ceilings.measure(workload))
+            seen.append(limits.measure(workload))
         yield summarize(runner, workload, seconds, seen)
 
 
 def summarize(
-    runner: Runner, workload: Workload, seconds: Sequence[float], seen: Sequence[Ceiling | None]
+    runner: Runner,
+    workload: Workload,
+    seconds: Sequence[float],
+    seen: Sequence[MachineLimit | None],
 ) -> dict[str, Any]:
-    """One row, fit for JSON: the speeds, the share of the ceiling, and what they were made with.
+    """One row, fit for JSON: the speeds, their share of the machine's limit, how they were made.
 
-    seen: a ceiling before the first repetition and one after each.  Memory on a shared machine
-    changes by half within seconds, so each repetition is held against the better of its two
-    neighbours; the share is the median of that, and `ceiling` the median of those."""
+    seen: the limit before the first repetition and after each.  The memory of a shared machine may
+    slow down by half within seconds, so each repetition is compared with the better of the two
+    limits beside it.  The share is the median over repetitions, and `ceiling` the median limit."""
     speeds = [workload.n_timed / each for each in seconds]
     known = [each for each in seen if each is not None]
     ceiling = None
@@ -166,13 +169,26 @@ def summarize(
 
 
 def spread(speeds: Sequence[float]) -> dict[str, Any]:
-    """Tokens per second: mean, standard deviation (0 for one sample), median, and all of them."""
+    """Tokens per second: mean, standard deviation (0 for one sample), median, quartiles, how many
+    samples there are, and the samples, which result files leave out."""
+    low, median, high = quartiles(speeds)
     return {
         "avg_ts": statistics.fmean(speeds),
         "stddev_ts": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
-        "median_ts": statistics.median(speeds),
+        "median_ts": median,
+        "low_ts": low,
+        "high_ts": high,
+        "n_samples": len(speeds),
         "samples_ts": list(speeds),
     }
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(lower quartile, median, upper quartile), between the values; a single one is all three."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
 
 
 def environment() -> dict[str, Any]:
