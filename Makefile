@@ -18,7 +18,7 @@ CACHE_TAG = $(shell $(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 PROMPT ?= The three largest planets of the solar system are
 PYTEST_ARGS ?=
 
-SOURCES := $(shell find $(wildcard kernels tests bench) -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
+SOURCES := $(shell find $(wildcard engine kernels tests bench) -name '*.cpp' -o -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 CYTHON_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd')
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt
 

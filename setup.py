@@ -35,6 +35,8 @@ PACKAGE_DIR = {
     "pyroclast": "engine/pyroclast",
     "pyroclast_kernels": "kernels/pyroclast_kernels",
 }
+# Files that the package copies or reads: the first kernels of `pyroclast kernels new`.
+TEMPLATES = ["*.py", "*.h", "*.pxi", "*/*.py", "*/*.pyx", "*/*.cc"]
 PROBE = "#include <vector>\n#include <Python.h>\nint main() { return 0; }\n"
 
 
@@ -217,7 +219,11 @@ setup(
     packages=packages(),
     package_dir=PACKAGE_DIR,
     include_package_data=False,
-    package_data={"pyroclast": ["py.typed"], "pyroclast_kernels": ["py.typed", "*.pyi"]},
+    package_data={
+        "pyroclast": ["py.typed"],
+        "pyroclast.lab.scaffold": [f"templates/{name}" for name in TEMPLATES],
+        "pyroclast_kernels": ["py.typed", "*.pyi"],
+    },
     cmdclass={"build": build_all, "build_native": build_native},
     distclass=NativeDistribution,
 )

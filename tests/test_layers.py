@@ -101,10 +101,14 @@ class Import:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every Python module of the two packages, by its import name."""
+    """Every Python module of the two packages, by its import name.
+
+    Templates are none: `kernels new` copies them to where a variant's own file belongs."""
     found = {}
     for package, folder in SOURCE_ROOTS.items():
         for path in sorted((root / folder / package).rglob("*.py")):
+            if "templates" in path.relative_to(root).parts:
+                continue
             parts = path.relative_to(root / folder).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

@@ -173,6 +173,15 @@ def python_sources() -> set[str]:
     return found
 
 
+def template_files() -> set[str]:
+    """What `kernels new` copies, relative to site-packages."""
+    folder = ROOT / "engine/pyroclast/lab/scaffold/templates"
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    kept = {path for path in found if path.parent.name != "__pycache__"}
+    assert {path.suffix for path in kept} == {".py", ".pyx", ".pxi", ".cc", ".h"}
+    return {str(path.relative_to(ROOT / "engine")) for path in kept}
+
+
 def is_ours(name: str) -> bool:
     return name.startswith(("pyroclast/", "pyroclast_kernels/"))
 
@@ -188,6 +197,7 @@ def test_wheel_holds_the_two_packages_and_nothing_else(native: Installed) -> Non
     ours = {name for name in files if is_ours(name)}
     data = {"pyroclast/py.typed", "pyroclast_kernels/py.typed"}
     data |= {f"pyroclast_kernels/{p.name}" for p in ROOT.glob("kernels/pyroclast_kernels/*.pyi")}
+    data |= template_files()
     modules = {name for name in ours if name.endswith(SUFFIX)}
     assert ours - modules == python_sources() | data | {"pyroclast_kernels/_build_info.json"}
     info = native.build_info()
@@ -359,7 +369,7 @@ def test_source_distribution_holds_all_that_the_build_reads(
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    kinds = ("*.py", "*.cpp", "*.h", "*.hpp", "*.pyx", "*.pxd")
+    kinds = ("*.py", "*.cpp", "*.cc", "*.h", "*.hpp", "*.pyx", "*.pxd", "*.pxi")
     needed = {"pyproject.toml", "setup.py", "CMakeLists.txt", "README.md", "LICENSE"}
     for kind in kinds:
         for folder in ("engine", "kernels"):

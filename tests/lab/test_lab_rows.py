@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
+from pyroclast.lab.speed.kernel_file import SIGNIFICANT, load, save
 from pyroclast.lab.speed.machine import read_size, roofline
-from pyroclast.lab.speed.make_rows import with_drift, with_ratios, with_roofline
+from pyroclast.lab.speed.make_rows import with_roofline
 from pyroclast.lab.speed.rows import (
     BLAS,
-    Ceiling,
+    MeasuredCeiling,
     ResultFileError,
     Results,
     Row,
     as_dict,
     by_case,
-    load,
-    save,
+    with_drift,
+    with_ratios,
 )
 
 # What llama.cpp's test-backend-ops writes for a measurement (tests/test-backend-ops.cpp).
@@ -35,27 +36,72 @@ def make_row(**changes: Any) -> Row:
     plain: dict[str, Any] = {}
     for field in fields(Row):
         plain[field.name] = {"str": "x", "int": 1, "bool": True}.get(str(field.type), 1.0)
-    plain |= {"cache": "cold", "status": "ok", "samples_us": (1.0, 2.5)}
+    plain |= {"cache": "cold", "status": "ok", "anchor_drift": 0.0}
+    plain |= {"ratio_to_numpy": None, "ratio_to_blas": None}
     return Row(**(plain | changes))
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    rows = (make_row(), make_row(cache="warm", median_us=None, time_us=None, status="crashed"))
+    untimed: dict[str, Any] = dict.fromkeys(
+        ("median_us", "iqr_us", "anchor_us", "anchor_drift", "roofline_share")
+    ) | {"n_runs": 0, "roofline_limit": "", "status": "crashed", "variant": "y"}
+    rows = (
+        make_row(),
+        make_row(cache="warm", median_us=2.5),
+        make_row(variant="z", n_threads=2),  # timed with cold caches only
+        make_row(**untimed),
+        make_row(cache="warm", **untimed),
+        make_row(case="another", device="Some GPU", anchor_us=None, anchor_drift=None),
+    )
     results = Results(
-        rows, (Ceiling("read", 2, 31.5, "GB/s", 1 << 20, "how"),), {"a": 1}, {"b": []}
+        rows, (MeasuredCeiling("read", 2, 31.5, "GB/s", 1 << 20, "how"),), {"a": 1}, {"b": []}
     )
     save(tmp_path / "k.json", results)
     assert load(tmp_path / "k.json") == results
 
 
+def test_what_follows_from_other_values_is_computed_again(tmp_path: Path) -> None:
+    rows = (
+        make_row(variant="numpy", median_us=80.0, anchor_us=100.0),
+        make_row(variant="cpp-avx2", median_us=20.0, anchor_us=130.0),
+    )
+    save(tmp_path / "k.json", Results(rows))
+    assert load(tmp_path / "k.json").rows == tuple(with_drift(with_ratios(rows)))
+    assert load(tmp_path / "k.json").rows[1].status == "drifted"
+
+
+def test_a_file_has_a_line_for_each_row_and_no_needless_digits(tmp_path: Path) -> None:
+    rows = [make_row(variant=name, median_us=123.456789) for name in "abc"]
+    rows += [replace(row, cache="warm") for row in rows]
+    save(tmp_path / "k.json", Results(tuple(rows)))
+    lines = (tmp_path / "k.json").read_text().splitlines()
+    assert [sum(f'["{name}",' in line for line in lines) for name in "abc"] == [1, 1, 1]
+    assert load(tmp_path / "k.json").rows[0].median_us == 123.5 and SIGNIFICANT == 4
+
+
+def test_the_committed_results_are_small_and_can_be_read() -> None:
+    path = Path(__file__).resolve().parents[2] / "bench" / "results" / "kernels.json"
+    assert path.stat().st_size < 250_000
+    rows = load(path).rows
+    assert len({row.key for row in rows}) == len(rows) > 1000
+
+
 def test_rows_have_every_field_of_llama_cpps() -> None:
-    assert set(as_dict(make_row())) >= LLAMA_CPP_FIELDS
+    found = as_dict(make_row(median_us=2.0), {"commit": "abc", "date": "now", "cpu": "C"})
+    assert set(found) >= LLAMA_CPP_FIELDS
+    known = ("build_commit", "test_time", "device_description", "backend_name", "time_us")
+    assert [found[name] for name in known] == ["abc", "now", "x", "CUDA", 2.0]
+    found = as_dict(make_row(device="", n_flops=3000, n_bytes=2000, median_us=2.0), {"cpu": "C"})
+    assert (found["device_description"], found["backend_name"]) == ("C", "CPU")
+    assert (found["bandwidth_gb_s"], found["flops"], found["memory_kb"]) == (1.0, 1.5e9, 2)
 
 
 def test_numbers_that_json_has_not_become_null(tmp_path: Path) -> None:
-    save(tmp_path / "k.json", Results((make_row(nmse=float("nan"), max_abs_error=float("inf")),)))
+    bad = make_row(nmse=float("nan"), max_abs_error=float("inf"))
+    save(tmp_path / "k.json", Results((bad,)))
     [row] = load(tmp_path / "k.json").rows
     assert row.nmse is None and row.max_abs_error is None
+    assert as_dict(bad, {})["nmse"] is None
 
 
 def edit(content: dict[str, Any], change: str) -> None:
@@ -64,35 +110,46 @@ def edit(content: dict[str, Any], change: str) -> None:
     elif change == "schema":
         content["schema"] = "llama-bench"
     elif change == "rows":
-        content["rows"].pop()
+        content["cases"][0]["rows"].pop()
     elif change == "field":
-        del content["rows"][1]["variant"]
+        del content["cases"][0]["format"]
     elif change == "extra":
-        content["rows"][0]["speed"] = 1
+        content["cases"][0]["speed"] = 1
     elif change == "type":
-        content["rows"][0]["n_threads"] = "two"
+        content["cases"][0]["rows"][0][1] = "two"
     elif change == "status":
-        content["rows"][0]["status"] = "fine"
+        content["cases"][0]["rows"][0][2] = "fine"
+    elif change == "line":
+        content["cases"][0]["rows"][1] += [1] * 99
+    elif change == "columns":
+        content["columns"][0] = "kernel"
+    elif change == "lines":
+        content["cases"][0]["rows"] = None
     else:
-        content["ceilings"] = None
+        content[change] = None
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("version", "version 99.*reads 1"),
+        ("version", "version 99.*reads 2"),
         ("schema", "llama-bench"),
         ("rows", "is cut: it promises 2 rows and has 1"),
-        ("field", r"row 1 .*lacks \['variant'\]"),
-        ("extra", r"row 0 .*beside \['speed'\]"),
-        ("type", "row 0.n_threads is 'two'"),
+        ("field", r"case 0 .*lacks \['format'\]"),
+        ("extra", r"case 0 .*beside \['speed'\]"),
+        ("type", "row 0.n_threads is 'two', must be int"),
         ("status", "status is 'fine', must be one of ok, drifted"),
-        ("ceilings", "no list of ceilings"),
+        ("line", "row 1 is damaged"),
+        ("columns", "has the columns .*'kernel'"),
+        ("lines", "case 0 has no list of rows"),
+        ("cases", "has no list of cases"),
+        ("ceilings", "has no ceilings"),
+        ("settings", "has no settings"),
     ],
 )
 def test_another_file_is_refused_with_the_reason(change: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "k.json"
-    save(path, Results((make_row(), make_row(cache="warm"))))
+    save(path, Results((make_row(), make_row(variant="another"))))
     content = json.loads(path.read_text())
     edit(content, change)
     path.write_text(json.dumps(content))
@@ -103,7 +160,7 @@ def test_another_file_is_refused_with_the_reason(change: str, words: str, tmp_pa
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "k.json"
-    save(path, Results((make_row(),), (Ceiling("fma", 1, 100.0, "Gop/s"),)))
+    save(path, Results((make_row(),), (MeasuredCeiling("fma", 1, 100.0, "Gop/s"),)))
     whole = path.read_bytes()
     for length in [0, 1, len(whole) // 3, len(whole) // 2, len(whole) - 3]:
         path.write_bytes(whole[:length])
@@ -138,9 +195,9 @@ def test_rows_are_grouped_by_what_may_be_compared() -> None:
 
 # ---- arithmetic on rows ------------------------------------------------------------------------
 CEILINGS = [
-    Ceiling("read", 1, 10.0, "GB/s", read_size(4 << 25)),
-    Ceiling("read", 1, 80.0, "GB/s", 1 << 20),
-    Ceiling("fma", 1, 100.0, "Gop/s"),
+    MeasuredCeiling("read", 1, 10.0, "GB/s", read_size(4 << 25)),
+    MeasuredCeiling("read", 1, 80.0, "GB/s", 1 << 20),
+    MeasuredCeiling("fma", 1, 100.0, "Gop/s"),
 ]
 
 
@@ -166,7 +223,7 @@ def test_the_roofline_is_the_limit_that_binds() -> None:
 def test_the_format_says_what_products_multiply_with(op: str, format: str, kind: str) -> None:
     ceilings = [replace(CEILINGS[0], kind=kind, value=v, n_bytes=0) for kind, v in
                 (("fma", 100.0), ("vnni", 400.0), ("bf16", 200.0))]  # fmt: skip
-    row = make_row(op=op, format=format, median_us=1000.0, n_bytes=0, n_flops=50_000_000)
+    row = make_row(op=op, format=format, device="", median_us=1000.0, n_bytes=0, n_flops=50_000_000)
     found = with_roofline(replace(row, n_threads=ceilings[0].n_threads), ceilings)
     assert found.roofline_limit == kind
 
@@ -175,7 +232,10 @@ def test_a_cold_call_reads_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyroclast.lab.speed.machine.cache_bytes", lambda: 1 << 25)
     cold, warm = (
         with_roofline(
-            make_row(op="norm", cache=cache, median_us=1000.0, n_bytes=1 << 20, n_flops=0), CEILINGS
+            make_row(
+                op="norm", device="", cache=cache, median_us=1000.0, n_bytes=1 << 20, n_flops=0
+            ),
+            CEILINGS,
         )
         for cache in ("cold", "warm")
     )
@@ -199,7 +259,9 @@ def test_ratios_are_to_numpy_on_the_same_case() -> None:
 
 
 def test_a_row_that_drifted_says_so() -> None:
-    assert with_drift(make_row(anchor_us=110.0), 100.0).status == "ok"
-    drifted = with_drift(make_row(anchor_us=130.0), 100.0)
-    assert drifted.status == "drifted" and drifted.anchor_drift == pytest.approx(0.3)
-    assert with_drift(make_row(status="wrong", anchor_us=None), 100.0).status == "wrong"
+    rows = [make_row(anchor_us=us) for us in (100.0, 110.0, 130.0)]
+    rows += [make_row(anchor_us=500.0, n_threads=2), make_row(anchor_us=None)]
+    rows.append(make_row(status="wrong", anchor_us=None))
+    found = with_drift(rows)
+    assert [row.status for row in found] == ["ok", "ok", "drifted", "ok", "ok", "wrong"]
+    assert [row.anchor_drift for row in found[:4]] == pytest.approx([0, 0.1, 0.3, 0])

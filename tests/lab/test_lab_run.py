@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from pyroclast.errors import KernelError
 from pyroclast.lab.check.inputs import copy_of, n_bytes, n_copies
 from pyroclast.lab.speed import measure, timing
 from pyroclast.lab.speed.child import Child, ChildError
-from pyroclast.lab.speed.measure import Bench
-from pyroclast.lab.speed.rows import BLAS, Row, load
+from pyroclast.lab.speed.kernel_file import load
+from pyroclast.lab.speed.measure import KernelBench
+from pyroclast.lab.speed.rows import BLAS, Row
 from pyroclast.lab.speed.run import Run, Settings, plan
 from pyroclast_kernels.cases import bench_cases, op_cases
 from pyroclast_kernels.registry import OP_NAMES
@@ -134,17 +136,27 @@ def test_a_child_that_does_not_answer_is_stopped_and_started_again() -> None:
 
 
 def test_a_timing_is_repeated_while_the_anchor_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(1)
+    bench = KernelBench(1)
     anchors = iter([100.0] * 1 + [130.0, 130.0] + [100.0, 100.0] + [150.0] * 99)
     monkeypatch.setattr(bench, "_best_anchor_us", 100.0)
     monkeypatch.setattr(bench.machine, "anchor_us", lambda: next(anchors))
     what = ("norm", "f32", "1x2048", "numpy", 0.001)
+    timed = {"cold": 0, "warm": 0}
+
+    def counted(cache: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            timed[cache] += 1
+            return function(*given)
+
+        return call
+
+    for cache in timed:
+        monkeypatch.setattr(timing, cache, counted(cache, getattr(timing, cache)))
     times = bench.measure(*what)["times"]
     # cold: 100 before and 130 after; 130 before and 100 after; 100 before ... and then 150
-    assert times["cold"]["n_attempts"] == 3
-    assert times["cold"]["anchor_us"] == 130.0
-    assert times["warm"]["n_attempts"] == measure._MAX_ATTEMPTS  # bounded: it never held still
-    assert times["warm"]["anchor_us"] == 150.0
+    assert timed["cold"] == 3 and times["cold"]["anchor_us"] == 130.0
+    # bounded: it never held still
+    assert timed["warm"] == measure._MAX_ATTEMPTS and times["warm"]["anchor_us"] == 150.0
 
 
 def test_cold_copies_exceed_the_cache_and_share_only_working_memory() -> None:
@@ -173,7 +185,7 @@ def test_warm_and_cold_time_one_call() -> None:
     calls.clear()
     cold = timing.cold(kernel, arguments, None, 0.05)
     assert 2000 < cold.median_us < 200_000
-    assert len(set(calls)) > 1 and "copies in turn" in cold.how
+    assert len(set(calls)) > 1
 
 
 @pytest.mark.slow
@@ -192,7 +204,7 @@ def test_the_command_writes_rows_and_prints_them(
     assert timed == {n for n, v in all_variants("norm").items() if not v.unavailable}
     for row in rows:
         if row.is_timed:
-            assert row.samples_us and row.n_runs >= len(row.samples_us)
+            assert row.n_runs >= 5 and (row.iqr_us or 0) >= 0
             assert (row.ratio_to_numpy == 1) == (row.variant == "numpy")
             assert row.gb_s == pytest.approx(row.n_bytes / (row.median_us or 1) / 1e3)
     with pytest.raises(SystemExit):

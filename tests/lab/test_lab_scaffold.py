@@ -12,7 +12,7 @@ import pytest
 import pyroclast_kernels
 from pyroclast.cli import main as cli
 from pyroclast.errors import KernelError
-from pyroclast.lab.scaffold import first_cpp, first_cython, first_numba, first_triton, scaffold
+from pyroclast.lab.scaffold import scaffold
 from pyroclast.lab.speed.child import Child
 from pyroclast_kernels import own_variants
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
@@ -20,12 +20,17 @@ from pyroclast_kernels.native import compile as native_compile
 from pyroclast_kernels.registry import OP_NAMES, get_op
 from pyroclast_kernels.selection import FUSED, Selection, all_variants
 
-FIRST = {
-    "numba": first_numba.LOOPS,
-    "cython": first_cython.LOOPS,
-    "cpp": first_cpp.LOOPS,
-}
-WRITTEN = [(op, technology) for technology, loops in FIRST.items() for op in loops]
+# Technologies whose templates run here; those of Triton run in tests/gpu/test_lab.py.
+COMPILED = ("numba", "cython", "cpp")
+TEMPLATES = Path(scaffold.__file__).parent / "templates"
+
+
+def ops_of(technology: str) -> set[str]:
+    """The ops that have a template."""
+    return {op for op in OP_NAMES if scaffold.template(op, technology).is_file()}
+
+
+WRITTEN = [(op, technology) for technology in COMPILED for op in sorted(ops_of(technology))]
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +44,30 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_what_has_a_first_loop() -> None:
+def test_what_has_a_template() -> None:
     """All but `sample`, whose reference has twelve stages, and what other ops do too; in Triton,
     five."""
-    for loops in FIRST.values():
-        assert set(OP_NAMES) - set(loops) == {"sample", *FUSED}
-    assert set(first_triton.LOOPS) == {"softmax", "norm", "swiglu", "rope", "matmul"}
+    for technology in COMPILED:
+        assert set(OP_NAMES) - ops_of(technology) == {"sample", *FUSED}
+    assert ops_of("triton") == {"softmax", "norm", "swiglu", "rope", "matmul"}
+    known = {scaffold.template(op, technology) for op, technology in WRITTEN}
+    known |= {scaffold.template(op, "triton") for op in ops_of("triton")}
+    files = {path for path in TEMPLATES.glob("*/*") if path.parent.name != "__pycache__"}
+    assert {path for path in files if path.is_file()} == known
+
+
+@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids="-".join)
+def test_a_file_stands_alone(op: str, technology: str) -> None:
+    """What templates share is pasted in, once, and nothing of a placeholder is left."""
+    text = scaffold.source(op, "mine", technology)
+    assert "$contract" not in text and "templates" not in text and "../" not in text
+    uses_it = "quantize_block(y" in text or op == "quantize"
+    definition = {
+        "numba": "def quantize_block(",
+        "cython": "cdef void quantize_block(",
+        "cpp": "void quantize_block(",
+    }
+    assert text.count(definition[technology]) == uses_it
 
 
 @pytest.mark.slow
@@ -62,7 +85,7 @@ def test_a_new_variant_is_right_as_it_is_written(op: str, technology: str) -> No
     assert found["failures"] == [] and found["n_cases"] >= 2
 
 
-@pytest.mark.parametrize("technology", [*FIRST, "triton"])
+@pytest.mark.parametrize("technology", [*COMPILED, "triton"])
 @pytest.mark.parametrize("op", OP_NAMES)
 def test_every_file_has_the_contract_and_parses(op: str, technology: str) -> None:
     text = scaffold.source(op, "mine", technology)
@@ -73,17 +96,28 @@ def test_every_file_has_the_contract_and_parses(op: str, technology: str) -> Non
     assert max(map(len, text.splitlines())) <= 100
     if technology in ("numba", "triton"):
         names = {n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
-        unfinished = op not in (first_numba if technology == "numba" else first_triton).LOOPS
+        unfinished = op not in ops_of(technology)
         assert (f"{op}_f32" in names) != unfinished
         assert ("NOT WRITTEN YET" in text) == unfinished
 
 
-def test_the_struct_has_the_fields_of_the_reference() -> None:
-    for op in first_cpp.LOOPS:
-        text = scaffold.source(op, "mine", "cpp")
-        body = re.search(r"struct Args {(.*?)};", text, re.DOTALL)
-        assert body is not None
-        assert tuple(re.findall(r"(\w+);", body[1])) == get_op(op).parameters
+@pytest.mark.parametrize(
+    ("technology", "struct", "field"),
+    [
+        ("cpp", r"struct Args {(.*?)};", r"(\w+);"),
+        ("cython", r"cdef struct Args:(.*?)\n\n", r"(\w+)$"),
+        ("numba", r"one field of 8 bytes a parameter\.\n\((.*?)\) = range\(0, ", r"(\w+),"),
+        ("triton", r"\ndef (?!to_device)\w+_f32\((.*?)\):", r"(\w+),"),
+    ],
+)
+def test_a_template_has_the_parameters_of_the_reference(
+    technology: str, struct: str, field: str
+) -> None:
+    for op in ops_of(technology):
+        body = re.search(struct, scaffold.source(op, "mine", technology), re.DOTALL)
+        assert body is not None, op
+        fields = re.findall(field, body[1], re.MULTILINE)
+        assert tuple(map(str.lower, fields)) == get_op(op).parameters, op
 
 
 def test_a_file_that_is_not_written_yet_is_listed_with_the_reason(own: Path) -> None:

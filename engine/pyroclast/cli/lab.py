@@ -15,9 +15,9 @@ from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from pyroclast.lab.speed.rows import Row
+    from pyroclast.lab.speed.rows import Results
     from pyroclast.lab.speed.run import Settings
 
 _QUICK_S, _USUAL_S = 0.02, 0.08  # for one timing
@@ -88,6 +88,7 @@ def _library_errors(folder: str | None) -> Iterator[None]:
 
 def bench_kernels(args: Namespace) -> None:
     """Every variant on every case: checked, then timed; a table, or a JSON object a row."""
+    from pyroclast.lab.speed.rows import BROKEN
     from pyroclast.lab.speed.run import Settings
     from pyroclast_kernels import features
 
@@ -105,14 +106,15 @@ def bench_kernels(args: Namespace) -> None:
             timeout_s=args.timeout,
             every_case=args.every_case,
         )
-        rows = run(settings, args.out, as_json=args.json)
-    if any(row.status in ("wrong", "crashed", "hung") for row in rows):
+        results = run(settings, args.out, as_json=args.json)
+    if any(row.status in BROKEN for row in results.rows):
         raise SystemExit(1)
 
 
-def run(settings: Settings, out: str | None, as_json: bool) -> Sequence[Row]:
+def run(settings: Settings, out: str | None, as_json: bool) -> Results:
     """Measures, prints every case as it comes, and keeps the rows in `out`."""
-    from pyroclast.lab.speed.rows import as_dict, save
+    from pyroclast.lab.speed.kernel_file import save
+    from pyroclast.lab.speed.rows import as_dict
     from pyroclast.lab.speed.run import Run, plan
     from pyroclast.lab.speed.table import case_lines, summary_lines
 
@@ -128,11 +130,13 @@ def run(settings: Settings, out: str | None, as_json: bool) -> Sequence[Row]:
     if out is not None:
         save(out, results)
     # Shares and drift are final only now.
-    for line in [json.dumps(as_dict(row)) for row in results.rows] if as_json else []:
+    for line in (
+        [json.dumps(as_dict(row, results.environment)) for row in results.rows] if as_json else []
+    ):
         write(line)
     for line in [] if as_json else summary_lines(results):
         write(line)
-    return results.rows
+    return results
 
 
 # ---- kernels check -----------------------------------------------------------------------------
@@ -151,13 +155,14 @@ def kernels_check(args: Namespace) -> None:
                 write(f"... and {len(bad) - _SHOWN} more; --json lists all, --case some of them")
             verdict = f"{len(bad)} failures" if bad else "all as the reference"
             write(f"{args.op}={variant}: {n} cases, {verdict}")
-        rows = [] if found["failures"] or args.no_time else _time(args, variant)
+        results = None if found["failures"] or args.no_time else _time(args, variant)
+    rows = results.rows if results else ()
     if args.json:
         from pyroclast.lab.speed.rows import as_dict
 
-        write(json.dumps({**found, "rows": [as_dict(row) for row in rows]}))
-    wrong = [row for row in rows if row.variant == variant and not row.passed]
-    if found["failures"] or wrong:
+        made = results.environment if results else {}
+        write(json.dumps({**found, "rows": [as_dict(row, made) for row in rows]}))
+    if found["failures"] or any(r.variant == variant and not r.passed for r in rows):
         raise SystemExit(1)
 
 
@@ -194,7 +199,7 @@ def _check(args: Namespace, variant: str) -> dict[str, Any]:
     return found
 
 
-def _time(args: Namespace, variant: str) -> Sequence[Row]:
+def _time(args: Namespace, variant: str) -> Results | None:
     """The first two cases of each format, six at most, under every variant."""
     from pyroclast.lab.speed.run import Settings
     from pyroclast_kernels.cases import bench_cases
@@ -204,7 +209,7 @@ def _time(args: Namespace, variant: str) -> Sequence[Row]:
     cases = [case for case in bench_cases(args.op) if case.format in formats]
     firsts = [c for f in formats for c in [c for c in cases if c.format == f][:2]][:6]
     if not firsts:
-        return []
+        return None
     settings = Settings(
         ops=[args.op],
         formats=list(dict.fromkeys(case.format for case in firsts)),
@@ -219,7 +224,7 @@ def _time(args: Namespace, variant: str) -> Sequence[Row]:
     measured = Run(settings, plan(settings))
     for _ in measured.measure():
         pass
-    return measured.results().rows
+    return measured.results()
 
 
 # ---- kernels new -------------------------------------------------------------------------------

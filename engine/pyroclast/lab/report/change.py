@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyroclast.lab.report.data import EngineRow
-from pyroclast.lab.speed.rows import Results, Row
+from pyroclast.lab.speed.rows import BROKEN, Results, Row
 
 _LEAST_BOUND = 0.05
 _SAME_ERROR = 1.1  # errors nearer to each other than this are one error, differently rounded
-_BROKEN = ("wrong", "crashed", "hung")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,10 @@ def compare(
 ) -> Comparison:
     """Rows with equal keys held against each other, the largest changes first."""
     before = {row.key: row for row in old.rows}
-    changes = [_change(before[row.key], row) for row in new.rows if row.key in before]
+    is_same_machine = _machine(old) == _machine(new)
+    changes = [
+        _change(before[row.key], row, is_same_machine) for row in new.rows if row.key in before
+    ]
     changes.sort(key=lambda change: (_rank(change), -_size(change), change.new.key))
     engines_before = {row.key: row for row in old_engines}
     found = [_engine(engines_before[r.key], r) for r in new_engines if r.key in engines_before]
@@ -97,12 +99,17 @@ def _size(change: Change) -> float:
     return max(change.ratio, 1 / change.ratio)
 
 
-def _change(old: Row, new: Row) -> Change:
+def _machine(results: Results) -> object:
+    """What tells one CPU from another."""
+    return results.environment.get("cpu_fingerprint")
+
+
+def _change(old: Row, new: Row, is_same_machine: bool) -> Change:
     numerics = _numerics(old, new)
     if old.median_us is None or new.median_us is None:
         speed = "no longer timed" if old.is_timed and not new.is_timed else "not timed"
         return Change(old, new, None, None, speed, numerics)
-    if old.cpu_fingerprint != new.cpu_fingerprint:
+    if not is_same_machine:
         return Change(old, new, None, None, "other machine", numerics)
     ratio, bound = old.median_us / new.median_us, noise_bound(old, new)
     return Change(old, new, ratio, bound, verdict(ratio, bound), numerics)
@@ -127,10 +134,10 @@ def noise_bound(old: Row, new: Row) -> float:
 
 
 def _numerics(old: Row, new: Row) -> str:
-    if new.status in _BROKEN or old.status in _BROKEN:
-        if old.status in _BROKEN and new.status in _BROKEN:
+    if new.status in BROKEN or old.status in BROKEN:
+        if old.status in BROKEN and new.status in BROKEN:
             return "same"
-        return "broken" if new.status in _BROKEN else "mended"
+        return "broken" if new.status in BROKEN else "mended"
     before, after = (row.error_share for row in (old, new))
     if before is None or after is None:
         return "same"

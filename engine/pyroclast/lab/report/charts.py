@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pyroclast.lab.report.html import TIMES, Markup, number, percent, tag, time, times
 from pyroclast.lab.report.style import TECHNOLOGIES, technology_class, technology_of
-from pyroclast.lab.speed.rows import BLAS, Ceiling, Row
+from pyroclast.lab.speed.rows import BLAS, MeasuredCeiling, Row
 
 _NUMPY = ("numpy", BLAS)
 
@@ -118,7 +118,9 @@ def points(rows: Sequence[Row]) -> list[tuple[float, float, Row]]:
     ]
 
 
-def roofs(view: View, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], list[Ceiling]]:
+def roofs(
+    view: View, ceilings: Sequence[MeasuredCeiling]
+) -> tuple[list[MeasuredCeiling], list[MeasuredCeiling]]:
     """(reads, arithmetic) that limit the view: reads from memory, and for warm rows from the
     fastest cache, too; the slowest first."""
     mine = [each for each in ceilings if each.n_threads == view.n_threads]
@@ -130,7 +132,7 @@ def roofs(view: View, ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], list[
     return kept, arithmetic
 
 
-def roofline(view: View, ceilings: Sequence[Ceiling], op_css: dict[str, str]) -> Markup:
+def roofline(view: View, ceilings: Sequence[MeasuredCeiling], op_css: dict[str, str]) -> Markup:
     """Operations per second over operations per byte; op_css: the class of an op's points."""
     found = points(view.rows)
     if not found:
@@ -168,7 +170,10 @@ def _grid(x_axis: Axis, y_axis: Axis) -> list[Markup]:
 
 
 def _flat_roofs(
-    reads: Sequence[Ceiling], arithmetic: Sequence[Ceiling], x_axis: Axis, y_axis: Axis
+    reads: Sequence[MeasuredCeiling],
+    arithmetic: Sequence[MeasuredCeiling],
+    x_axis: Axis,
+    y_axis: Axis,
 ) -> list[tuple[Markup, Markup]]:
     """(line, name) of each kind of arithmetic."""
     found = []
@@ -184,7 +189,11 @@ def _flat_roofs(
 
 
 def _slope(
-    read: Ceiling, arithmetic: Sequence[Ceiling], x_axis: Axis, y_axis: Axis, dashed: bool
+    read: MeasuredCeiling,
+    arithmetic: Sequence[MeasuredCeiling],
+    x_axis: Axis,
+    y_axis: Axis,
+    dashed: bool,
 ) -> list[tuple[Markup, Markup]]:
     """(line, name) of what reading allows, up to the highest of the flat roofs; or nothing."""
     top = max((each.value for each in arithmetic), default=10**y_axis.high)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.lab.report.git import Commit
-from pyroclast.lab.speed.rows import Ceiling, ResultFileError, Results, Row, parse
+from pyroclast.lab.speed.kernel_file import parse
+from pyroclast.lab.speed.rows import MeasuredCeiling, ResultFileError, Results, Row
 from pyroclast.lab.speed.throughput_rows import quartiles
 
 _MAX_BYTES = 256 << 20
 _MAX_NUMBER = 1e30  # of any unit: beyond it no axis can be drawn
 _SIGNED = ("anchor_drift",)
-_POSITIVE = ("median_us", "time_us", "ratio_to_numpy", "gb_s", "gflop_s", "roofline_share", "value")
+_POSITIVE = ("median_us", "ratio_to_numpy", "roofline_share", "value")
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,12 @@ def _json(content: bytes, where: str) -> Any:
         raise ResultFileError(f"{where} is cut or damaged: {error}") from error
 
 
-def _check_numbers(each: Row | Ceiling) -> None:
+def _check_numbers(each: Row | MeasuredCeiling) -> None:
     """Numbers that something can be drawn from: finite, of a sane size, and with the right sign."""
     for field in fields(each):
         value = getattr(each, field.name)
-        for number in value if isinstance(value, tuple) else [value]:
-            if isinstance(number, int | float):
-                _check_number(number, field.name)
+        if isinstance(value, int | float):
+            _check_number(value, field.name)
 
 
 def _check_number(number: float, name: str) -> None:

@@ -32,7 +32,6 @@ from pyroclast.lab.report.style import (
     policy,
 )
 from pyroclast.lab.report.tables import (
-    BROKEN,
     change_tiles,
     changes,
     errors,
@@ -40,9 +39,15 @@ from pyroclast.lab.report.tables import (
     heat_maps,
     peers,
 )
-from pyroclast.lab.speed.rows import BLAS, Row, by_case
+from pyroclast.lab.speed.rows import BLAS, BROKEN, Row, by_case
 
 _ABOVE = 1.1  # of a ceiling: no noise any more
+_CACHES = (
+    "cold: copies of the arguments in random order, three times the last cache in all",
+    "warm: the same arguments every time",
+    "cold on a GPU: one launch, after the L2 was flushed",
+    "warm on a GPU: one CUDA graph of many launches",
+)
 
 
 @dataclass(frozen=True)
@@ -270,10 +275,9 @@ def _section_notes(inputs: Inputs) -> Child:
         f"{number(c.value)} {c.unit} ({c.how})"
         for c in inputs.kernels.ceilings
     ]
-    how = sorted({f"{r.cache}: {r.cache_how}" for r in inputs.kernels.rows if r.cache_how})
     settings: dict[str, Any] = dict(inputs.kernels.settings)
     asked = [f"{key}: {value}" for key, value in settings.items() if value not in (None, False)]
-    lists = (("Ceilings", ceilings), ("Caches", how), ("Settings", asked))
+    lists = (("Ceilings", ceilings), ("Caches", _CACHES), ("Settings", asked))
     return [
         tag("h2", "How it was measured"),
         tag("p", f"Of {inputs.kernels_file}, {len(inputs.kernels.rows)} rows.", class_="meta"),

@@ -24,7 +24,7 @@ from pyroclast.lab.report.style import (
     technology_of,
 )
 from pyroclast.lab.report.tables import share_step
-from pyroclast.lab.speed.rows import Ceiling
+from pyroclast.lab.speed.rows import MeasuredCeiling
 
 CHARTS = ("roofline", "heat_map", "numpy", "peers", "change")
 _DPI = 130
@@ -103,7 +103,7 @@ def _logarithmic(axis: Any) -> None:
     axis.set_minor_formatter("{x:g}" if high < 8 * low else "")
 
 
-def _roofline(figure: Any, view: View, ceilings: tuple[Ceiling, ...]) -> None:
+def _roofline(figure: Any, view: View, ceilings: tuple[MeasuredCeiling, ...]) -> None:
     axes = figure.subplots()
     found = points(view.rows)
     for technology, (colour, _, _) in TECHNOLOGIES.items():

@@ -10,10 +10,9 @@ from pyroclast.lab.report.charts import View
 from pyroclast.lab.report.data import EngineFile, EngineRow
 from pyroclast.lab.report.html import NOTHING, Child, Markup, number, percent, tag, time, times
 from pyroclast.lab.report.style import RATIO_LIMITS, SHARE_STEPS, technology_class
-from pyroclast.lab.speed.rows import Row
+from pyroclast.lab.speed.rows import BROKEN, Row
 
 _MOST_CHANGES = 200
-BROKEN = ("wrong", "crashed", "hung")
 
 
 def scrolling(label: str, table: Markup) -> Markup:

@@ -1,9 +1,13 @@
-"""Writes the file of a new variant: the op's contract, and a first loop that is correct.
+"""Writes the file of a new variant: the op's contract, and a first kernel that is correct.
 
-The file lies in the op's own folder of a checkout, or in a folder of the user's: --dir, or the
+The first kernels are real files, templates/<op>/<technology>_first.*: complete but for the line
+"$contract", and for what several of them share (quantize_block.*), which is pasted in.  Where there
+is no template (`sample`, for one), the file names no format and says what to write; the variant is
+listed as unavailable until then.
+
+The file goes into the op's own folder of a checkout, or into a folder of the user's: --dir, or the
 first of PYROCLAST_KERNEL_PATH.  pyroclast_kernels/own_variants.py finds it by its name; nothing
-else needs an edit.  Where no first loop is written (`sample`, for one), the file names no format
-and says what to write; the variant is listed as unavailable until then.
+else needs an edit.
 """
 
 from __future__ import annotations
@@ -11,27 +15,28 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyroclast_kernels
 from pyroclast.errors import KernelError
-from pyroclast.lab.scaffold import first_cpp, first_cython, first_numba, first_triton
 from pyroclast_kernels import own_variants
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.selection import all_variants
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
-_FORMAT = "f32"  # what the first loops are written for
-_LOOPS: dict[str, dict[str, Any]] = {
-    "numba": first_numba.LOOPS,
-    "cython": first_cython.LOOPS,
-    "cpp": first_cpp.LOOPS,
-    "triton": first_triton.LOOPS,
+_TEMPLATES = Path(__file__).parent / "templates"
+_CONTRACT = "$contract"  # the comment in a template that the op's contract replaces
+# How a template of each technology asks for what templates share: (the statement, the file).
+_SHARED = {
+    "numba": (
+        "from pyroclast.lab.scaffold.templates.quantize_block import quantize_block\n",
+        "quantize_block.py",
+    ),
+    "cython": ('include "../quantize_block.pxi"\n', "quantize_block.pxi"),
+    "cpp": ('#include "../quantize_block.h"\n', "quantize_block.h"),
 }
 _WIDTH = 96
-_MARKS = "@marks@\n"  # where OP and FORMATS go: below the imports of a Python file
 
 
 def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict[str, Any]:
@@ -81,28 +86,49 @@ def _folder(op: str, folder: str | None) -> tuple[Path, str]:
 
 
 def _note(op: str, technology: str) -> str:
-    if op not in _LOOPS[technology]:
-        return f"no first loop is known for {op} in {technology}: the file says what to write"
+    if not template(op, technology).is_file():
+        return f"there is no template for {op} in {technology}: the file says what to write"
     if technology in ("cpp", "cython"):
         return "it is compiled for this CPU whenever it has changed; nothing needs a rebuild"
     return ""
 
 
+def template(op: str, technology: str) -> Path:
+    """Where the template of an op in a technology is, if there is one."""
+    return _TEMPLATES / op / own_variants.file_name(technology, "first")
+
+
 def source(op: str, name: str, technology: str) -> str:
     """The text of the file."""
-    comment = "// " if technology == "cpp" else "# "
-    loops = _LOOPS[technology]
-    formats = f'("{_FORMAT}",)' if op in loops else "()"
-    head = [f"{comment}{op}: the variant {technology}-{name.replace('_', '-')}.", comment.rstrip()]
-    head += [(comment + line).rstrip() for line in _contract(op)]
-    if op not in loops:
-        head += [comment.rstrip(), *(comment + line for line in _unfinished(op, technology))]
-    python = technology in ("numba", "triton")
-    marks = f'OP = "{op}"\nFORMATS = {formats}\n'
-    if not python:
-        marks = textwrap.indent(marks, comment)
-    body = _BODIES[technology](op) if op in loops else "\n" * python + _MARKS
-    return "\n".join(head) + "\n" + body.replace(_MARKS, marks)
+    comment = "//" if technology == "cpp" else "#"
+    path = template(op, technology)
+    lines = [f"{op}: the variant {technology}-{name.replace('_', '-')}.", "", *_contract(op)]
+    if path.is_file():
+        text = _pasted(path.read_text(encoding="utf-8"), technology)
+    else:
+        lines += ["", *_unfinished(op, technology)]
+        text = _empty(op, technology)
+    head = "\n".join(f"{comment} {line}".rstrip() for line in lines)
+    return text.replace(f"{comment} {_CONTRACT}", head, 1)
+
+
+def _pasted(text: str, technology: str) -> str:
+    """A template with what it shares in place, so that the file stands alone."""
+    statement, name = _SHARED.get(technology, ("", ""))
+    if not statement or statement not in text:
+        return text
+    shared = (_TEMPLATES / name).read_text(encoding="utf-8")
+    if technology == "numba":  # the template has the imports already
+        shared = shared[shared.index("@numba.njit") :]
+    return text.replace(statement, shared, 1)
+
+
+def _empty(op: str, technology: str) -> str:
+    """What stands in for a template where there is none: a variant without formats."""
+    if technology in ("numba", "triton"):
+        return f'# {_CONTRACT}\n\nOP = "{op}"\nFORMATS = ()\n'
+    comment = "//" if technology == "cpp" else "#"
+    return f'{comment} {_CONTRACT}\n{comment} OP = "{op}"\n{comment} FORMATS = ()\n'
 
 
 def _contract(op: str) -> list[str]:
@@ -131,35 +157,3 @@ def _entry(op: str, technology: str) -> str:
         "cpp": f'extern "C" void {op}_<format>(const void *args, int part, int n_parts)',
         "triton": f"{op}_<format>(*the parameters above)",
     }[technology]
-
-
-def _numba(op: str) -> str:
-    quantizes, loop = first_numba.LOOPS[op]
-    names = ", ".join(name.upper() for name in get_op(op).parameters)
-    last = 8 * len(get_op(op).parameters)
-    offsets = textwrap.indent(textwrap.fill(names + ",", _WIDTH - 4), "    ")
-    helpers = first_numba.QUANTIZE if quantizes else ""
-    # What a loop does not use is not imported.
-    text = f"{helpers}\n\ndef {op}_{_FORMAT}(args, part, n_parts):\n{loop.strip(chr(10))}\n"
-    imports = _used_imports(first_numba.IMPORTS, text)
-    where = "# Byte offsets of the argument struct: one field of 8 bytes a parameter.\n"
-    return f"\n{imports}\n{_MARKS}{where}(\n{offsets}\n) = range(0, {last}, 8)\n{text}"
-
-
-def _used_imports(imports: str, text: str) -> str:
-    """The lines of imports with only those names that the text has."""
-    lines = []
-    for line in imports.splitlines():
-        begin, word, names = line.partition("import ")
-        used = [n for n in names.split(", ") if re.search(rf"\b{n.rpartition(' ')[2]}\b", text)]
-        if not word or used:
-            lines.append(begin + word + ", ".join(used))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
-
-
-_BODIES: dict[str, Callable[[str], str]] = {
-    "numba": _numba,
-    "cython": lambda op: _MARKS + first_cython.body(op, _FORMAT),
-    "cpp": lambda op: _MARKS + first_cpp.body(op, _FORMAT),
-    "triton": lambda op: first_triton.body(op, _FORMAT, _MARKS),
-}

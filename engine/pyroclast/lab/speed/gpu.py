@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.lab.check.inputs import Arguments, copy_of
-from pyroclast.lab.speed.rows import Ceiling
+from pyroclast.lab.speed.rows import MeasuredCeiling
 from pyroclast.lab.speed.timing import Timing
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.triton.device import INTERPRETED
@@ -21,7 +21,6 @@ from pyroclast_kernels.triton.device import INTERPRETED
 if TYPE_CHECKING:
     from pyroclast_kernels.registry import Variant
 
-BACKEND = "CUDA"
 NOT_TIMED = "right; it ran in Triton's interpreter, whose times say nothing about a GPU"
 
 
@@ -56,20 +55,20 @@ def times(
 
 
 def _timing(found: Any) -> Timing:
-    return Timing(found.samples_us, found.n_runs, found.how)
+    return Timing(found.samples_us, found.n_runs)
 
 
-def ceilings() -> list[Ceiling]:
+def ceilings() -> list[MeasuredCeiling]:
     """Of a copy on the device and of a BF16 product; no threads of the CPU have a part in them."""
     found = _module("triton.ceiling").measure()
     return [
-        Ceiling(each["kind"], 0, each["value"], each["unit"], each["n_bytes"], each["how"])
+        MeasuredCeiling(each["kind"], 0, each["value"], each["unit"], each["n_bytes"], each["how"])
         for each in found
     ]
 
 
 def roofline(
-    seconds: float, n_flops: int, n_bytes: int, ceilings: Sequence[Ceiling], cache: str
+    seconds: float, n_flops: int, n_bytes: int, ceilings: Sequence[MeasuredCeiling], cache: str
 ) -> tuple[float | None, str]:
     """(share, limit), as machine.roofline.  Replayed on the same tensors, a call may find them in
     the L2, whose rate nobody measured: only arithmetic limits it."""

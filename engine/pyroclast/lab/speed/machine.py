@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast.lab.check.inputs import cache_bytes
-from pyroclast.lab.speed.rows import Ceiling
+from pyroclast.lab.speed.rows import MeasuredCeiling
 from pyroclast_kernels import ceiling
 from pyroclast_kernels.program import native_program
 
@@ -33,7 +33,7 @@ class Machine:
     def __init__(self, executor: Any, n_threads: int) -> None:
         self._executor, self._n_threads = executor, n_threads
         self._has_kernels = executor is not None and bool(ceiling.kernels())
-        self._best: dict[tuple[str, int], Ceiling] = {}
+        self._best: dict[tuple[str, int], MeasuredCeiling] = {}
         self._run_anchor = self._native_anchor() if self._has_kernels else _numpy_anchor()
 
     def anchor_us(self) -> float:
@@ -45,7 +45,7 @@ class Machine:
             times.append(time.perf_counter_ns() - start)
         return min(times) / 1000
 
-    def measure(self, sizes: list[int]) -> list[Ceiling]:
+    def measure(self, sizes: list[int]) -> list[MeasuredCeiling]:
         """The best so far of every ceiling, after measuring each once more; [] where they cannot be
         had.  sizes: bytes of the streaming reads, beside those that come from memory."""
         if not self._has_kernels:
@@ -53,16 +53,16 @@ class Machine:
         for n_bytes in {read_size(size) for size in sizes} | {read_size(4 * cache_bytes())}:
             repeats = min(max(3, (128 << 20) // n_bytes), 64)
             value, how = ceiling.Ceilings(self._executor, n_bytes).read_gbs(repeats)
-            self._keep(Ceiling("read", self._n_threads, value, "GB/s", n_bytes, how))
+            self._keep(MeasuredCeiling("read", self._n_threads, value, "GB/s", n_bytes, how))
         arithmetic = ceiling.Ceilings(self._executor, _SMALLEST_READ)
         for kind in KINDS:
             value = arithmetic.arithmetic_gops(kind, _ARITHMETIC_REPEATS)
             if value:
                 how = "registers only"
-                self._keep(Ceiling(kind, self._n_threads, value, "Gop/s", 0, how))
+                self._keep(MeasuredCeiling(kind, self._n_threads, value, "Gop/s", 0, how))
         return list(self._best.values())
 
-    def _keep(self, found: Ceiling) -> None:
+    def _keep(self, found: MeasuredCeiling) -> None:
         known = self._best.get((found.kind, found.n_bytes))
         if known is None or found.value > known.value:
             self._best[found.kind, found.n_bytes] = found
@@ -96,7 +96,12 @@ def read_size(n_bytes: int) -> int:
 
 
 def roofline(
-    seconds: float, n_flops: int, n_bytes: int, kind: str, ceilings: list[Ceiling], cache: str
+    seconds: float,
+    n_flops: int,
+    n_bytes: int,
+    kind: str,
+    ceilings: list[MeasuredCeiling],
+    cache: str,
 ) -> tuple[float | None, str]:
     """(share, limit): the least time that the ceilings allow over the time it took, and which of
     them says so.  Cold calls read from memory, warm ones from where as much as they move fits."""
@@ -112,5 +117,5 @@ def roofline(
     return least[limit] / seconds, limit
 
 
-def _value(ceilings: list[Ceiling], kind: str, n_bytes: int) -> float:
+def _value(ceilings: list[MeasuredCeiling], kind: str, n_bytes: int) -> float:
     return next((c.value for c in ceilings if (c.kind, c.n_bytes) == (kind, n_bytes)), 0.0)

@@ -17,13 +17,12 @@ from pyroclast.lab.check.check import Accuracy, Prepared, bind, run_on
 from pyroclast.lab.check.inputs import Arguments, Array, copy_of
 from pyroclast.lab.speed import gpu, timing
 from pyroclast.lab.speed.machine import Machine
-from pyroclast.lab.speed.rows import BLAS, CACHES
+from pyroclast.lab.speed.rows import BLAS, CACHES, DRIFT
 from pyroclast_kernels.activations import dequantize
 from pyroclast_kernels.cases import Case, bench_cases, op_cases
 from pyroclast_kernels.program import make_executor
 from pyroclast_kernels.selection import Kernel
 
-DRIFT = 0.15  # the anchor may take this much longer than at its best
 _MAX_ATTEMPTS = 3
 _MAX_REPEATED_S = 2.0  # what takes longer than this is not timed again
 
@@ -36,7 +35,7 @@ def find_case(op: str, format: str, name: str) -> Case:
     raise LookupError(f"{op}.{format} has no case {name}")
 
 
-class Bench:
+class KernelBench:
     """Everything that jobs of one child process share: threads, the machine, the last reference."""
 
     def __init__(self, n_threads: int) -> None:
@@ -79,7 +78,7 @@ class Bench:
             found["gpu"] = gpu.about()
             timed = None if errors else gpu.times(on_gpu.launch(format), arguments, seconds)
             if timed is not None:
-                found["times"] = {cache: _as_times(timed[cache], None, 1) for cache in CACHES}
+                found["times"] = {cache: _as_times(timed[cache], None) for cache in CACHES}
         elif not errors:
             found["times"] = {
                 cache: self._time(cache, kernel, arguments, seconds) for cache in CACHES
@@ -92,9 +91,8 @@ class Bench:
         """Timed until the anchor holds still before and after, at most three times."""
         time_it = timing.cold if cache == "cold" else timing.warm
         best: tuple[float, timing.Timing] | None = None
-        n_attempts, begin = 0, time.perf_counter()
-        while n_attempts < _MAX_ATTEMPTS:
-            n_attempts += 1
+        begin = time.perf_counter()
+        for _ in range(_MAX_ATTEMPTS):
             before = self.machine.anchor_us()
             timed = time_it(kernel, arguments, self.executor, seconds)
             anchor = max(before, self.machine.anchor_us())
@@ -106,20 +104,16 @@ class Bench:
                 break
         assert best is not None, "there is at least one attempt"
         anchor, timed = best
-        return _as_times(timed, anchor, n_attempts)
+        return _as_times(timed, anchor)
 
 
-def _as_times(timed: timing.Timing, anchor_us: float | None, n_attempts: int) -> dict[str, Any]:
+def _as_times(timed: timing.Timing, anchor_us: float | None) -> dict[str, Any]:
     """What a row says of one state of the caches; a GPU has no anchor."""
     return {
         "median_us": timed.median_us,
         "iqr_us": timed.iqr_us,
-        "min_us": min(timed.samples_us),
         "n_runs": timed.n_runs,
-        "samples_us": timed.kept(),
-        "cache_how": timed.how,
         "anchor_us": anchor_us,
-        "n_attempts": n_attempts,
     }
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed import gpu
 from pyroclast.lab.speed.child import Child, ChildError
-from pyroclast.lab.speed.make_rows import Job, rows_of, with_drift, with_ratios, with_roofline
-from pyroclast.lab.speed.rows import BLAS, Ceiling, Results, Row
+from pyroclast.lab.speed.make_rows import KernelJob, rows_of, with_roofline
+from pyroclast.lab.speed.rows import BLAS, MeasuredCeiling, Results, Row, with_drift, with_ratios
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast_kernels import tables
 from pyroclast_kernels.cases import Case, bench_cases, op_cases
@@ -41,7 +41,7 @@ class Settings:
     every_case: bool = False  # the small and awkward ones, too
 
 
-def plan(settings: Settings) -> list[Job]:
+def plan(settings: Settings) -> list[KernelJob]:
     """All jobs, cases outermost within a number of threads.  What is launched on a GPU takes no
     threads, and is measured once.  KernelError lists what there is if a name matches nothing."""
     ops = _chosen("op", settings.ops, OP_NAMES)
@@ -52,7 +52,7 @@ def plan(settings: Settings) -> list[Job]:
     cases = [case for op in ops for case in _cases(op, settings) if case.format in formats]
     chosen = set(_chosen("case", settings.cases, list(dict.fromkeys(c.name for c in cases))))
     return [
-        Job(case, variant, n_threads)
+        KernelJob(case, variant, n_threads)
         for n_threads in settings.threads
         for case in cases
         if case.name in chosen
@@ -86,10 +86,10 @@ def _chosen(what: str, wanted: Sequence[str] | None, known: Sequence[str]) -> li
 class Run:
     """Measures a plan.  `results` is complete when `measure` is exhausted."""
 
-    def __init__(self, settings: Settings, jobs: Sequence[Job]) -> None:
+    def __init__(self, settings: Settings, jobs: Sequence[KernelJob]) -> None:
         self.settings, self.jobs = settings, jobs
         self._rows: list[Row] = []
-        self._ceilings: list[Ceiling] = []
+        self._ceilings: list[MeasuredCeiling] = []
 
     def measure(self, on_done: Callable[[int], None] = lambda _: None) -> Iterator[list[Row]]:
         """The rows of each case as soon as all its variants are through; on_done is told how many
@@ -122,7 +122,7 @@ class Run:
         }
         return Results(tuple(self._rows), tuple(self._ceilings), made, asdict(self.settings))
 
-    def _job(self, child: Child, job: Job) -> list[Row]:
+    def _job(self, child: Child, job: KernelJob) -> list[Row]:
         why = job.why_unsupported
         if why:
             return rows_of(job, "unsupported", why, {})
@@ -137,7 +137,7 @@ class Run:
             return rows_of(job, "checked", gpu.NOT_TIMED, answer)
         return rows_of(job, "ok", "", answer)
 
-    def _ask(self, child: Child, job: Job) -> Any:
+    def _ask(self, child: Child, job: KernelJob) -> Any:
         """The child's answer.  A crash counts if it comes again in a fresh process: the first may
         be the late effect of what another kernel did to the memory."""
         what = {"op": job.case.op, "format": job.case.format, "name": job.case.name}
@@ -156,7 +156,7 @@ class Run:
             raise
 
     @staticmethod
-    def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[Ceiling]:
+    def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[MeasuredCeiling]:
         """[] where they cannot be had: shares are missing then, but no time is lost."""
         try:
             question = {"do": "ceilings", "sizes": sizes, "on_gpu": on_gpu}
@@ -164,21 +164,19 @@ class Run:
         except ChildError as error:
             warnings.warn(f"no ceilings of this machine: {error}", RuntimeWarning, stacklevel=2)
             return []
-        return [Ceiling(**ceiling) for ceiling in found]
+        return [MeasuredCeiling(**ceiling) for ceiling in found]
 
-    def _close(self, rows: list[Row], ceilings: list[Ceiling]) -> list[Row]:
+    def _close(self, rows: list[Row], ceilings: list[MeasuredCeiling]) -> list[Row]:
         """Rows of one case, held against the ceilings and NumPy."""
         done = with_ratios([with_roofline(row, ceilings) for row in rows])
         self._rows += done
         return done
 
-    def _finish(self, first: int, ceilings: list[Ceiling]) -> None:
+    def _finish(self, first: int, ceilings: list[MeasuredCeiling]) -> None:
         """Rows from `first` on: shares of the best ceilings of all, drift from the best anchor."""
-        best: dict[tuple[str, int], Ceiling] = {}
+        best: dict[tuple[str, int], MeasuredCeiling] = {}
         for ceiling in sorted(ceilings, key=lambda ceiling: ceiling.value):
             best[ceiling.kind, ceiling.n_bytes] = ceiling
         self._ceilings += best.values()
-        rows = self._rows[first:]
-        anchor = min((row.anchor_us for row in rows if row.anchor_us), default=0.0)
         ceilings = list(best.values())
-        self._rows[first:] = [with_drift(with_roofline(row, ceilings), anchor) for row in rows]
+        self._rows[first:] = with_drift([with_roofline(r, ceilings) for r in self._rows[first:]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pyroclast.lab.speed.rows import Results, Row
+from pyroclast.lab.speed.rows import BROKEN, Results, Row
 
 _HEAD = (
     f"  {'variant':<18} {'cold us':>11} {'warm us':>11}  {'GB/s':>6} {'GFLOP/s':>8}  "
@@ -59,7 +59,7 @@ def summary_lines(results: Results) -> Iterator[str]:
     drifted = [row for row in results.rows if row.status == "drifted"]
     if drifted:
         yield f"the machine was too busy for {len(drifted)} of {len(results.rows)} rows: drifted"
-    for status in ("wrong", "crashed", "hung"):
+    for status in BROKEN:
         names = {f"{r.op}.{r.format}={r.variant}" for r in results.rows if r.status == status}
         if names:
             yield f"{status}: {', '.join(sorted(names))}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast.lab.check.inputs import Arguments, cache_bytes, copy_of, n_bytes, n_copies
+from pyroclast.lab.check.inputs import Arguments, cache_bytes, copy_of, n_copies
 from pyroclast_kernels.program import Call, Program, pack_arguments
 from pyroclast_kernels.selection import Kernel
 
@@ -27,17 +27,15 @@ _MAX_BATCH = 2000
 _MAX_SAMPLES = 500
 _SLOW_S = 0.3  # calls that take this long are timed once: only references are
 _MIN_SAMPLES = 5
-_KEPT = 32  # samples that a row keeps
 _TIMES_CACHE = 3  # bytes of all cold copies, over those of the last cache
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one call; how says what made the caches cold or warm."""
+    """Microseconds of one call, over n_runs calls: a sample may be the mean of several."""
 
     samples_us: tuple[float, ...]
     n_runs: int
-    how: str
 
     @property
     def median_us(self) -> float:
@@ -48,11 +46,6 @@ class Timing:
         low, high = np.percentile(self.samples_us, [25, 75])
         return float(high - low)
 
-    def kept(self) -> tuple[float, ...]:
-        """At most 32 of the samples, evenly spread over the run."""
-        step = -(-len(self.samples_us) // _KEPT)
-        return tuple(round(s, 3) for s in self.samples_us[::step])
-
 
 def warm(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
     """The same call again and again."""
@@ -61,7 +54,7 @@ def warm(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) ->
     n_calls = _batch(kernel, once)
     program = Program([call] * n_calls, executor)
     samples = _sample(cycle([program]), n_calls, once, seconds)
-    return Timing(samples, len(samples) * n_calls, "the same arguments")
+    return Timing(samples, len(samples) * n_calls)
 
 
 def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
@@ -77,8 +70,7 @@ def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) ->
     ]
     programs[-1].run()
     samples = _sample(cycle(programs), n_calls, once, seconds)
-    megabytes = n * n_bytes(arguments) / 1e6
-    return Timing(samples, len(samples) * n_calls, f"{n} copies in turn, {megabytes:.0f} MB")
+    return Timing(samples, len(samples) * n_calls)
 
 
 def make_call(kernel: Kernel, arguments: Arguments) -> Call:

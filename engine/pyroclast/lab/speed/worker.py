@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from pyroclast.lab.check.check import check_case
 from pyroclast.lab.speed import gpu
-from pyroclast.lab.speed.measure import Bench
+from pyroclast.lab.speed.measure import KernelBench
 from pyroclast_kernels.cases import op_cases
 from pyroclast_kernels.selection import all_variants
 
@@ -30,7 +30,7 @@ class Worker:
 
     def __init__(self, n_threads: int, out: TextIO) -> None:
         self._n_threads, self._out = n_threads, out
-        self._bench: Bench | None = None
+        self._bench: KernelBench | None = None
         self._jobs: dict[str, Callable[..., Any]] = {
             "measure": self._measure,
             "ceilings": self._ceilings,
@@ -51,9 +51,9 @@ class Worker:
         self._out.write(json.dumps(answer) + "\n")
         self._out.flush()
 
-    def _ready(self) -> Bench:
+    def _ready(self) -> KernelBench:
         if self._bench is None:
-            self._bench = Bench(self._n_threads)
+            self._bench = KernelBench(self._n_threads)
         return self._bench
 
     def _measure(self, **what: Any) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+# $contract
+
+import os
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from pyroclast_kernels import activations
+
+OP = "norm"
+FORMATS = ("f32",)
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+
+def to_device(array):
+    """A copy on the device."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
+
+
+@triton.jit
+def kernel(x, weight, y, d_model: tl.constexpr, eps, BLOCK: tl.constexpr):
+    row, columns = tl.program_id(0), tl.arange(0, BLOCK)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, d_model, BLOCK):
+        i = start + columns
+        v = tl.load(x + row * d_model + i, mask=i < d_model, other=0.0)
+        squares += v * v
+    scale = 1.0 / tl.sqrt(tl.sum(squares) / d_model + eps)
+    for start in range(0, d_model, BLOCK):
+        i = start + columns
+        v = tl.load(x + row * d_model + i, mask=i < d_model, other=0.0)
+        w = tl.load(weight + i, mask=i < d_model, other=0.0)
+        tl.store(y + row * d_model + i, v * scale * w, mask=i < d_model)
+
+
+def norm_f32(
+    n_tokens,
+    rows,
+    x,
+    weight,
+    out,
+    out_q8,
+    d_model,
+    eps,
+):
+    n = int(n_tokens[0])
+    chosen = to_device(x[:n] if rows is None else x[rows[:n]])
+    y = torch.empty_like(chosen)
+    kernel[(n,)](chosen, to_device(weight), y, d_model, eps, BLOCK=1024)
+    activations.put(y.cpu().numpy(), out, out_q8)

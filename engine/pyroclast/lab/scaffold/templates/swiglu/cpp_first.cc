@@ -1,0 +1,39 @@
+// $contract
+// OP = "swiglu"
+// FORMATS = ("f32",)
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace {
+
+#include "../quantize_block.h"
+
+// One field of 8 bytes for each parameter of the reference, in its order.
+struct Args {
+  const int64_t *n_tokens;
+  const float *gate_up;
+  float *out;
+  Q8Block *out_q8;
+  int64_t d_ff;
+};
+
+}  // namespace
+
+extern "C" void swiglu_f32(const void *args, int part, int n_parts) {
+  const Args &a = *static_cast<const Args *>(args);
+  const int64_t n = *a.n_tokens;
+  // This part's share; the others run at the same time, on other threads.
+  for (int64_t t = n * part / n_parts; t < n * (part + 1) / n_parts; t++) {
+    const float *gate = a.gate_up + t * 2 * a.d_ff, *up = gate + a.d_ff;
+    float y[32];
+    for (int64_t i = 0; i < a.d_ff; i++) {
+      // In float64 no exponential of a float32 that matters overflows.
+      y[i % 32] = float(gate[i] / (1.0 + std::exp(-double(gate[i]))) * up[i]);
+      if (a.out) a.out[t * a.d_ff + i] = y[i % 32];
+      if (a.out_q8 && i % 32 == 31) quantize_block(y, a.out_q8[(t * a.d_ff + i) / 32]);
+    }
+  }
+}

@@ -1,0 +1,43 @@
+# $contract
+
+import math
+
+import numba
+import numpy as np
+from numba import carray
+
+from pyroclast_kernels.numba.math import split_begin
+from pyroclast_kernels.numba.simd import load_i64, load_pointer, stack
+
+OP = "swiglu"
+FORMATS = ("f32",)
+# Byte offsets of the argument struct: one field of 8 bytes a parameter.
+(
+    N_TOKENS,
+    GATE_UP,
+    OUT,
+    OUT_Q8,
+    D_FF,
+) = range(0, 40, 8)
+
+
+from pyroclast.lab.scaffold.templates.quantize_block import quantize_block
+
+
+def swiglu_f32(args, part, n_parts):
+    n_tokens = load_i64(load_pointer(args, N_TOKENS), 0)
+
+    d_ff = load_i64(args, D_FF)
+    gate_up = carray(load_pointer(args, GATE_UP), (n_tokens, 2 * d_ff), np.float32)
+    out = carray(load_pointer(args, OUT), (n_tokens, d_ff), np.float32)
+    has_out, has_q8 = load_i64(args, OUT) != 0, load_i64(args, OUT_Q8) != 0
+    y = carray(stack(128), 32, np.float32)
+    for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
+        for i in range(d_ff):
+            gate, up = gate_up[t, i], gate_up[t, d_ff + i]
+            # In float64 no exponential of a float32 that matters overflows.
+            y[i % 32] = np.float64(gate) / (1.0 + math.exp(-np.float64(gate))) * up
+            if has_out:
+                out[t, i] = y[i % 32]
+            if has_q8 and i % 32 == 31:
+                quantize_block(y, load_pointer(args, OUT_Q8), (t * d_ff + i) // 32)
