@@ -47,10 +47,10 @@ check: $(VENV)/.native $(VENV)/.test $(VENV)/.dev ## formatting, lint, types, la
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(PY) -m pytest -q tests/test_layers.py
 
-# Only what needs no other engine and ends in time; bench/*.py --help tells of the rest.  Parts go on
-# when one failed, so that there is a report of it; the exit code tells.  *_local.json: the committed
-# files of these names hold other engines, too, which a run without them must not replace.
-bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time and draw it all, to bench/results/
+# Only what needs no other engine and takes minutes; for the rest see bench/*.py --help.  If a part
+# fails the others still run, so that there is a report, and the exit code is 1.  *_local.json: the
+# committed files hold figures of other engines, which a run without these must not replace.
+bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time and draw all kernels, to bench/results/
 	@failed=0; part() { echo "== $$*" >&2; "$$@" || failed=1; }; \
 	part $(PY) bench/kernels.py --quick; \
 	part $(PY) bench/sampling.py --seconds 1 --out bench/results/sampling_local.json; \

@@ -6,8 +6,8 @@
     python bench/engine.py --suite cpu --minutes 40 --peers ENVIRONMENTS --out FILE.json
 
 PEER/bin/python is any Python that has the peer's package.  --peers takes all engines that it finds
-in ENVIRONMENTS/llama, /openvino, /ctranslate2 and /transformers, or in this very Python, and names
-those that are missing.  --suite runs a fixed list of such comparisons.
+in ENVIRONMENTS/llama, /openvino, /ctranslate2 and /transformers, or in this Python, and names those
+that are missing.  --suite runs a fixed list of such comparisons.
 """
 
 import sys

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in ten minutes: builds, tests, measures, writes a JSON file, and
-# prints a short table last.  PYTHON=... chooses the Python; bench/gpu.py --help tells the flags.
+# Everything that needs a GPU, in ten minutes: builds, tests, measures, writes a JSON file, and prints
+# a short table at the end.  PYTHON=... chooses the Python; bench/gpu.py --help lists the flags.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

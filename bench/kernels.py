@@ -1,4 +1,4 @@
-"""Every kernel, checked and timed: `pyroclast bench kernels` on this checkout's own sources.
+"""Checks and times every kernel: `pyroclast bench kernels` on the sources of this checkout.
 
     python bench/kernels.py                       all, to bench/results/kernels.json
     python bench/kernels.py --quick --op norm     as of `pyroclast bench kernels --help`

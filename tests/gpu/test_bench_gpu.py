@@ -20,7 +20,6 @@ from pyroclast.lab.gpu import checks, command, parts, pool, sizes, table
 from pyroclast.lab.gpu import engine as gpu_engine
 from pyroclast.lab.gpu import run as runner
 from pyroclast.lab.peers.client import WORKERS
-from pyroclast.lab.speed.result_file import write_result
 from pyroclast.model.kv_cache import BLOCK_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -337,15 +336,6 @@ def test_only_some_parts(play: Any) -> None:
     assert "batches" not in quick["parts"] and "135M" not in quick["parts"]
     with pytest.raises(SystemExit):
         play((), "--only", "nothing like it")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    write = write_result
-    write(tmp_path / "g.json", {"a": 1})
-    with pytest.raises(TypeError):
-        write(tmp_path / "g.json", {"a": object()})
-    assert json.loads((tmp_path / "g.json").read_text()) == {"a": 1}
-    assert os.listdir(tmp_path) == ["g.json"]
 
 
 # ---- rows and the table --------------------------------------------------------------------------

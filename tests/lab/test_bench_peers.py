@@ -108,7 +108,7 @@ def test_logits_tell_whether_the_weights_are_the_same(rows, model):
     found = row["peers"]["fake"]["variants"]["x"]["logits_correlation"]
     assert found == pytest.approx(np.corrcoef(ours, near)[0, 1], abs=1e-5)
     assert arena.least_alike == found < 0.9
-    # One that has rounded the weights anew is not held to that.
+    # An engine that rounds the weights again is not expected to agree as closely.
     _, arena = rows({"x": (options(1.0, answer=near), {})}, reads="hf")
     assert arena.least_alike == 1
 
@@ -265,7 +265,7 @@ def run(*argv):
 
 
 def test_the_command_compares(model, capsys, tmp_path):
-    # Nobody is in that folder; what this very Python has is not compared in float32.
+    # The folder has no engine, and those that this Python may have are not compared in float32.
     args = ("-m", model, "-p", 8, "-n", "2,3", "-r", 1, "-t", 1, "--kernels", "norm=numpy")
     assert run(*args, "--peers", tmp_path, "--json") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

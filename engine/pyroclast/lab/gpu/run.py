@@ -233,7 +233,7 @@ class Bench:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """One line for whoever watches."""
+    """A line of progress."""
     if row["value"] is None:
         return f"{row['test']}: {row.get('reason', 'nothing')[:120]}"
     share = f", {row['share']:.0%} of {row['share_of']}" if row.get("share") else ""

@@ -66,7 +66,7 @@ class Arena:
         self.absent: dict[str, str] = dict(options.missing)
         self.idle_share = 0.0
         self.least_alike = 1.0  # correlation of a peer's logits with ours
-        # Tokens that we find likelier than a peer's choice, as a share of the vocabulary.
+        # Share of the vocabulary that our logits rank above a peer's choice.
         self.worst_rank = 0.0
 
     def rows(

@@ -1,4 +1,4 @@
-"""The flags that every command has that compares engines, and how such a command ends."""
+"""The flags shared by the commands that compare engines, and their error messages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pyroclast_kernels import features
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that all have."""
+    """A parser with the shared flags."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m-instruct", help="GGUF file, name, dummy:")
     parser.add_argument("--format", default="", help="q8_0,q4_0,...; default: as the file is")
-    parser.add_argument("--pure", action="store_true", help="every matrix in that very format")
+    parser.add_argument("--pure", action="store_true", help="every matrix in that format itself")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument(
         "--peers", nargs="?", const="", metavar="DIR", help="every engine found here, or in DIR"
@@ -61,8 +61,8 @@ def read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> C
 
 
 def find_peers(directory: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """(peer -> its Python, peer -> why there is none), as the flag --peers asks: None for no peers,
-    "" for those that this Python has, else those in a directory, too."""
+    """(peer -> its Python, peer -> why there is none) for a value of --peers: None means no peers,
+    "" those that this Python has, a directory also those with an environment in it."""
     if directory is None:
         return {}, {}
     return find(Path(directory) if directory else None)
@@ -78,7 +78,7 @@ def one_format(parser: argparse.ArgumentParser, options: CompareOptions) -> str 
 
 @contextmanager
 def told_in_a_line(program: str) -> Iterator[None]:
-    """Ends the process with one line where an error of ours comes through."""
+    """Turns a PyroclastError into one line and exit code 1."""
     try:
         yield
     except PyroclastError as error:

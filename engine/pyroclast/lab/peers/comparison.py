@@ -37,7 +37,7 @@ BUSY_LOAD = 0.2
 # Below this correlation there is a warning: engines that read the same tokens come to nearly the
 # same logits, however they round.
 SAME_LOGITS = 0.98
-SAME_CHOICE = 0.001  # the share of the vocabulary that we may find likelier than a peer's choice
+SAME_CHOICE = 0.001  # share of the vocabulary that our logits may rank above a peer's choice
 
 
 def warnings(arena: Arena, load: float) -> list[str]:
@@ -86,7 +86,7 @@ def measure(options: CompareOptions, workloads: Sequence[Workload]) -> dict[str,
 
 
 def summary(row: dict[str, Any]) -> str:
-    """One line for whoever watches."""
+    """A line of progress."""
     ratios = [
         f"{name} {peer['variants'][peer['best']]['ratio']:.2f}x"
         for name, peer in row["peers"].items()

@@ -4,7 +4,7 @@ token's distribution, for Pyroclast and for llama.cpp.
 Both read the same file, the model requantized by llama.cpp.  float32 is Pyroclast's own
 compute="float32" on that file, which its tests compare with transformers.  So the loss of the
 format itself is not counted, only what the engine adds.  The texts are Python's own help pages,
-which come with every Python; the result has their hash.
+which come with every Python; the result records their hash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every comparison is told: the model, its formats, the peers, and how to run them."""
+"""The options of every comparison: the model, its formats, the peers, and how to run them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CompareOptions:
     """peers: peer -> its Python.  missing: peer -> why there is none.
 
     formats: what the model is requantized to, None for the file as it is; pure: every matrix in
-    that very format.  cache: where files are made and kept.  kernels, compute and kv_dtype are
+    that format itself.  cache: where files are made and kept.  kernels, compute and kv_dtype are
     Pyroclast's own."""
 
     model: str

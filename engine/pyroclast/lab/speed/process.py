@@ -1,4 +1,4 @@
-"""A process that is told JSON objects and answers with JSON objects, one a line.
+"""A process that reads JSON objects and answers with JSON objects, one a line.
 
 The process leads a session of its own: ending it ends whatever it has started.  A library or a
 kernel may kill it or let it hang; its caller learns what happened, and loses nothing else.

@@ -1,7 +1,7 @@
-"""Times a model's steps in this process: prompts, decoding, at a depth, in batches.
+"""Times a model's steps in this process: prompts and decoding, at any depth and batch size.
 
-Workloads are named as llama-bench names them (pp512, tg128, "pp512 @ d4096") and leave out what it
-leaves out: tokenization and sampling.  Token ids vary from position to position.
+Workloads have llama-bench's names (pp512, tg128, "pp512 @ d4096").  As in llama-bench, tokenization
+and sampling are not timed.  Token ids vary from position to position.
 `pyroclast.lab.speed.throughput_rows` makes rows of the times.
 """
 
@@ -31,8 +31,8 @@ Span = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Workload:
-    """n_batch sequences side by side that hold n_depth tokens each; timed is either reading
-    n_prompt more of each, or decoding n_gen more of each, one at a time."""
+    """What is timed: n_batch sequences, which hold n_depth tokens each, either read n_prompt more
+    tokens or decode n_gen more, one at a time."""
 
     n_prompt: int
     n_gen: int
@@ -52,27 +52,27 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """As llama-bench has it; the batch size, which that has not, where it is above 1."""
+        """As in llama-bench; a batch size above 1, which llama-bench does not have, is added."""
         name = f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
         name += f" b{self.n_batch}" if self.n_batch > 1 else ""
         return name + (f" @ d{self.n_depth}" if self.n_depth else "")
 
     @property
     def n_end(self) -> int:
-        """Positions that each sequence comes to."""
+        """Positions of each sequence at the end."""
         return self.n_depth + self.n_prompt + self.n_gen
 
     @property
     def n_timed(self) -> int:
-        """Tokens that the timed part handles, over all sequences."""
+        """Tokens of the timed part, over all sequences."""
         return self.n_batch * (self.n_prompt + self.n_gen)
 
 
 def make_workloads(
     n_prompts: Sequence[int], n_gens: Sequence[int], n_depths: Sequence[int], n_batch: Sequence[int]
 ) -> list[Workload]:
-    """Every prompt length and every number of tokens to decode, at every depth and batch size;
-    a length of 0 asks for nothing.  RequestError if nothing is left."""
+    """Every prompt length and number of tokens to decode, at every depth and batch size.  A length
+    of 0 is skipped; RequestError if nothing is left."""
     lengths = [(n, 0) for n in n_prompts if n] + [(0, n) for n in n_gens if n]
     found = [
         Workload(n_prompt, n_gen, depth, batch)

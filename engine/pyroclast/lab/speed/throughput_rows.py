@@ -115,7 +115,7 @@ def measure(
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each workload, as soon as it is measured: a run to warm up, then the repetitions.
-    on_done is told how many runs are over, those to warm up included."""
+    on_done is called with the number of runs that are done, warm-up runs included."""
     if repetitions < 1:
         raise RequestError(f"repetitions must be at least 1, got {repetitions}")
     limits, n_done = MachineLimits(runner), count(1)

@@ -1,4 +1,4 @@
-"""The flags that say which workloads to time, for every command that times some."""
+"""The flags that choose workloads, shared by the commands that time them."""
 
 from __future__ import annotations
 

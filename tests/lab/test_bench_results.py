@@ -1,0 +1,168 @@
+"""Result files, and the benchmarks that need no other engine: sampling and the cold start."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyroclast.errors import KernelError
+from pyroclast.lab.speed import cold_start, sampling, sampling_peers
+from pyroclast.lab.speed.result_file import dump, without_samples, write_result
+from pyroclast.lab.speed.sample_call import usable_variants
+from pyroclast_kernels.sample import cases
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+def test_a_row_is_a_line():
+    rows = [{"test": "a", "quartiles": [1.5, 2]}, {"test": "b", "deep": {"rows": [1, 2]}}]
+    result = {"made_with": {"cpu": "x", "load": [1, 2]}, "rows": rows}
+    text = dump(result)
+    assert json.loads(text) == result and text.endswith("}\n")
+    assert [line.rstrip(",") for line in text.splitlines()] == [
+        "{",
+        '"made_with": {"cpu": "x", "load": [1, 2]}',
+        '"rows": [',
+        *map(json.dumps, rows),
+        "]",
+        "}",
+    ]
+
+
+def test_rows_by_name_and_those_of_a_suite_are_lines_too():
+    named = {"rows": {"one": {"n": 1}, "two": {"n": 2}}}
+    assert '\n"one": {"n": 1},\n"two": {"n": 2}\n' in dump(named)
+    suite = {"parts": {"a": {"result": {"rows": [1, 2]}}, "b": {"failed": "why"}}}
+    text = dump(suite)
+    assert json.loads(text) == suite
+    assert "[\n1,\n2\n]" in text and '\n"b": {"failed": "why"}\n' in text
+    assert json.loads(dump({"rows": []})) == {"rows": []}
+
+
+def test_files_keep_no_single_runs():
+    row = {"median_ts": 2, "samples_ts": [1, 2, 3], "n_samples": 3}
+    assert without_samples(row) == {"median_ts": 2, "n_samples": 3}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "new" / "g.json"
+    write_result(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_result(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(path.parent) == ["g.json"]
+
+
+def test_committed_results_are_light():
+    """kernels.json has its own format."""
+    for path in RESULTS.glob("*.json"):
+        if path.name.startswith(("kernels", "overhead")) or path.stem.endswith("_local"):
+            continue
+        text = path.read_text()
+        assert dump(json.loads(text)) == text, path.name
+        assert '"samples' not in text, path.name
+
+
+# ---- sampling ------------------------------------------------------------------------------
+
+
+def test_contenders_take_turns(monkeypatch):
+    log, clock = [], iter(range(10**6))
+    monkeypatch.setattr(sampling.time, "perf_counter", lambda: 0.1 * next(clock))
+    runs = {name: lambda name=name: log.append(name) for name in ("a", "b")}
+    found = sampling.in_turn(runs, {"b": lambda: log.append("reset")}, seconds=0)
+    # A run that does not count, unless there is a reset; at least ten rounds.
+    assert log == ["a", "a", "reset", "b"] * 10
+    assert {name: each["n"] for name, each in found.items()} == {"a": 10, "b": 10}
+    assert len(sampling.in_turn(runs, {}, seconds=2)) == 2 and len(log) > 40 + 10 * 4
+
+
+def test_a_wrong_variant_is_not_timed(monkeypatch):
+    logits = cases.RowCase("wide", 300).logits()[None]
+    [variant, *_] = [name for name in usable_variants("sample") if name != "numpy"]
+    sampling.check(variant, logits, {"temperature": 0.8})
+    sample_call = sampling.sample_call
+
+    def other_token(name, logits, params, n_threads=1):
+        changed = -logits if name == variant else logits
+        return sample_call(name, np.ascontiguousarray(changed), params, n_threads)
+
+    monkeypatch.setattr(sampling, "sample_call", other_token)
+    with pytest.raises(KernelError, match=f"{variant} disagrees with the reference on"):
+        sampling.check(variant, logits, {"temperature": 0.0})
+
+
+def test_every_setting_and_kind_of_logits_is_a_row(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sampling, "torch_version", lambda: "")
+    monkeypatch.setattr(sampling, "in_turn", lambda runs, resets, s: dict.fromkeys(runs, TIMED))
+    monkeypatch.setattr(sampling.cases, "VOCAB_SIZE", 400)
+    [variant, *_] = [name for name in usable_variants("sample") if name != "numpy"]
+    out = tmp_path / "out.json"
+    sampling.main("", ["--variants", variant, "--kinds", "wide", "--out", str(out)])
+    result = json.loads(out.read_text())
+    expected = {f"{title}, wide" for title in sampling.TABLE} | {f"32 rows, {variant}"}
+    expected |= {f"top_p 0.95, {kind}" for kind in cases.LOGITS} | {"softmax, wide"}
+    assert set(result["rows"]) == expected
+    assert list(result["rows"]["greedy, wide"]) == ["numpy", "reference", variant]
+    assert "numpy choice" in result["rows"]["temperature, wide"]
+    assert result["machine"]["torch"] == "not installed" and result["machine"]["commit"]
+    shown = capsys.readouterr().out
+    assert "torch is not installed" in shown and "numpy / it = 1.00" in shown
+
+
+TIMED = {"median_us": 2.0, "iqr_us": 0.5, "n": 3}
+
+
+@pytest.mark.parametrize("title", sampling.TABLE)
+def test_plain_numpy_draws_only_what_the_cuts_keep(title):
+    params, n = sampling.TABLE[title], 100
+    logits = np.linspace(0, 30, n).astype(np.float32)
+    run = sampling_peers.numpy_sampler(logits, params, np.random.default_rng(1))
+    drawn = {run() for _ in range(300)}
+    probs = sampling_peers.numpy_softmax(logits, params["temperature"] or 1.0)
+    order = np.argsort(-probs)
+    if params["temperature"] == 0:
+        assert drawn == {n - 1}
+    elif "top_p" in params:
+        n_kept = 1 + int(np.searchsorted(np.cumsum(probs[order]), params["top_p"]))
+        assert drawn == set(order[:n_kept].tolist())
+    elif "min_p" in params:
+        assert drawn <= set(np.flatnonzero(probs >= params["min_p"] * probs.max()).tolist())
+        assert len(drawn) > 1
+    else:
+        assert len(drawn) > 3
+
+
+# ---- cold start ----------------------------------------------------------------------------
+
+
+def test_the_cold_start_is_that_of_whole_processes(monkeypatch, tmp_path, capsys):
+    commands = {"idle": ["-c", "import time; time.sleep(0.1)"], "nothing": ["-c", "pass"]}
+    monkeypatch.setattr(cold_start, "COMMANDS", commands)
+    out = tmp_path / "out.json"
+    cold_start.main("", ["--runs", "2", "--model", "m", "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert (result["model"], result["runs"]) == ("m", 2)
+    idle = result["rows"]["idle"]
+    assert idle["wall"]["min_s"] >= 0.1
+    assert list(result["rows"]) == list(commands)
+    assert "idle" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cold_start.main("", ["--runs", "1"])
+    assert "--runs must be at least 2, got 1" in capsys.readouterr().err
+
+
+def test_generate_is_given_the_model(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        cold_start, "process_seconds", lambda words: seen.append(words) or (1.0, 0.5)
+    )
+    rows = cold_start.measure("some-model", 2)["rows"]
+    assert sum("some-model" in words for words in seen) == 3  # the first round does not count
+    assert rows["generate -n 1"]["wall"]["median_s"] == 1.0
+    assert rows["generate -n 1"]["cpu"]["median_s"] == 0.5
