@@ -18,9 +18,9 @@ from pyroclast.lab.speed import gpu
 from pyroclast.lab.speed.child import Child
 from pyroclast.lab.speed.make_rows import KernelJob, rows_of, with_roofline
 from pyroclast.lab.speed.measure import KernelBench
+from pyroclast.lab.speed.row_lines import case_lines
 from pyroclast.lab.speed.rows import MeasuredCeiling, as_dict, with_drift
 from pyroclast.lab.speed.run import Run, Settings, plan
-from pyroclast.lab.speed.table import case_lines
 from pyroclast_kernels.cases import bench_cases, op_cases
 from pyroclast_kernels.gpu import timing as triton_timing
 from pyroclast_kernels.registry import OP_NAMES, get_op

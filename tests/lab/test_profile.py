@@ -377,7 +377,7 @@ def test_a_terminal_gets_bars(model: str) -> None:
     [
         (("-n", "0"), "at least 1"),
         (("-p", "0"), "at least 1"),
-        (("-p", "4", "--prompt", "a"), "exclude"),
+        (("-p", "4", "--prompt", "a"), "not both"),
         (("-p", "300"), "256"),
         (("--kernels", "matmul=warp"), "warp"),
     ],

@@ -300,7 +300,7 @@ def test_numbers_that_cannot_be_drawn_are_refused(tmp_path: Path, field: str, va
 )
 def test_engine_rows_that_are_none_are_refused(tmp_path: Path, content: Any, words: str) -> None:
     (write_results(tmp_path, ROWS) / "engine_a.json").write_text(json.dumps(content))
-    with pytest.raises(ResultFileError, match=f"no result of bench/engine.py: .*{words}"):
+    with pytest.raises(ResultFileError, match=f"not a result of bench/engine.py: .*{words}"):
         read_folder(tmp_path)
 
 
@@ -315,7 +315,7 @@ def test_suites_are_read_like_single_runs(tmp_path: Path) -> None:
 def test_a_folder_without_results_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(ResultFileError, match="pyroclast bench kernels --out"):
         read_folder(tmp_path)
-    with pytest.raises(ResultFileError, match="is not there"):
+    with pytest.raises(ResultFileError, match="does not exist"):
         read_folder(tmp_path / "nowhere")
 
 
@@ -419,8 +419,8 @@ def test_only_what_noise_cannot_be_is_marked(
 )
 def test_numerics_are_held_against_each_other(new: dict[str, Any], numerics: str) -> None:
     assert change_of({}, new)[1] == numerics
-    turned = {"worse": "better", "better": "worse", "broken": "mended"}
-    assert change_of(new, {})[1] == turned.get(numerics, numerics)
+    opposite = {"worse": "better", "better": "worse", "broken": "fixed"}
+    assert change_of(new, {})[1] == opposite.get(numerics, numerics)
 
 
 def test_the_bound_grows_with_what_is_known_of_the_noise() -> None:
@@ -520,7 +520,7 @@ def test_results_of_the_commit_may_be_refused_too(repository: Path, tmp_path: Pa
     ["", "--output=x", "-p", "HEAD; touch x", "HEAD:bench", "a b", "$(id)", "HEAD\nx", "a" * 300],
 )
 def test_a_revision_is_no_option_no_path_and_no_command(repository: Path, revision: str) -> None:
-    with pytest.raises(RevisionError, match="is no revision"):
+    with pytest.raises(RevisionError, match="is not a revision"):
         Commit(repository, revision)
 
 

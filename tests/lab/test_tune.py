@@ -15,9 +15,10 @@ import pytest
 import tiny
 from pyroclast.cli import main as cli
 from pyroclast.lab.tune import search as lab
+from pyroclast.lab.tune.choice import Block, CallClass, Measured
 from pyroclast.lab.tune.model import ModelBench
-from pyroclast.lab.tune.search import Block, Measured, Ratio, Subject, Verdict, tune
-from pyroclast.lab.tune.steps import Steps, subject_of
+from pyroclast.lab.tune.search import Ratio, Verdict, tune
+from pyroclast.lab.tune.steps import ModelSteps, call_class_of
 from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels import tables
@@ -50,8 +51,8 @@ class FakeBench:
     ) -> None:
         self.truths, self.noise, self.share = truths, noise, share
         self.rng = np.random.default_rng(seed)
-        self.subjects: Sequence[Subject] = [
-            Subject("matmul", "q8_0", shape, "default", groups) for shape in truths
+        self.call_classes: Sequence[CallClass] = [
+            CallClass("matmul", "q8_0", shape, "default", groups) for shape in truths
         ]
         self.verdict, self.verified = verdict, 0
 
@@ -59,8 +60,10 @@ class FakeBench:
         outlier = 1.5 if self.rng.random() < 0.05 else 1.0
         return float(ratio * outlier * np.exp(self.noise * self.rng.standard_normal()))
 
-    def _times(self, tokens: TokenClass, name: str, speed: float) -> dict[Subject, float]:
-        truth = {subject: self.truths[subject.shape][tokens] for subject in self.subjects}
+    def _times(self, tokens: TokenClass, name: str, speed: float) -> dict[CallClass, float]:
+        truth = {
+            call_class: self.truths[call_class.shape][tokens] for call_class in self.call_classes
+        }
         return {s: speed * self._time(each.get(name, 1.0)) for s, each in truth.items()}
 
     def measure(self, n_blocks: int) -> Measured:
@@ -198,7 +201,7 @@ def test_another_bit_group_wins_only_when_asked_for() -> None:
     truths = {"s": both(foreign=0.5)}
     result = tune(FakeBench(truths), None)
     assert {e.variant for e in result.entries} == {"default"}
-    assert all("--any-bits" in outcome.reason for outcome in result.outcomes)
+    assert all("--any-bits" in choice.reason for choice in result.choices)
     assert set(chosen(FakeBench(truths), any_bits=True).values()) == {"foreign"}
 
 
@@ -296,14 +299,14 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 @native
 def test_a_model_s_subjects_are_those_of_its_step(model: str, twin: str) -> None:
-    with Steps(model, threads=2, compute="auto", kv_dtype="auto") as steps:
+    with ModelSteps(model, threads=2, compute="auto", kv_dtype="auto") as steps:
         bench = ModelBench(steps, any_bits=False)
-        wanted = {subject_of(call) for call in steps.program.calls}
-        assert {(s.op, s.format, s.shape) for s in bench.subjects} == wanted
-        [norm] = [s for s in bench.subjects if s.op == "norm"]
+        wanted = {call_class_of(call) for call in steps.program.calls}
+        assert {(s.op, s.format, s.shape) for s in bench.call_classes} == wanted
+        [norm] = [s for s in bench.call_classes if s.op == "norm"]
         assert next(iter(norm.groups)) == twin and TWIN in norm.groups
-        homes = {s.groups[s.default] for s in bench.subjects}
-        assert all(set(s.groups.values()) <= homes for s in bench.subjects)
+        homes = {s.groups[s.default] for s in bench.call_classes}
+        assert all(set(s.groups.values()) <= homes for s in bench.call_classes)
         measured = bench.measure(3)
         assert bench.notes == []
         # The output matrix of a prefill step has one row: it belongs to the few.
@@ -327,10 +330,10 @@ def test_a_variant_that_breaks_its_bit_group_is_left_out(
     )
     made = Variant("norm", TWIN, default.formats, default.bit_group, "", foreign.bind)
     monkeypatch.setitem(get_op("norm").variants, TWIN, made)
-    with Steps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
+    with ModelSteps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
         bench = ModelBench(steps, any_bits=False)
         bench.measure(3)
-        [norm] = {s for s in bench.subjects if s.op == "norm"}
+        [norm] = {s for s in bench.call_classes if s.op == "norm"}
         assert TWIN not in norm.groups
         assert any(TWIN in note and "other bits" in note for note in bench.notes)
 
@@ -340,9 +343,9 @@ def test_a_wrong_variant_is_left_out(model: str, monkeypatch: pytest.MonkeyPatch
     default, (address, kept) = Selection("frozen").variant("norm"), nothing()
     made = Variant("norm", TWIN, default.formats, default.bit_group, "", lambda _: address)
     monkeypatch.setitem(get_op("norm").variants, TWIN, made)
-    with Steps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
+    with ModelSteps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
         bench = ModelBench(steps, any_bits=False)
-        [norm] = {s for s in bench.subjects if s.op == "norm"}
+        [norm] = {s for s in bench.call_classes if s.op == "norm"}
         assert TWIN not in norm.groups and kept
         assert any(f"norm.f32={TWIN} is wrong" in note for note in bench.notes)
 
@@ -357,7 +360,7 @@ def test_a_variant_that_cannot_be_bound_is_left_out(
     default = Selection("frozen").variant("norm")
     made = Variant("norm", TWIN, default.formats, default.bit_group, "", bind)
     monkeypatch.setitem(get_op("norm").variants, TWIN, made)
-    with Steps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
+    with ModelSteps(model, threads=1, compute="auto", kv_dtype="auto") as steps:
         bench = ModelBench(steps, any_bits=False)
     assert bench.notes == [f"norm.f32={TWIN} cannot run: the compiler gave up"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.main import colour, fail, write
+from pyroclast.cli.words import count
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed.workload_flags import numbers
 from pyroclast.progress import progress_bar
@@ -21,44 +22,56 @@ if TYPE_CHECKING:
     from pyroclast.lab.speed.run import Settings
 
 _QUICK_S, _USUAL_S = 0.02, 0.08  # for one timing
-_SHOWN = 5  # failures that a terminal gets to see
+_SHOWN = 5  # failures that are printed in full
 
 
 def add_arguments(command: ArgumentParser, name: str) -> None:
-    """The arguments of one of the commands."""
+    """Adds the arguments of the command `name`."""
     if name == "bench kernels":
         for flag, text in (
             ("op", "ops"),
             ("format", "weight or cache formats"),
-            ("variant", "variants, patterns such as cpp-* too"),
-            ("case", "names of cases, patterns such as 1x* too"),
+            ("variant", "variants; patterns such as cpp-* work"),
+            ("case", "cases, by name; patterns such as 1x* work"),
         ):
             help_text = f"only these {text} (default: all)"
             command.add_argument(f"--{flag}", type=_words, metavar="NAME,...", help=help_text)
         command.add_argument(
-            "--threads", "-t", type=numbers, metavar="N,...", help="default: 1 and all there are"
+            "--threads", "-t", type=numbers, metavar="N,...", help="default: 1, and all cores"
         )
-        command.add_argument("--quick", action="store_true", help="shorter timings, more noise")
         command.add_argument(
-            "--every-case", action="store_true", help="the small cases, too, that check rounding"
+            "--quick", action="store_true", help="time each kernel more briefly, with more noise"
         )
-        command.add_argument("--out", metavar="FILE", help="write all rows to FILE, as JSON")
+        command.add_argument(
+            "--every-case",
+            action="store_true",
+            help="also time the small cases that check rounding",
+        )
+        command.add_argument("--out", metavar="FILE", help="write all rows to FILE as JSON")
     else:
-        command.add_argument("op", metavar="OP", help="norm, matmul, ...: see `pyroclast kernels`")
-        command.add_argument("name", metavar="NAME", help="of the variant")
+        command.add_argument(
+            "op", metavar="OP", help="such as norm or matmul; `pyroclast kernels` lists them"
+        )
+        command.add_argument("name", metavar="NAME", help="name of the variant")
     if name == "kernels check":
-        command.add_argument("--case", metavar="TEXT", help="only cases with TEXT in their names")
-        command.add_argument("--no-time", action="store_true", help="check only")
+        command.add_argument("--case", metavar="TEXT", help="only cases whose name contains TEXT")
+        command.add_argument("--no-time", action="store_true", help="check without timing")
     if name == "kernels new":
         command.add_argument(
             "--tech", required=True, metavar="TECH", help="numba, cython, cpp or triton"
         )
     else:
         command.add_argument(
-            "--timeout", type=float, default=300.0, metavar="S", help="for one job (default: 300)"
+            "--timeout",
+            type=float,
+            default=300.0,
+            metavar="S",
+            help="seconds per kernel and case (default: 300)",
         )
     command.add_argument(
-        "--dir", metavar="FOLDER", help="of your own variants (default: PYROCLAST_KERNEL_PATH)"
+        "--dir",
+        metavar="FOLDER",
+        help="folder of your own variants (default: PYROCLAST_KERNEL_PATH)",
     )
 
 
@@ -68,7 +81,7 @@ def _words(text: str) -> list[str]:
 
 @contextmanager
 def _library_errors(folder: str | None) -> Iterator[None]:
-    """Errors of the kernel library become ours; `folder` joins the search path of variants."""
+    """Turns the kernel library's errors into ours; `folder` joins the search path of variants."""
     from pyroclast_kernels.errors import KernelError as KernelLibraryError
     from pyroclast_kernels.own_variants import PATH_VARIABLE
 
@@ -87,14 +100,14 @@ def _library_errors(folder: str | None) -> Iterator[None]:
 
 
 def bench_kernels(args: Namespace) -> None:
-    """Every variant on every case: checked, then timed; a table, or a JSON object a row."""
+    """Checks and times every variant on every case; prints a table, or one JSON object per row."""
     from pyroclast.lab.speed.rows import BROKEN
     from pyroclast.lab.speed.run import Settings
     from pyroclast_kernels import features
 
     threads = args.threads or sorted({1, features.n_cpus()})
     if 0 in threads:
-        fail("--threads must be at least 1", code=2)
+        fail("--threads must be at least 1, got 0", code=2)
     with _library_errors(args.dir):
         settings = Settings(
             ops=args.op,
@@ -112,14 +125,14 @@ def bench_kernels(args: Namespace) -> None:
 
 
 def run(settings: Settings, out: str | None, as_json: bool) -> Results:
-    """Measures, prints every case as it comes, and keeps the rows in `out`."""
+    """Measures, prints each case when it is done, and writes all rows to the file `out`."""
     from pyroclast.lab.speed.kernel_file import save
+    from pyroclast.lab.speed.row_lines import case_lines, summary_lines
     from pyroclast.lab.speed.rows import as_dict
     from pyroclast.lab.speed.run import Run, plan
-    from pyroclast.lab.speed.table import case_lines, summary_lines
 
     if out is not None and not Path(out).absolute().parent.is_dir():
-        raise KernelError(f"--out {out}: there is no folder {Path(out).absolute().parent}")
+        raise KernelError(f"--out {out}: the folder {Path(out).absolute().parent} does not exist")
     jobs = plan(settings)
     measured = Run(settings, jobs)
     with progress_bar(len(jobs), "job") as show:
@@ -129,7 +142,7 @@ def run(settings: Settings, out: str | None, as_json: bool) -> Results:
     results = measured.results()
     if out is not None:
         save(out, results)
-    # Shares and drift are final only now.
+    # Shares and drift are known only when all rows are measured.
     for line in (
         [json.dumps(as_dict(row, results.environment)) for row in results.rows] if as_json else []
     ):
@@ -143,7 +156,7 @@ def run(settings: Settings, out: str | None, as_json: bool) -> Results:
 
 
 def kernels_check(args: Namespace) -> None:
-    """One variant over the op's whole case list, then timed beside the others."""
+    """Checks one variant on all cases of its op, then times it beside the other variants."""
     with _library_errors(args.dir):
         variant = find_variant(args.op, args.name)
         found = _check(args, variant)
@@ -152,9 +165,10 @@ def kernels_check(args: Namespace) -> None:
             for failure in bad[:_SHOWN]:
                 write(colour("wrong  ", "31") + failure)
             if len(bad) > _SHOWN:
-                write(f"... and {len(bad) - _SHOWN} more; --json lists all, --case some of them")
-            verdict = f"{len(bad)} failures" if bad else "all as the reference"
-            write(f"{args.op}={variant}: {n} cases, {verdict}")
+                write(f"... and {len(bad) - _SHOWN} more (--json lists all of them)")
+            verdict = count(len(bad), "failure") if bad else "all match the reference"
+            cases = f"{count(n, 'case')}, " if n else ""  # a crash leaves them uncounted
+            write(f"{args.op}={variant}: {cases}{verdict}")
         results = None if found["failures"] or args.no_time else _time(args, variant)
     rows = results.rows if results else ()
     if args.json:
@@ -176,15 +190,15 @@ def find_variant(op: str, name: str) -> str:
     ]
     if len(endings) != 1:
         among = endings or known
-        why = "means several" if endings else "is no variant"
-        raise KernelError(f"{name!r} {why} of {op}; there are {', '.join(among)}")
+        why = "fits several variants" if endings else "is not a variant"
+        raise KernelError(f"{name!r} {why} of {op}; the variants are {', '.join(among)}")
     if known[endings[0]].unavailable:
         raise KernelError(f"{op}={endings[0]} cannot run here: {known[endings[0]].unavailable}")
     return endings[0]
 
 
 def _check(args: Namespace, variant: str) -> dict[str, Any]:
-    """{"op", "variant", "n_cases", "failures"}; a crash and a hang are failures, too."""
+    """{"op", "variant", "n_cases", "failures"}; a crash or a hang counts as a failure."""
     from pyroclast.lab.speed.child import Child, ChildError
 
     found: dict[str, Any] = {"op": args.op, "variant": variant, "n_cases": 0, "failures": []}
@@ -195,12 +209,12 @@ def _check(args: Namespace, variant: str) -> dict[str, Any]:
         except ChildError as error:
             found["failures"] = [f"{error.at or args.op}: {error.kind}: {error}"]
     if not found["n_cases"] and not found["failures"]:
-        raise KernelError(f"{args.op}={variant}: no case has {args.case!r} in its name")
+        raise KernelError(f"{args.op}={variant}: no case name contains {args.case!r}")
     return found
 
 
 def _time(args: Namespace, variant: str) -> Results | None:
-    """The first two cases of each format, six at most, under every variant."""
+    """Times the first two cases of each format, six at most, under every variant."""
     from pyroclast.lab.speed.run import Settings
     from pyroclast_kernels.cases import bench_cases
     from pyroclast_kernels.selection import all_variants
@@ -231,7 +245,7 @@ def _time(args: Namespace, variant: str) -> Results | None:
 
 
 def kernels_new(args: Namespace) -> None:
-    """Writes the file of a new variant and says what to do with it."""
+    """Writes the file of a new variant and prints the next command."""
     from pyroclast.lab.scaffold.scaffold import new_variant
 
     with _library_errors(None):

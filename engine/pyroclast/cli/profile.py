@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.main import DEFAULT_MODEL, add_frozen, colour, read_text, write
+from pyroclast.cli.words import count
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.progress import progress_bar
 
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
 Rows = list[tuple[str, ...]]
 _BAR = 24  # cells of a share bar
-_FEW_LAYERS = 4  # more than that are told in short
+_FEW_LAYERS = 4  # a model with more is summarized
 _PARTS = {
     "tokenizer": "tokenizer (text to ids)",
     "detokenizer": "detokenizer (ids to text)",
     "python": "Python between steps",
-    "entry": "Python around a step",
+    "entry": "Python around each step",
     "ops": "ops",
-    "sampling": "sampling (op)",
+    "sampling": "sampling (the op `sample`)",
     "between": "between calls (barriers)",
-    "return_": "return from a step",
+    "return_": "return from each step",
 }
 
 
@@ -37,35 +38,37 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     command.add_argument(
         "model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help="file, folder or name"
     )
-    command.add_argument("--prompt", metavar="TEXT", help="what to continue; - is standard input")
-    command.add_argument("-p", type=int, metavar="N", help="a prompt of N tokens (default: 128)")
+    command.add_argument("--prompt", metavar="TEXT", help="the prompt; - reads standard input")
+    command.add_argument(
+        "-p", type=int, metavar="N", help="a prompt of N arbitrary tokens (default: 128)"
+    )
     command.add_argument(
         "-n", type=int, default=32, metavar="N", help="tokens to generate (default: 32)"
     )
-    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all there are")
+    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
     command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
-    command.add_argument("--kernels", metavar="RULES", help="for instance matmul.q8_0=cpp-avx2")
+    command.add_argument("--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2")
     add_frozen(command)
     command.add_argument(
-        "--trace", metavar="FILE", help="write a Chrome trace, to be opened at ui.perfetto.dev"
+        "--trace", metavar="FILE", help="write a Chrome trace; open it at ui.perfetto.dev"
     )
-    command.add_argument("--layers", action="store_true", help="show every layer by itself")
+    command.add_argument("--layers", action="store_true", help="show every layer")
     command.add_argument(
-        "--no-replay", action="store_true", help="do not run each op under every variant"
+        "--no-replay", action="store_true", help="do not time each op alone under every variant"
     )
 
 
 def profile(args: Namespace) -> None:
-    """Records a generation and tells where its time went."""
+    """Records a generation and shows where its time went."""
     from pyroclast.lab.profile import profile as lab
     from pyroclast.lab.profile.chrome_trace import write_trace
     from pyroclast.lab.profile.record import ProfiledLLM
 
     if args.n < 1 or (args.p is not None and args.p < 1):
-        raise RequestError("-n and -p must be at least 1")
+        raise RequestError(f"-n and -p must be at least 1, got -n {args.n}, -p {args.p}")
     if args.prompt is not None and args.p is not None:
-        raise RequestError("--prompt and -p exclude each other: a text, or a number of tokens")
+        raise RequestError("give either --prompt TEXT or -p N, not both")
     options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
     with ProfiledLLM(args.model, kv_dtype=args.kv_dtype, **options) as llm:
         prompt = _prompt(args, llm)
@@ -80,7 +83,7 @@ def profile(args: Namespace) -> None:
     if args.json:
         write(json.dumps(found))
     else:
-        Report(found, args.layers).show()
+        ProfileTables(found, args.layers).show()
 
 
 def _prompt(args: Namespace, llm: ProfiledLLM) -> str | list[int]:
@@ -91,13 +94,13 @@ def _prompt(args: Namespace, llm: ProfiledLLM) -> str | list[int]:
     n_tokens = 128 if args.p is None else args.p
     if n_tokens + args.n > llm.llm.max_seq_len:
         raise ContextOverflowError(
-            f"-p {n_tokens} and -n {args.n} need {n_tokens + args.n} positions, the context of "
+            f"-p {n_tokens} and -n {args.n} need {n_tokens + args.n} positions, but the context of "
             f"{llm.llm.name} holds {llm.llm.max_seq_len}"
         )
     return prompt_of(n_tokens, llm.llm.tokenizer.vocab_size)
 
 
-class Report:
+class ProfileTables:
     """Tables: Markdown on a pipe, with bars and colours on a terminal."""
 
     def __init__(self, found: dict[str, Any], all_layers: bool) -> None:
@@ -105,10 +108,11 @@ class Report:
         self._bars = sys.stdout.isatty()
 
     def show(self) -> None:
-        """All of it."""
+        """Prints all of it."""
         found = self.found
-        title = f"{found['model']}: {found['n_prompt']} tokens read, {found['n_gen']} written, "
-        write(f"{title}{found['wall_us'] / 1000:.1f} ms on {found['n_threads']} threads")
+        read, written = count(found["n_prompt"], "prompt token"), count(found["n_gen"], "token")
+        took = f"{found['wall_us'] / 1000:.1f} ms on {count(found['n_threads'], 'thread')}"
+        write(f"{found['model']}: {read}, {written} generated, {took}")
         parts = [
             (_PARTS[name], us) for name, us in found["parts_us"].items() if us or name == "python"
         ]
@@ -138,8 +142,9 @@ class Report:
             shares = (f"{op['share']:.1%}", f"{waiting:.1%}")
             variants = "+".join(op["variants"])
             rows.append((op["name"], *times, *shares, variants, self._bar(op["share"])))
-        heads = ("op", "us/token", "at its fastest", "share", "waiting", "variant", "")
-        self._table(f"{phase['phase']}: {phase['n_steps']} steps, {per} tokens", heads, rows)
+        heads = ("op", "us/token", "at best", "share", "waiting", "variant", "")
+        title = f"{count(phase['n_steps'], 'step')}, {count(per, 'token')}"
+        self._table(f"{phase['phase']}: {title}", heads, rows)
         rows = [
             (name, f"{us / per:.1f}", f"{us / phase['steps_us']:.1%}")
             for name, us in self._layers(phase["layers"])
@@ -147,17 +152,17 @@ class Report:
         self._table(f"{phase['phase']} by layer", ("layer", "us/token", "share"), rows)
 
     def _layers(self, layers: list[dict[str, Any]]) -> list[tuple[str, float]]:
-        """All of them if wanted, else the decoder layers in three rows."""
+        """All layers if asked for, else the decoder layers in three rows."""
         inner = [layer for layer in layers if layer["name"].startswith("layer ")]
         if self._all_layers or len(inner) <= _FEW_LAYERS:
             return [(layer["name"], layer["wall_us"]) for layer in layers]
         ordered = sorted(inner, key=lambda layer: layer["wall_us"])
-        middle, slowest = ordered[len(ordered) // 2], ordered[-1]
+        median, slowest = ordered[len(ordered) // 2], ordered[-1]
         total = sum(layer["wall_us"] for layer in inner)
         short = [
-            (f"{len(inner)} layers", total),
-            (f"the middle one ({middle['name']})", middle["wall_us"]),
-            (f"the slowest ({slowest['name']})", slowest["wall_us"]),
+            (f"{len(inner)} layers in all", total),
+            (f"median ({median['name']})", median["wall_us"]),
+            (f"slowest ({slowest['name']})", slowest["wall_us"]),
         ]
         rest = [(layer["name"], layer["wall_us"]) for layer in layers if layer not in inner]
         return [*rest[:1], *short, *rest[1:]]
@@ -174,7 +179,7 @@ class Report:
             for thread in self.found["threads"]
         ]
         heads = ("thread", "parts", "busy ms", "at barriers ms", "longest wait ms")
-        self._table("Threads within the steps", heads, rows)
+        self._table("Threads during the steps", heads, rows)
 
     def _replay(self) -> None:
         replay = self.found["replay"]
@@ -184,14 +189,15 @@ class Report:
             inside = "" if each["in_step_us"] is None else f"{each['in_step_us']:.1f}"
             mark = "chosen" if each["chosen"] else each["reason"]
             rows.append((each["op"], each["variant"], us, inside, mark))
-        heads = ("op", "variant", "alone us", "in the step us", "")
-        self._table(f"Each op alone, in a step of {replay['n_tokens']} tokens", heads, rows)
+        heads = ("op", "variant", "us alone", "us in the step", "")
+        title = f"Each op alone, from a step of {count(replay['n_tokens'], 'token')}"
+        self._table(title, heads, rows)
         chain, total, rows = replay["explained"], 0.0, []
         for link in chain:
             total += link["us"]
             rows.append((link["what"], f"{link['us']:+.1f}", f"{total:.1f}"))
-        what = "From the ops alone to a token" if len(chain) > 4 else "From the ops to a step"
-        self._table(what, ("what", "us", "sum"), rows)
+        whole = "token" if len(chain) > 4 else "step"
+        self._table(f"What makes up one {whole}", ("part", "us", "sum"), rows)
 
     def _shares(self, title: str, parts: list[tuple[str, float]], whole: float) -> None:
         rows: Rows = [
@@ -205,7 +211,7 @@ class Report:
         return "█" * round(share * _BAR) if self._bars else ""
 
     def _table(self, title: str, heads: tuple[str, ...], rows: Rows) -> None:
-        """Texts to the left, numbers to the right; empty columns are left out."""
+        """Prints text aligned left and numbers aligned right; leaves out empty columns."""
         kept = [i for i in range(len(heads)) if heads[i] or any(row[i] for row in rows)]
         widths = {i: max(len(row[i]) for row in [heads, *rows]) for i in kept}
         numeric = {i for i in kept if rows and all(_is_number(row[i]) for row in rows)}

@@ -1,4 +1,4 @@
-"""The command `pyroclast bench report`: result files in, a page and pictures out."""
+"""The command `pyroclast bench report`: draws result files as a page and PNGs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         "--results",
         default=_RESULTS,
         metavar="DIR",
-        help=f"folder with kernels.json and engine_*.json, or a kernels file (default: {_RESULTS})",
+        help=f"a folder with kernels.json and engine_*.json, or one kernels file "
+        f"(default: {_RESULTS})",
     )
     command.add_argument(
-        "--out", metavar="DIR", help="where index.html goes (default: report, in the results)"
+        "--out", metavar="DIR", help="folder for index.html (default: report/ in DIR)"
     )
-    command.add_argument(
-        "--against", metavar="REV", help="mark what changed since the results of this commit"
-    )
+    command.add_argument("--against", metavar="REV", help="compare with the results at this commit")
 
 
 def bench_report(args: Namespace) -> None:
-    """Writes the report, and says where it is and what changed."""
+    """Writes the report, and prints where it is and what changed."""
     from pyroclast.lab.report.report import write_report
 
     results = Path(args.results)
@@ -52,7 +51,7 @@ def bench_report(args: Namespace) -> None:
 
 
 def as_dict(report: Report) -> dict[str, object]:
-    """What was written and what it says, fit for JSON."""
+    """The files written and the changes found, fit for JSON."""
     found: dict[str, object] = {
         "page": str(report.page),
         "pngs": [str(path) for path in report.pngs],

@@ -14,8 +14,8 @@ from pyroclast.progress import progress_bar
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from pyroclast.lab.tune.search import Outcome
-    from pyroclast.lab.tune.steps import Steps
+    from pyroclast.lab.tune.choice import Choice
+    from pyroclast.lab.tune.steps import ModelSteps
     from pyroclast_kernels.tables import Table
 
 _COLUMNS = ("op", "shape", "tokens", "share", "chosen", "time/default", "noise", "")
@@ -25,31 +25,39 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     """The flags of the command `name`, which is tune."""
     del name  # one command only
     command.add_argument(
-        "--model", "-m", default=DEFAULT_MODEL, help=f"whose steps are measured ({DEFAULT_MODEL})"
+        "--model",
+        "-m",
+        default=DEFAULT_MODEL,
+        help=f"the model whose steps are measured (default: {DEFAULT_MODEL})",
     )
-    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all there are")
+    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
     command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
     command.add_argument(
-        "--any-bits", action="store_true", help="let variants of other bit groups win, too"
+        "--any-bits", action="store_true", help="also allow variants whose results differ in bits"
     )
     command.add_argument(
-        "-r", "--repetitions", type=int, default=8, metavar="N", help="blocks of each step (8)"
+        "-r",
+        "--repetitions",
+        type=int,
+        default=8,
+        metavar="N",
+        help="blocks of rounds per step (default: 8)",
     )
     command.add_argument("--dry-run", action="store_true", help="measure, but keep no table")
     add_device(command, "cpu")
 
 
 def tune(args: Namespace) -> None:
-    """Measures, tells what was chosen and why, and writes the table."""
+    """Measures, shows what was chosen and why, and writes the table."""
     if check_device(args.device) == "cuda":
         _tune_gpu(args)
         return
-    from pyroclast.lab.tune.steps import Steps
+    from pyroclast.lab.tune.steps import ModelSteps
 
     if args.repetitions < 3:
-        raise RequestError(f"repetitions must be at least 3, got {args.repetitions}")
-    with Steps(
+        raise RequestError(f"--repetitions must be at least 3, got {args.repetitions}")
+    with ModelSteps(
         args.model, threads=args.threads, compute=args.compute, kv_dtype=args.kv_dtype
     ) as steps:
         found = _measure(steps, args)
@@ -59,8 +67,8 @@ def tune(args: Namespace) -> None:
         _show(found)
 
 
-def _measure(steps: Steps, args: Namespace) -> dict[str, Any]:
-    """The outcome of everything, fit for JSON; the table is on disk afterwards, if wanted."""
+def _measure(steps: ModelSteps, args: Namespace) -> dict[str, Any]:
+    """Measures, and writes the table unless this is a dry run.  The findings are fit for JSON."""
     from pyroclast.lab.speed.throughput_rows import environment
     from pyroclast.lab.tune import search as lab
     from pyroclast.lab.tune.model import ModelBench
@@ -91,7 +99,7 @@ def _measure(steps: Steps, args: Namespace) -> dict[str, Any]:
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
         "dropped": not result.holds,
         "any_bits": args.any_bits,
-        "choices": [_row(outcome, result.holds) for outcome in result.outcomes],
+        "choices": [_row(choice, result.holds) for choice in result.choices],
         "notes": bench.notes,
         "n_entries": _n_changed(table),
         **made,
@@ -102,25 +110,25 @@ def _n_changed(table: Table) -> int:
     return sum(entry.variant != entry.default for entry in table.entries)
 
 
-def _row(outcome: Outcome, held: bool) -> dict[str, Any]:
-    subject = outcome.subject
+def _row(choice: Choice, held: bool) -> dict[str, Any]:
+    call_class = choice.call_class
     return {
-        "op": subject.op,
-        "format": subject.format,
-        "shape": subject.shape,
-        "tokens": outcome.tokens,
-        "share": outcome.share,
-        "default": subject.default,
-        "chosen": outcome.chosen if held else subject.default,
-        "noise": outcome.noise,
-        "ratios": dict(outcome.ratios),
-        "bit_groups": dict(subject.groups),
-        "reason": outcome.reason,
+        "op": call_class.op,
+        "format": call_class.format,
+        "shape": call_class.shape,
+        "tokens": choice.tokens,
+        "share": choice.share,
+        "default": call_class.default,
+        "chosen": choice.chosen if held else call_class.default,
+        "noise": choice.noise,
+        "ratios": dict(choice.ratios),
+        "bit_groups": dict(call_class.groups),
+        "reason": choice.reason,
     }
 
 
 def _show(found: dict[str, Any]) -> None:
-    """A table of the choices, then what became of them."""
+    """Prints the choices, then the check of whole steps and where the table is."""
     rows = []
     for row in sorted(found["choices"], key=lambda row: (row["tokens"], -row["share"])):
         ratio = row["ratios"].get(row["chosen"], 1.0)
@@ -145,11 +153,11 @@ def _show(found: dict[str, Any]) -> None:
             for kind in ("busy", "wall")
         )
         what = f"A whole step of {verdict['tokens']} tokens"
-        write(f"{what} takes {wall} times as long as with the defaults, its parts {busy}.")
+        write(f"{what} takes {wall} of the time under the defaults; its kernels alone, {busy}.")
     if found["dropped"]:
-        write("That is a loss: all defaults stay.")
+        write("The table is slower than the defaults, so all defaults stay.")
     where = found["path"] or "not written"
-    write(f"table {found['table']} ({found['n_entries']} choices other than the default): {where}")
+    write(f"table {found['table']} ({found['n_entries']} choices differ from the default): {where}")
 
 
 # ---- the GPU: tiles instead of variants ----------------------------------------------------
@@ -160,7 +168,7 @@ def _tune_gpu(args: Namespace) -> None:
 
     for flag, given in (("--threads", args.threads), ("--any-bits", args.any_bits)):
         if given:
-            raise RequestError(f"{flag} is for the CPU; leave it out beside --device cuda")
+            raise RequestError(f"{flag} applies to the CPU only; leave it out with --device cuda")
     with progress_bar(100, "%") as show:
         found = tune_gpu.tune(args.model, args.compute, args.kv_dtype, show, keep=not args.dry_run)
     if args.json:

@@ -1,17 +1,17 @@
 """Where the time of a recorded generation went, in parts that add up.
 
-The caller's time, from the call of generate to its end, is cut without gap or overlap:
-    tokenizer        text to ids before, ids to text after each token
-    python           everything else between steps: scheduling, filling the batch, handing out
-    step entry       from the engine's call of a step until the executor has it, and back
-    ops              of each call of a step, from the begin of its first part to the end of its
-                     last, on whichever thread; the op `sample` is the sampling
+The caller's time, from the call of generate to its return, is split without gap or overlap:
+    tokenizer        text to ids before the first step, ids to text after each token
+    python           everything else between steps: scheduling, filling the batch, output
+    step entry       from the engine's call of a step to the executor's start, and back
+    ops              for each call of a step, from the begin of its first part to the end of its
+                     last, on whichever thread; the op `sample` is counted as sampling
     between calls    from the end of a call's last part (the barrier) to the begin of the next
-                     call's first; in a step's first call, waking the other threads
-    return           from the end of the last call until the executor returns
-Within the ops and between them each thread is at a part ("busy") or at a barrier ("wait").
-A thread that the operating system took off its core stays at its part.  `fastest_us`, each call at
-its fastest over all steps of a phase, shows how much of an op such neighbours cost.
+                     call's first part; for a step's first call, waking the other threads
+    return           from the end of the last call to the executor's return
+Inside a step, each thread either runs a part ("busy") or waits at a barrier ("wait").  A thread
+that the operating system took off its core still counts as busy.  `fastest_us` adds up each call at
+its fastest over all steps of a phase; the rest of an op's time is what such interruptions cost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.lab.profile.record import Recorded, Step
+from pyroclast.lab.profile.record import Recorded, RecordedStep
 from pyroclast_kernels.program import Call
 
 Array = NDArray[Any]
@@ -32,8 +32,8 @@ SAMPLING = "sample"
 
 @dataclass(frozen=True)
 class Group:
-    """Calls taken together: nanoseconds from first begin to last end, those of all parts, and the
-    former if each call were always as fast as in its fastest step."""
+    """Calls with a common name, and their nanoseconds.  wall: from first begin to last end; busy:
+    the sum of all parts; fastest: wall, if every call were as fast as in its fastest step."""
 
     name: str
     n_calls: int
@@ -54,12 +54,12 @@ class Group:
 
 
 def op_name(call: Call) -> str:
-    """matmul.q8_0, say."""
+    """The op and format of a call, such as matmul.q8_0."""
     return f"{call.kernel.op}.{call.kernel.format}"
 
 
-def step_parts(steps: Sequence[Step]) -> dict[str, int]:
-    """Nanoseconds of steps: entry, ops, sampling, between and return_; they add up to the spans."""
+def step_parts(steps: Sequence[RecordedStep]) -> dict[str, int]:
+    """Nanoseconds of each part of the steps; they add up to the steps' spans."""
     found = dict.fromkeys(("entry", "ops", "sampling", "between", "return_"), 0)
     for step in steps:
         run, times = step.run, step.run.calls()
@@ -73,8 +73,8 @@ def step_parts(steps: Sequence[Step]) -> dict[str, int]:
     return found
 
 
-def groups(steps: Sequence[Step], key: Callable[[Call], str]) -> list[Group]:
-    """Calls grouped by key(call), the greatest first.  All steps are of one program."""
+def groups(steps: Sequence[RecordedStep], key: Callable[[Call], str]) -> list[Group]:
+    """Calls grouped by key(call), the slowest group first.  All steps run one program."""
     if not steps:
         return []
     times = [step.run.calls() for step in steps]
@@ -97,8 +97,8 @@ def groups(steps: Sequence[Step], key: Callable[[Call], str]) -> list[Group]:
 
 
 def threads(recorded: Recorded) -> list[dict[str, Any]]:
-    """Each thread's time inside steps: at parts, and waiting; n_parts and the longest wait between
-    two parts of one step."""
+    """Each thread's time inside steps, busy and waiting; its longest wait between two parts of one
+    step."""
     inside = sum(step.run.wall_ns for step in recorded.steps)
     found = []
     for thread in range(recorded.n_threads):
@@ -122,8 +122,8 @@ def threads(recorded: Recorded) -> list[dict[str, Any]]:
     return found
 
 
-def phase(recorded: Recorded, name: str, steps: Sequence[Step]) -> dict[str, Any]:
-    """Prefill or decode: steps and tokens, and where their time went."""
+def phase(recorded: Recorded, name: str, steps: Sequence[RecordedStep]) -> dict[str, Any]:
+    """The steps of prefill or decode, and where their time went."""
     inside, n = sum(step.span.ns for step in steps), recorded.n_threads
     return {
         "phase": name,
@@ -139,14 +139,14 @@ def phase(recorded: Recorded, name: str, steps: Sequence[Step]) -> dict[str, Any
     }
 
 
-def _variants(steps: Sequence[Step], name: str) -> list[str]:
-    """What ran for an op, in the first of the steps."""
+def _variants(steps: Sequence[RecordedStep], name: str) -> list[str]:
+    """The variants that ran for an op, in the first of the steps."""
     calls = steps[0].run.program.calls
     return sorted({steps[0].variant(call) for call in calls if op_name(call) == name})
 
 
-def _layers(steps: Sequence[Step]) -> list[Group]:
-    """In the order of the model."""
+def _layers(steps: Sequence[RecordedStep]) -> list[Group]:
+    """A group for each layer, in the order of the model."""
     found = {group.name: group for group in groups(steps, _label)}
     order = dict.fromkeys(_label(call) for step in steps for call in step.run.program.calls)
     return [found[name] for name in order]
@@ -156,10 +156,10 @@ def _label(call: Call) -> str:
     return call.label or "sampling"
 
 
-def split(recorded: Recorded) -> tuple[list[Step], list[Step]]:
+def split(recorded: Recorded) -> tuple[list[RecordedStep], list[RecordedStep]]:
     """(steps that read the prompt, steps that decode)."""
     n_prompt = len(recorded.completion.prompt_token_ids)
-    seen, prefill, decode = 0, list[Step](), list[Step]()
+    seen, prefill, decode = 0, list[RecordedStep](), list[RecordedStep]()
     for step in recorded.steps:
         (prefill if seen < n_prompt else decode).append(step)
         seen += step.n_tokens
@@ -167,7 +167,7 @@ def split(recorded: Recorded) -> tuple[list[Step], list[Step]]:
 
 
 def breakdown(recorded: Recorded) -> dict[str, Any]:
-    """Everything, in microseconds, fit for JSON.  parts_us add up to wall_us."""
+    """The whole breakdown in microseconds, fit for JSON.  parts_us add up to wall_us."""
     inside = sum(step.span.ns for step in recorded.steps)
     encode = sum(span.ns for span in recorded.texts if span.name == "encode")
     decode = sum(span.ns for span in recorded.texts if span.name == "decode")

@@ -1,9 +1,9 @@
 """Writes a recorded generation as a Chrome trace, the JSON that Perfetto and chrome://tracing open.
 
-Tracks: the calls of the steps as wholes; the calling thread with Python, tokenizer, steps and its
-parts; one track for each further thread with its parts.  Times are microseconds since the call of
-generate.  The format is that of the document "Trace Event Format": complete events (ph X) with ts
-and dur, and metadata events (ph M) that name process and threads.
+One track shows the calls of each step.  One shows the calling thread: Python, tokenizer, steps and
+parts.  Each other thread has a track with its parts.  Times are microseconds since the call of
+generate.  The format is the "Trace Event Format": complete events (ph X) with ts and dur, and
+metadata events (ph M) that name process and threads.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from pyroclast.errors import PyroclastError
 from pyroclast.lab.profile.breakdown import op_name
-from pyroclast.lab.profile.record import Recorded, Step
+from pyroclast.lab.profile.record import Recorded, RecordedStep
 
 PID = 1
-# Thread 0 is the process's main thread, whose number is the process's own: Perfetto takes a track
-# of number 0 for that thread, too, and two threads on one track for damage.
+# Thread 0 is the process's main thread, whose number is that of the process.  Perfetto would put a
+# track numbered 0 on that thread too, and two threads on one track look like damage.
 MAIN_TRACK = PID
-CALLS_TRACK = 1000  # beside the numbers of the threads, below all of them
+CALLS_TRACK = 1000  # above the number of any thread, so that it is drawn below them
 
 
 class TraceFileError(PyroclastError):
@@ -29,7 +29,7 @@ class TraceFileError(PyroclastError):
 
 
 def events(recorded: Recorded) -> Iterator[dict[str, Any]]:
-    """Every event; those of one track nest or follow one another."""
+    """All events.  Those of one track nest or follow one another."""
     yield _name("process_name", MAIN_TRACK, "pyroclast")
     yield _name("thread_name", MAIN_TRACK, "Python, thread 0")
     for thread in range(1, recorded.n_threads):
@@ -49,7 +49,7 @@ def events(recorded: Recorded) -> Iterator[dict[str, Any]]:
         yield from _parts(step, number, origin)
 
 
-def _calls(step: Step, number: int, origin: int) -> Iterator[dict[str, Any]]:
+def _calls(step: RecordedStep, number: int, origin: int) -> Iterator[dict[str, Any]]:
     times, calls = step.run.calls(), step.run.program.calls
     columns = zip(
         calls, times.begin_ns.tolist(), times.end_ns.tolist(), times.busy_ns.tolist(), strict=True
@@ -60,7 +60,7 @@ def _calls(step: Step, number: int, origin: int) -> Iterator[dict[str, Any]]:
         yield _event(op_name(call), "call", CALLS_TRACK, begin, end, origin, args)
 
 
-def _parts(step: Step, number: int, origin: int) -> Iterator[dict[str, Any]]:
+def _parts(step: RecordedStep, number: int, origin: int) -> Iterator[dict[str, Any]]:
     calls = step.run.program.calls
     for _, index, part, thread, begin, end in step.run.parts.tolist():
         call = calls[index]
@@ -81,8 +81,8 @@ def _name(what: str, track: int, name: str) -> dict[str, Any]:
 
 
 def write_trace(recorded: Recorded, path: Path, about: dict[str, Any]) -> int:
-    """Writes the file and returns the number of events; TraceFileError if that fails.  about:
-    what the generation was made with, kept beside the events."""
+    """Writes the file and returns the number of events.  TraceFileError if that fails.  about: the
+    model, kernels and machine, kept beside the events."""
     n_events = 0
     try:
         with path.open("w", encoding="utf-8") as file:

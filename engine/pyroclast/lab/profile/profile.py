@@ -1,7 +1,7 @@
-"""A profile of one generation: recorded, cut into parts that add up, replayed and explained.
+"""A profile of one generation: recorded, split into parts that add up, replayed and explained.
 
-The model runs the same generation once before, so that pages, caches and lazily made things are
-there; the second one is recorded.  Everything in the result is fit for JSON; microseconds.
+The same generation runs once before, so that pages, caches and what is made lazily are there; the
+second run is recorded.  The result is fit for JSON; its times are microseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = 1
 
 
 def prompt_of(n_tokens: int, vocab_size: int) -> list[int]:
-    """Token ids all over the vocabulary."""
+    """Token ids from all over the vocabulary."""
     return [(i * 7919 + 1) % vocab_size for i in range(n_tokens)]
 
 
@@ -33,8 +33,8 @@ def profile(
     replays: bool = True,
     progress: Callable[[int, str], Any] | None = None,
 ) -> tuple[dict[str, Any], Recorded]:
-    """(the profile, what it was made of).  progress(n, unit) is a context manager that gives a
-    function to be told how many are done."""
+    """(the profile, the recording it was made from).  progress(n, unit) is a context manager that
+    yields a function; the function is called with the number done."""
     params = SamplingParams(temperature=temperature, seed=0, max_tokens=n_tokens, ignore_eos=True)
     llm.record(prompt, params)
     recorded = llm.record(prompt, params)
@@ -53,28 +53,35 @@ def profile(
         **breakdown(recorded),
     }
     if replays:
-        program = llm.model.program(sample=True)
-        if progress is None:
-            replayed = replay(program)
-        else:
-            with progress(n_ops(program), "op") as show:
-                replayed = replay(program, show)
-        in_step = replayed.in_step()
-        found["replay"] = {
-            "step_us": replayed.step.wall_ns / 1000,
-            "n_tokens": recorded.steps[-1].n_tokens,
-            "ops": [
-                {
-                    "op": alone.op,
-                    "variant": alone.variant,
-                    "chosen": alone.chosen,
-                    "alone_us": alone.us,
-                    "in_step_us": in_step[alone.op] if alone.chosen else None,
-                    "n_calls": alone.n_calls,
-                    "reason": alone.reason,
-                }
-                for alone in replayed.alone
-            ],
-            "explained": explain(recorded, replayed),
-        }
+        found["replay"] = _replay(llm, recorded, progress)
     return found, recorded
+
+
+def _replay(
+    llm: ProfiledLLM, recorded: Recorded, progress: Callable[[int, str], Any] | None
+) -> dict[str, Any]:
+    """The last step as a whole, and each of its ops alone under every variant."""
+    program = llm.model.program(sample=True)
+    if progress is None:
+        replayed = replay(program)
+    else:
+        with progress(n_ops(program), "op") as show:
+            replayed = replay(program, show)
+    in_step = replayed.in_step()
+    return {
+        "step_us": replayed.step.wall_ns / 1000,
+        "n_tokens": recorded.steps[-1].n_tokens,
+        "ops": [
+            {
+                "op": alone.op,
+                "variant": alone.variant,
+                "chosen": alone.chosen,
+                "alone_us": alone.us,
+                "in_step_us": in_step[alone.op] if alone.chosen else None,
+                "n_calls": alone.n_calls,
+                "reason": alone.reason,
+            }
+            for alone in replayed.alone
+        ],
+        "explained": explain(recorded, replayed),
+    }

@@ -1,8 +1,8 @@
 """Records a real generation: what Python, the tokenizer and every thread did, and when.
 
-The engine runs as it always does; between it and its model and tokenizer stand two objects that
-note the times of the calls that pass through, and the executor records every part (trace.py).
-Times are nanoseconds of time.perf_counter_ns.
+The engine runs as usual.  Two objects stand between it and its model and tokenizer, and note the
+times of the calls that pass through.  The executor records every part (timeline.py).  Times are
+nanoseconds of time.perf_counter_ns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPARE_RUNS = 4
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the calling thread's time: "encode", "decode" (of the tokenizer) or "step"."""
+    """Some time of the calling thread.  name: "encode" or "decode" (tokenizer), or "step"."""
 
     name: str
     begin_ns: int
@@ -44,8 +44,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One forward pass: as the engine saw it, and as the executor did."""
+class RecordedStep:
+    """One forward pass.  span: as the engine saw it; run: as the executor did."""
 
     span: Span
     run: TracedRun
@@ -53,7 +53,7 @@ class Step:
     count: Any  # where its calls read n_tokens
 
     def variant(self, call: Call) -> str:
-        """The variant that ran; calls with another count than the step's have one token."""
+        """The variant that ran.  A call that does not read the step's count has one token."""
         many = call.many is not None and call.n_tokens is self.count
         split = many and self.n_tokens > FEW_TOKENS
         return call.many.variant if call.many is not None and split else call.kernel.variant
@@ -61,11 +61,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A generation from the call to its end.  texts: what the tokenizer did, in order."""
+    """A generation from the call to its return.  texts: what the tokenizer did, in order."""
 
     begin_ns: int
     end_ns: int
-    steps: tuple[Step, ...]
+    steps: tuple[RecordedStep, ...]
     texts: tuple[Span, ...]
     n_threads: int
     completion: Completion
@@ -76,7 +76,7 @@ class Recorded:
 
 
 class Watch:
-    """Notes when calls begin and end."""
+    """Notes when calls begin and end, in `spans`."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -93,7 +93,7 @@ class Watch:
 
 
 class _Watched:
-    """Another object whose methods in `names` are timed, under the names given there."""
+    """A stand-in for `target`.  names: method -> the name of its spans, for the timed methods."""
 
     def __init__(self, target: Any, watch: Watch, names: dict[str, str]) -> None:
         self._target = target
@@ -131,7 +131,7 @@ class ProfiledLLM:
         self.load_s = time.perf_counter() - begin
 
     def record(self, prompt: str | Sequence[int], params: SamplingParams) -> Recorded:
-        """One generation.  The step programs have run before: this is not the first."""
+        """Records one generation.  Run one before: the first is slower than the rest."""
         ids = self.llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         most, n_prompt = self.model.max_batch_tokens, len(ids)
         assert params.max_tokens is not None, "the command gives a number"
@@ -149,7 +149,7 @@ class ProfiledLLM:
         steps = []
         for span, run in zip(spans, tracer.runs(), strict=True):
             n_tokens = min(max(n_prompt, 1), most)
-            steps.append(Step(span, run, n_tokens, self.model.batch.n_tokens_at))
+            steps.append(RecordedStep(span, run, n_tokens, self.model.batch.n_tokens_at))
             n_prompt -= n_tokens
         return Recorded(begin, end, tuple(steps), texts, self.model.n_threads, completion)
 

@@ -1,9 +1,9 @@
-"""Replays the last step of a generation: whole, then each op alone under every variant.
+"""Replays the last step of a generation: the whole step, then each op alone under every variant.
 
-Alone means: only the calls of that op, one after the other, on the arguments that they were
-recorded with, so each still reads the weights of every layer.  What an op takes more in the step
-than alone is what the others cost it: their data drove its own out of the caches.  Times are those
-of calls from the begin of their first part to the end of their last, in the fastest of a few runs.
+"Alone" runs only the calls of that op, one after the other, on their recorded arguments, so each
+still reads the weights of every layer.  An op is slower inside the step than alone because the data
+of other ops evict its own from the caches.  The time of a call is that from the begin of its first
+part to the end of its last, in the fastest of a few runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pyroclast.lab.profile.breakdown import op_name, split
 from pyroclast.lab.profile.record import Recorded
-from pyroclast.lab.tune.steps import bind, traced
+from pyroclast.lab.tune.steps import bind, recorded_runs
 from pyroclast_kernels.program import Call, Program
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.timeline import TracedRun
@@ -33,8 +33,8 @@ _MOST_VALUES = 48 << 20
 
 @dataclass(frozen=True)
 class Alone:
-    """One op under one variant: microseconds a step, or why there are none.  n_calls: how many of
-    the step's calls were run; the time is scaled to all of them."""
+    """One op under one variant: microseconds per step, or the reason why there are none.  n_calls:
+    how many of the step's calls ran; the time is scaled to all of them."""
 
     op: str
     variant: str
@@ -46,7 +46,7 @@ class Alone:
 
 @dataclass(frozen=True)
 class Replayed:
-    """step: the fastest of the replays of the whole step.  alone: every op and variant."""
+    """step: the fastest replay of the whole step.  alone: every op under every variant."""
 
     step: TracedRun
     alone: tuple[Alone, ...]
@@ -60,8 +60,8 @@ class Replayed:
 
 
 def replay(program: Program, on_done: Callable[[int], None] = lambda _: None) -> Replayed:
-    """Runs the program and its ops on what the batch holds now.  on_done counts ops."""
-    step = _fastest(traced([program], _rounds(program))[0])
+    """Runs the program and its ops on the present batch.  on_done(n): n ops are done."""
+    step = _fastest(recorded_runs([program], _rounds(program))[0])
     alone: list[Alone] = []
     names = dict.fromkeys(map(op_name, program.calls))
     for i, name in enumerate(names):
@@ -71,19 +71,19 @@ def replay(program: Program, on_done: Callable[[int], None] = lambda _: None) ->
 
 
 def n_ops(program: Program) -> int:
-    """What on_done counts up to."""
+    """The number that on_done counts to."""
     return len(set(map(op_name, program.calls)))
 
 
 def explain(recorded: Recorded, replayed: Replayed) -> list[dict[str, Any]]:
-    """From the ops alone to what a decoded token takes, in steps that add up; microseconds.  Where
-    nothing was decoded, to the replayed step."""
+    """What makes up the time of a decoded token, starting from the ops alone; microseconds that add
+    up.  If nothing was decoded, what makes up the replayed step."""
     step, times = replayed.step, replayed.step.calls()
     alone = sum(a.us for a in replayed.alone if a.chosen and a.us is not None)
     own = float(_own(step).sum()) / 1000
     chain = [
         ("the ops alone", alone),
-        ("the same among each other (caches)", own - alone),
+        ("cache misses between ops", own - alone),
         ("between calls (barriers)", float((times.first_ns - times.begin_ns).sum()) / 1000),
         ("return", (step.end_ns - int(times.end_ns[-1])) / 1000),
     ]
@@ -95,10 +95,10 @@ def explain(recorded: Recorded, replayed: Replayed) -> list[dict[str, Any]]:
         texts = sum(t.ns for t in recorded.texts if t.begin_ns >= start) / n / 1000
         whole = (recorded.end_ns - start) / n / 1000
         chain += [
-            ("real steps: Python in between, other processes", runs - step.wall_ns / 1000),
+            ("real steps instead of replays", runs - step.wall_ns / 1000),
             ("step entry", spans - runs),
             ("detokenizer", texts),
-            ("python between steps", whole - spans - texts),
+            ("Python between steps", whole - spans - texts),
         ]
     return [{"what": what, "us": us} for what, us in chain]
 
@@ -144,7 +144,7 @@ def _replay_op(program: Program, name: str, step: TracedRun) -> list[Alone]:
     native = {n: p for n, p in programs.items() if p.calls[0].kernel.function is None}
     if native:
         rounds = min(map(_rounds, native.values()))
-        runs = traced(list(native.values()), rounds)
+        runs = recorded_runs(list(native.values()), rounds)
         us = [float(_own(_fastest(each)).sum()) / 1000 for each in runs]
         for variant_name, microseconds in zip(native, us, strict=True):
             is_chosen = variant_name == ("" if len(chosen) > 1 else next(iter(chosen)))
@@ -157,8 +157,8 @@ def _replay_op(program: Program, name: str, step: TracedRun) -> list[Alone]:
 def _python(
     calls: Sequence[Call], name: str, kernel: Kernel, step: TracedRun, chosen: set[str]
 ) -> Alone:
-    """A Python function, which may take seconds: the calls of the first layer that has the op,
-    once, scaled by what they are of all of the op's calls in the step."""
+    """Times a Python function, which may take seconds: the calls of the first layer with the op run
+    once, and their time is scaled by their share of all of the op's calls in the step."""
     assert kernel.function is not None, "compiled kernels run in a program"
     first = [call for call in calls if call.label == calls[0].label]
     largest = max((_n_values(call) for call in first), default=0)
@@ -176,7 +176,7 @@ def _python(
 
 
 def _n_values(call: Call) -> int:
-    """Values of the call's weight, as far as the op reads all of them."""
+    """The number of values in the call's weight; 0 if the op does not read all of them."""
     weight = call.arguments.get("weight")
     whole = isinstance(weight, PackedWeight) and call.kernel.op in ("matmul", "gate_up")
     return weight.n_rows * weight.n_cols if whole and isinstance(weight, PackedWeight) else 0

@@ -1,12 +1,12 @@
-"""What changed between two sets of results, speed and numerics together.
+"""What changed between two sets of results, in speed and in numerics.
 
-A speed counts as changed only beyond its noise bound: the larger of 5% and the sum of what is known
-to have moved under the two medians, namely
+A speed counts as changed only beyond its noise bound.  The bound is 5%, or the sum of these where
+it is larger:
     both spreads    the distance of the quartiles over the median,
     both drifts     how much slower than at its best the machine was beside the row,
-    the anchor      how far the same fixed piece of work differs between the two.
-Results of two machines are not compared in speed at all.  Numerics need no bound: inputs are the
-same every time, so any difference is one of the code.
+    the anchor      how much the time of the same fixed work differs between the two.
+Speeds on two machines are not compared.  Numerics need no bound: the inputs are always the same, so
+any difference comes from the code.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from pyroclast.lab.report.data import EngineRow
 from pyroclast.lab.speed.rows import BROKEN, Results, Row
 
 _LEAST_BOUND = 0.05
-_SAME_ERROR = 1.1  # errors nearer to each other than this are one error, differently rounded
+_SAME_ERROR = 1.1  # a smaller ratio of two errors comes from other rounding, not a better method
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row of both.  ratio: the old time over the new, above 1 is faster; bound: the noise."""
+    """A row that both results have.  ratio: the old time over the new (above 1 is faster); bound:
+    the noise bound."""
 
     old: Row
     new: Row
     ratio: float | None
     bound: float | None
     speed: str  # faster, slower, same, other machine, not timed, no longer timed
-    numerics: str  # same, other bits, better, worse, broken, mended
+    numerics: str  # same, other bits, better, worse, broken, fixed
 
     @property
     def is_real(self) -> bool:
-        """Is it one that somebody should look at?"""
+        """Whether somebody should look at it."""
         marked = self.speed in ("faster", "slower", "no longer timed")
         return marked or self.numerics not in ("same", "other bits")
 
 
 @dataclass(frozen=True)
 class EngineChange:
-    """Tokens per second of ours, then and now."""
+    """Pyroclast's tokens per second in both results."""
 
     old: EngineRow
     new: EngineRow
@@ -53,7 +54,7 @@ class EngineChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows that both have, and how many only one has."""
+    """All rows that both results have, and how many only one of them has."""
 
     changes: tuple[Change, ...]
     engines: tuple[EngineChange, ...]
@@ -62,7 +63,7 @@ class Comparison:
 
     @property
     def counts(self) -> Counter[str]:
-        """Verdicts: how many rows are faster, slower, ..., and worse, broken, ..."""
+        """How many rows are faster, slower, ..., and how many have numerics worse, broken, ..."""
         speeds = Counter(change.speed for change in self.changes)
         return speeds + Counter(f"numerics {change.numerics}" for change in self.changes)
 
@@ -70,7 +71,7 @@ class Comparison:
 def compare(
     old: Results, new: Results, old_engines: Sequence[EngineRow], new_engines: Sequence[EngineRow]
 ) -> Comparison:
-    """Rows with equal keys held against each other, the largest changes first."""
+    """Compares rows with equal keys; the largest changes come first."""
     before = {row.key: row for row in old.rows}
     is_same_machine = _machine(old) == _machine(new)
     changes = [
@@ -88,19 +89,19 @@ def compare(
 
 
 def _rank(change: Change) -> int:
-    """What is wrong now comes first, then larger errors, then everything else."""
+    """Broken rows come first, then larger errors, then everything else."""
     return {"broken": 0, "worse": 1}.get(change.numerics, 2)
 
 
 def _size(change: Change) -> float:
-    """How far beyond its bound a change goes; 0 for none."""
+    """How large a real change of speed is, as a factor; 0 for other changes."""
     if change.ratio is None or not change.is_real:
         return 0.0
     return max(change.ratio, 1 / change.ratio)
 
 
 def _machine(results: Results) -> object:
-    """What tells one CPU from another."""
+    """Identifies the CPU."""
     return results.environment.get("cpu_fingerprint")
 
 
@@ -116,7 +117,7 @@ def _change(old: Row, new: Row, is_same_machine: bool) -> Change:
 
 
 def verdict(ratio: float, bound: float) -> str:
-    """faster, slower or same; a bound of 0.1 needs a ratio above 1.1 or below 1 / 1.1."""
+    """faster, slower or same.  A bound of 0.1 needs a ratio above 1.1 or below 1 / 1.1."""
     if ratio > 1 + bound:
         return "faster"
     return "slower" if ratio < 1 / (1 + bound) else "same"
@@ -137,7 +138,7 @@ def _numerics(old: Row, new: Row) -> str:
     if new.status in BROKEN or old.status in BROKEN:
         if old.status in BROKEN and new.status in BROKEN:
             return "same"
-        return "broken" if new.status in BROKEN else "mended"
+        return "broken" if new.status in BROKEN else "fixed"
     before, after = (row.error_share for row in (old, new))
     if before is None or after is None:
         return "same"

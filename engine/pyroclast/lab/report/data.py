@@ -1,7 +1,7 @@
-"""What a report is made of: the result files of a folder, checked before anything is drawn.
+"""Reads what a report is made from: the result files of a folder, checked before anything is drawn.
 
-    kernels.json     of `pyroclast bench kernels` (or the only kernels*.json that there is)
-    engine_*.json    of bench/engine.py, whole runs or suites; there may be none
+    kernels.json     from `pyroclast bench kernels` (or the only kernels*.json there)
+    engine_*.json    from bench/engine.py, single runs or suites; there may be none
 
 A file that is cut, damaged or of another version is refused with the reason, never drawn in part.
 """
@@ -28,7 +28,8 @@ _POSITIVE = ("median_us", "ratio_to_numpy", "roofline_share", "value")
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of one engine in one test.  ratio: ours over its, with quartiles."""
+    """Tokens per second of one engine in one test.  ratio: (lower quartile, median, upper quartile)
+    of Pyroclast's speed over its."""
 
     engine: str
     setting: str
@@ -38,7 +39,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One model and test: ours first, then the peers."""
+    """The speeds on one model and test: Pyroclast first, then the peers."""
 
     file: str
     label: str
@@ -56,7 +57,7 @@ class EngineRow:
 
 @dataclass(frozen=True)
 class EngineFile:
-    """What one engine_*.json holds; made_with is free-form."""
+    """The content of one engine_*.json; made_with is free-form."""
 
     name: str
     made_with: Mapping[str, Any]
@@ -65,25 +66,27 @@ class EngineFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that was read, of the folder or of a commit."""
+    """Everything that was read from a folder or a commit."""
 
-    name: str  # "the working tree", or the commit
+    name: str  # the folder, or commit:folder
     kernels_file: str
     kernels: Results
     engines: tuple[EngineFile, ...]
 
 
 def read_folder(path: Path) -> Inputs:
-    """The results in a folder; `path` may also be the kernels file in it."""
+    """Reads the results in a folder; `path` may also be the kernels file in it."""
     if not path.exists():
-        raise ResultFileError(f"{path} is not there; `pyroclast bench kernels --out` makes results")
+        raise ResultFileError(
+            f"{path} does not exist; `pyroclast bench kernels --out` makes results"
+        )
     folder, chosen = (path, None) if path.is_dir() else (path.parent, path.name)
     names = sorted(each.name for each in folder.iterdir() if each.is_file())
     return _read(names, chosen, lambda name: _bytes_of(folder / name), str(folder))
 
 
 def read_commit(path: Path, commit: Commit, kernels_file: str) -> Inputs:
-    """The same files as they were at a commit."""
+    """Reads the same files as they were at a commit."""
     where = f"{commit.revision}:{path if path.is_dir() else path.parent}"
     return _read(commit.files(), kernels_file, commit.read, where)
 
@@ -102,7 +105,7 @@ def _read(
 ) -> Inputs:
     kernels_file = chosen or _kernels_file(names, where)
     if kernels_file not in names:
-        raise ResultFileError(f"{where} has no {kernels_file}: nothing to hold against")
+        raise ResultFileError(f"{where} has no {kernels_file}, so there is nothing to compare")
     content = _json(read(kernels_file), f"{where}/{kernels_file}")
     try:
         kernels = parse(content)
@@ -139,7 +142,7 @@ def _json(content: bytes, where: str) -> Any:
 
 
 def _check_numbers(each: Row | MeasuredCeiling) -> None:
-    """Numbers that something can be drawn from: finite, of a sane size, and with the right sign."""
+    """Refuses numbers that cannot be drawn: infinite, too large, or of the wrong sign."""
     for field in fields(each):
         value = getattr(each, field.name)
         if isinstance(value, int | float):
@@ -156,7 +159,7 @@ def _check_number(number: float, name: str) -> None:
 
 
 def _engine_file(name: str, content: Any, where: str) -> EngineFile:
-    """The rows of a run or of all runs of a suite; every part that is used is checked."""
+    """The rows of a run, or of all runs of a suite.  Every value that is used is checked."""
     try:
         made_with = _part(content, "made_with", dict)
         if "parts" in content:
@@ -167,7 +170,9 @@ def _engine_file(name: str, content: Any, where: str) -> EngineFile:
         found = tuple(_engine_row(name, row) for row in rows)
     except (ResultFileError, AttributeError, KeyError, TypeError, OverflowError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ResultFileError(f"{where}/{name} is no result of bench/engine.py: {why}") from error
+        raise ResultFileError(
+            f"{where}/{name} is not a result of bench/engine.py: {why}"
+        ) from error
     return EngineFile(name, made_with, found)
 
 
@@ -211,5 +216,5 @@ def _spread(row: dict[str, Any]) -> float:
 
 def _positive(value: Any) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ResultFileError(f"a number above 0 is wanted, there is {value!r:.40}")
+        raise ResultFileError(f"must be a number above 0, got {value!r:.40}")
     return float(value)

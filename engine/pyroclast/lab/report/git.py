@@ -1,7 +1,7 @@
-"""Result files as they were at another commit: `git show REV:path`, and nothing else of git's.
+"""Reads result files as they were at another commit; git does nothing else for us.
 
-REV comes from a command line or a script.  It is no option, names no path, and never meets a shell:
-git turns it into the name of a commit first, and only that name is used further.
+The revision comes from a command line or a script.  It cannot be an option or a path, and no shell
+sees it.  git first resolves it to the name of a commit, and only that name is used afterwards.
 """
 
 from __future__ import annotations
@@ -15,41 +15,40 @@ from pathlib import Path
 from pyroclast.errors import PyroclastError
 
 _TIMEOUT_S = 60
-# What git lets a revision consist of, as far as it names a commit: no colon (a path), no blanks.
+# The characters of a revision that names a commit: no colon (that is a path), no blanks.
 _REVISION = re.compile(r"[A-Za-z0-9_./@{}^~+][A-Za-z0-9_./@{}^~+-]{0,199}")
 
 
 class RevisionError(PyroclastError):
-    """REV names no commit, or results at REV cannot be read; the message says why."""
+    """The revision is not a commit, or its results cannot be read; the message says why."""
 
 
 class Commit:
-    """One commit of the repository that `folder` lies in.  RevisionError says what is wrong."""
+    """One commit of the repository that contains `folder`.  RevisionError says what is wrong."""
 
     def __init__(self, folder: Path, revision: str) -> None:
         if not _REVISION.fullmatch(revision):
             raise RevisionError(
-                f"--against {revision!r} is no revision; give a commit, a branch or a tag, "
+                f"--against {revision!r} is not a revision; give a commit, a branch or a tag, "
                 "such as HEAD~1 or main"
             )
         self._folder, self.revision = folder.resolve(), revision
-        self._why = ""  # git's own words about what it could not do
+        self._why = ""  # git's own message when it fails
         found = self._git("rev-parse", "--verify", "--end-of-options", f"{revision}^0")
         if found is None:
             raise RevisionError(
-                f"--against {revision}: no such commit of the repository that has {folder}: "
-                f"{self._why}"
+                f"--against {revision}: no such commit in the repository of {folder}: {self._why}"
             )
         self.name = found.decode().strip()
 
     def files(self) -> list[str]:
-        """The names of the files that the folder had."""
+        """The names of the files in the folder at the commit."""
         # -z: names as they are, not quoted
         listed = self._git("ls-tree", "-z", "--full-tree", "--name-only", f"{self.name}:./") or b""
         return [name for name in listed.decode(errors="replace").split("\0") if name]
 
     def read(self, name: str) -> bytes:
-        """The content of a file of the folder.  `cat-file`: as `show`, without filters."""
+        """The content of a file of the folder, without git's filters."""
         content = self._git("cat-file", "blob", f"{self.name}:./{name}")
         if content is None:
             raise RevisionError(f"--against {self.revision}: no {name}: {self._why}")

@@ -1,7 +1,7 @@
-"""HTML and SVG that cannot carry what a result file smuggles in.
+"""Builds HTML and SVG that a hostile result file cannot inject markup into.
 
-`tag` escapes every string it is given, attributes too; only what `tag` itself made, a Markup, goes
-in as it is.  So a name with "<script>" in it is text wherever it turns up.
+`tag` escapes every string, attributes included.  Only a Markup, which `tag` itself made, goes in as
+it is.  So a name with "<script>" in it is text wherever it appears.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-NOTHING = "\N{EN DASH}"  # stands where there is no figure
+NOTHING = "\N{EN DASH}"  # where there is no figure
 TIMES = "\N{MULTIPLICATION SIGN}"
 _VOID = frozenset(("meta", "link", "br", "col", "hr", "input"))
 
@@ -46,7 +46,7 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
 
 
 def number(value: float | None) -> str:
-    """Three digits that count, for people: 12.3, 0.0123, 1,230, 1.2e-09; a dash for None."""
+    """Three significant digits: 12.3, 0.0123, 1,230, 1.2e-09; a dash for None."""
     if value is None:
         return NOTHING
     size = abs(value)
@@ -76,3 +76,8 @@ def percent(value: float | None) -> str:
 def times(value: float | None) -> str:
     """A ratio: 3.2 times."""
     return NOTHING if value is None else f"{number(value)}{TIMES}"
+
+
+def threads(n: int | str) -> str:
+    """A number of threads: 1 thread, 2 threads."""
+    return f"{n} thread{'' if str(n) == '1' else 's'}"

@@ -1,7 +1,7 @@
-"""The charts of a report as PNG files, for where no page can be opened.
+"""The charts of a report as PNG files, for places that cannot open the page.
 
-matplotlib is imported when the first is drawn.  Without fonts, dates and versions that change, the
-same results give the same bytes under the same matplotlib.
+matplotlib is imported when the first one is drawn.  With its own font, and without dates and
+versions in the files, the same results give the same bytes under the same matplotlib.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 from pyroclast.errors import PyroclastError
 from pyroclast.lab.report.change import Comparison
-from pyroclast.lab.report.charts import View, median_ratio, medians, points, roofs, views_of
+from pyroclast.lab.report.charts import View, views_of
 from pyroclast.lab.report.data import EngineRow, Inputs
+from pyroclast.lab.report.numpy_lanes import median_ratio, medians
+from pyroclast.lab.report.roofline import points, roofs
 from pyroclast.lab.report.style import (
     LIGHT,
     SHARE_STEPS,
@@ -49,20 +51,19 @@ class NoMatplotlibError(PyroclastError):
 
 
 def matplotlib() -> Any:
-    """The module, set to draw without a screen."""
+    """The module matplotlib, set to draw without a screen."""
     try:
         found = importlib.import_module("matplotlib")
     except ModuleNotFoundError as error:
         raise NoMatplotlibError(
-            "the report draws with matplotlib, which is not installed: "
-            "pip install 'pyroclast[bench]'"
+            "the report needs matplotlib, which is not installed: pip install 'pyroclast[bench]'"
         ) from error
     found.use("agg")
     return found
 
 
 def write_pngs(inputs: Inputs, comparison: Comparison | None, folder: Path) -> list[Path]:
-    """Writes the charts that there are data for: roofline, heat_map, numpy, peers, change."""
+    """Writes those of CHARTS that there are data for."""
     mpl = matplotlib()
     view = views_of(inputs.kernels.rows)[0] if inputs.kernels.rows else None
     engines = [row for file in inputs.engines for row in file.rows]
@@ -97,7 +98,7 @@ def _write(draw: Callable[[Any], object], path: Path) -> Path:
 
 
 def _logarithmic(axis: Any) -> None:
-    """Plain numbers at the ticks: matplotlib's own are mathematics, which is not parsed here."""
+    """Puts plain numbers at the ticks; matplotlib's own need its math parser, which is off."""
     low, high = axis.get_view_interval()
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("{x:g}" if high < 8 * low else "")
@@ -169,7 +170,7 @@ def _numpy(figure: Any, view: View) -> None:
     _logarithmic(axes.xaxis)
     axes.set_yticks(range(len(groups)), [" ".join(key) for key in groups])
     axes.axvline(1, color=LIGHT[0], lw=1)
-    axes.set_title(f"Speed against NumPy, the middle of all cases, {view.name}")
+    axes.set_title(f"Speed against NumPy, median over all cases, {view.name}")
 
 
 def _peers(figure: Any, rows: list[EngineRow]) -> None:
@@ -186,7 +187,7 @@ def _peers(figure: Any, rows: list[EngineRow]) -> None:
 
 
 def _change(figure: Any, comparison: Comparison) -> None:
-    """Every row that both have, then the bound that it would have to leave."""
+    """The ratio of every row that both results have, with its noise bound."""
     found = sorted((c for c in comparison.changes if c.ratio), key=lambda change: change.ratio or 1)
     colours = {"faster": "#12693a", "slower": "#b3161f"}
     axes = figure.subplots()
@@ -196,7 +197,7 @@ def _change(figure: Any, comparison: Comparison) -> None:
     axes.vlines(range(len(found)), [1 / b for b in bounds], bounds, color="#ded7ce", lw=1)
     axes.scatter(range(len(found)), ratios, s=12, c=marks, zorder=3)
     axes.set(yscale="log", ylabel="times as fast as before", xlabel="rows, slowest change first")
-    # What is seen is what changed; a noise bound may be far beyond it.
+    # The ratios decide the range, for a noise bound may be far larger.
     axes.set_ylim(min([*ratios, 0.9]) / 1.3, max([*ratios, 1.1]) * 1.3)
     _logarithmic(axes.yaxis)
     axes.set_title("Change of speed; bars are the noise bound")

@@ -1,7 +1,7 @@
-"""A report of measurements: one HTML file and PNGs, from the result files of a folder.
+"""Writes a report of measurements: one HTML file and PNGs, from the result files of a folder.
 
-The same files give the same report, byte for byte: nothing of the time or place of its making is in
-it.  All inputs are read and checked, and all is drawn, before anything is written.
+The same files give the same report byte for byte, whenever and wherever it is made.  All inputs are
+read and checked, and everything is drawn, before the old report is replaced.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from pyroclast.errors import PyroclastError
 from pyroclast.lab.report.change import Comparison, compare
 from pyroclast.lab.report.data import EngineRow, Inputs, read_commit, read_folder
 from pyroclast.lab.report.git import Commit
-from pyroclast.lab.report.page import Against, page
+from pyroclast.lab.report.page import page
 from pyroclast.lab.report.png import CHARTS, matplotlib, write_pngs
+from pyroclast.lab.report.sections import Against
 
 PAGE = "index.html"
 
 
 class ReportError(PyroclastError):
-    """A report cannot be written where it should be."""
+    """The report cannot be written to its folder."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """The files that were written, and what they were made from."""
 
     page: Path
     pngs: tuple[Path, ...]
@@ -36,10 +37,11 @@ class Report:
 
 
 def write_report(results: Path, out: Path, revision: str | None = None) -> Report:
-    """Writes `out`/index.html and PNGs of the results, which are a folder or a kernels file.
+    """Writes `out`/index.html and PNGs.  results: a folder or a kernels file; revision: a commit to
+    compare them with.
 
-    revision: a commit to hold them against.  ResultFileError, RevisionError, NoMatplotlibError and
-    ReportError say what is wrong; the old report stays as it was then."""
+    ResultFileError, RevisionError, NoMatplotlibError and ReportError say what is wrong; the old
+    report then stays."""
     matplotlib()  # before the reading, which takes longer
     inputs = read_folder(results)
     against = _against(results, inputs, revision) if revision is not None else None
@@ -53,7 +55,7 @@ def write_report(results: Path, out: Path, revision: str | None = None) -> Repor
             (made / PAGE).write_text(content, encoding="utf-8")
             for path in sorted(made.iterdir()):
                 os.replace(path, out / path.name)
-        # What an earlier report drew and this one did not, such as a change, is of that one.
+        # A chart that only the earlier report had, such as a change, is removed.
         for name in set(CHARTS) - {path.stem for path in pngs}:
             (out / f"{name}.png").unlink(missing_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""How a report looks: colours, CSS, and the few lines of script that show tooltips.
+"""The look of a report: colours, CSS, and a short script that shows tooltips.
 
-Everything here is constant text of ours; nothing of a result file enters it.  Colours follow the
-reader's light or dark setting; those of the heat map are the same in both, and the ink on them is
-chosen by contrast (WCAG 2: at least 4.5).
+All of it is constant; nothing from a result file enters it.  Colours follow the reader's light or
+dark setting.  Those of the heat map are the same in both; the text on them is black or white,
+whichever has more contrast (at least 4.5 by WCAG 2).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TECHNOLOGIES = {
     "Triton": ("#0b7468", "#3fd8c4", "M0,5L5,-4H-5Z"),
     "other": ("#7a32c4", "#cb9bff", "M-1.4,-5H1.4V-1.4H5V1.4H1.4V5H-1.4V1.4H-5V-1.4H-1.4Z"),
 }
-# Shares of the roofline, ten steps of 10%: cold rock to glowing.
+# Shares of the roofline in ten steps of 10%, from cold rock to glowing.
 SHARE_STEPS = (
     "#241c3a", "#44214f", "#661f55", "#8a2250", "#ac2d44",
     "#cb4333", "#e4622a", "#f28831", "#f9b04a", "#fed976",
 )  # fmt: skip
-# Ratios to NumPy: slower is blue; the steps are those of RATIO_LIMITS.
+# Ratios to NumPy, split at RATIO_LIMITS; slower is blue.
 RATIO_LIMITS = (0.25, 0.5, 0.95, 1.05, 2.0, 4.0, 8.0, 16.0, 32.0)
 RATIO_STEPS = (
     "#12355f", "#2a63a0", "#86aed8", "#d9d5d0", "#fbdca6",
@@ -42,18 +42,18 @@ def luminance(colour: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG's contrast of two colours, 1 to 21."""
+    """WCAG's contrast of two colours, from 1 to 21."""
     dim, bright = sorted((luminance(one), luminance(other)))
     return (bright + 0.05) / (dim + 0.05)
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever is easier to read on it."""
+    """Black or white, whichever has more contrast on the colour."""
     return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour))
 
 
 def technology_of(variant: str) -> str:
-    """The technology that a variant's name tells."""
+    """The technology of a variant, by its name."""
     if variant == "numpy-blas":
         return "NumPy + BLAS"
     names = {"numpy": "NumPy", "numba": "Numba", "cython": "Cython", "cpp": "C++"}
@@ -209,8 +209,8 @@ SCRIPT = """
 
 
 def css(n_views: int, n_ops: int) -> str:
-    """The style sheet of a page with so many views and ops.  Choices need no script: a checked
-    radio button hides what was not chosen."""
+    """The style sheet of a page with n_views views and n_ops ops.  A checked radio button hides
+    what was not chosen, so choices need no script."""
     lines = [_BASE]
     for i, (light, dark, _) in enumerate(TECHNOLOGIES.values()):
         lines.append(f".t{i}{{fill:{light}}}")
@@ -232,7 +232,7 @@ def css(n_views: int, n_ops: int) -> str:
 
 
 def policy() -> str:
-    """The Content-Security-Policy of the page: its own style and this one script, no network."""
+    """The page's Content-Security-Policy: its own style, this one script, no network."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     allowed = f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

@@ -1,1 +1,1 @@
-"""The fastest variants and tiles of this machine, found by measurement and kept."""
+"""Finds the fastest variants and tiles on this machine by measurement, and keeps them."""

@@ -1,4 +1,4 @@
-"""Which tiles the products of a model's decoding take on this GPU: makes its tuned table."""
+"""Finds the fastest tiles for the products of a decoding model on this GPU: its tuned table."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SIZES: dict[str, Any] = {"max_seqs": 64, "max_batch_tokens": 64, "max_logits": 
 def tune(
     model: str | Path, compute: str, kv_dtype: str, show: Callable[[int], None], *, keep: bool
 ) -> dict[str, Any]:
-    """Measures, and writes the table if it is to be kept; the outcome, fit for JSON.  KernelError
-    where there is no GPU, or the table cannot be written."""
+    """Measures, and writes the table if `keep`.  Returns what was found, fit for JSON.  KernelError
+    if there is no GPU, or the table cannot be written."""
     if reason := why_not_cuda():
         raise KernelError(f'device="cuda" cannot be used: {reason}')
     with open_checkpoint(model) as checkpoint:

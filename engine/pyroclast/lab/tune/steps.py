@@ -1,8 +1,8 @@
 """A model's real steps as a test bench: the recorded calls on the batch of a real generation, under
-any variant, traced by the executor.
+any variant, with the executor's timeline.
 
-`decode` and `prefill` leave the batch of such a step in place; replaying a step writes what it
-wrote the first time, so it can be run any number of times.
+`decode` and `prefill` leave the batch of such a step in place.  A replayed step writes what it
+wrote the first time, so it can run any number of times.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pyroclast_kernels.tables import shape_class
 from pyroclast_kernels.timeline import TracedRun, Tracer
 
 Array = NDArray[Any]
-PREFILL_TOKENS = 64  # of a prefill step: several tiles of every product
-CONTEXT_TOKENS = 512  # behind which a decode step stands: what attention reads
+PREFILL_TOKENS = 64  # in a prefill step: several tiles of every product
+CONTEXT_TOKENS = 512  # in the cache when a decode step runs: what attention reads
 _ROOM = 16
 
 
-class Steps:
-    """A loaded model whose kernels are the defaults, tables left out; a context manager."""
+class ModelSteps:
+    """A loaded model with the default kernels, without a tuned table; a context manager."""
 
     def __init__(
         self, model: str | Path, *, threads: int | None, compute: str, kv_dtype: str
@@ -56,11 +56,11 @@ class Steps:
         self.program = found.program(sample=True)
 
     def prefill(self) -> None:
-        """Leaves a step of many tokens in the batch: a whole prompt, one row of logits."""
+        """Leaves a step of many tokens in the batch: a whole prompt, and one row of logits."""
         self._generate(PREFILL_TOKENS, 1)
 
     def decode(self) -> None:
-        """Leaves a step of one token behind a prompt in the batch."""
+        """Leaves a step of one token, after a prompt, in the batch."""
         self._generate(CONTEXT_TOKENS, 2)
 
     def _generate(self, n_prompt: int, n_tokens: int) -> None:
@@ -70,7 +70,7 @@ class Steps:
         self.llm.generate(ids, params)
 
     def rebound(self, choose: Any) -> Program:
-        """The step with choose(call), a Kernel or None for the recorded one, in each call."""
+        """The step with the kernel choose(call) in each call; None keeps the recorded one."""
         calls = [c.under(choose(c) or c.kernel) for c in self.program.calls]
         return Program(calls, self.program.executor)
 
@@ -81,15 +81,15 @@ class Steps:
     def close(self) -> None:
         self.llm.close()
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> ModelSteps:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def subject_of(call: Call) -> tuple[str, str, str]:
-    """What a table chooses a variant for: op, format and shape class of a call."""
+def call_class_of(call: Call) -> tuple[str, str, str]:
+    """The op, format and shape class of a call: what a table chooses a variant for."""
     kernel = call.kernel
     return kernel.op, kernel.format, shape_class(kernel.op, call.arguments)
 
@@ -108,8 +108,8 @@ def bind(op: str, format: str, name: str) -> tuple[Kernel | None, str]:
     return Kernel(op, format, name, address=bound), ""
 
 
-def traced(programs: Sequence[Program], n_rounds: int) -> list[list[TracedRun]]:
-    """Runs the programs in turn, n_rounds times, every other time in reverse; the runs of each."""
+def recorded_runs(programs: Sequence[Program], n_rounds: int) -> list[list[TracedRun]]:
+    """The runs of each program: all run in turn, n_rounds times, every other time in reverse."""
     with Tracer(programs, n_rounds * len(programs)) as tracer:
         for i in range(n_rounds):
             for program in programs if i % 2 == 0 else programs[::-1]:
@@ -119,9 +119,10 @@ def traced(programs: Sequence[Program], n_rounds: int) -> list[list[TracedRun]]:
 
 
 def busy_ns(runs: Sequence[TracedRun]) -> Array:
-    """Nanoseconds that the parts of each call took together, each part at its fastest: with other
-    processes on the machine a thread loses its core in a third of the long parts, but hardly in
-    the same part of each of four runs."""
+    """Nanoseconds of each call: the sum of its parts, each at its fastest over the runs.
+
+    Other processes take the core away in a third of the long parts, but rarely in the same part of
+    each of four runs."""
     program = runs[0].program
     found = np.full((len(runs), len(program.calls), program.n_parts), np.inf)
     for each, run in zip(found, runs, strict=True):
