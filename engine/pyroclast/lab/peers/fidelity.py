@@ -26,7 +26,7 @@ from pyroclast.lab.peers.table import PEERS
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.model.kv_cache import BLOCK_SIZE
-from pyroclast.model.model import Model
+from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 
 FORMATS = "q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k_s,q3_k_m,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,bf16,f16"
@@ -58,7 +58,7 @@ class Ours:
             "max_seqs": 1,
         }
         with open_checkpoint(path) as checkpoint:
-            self.model = Model(checkpoint, n_blocks=blocks, **sizes, **options)
+            self.model = load_model(checkpoint, n_blocks=blocks, **sizes, **options)
 
     def every_logit(self, token_ids: list[int]) -> Any:
         """float32 (n_tokens, vocab_size), valid until the next call."""
