@@ -2,22 +2,22 @@
 the results back.  Row r belongs to the r-th row of logits of the step.
 
 A row that only reads (a prompt token to be scored) has a target and draws nothing.  Penalties,
-biases and masks live in flat arrays where the i-th sequence of the step owns the i-th segment, so
+biases and masks live in flat arrays where the i-th request of the step owns the i-th segment, so
 a step that only decodes changes one position per row and, with penalties, one count.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Sequence as Row
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import TokenLogprobs
-from pyroclast.engine.request import Generation, Work
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast.sampling.params import MAX_LOGIT_BIASES
@@ -44,16 +44,16 @@ _ROW_FIELDS = (
 class _Changing:
     """A row whose parameters change from token to token, besides its position."""
 
-    __slots__ = ("i", "row", "seq", "slots")
+    __slots__ = ("i", "request", "row", "slots")
 
-    def __init__(self, i: int, row: int, seq: Generation) -> None:
-        self.i, self.row, self.seq = i, row, seq
+    def __init__(self, i: int, row: int, request: GenerateRequest) -> None:
+        self.i, self.row, self.request = i, row, request
         self.slots: dict[int, int] = {}  # of each token id in the row's penalties
 
 
 class SampleRows:
     """Fills the arrays for a step with `write`; after the op has run, `token_ids` and `logprobs`
-    give the results.  A step of a layout seen last time holds one sampled row per sequence."""
+    give the results.  A step of a layout seen last time holds one sampled row per request."""
 
     def __init__(self, arrays: SampleArrays, vocab_size: int) -> None:
         self.arrays = arrays
@@ -69,21 +69,21 @@ class SampleRows:
         self._layout = -1
         self._n_rows = 0
         self._has_top = False  # the top arrays hold what the last step wrote
-        self.processed: list[tuple[int, Generation]] = []  # rows with callables of the user's
+        self.processed: list[tuple[int, GenerateRequest]] = []  # rows with callables of the user's
 
     def forget(self) -> None:
         """The next `write` trusts nothing that is in the arrays."""
         self._layout = -1
 
-    def write(self, step: Row[Work], layout: int) -> None:
+    def write(self, step: Sequence[ReadRequest], layout: int) -> None:
         self._has_top = False
         if layout != self._layout:
             self._write_all(step)
             self._layout = layout
             return
         positions = self._positions
-        for i, seq in enumerate(step):
-            positions[i] = len(seq.token_ids)
+        for i, request in enumerate(step):
+            positions[i] = len(request.token_ids)
         self.update()
 
     def token_ids(self) -> list[int]:
@@ -124,52 +124,52 @@ class SampleRows:
             arrays.memory.fetch(arrays.top_logprobs, self._n_rows)
             self._has_top = True
 
-    def _write_all(self, step: Row[Work]) -> None:
+    def _write_all(self, step: Sequence[ReadRequest]) -> None:
         self._changing = []
         self.processed = []
         n_rows = 0
-        for i, seq in enumerate(step):
-            if not seq.n_step_rows:
+        for i, request in enumerate(step):
+            if not request.n_step_rows:
                 continue
-            end = n_rows + seq.n_step_rows
-            last = seq.n_computed + seq.n_step_tokens == len(seq.token_ids)
-            samples = last and isinstance(seq, Generation)
-            self._write_targets(seq, n_rows, end - samples)
+            end = n_rows + request.n_step_rows
+            last = request.n_computed + request.n_step_tokens == len(request.token_ids)
+            samples = last and isinstance(request, GenerateRequest)
+            self._write_targets(request, n_rows, end - samples)
             if samples:
-                assert isinstance(seq, Generation)
-                self._write_sampled(seq, i, end - 1)
+                assert isinstance(request, GenerateRequest)
+                self._write_sampled(request, i, end - 1)
             n_rows = end
         self._n_rows = n_rows
         self.arrays.n_rows[0] = n_rows
 
-    def _write_targets(self, seq: Work, start: int, end: int) -> None:
+    def _write_targets(self, request: ReadRequest, start: int, end: int) -> None:
         """Rows that read: the row of a position tells of the token that follows it."""
         if start == end:
             return
-        first = seq.n_computed + seq.n_step_tokens - seq.n_step_rows
+        first = request.n_computed + request.n_step_tokens - request.n_step_rows
         rows = self.arrays.rows[start:end]
-        rows["target"] = seq.targets[first : first + end - start]
-        rows["want_logprob"] = seq.scored is not None
-        rows["n_top"] = min(seq.n_top, self._vocab_size)
+        rows["target"] = request.targets[first : first + end - start]
+        rows["want_logprob"] = request.scored is not None
+        rows["n_top"] = min(request.n_top, self._vocab_size)
 
-    def _write_sampled(self, seq: Generation, i: int, row: int) -> None:
-        arrays, params = self.arrays, seq.params
+    def _write_sampled(self, request: GenerateRequest, i: int, row: int) -> None:
+        arrays, params = self.arrays, request.params
         values = arrays.rows[row]
         for name in _ROW_FIELDS:
             values[name] = getattr(params, name)
-        values["seed"], values["stream"] = seq.seed, seq.index
-        values["position"] = len(seq.token_ids)
+        values["seed"], values["stream"] = request.seed, request.index
+        values["position"] = len(request.token_ids)
         values["target"] = -1
         values["want_logprob"] = params.logprobs is not None
         values["n_top"] = min(params.logprobs or 0, self._vocab_size)
         self._write_biases(values, params, i)
-        changing = _Changing(i, row, seq)
+        changing = _Changing(i, row, request)
         self._write_penalties(changing)
         self._write_allowed(changing)
-        if params.has_penalties or len(seq.token_ids) < seq.min_length:
+        if params.has_penalties or len(request.token_ids) < request.min_length:
             self._changing.append(changing)
         if params.logits_processors:
-            self.processed.append((row, seq))
+            self.processed.append((row, request))
 
     def _write_biases(self, values: Any, params: SamplingParams, i: int) -> None:
         start, n_biases = i * MAX_LOGIT_BIASES, len(params.logit_bias)
@@ -179,13 +179,13 @@ class SampleRows:
             self.arrays.memory.note(self.arrays.biases, start, start + n_biases)
 
     def _write_penalties(self, changing: _Changing) -> None:
-        seq, start = changing.seq, changing.i * self.arrays.n_penalties
+        request, start = changing.request, changing.i * self.arrays.n_penalties
         values = self.arrays.rows[changing.row]
         values["penalty_start"], values["n_penalties"] = start, 0
-        if not seq.params.has_penalties:
+        if not request.params.has_penalties:
             return
-        prompt = Counter(seq.token_ids[: seq.n_prompt])
-        output = Counter(seq.token_ids[seq.n_prompt :])
+        prompt = Counter(request.token_ids[: request.n_prompt])
+        output = Counter(request.token_ids[request.n_prompt :])
         token_ids = list(prompt | output)
         changing.slots = {token_id: slot for slot, token_id in enumerate(token_ids)}
         values["n_penalties"] = len(token_ids)
@@ -196,30 +196,30 @@ class SampleRows:
 
     def _write_allowed(self, changing: _Changing) -> None:
         """The mask: allowed_token_ids, and no stop token before min_tokens."""
-        seq, start = changing.seq, changing.i * self.arrays.n_words
+        request, start = changing.request, changing.i * self.arrays.n_words
         values = self.arrays.rows[changing.row]
-        early = len(seq.token_ids) < seq.min_length and len(seq.stop_ids) > 0
-        allowed = seq.params.allowed_token_ids
+        early = len(request.token_ids) < request.min_length and len(request.stop_ids) > 0
+        allowed = request.params.allowed_token_ids
         if not early and allowed is None:
             values["allowed_start"] = -1
             return
         bits = np.zeros(32 * self.arrays.n_words, np.uint8)
         bits[slice(None) if allowed is None else list(allowed)] = 1
         if early:
-            bits[list(seq.stop_ids)] = 0
+            bits[list(request.stop_ids)] = 0
         mask = np.packbits(bits, bitorder="little").view(np.uint32)
         self.arrays.allowed[start : start + self.arrays.n_words] = mask
         self.arrays.memory.note(self.arrays.allowed, start, start + self.arrays.n_words)
         values["allowed_start"] = start
 
     def update(self) -> None:
-        """One more token of each sequence since the last step: what changes besides positions."""
+        """One more token of each request since the last step: what changes besides positions."""
         for changing in self._changing:
-            seq = changing.seq
-            if len(seq.token_ids) == seq.min_length:
+            request = changing.request
+            if len(request.token_ids) == request.min_length:
                 self._write_allowed(changing)
-            if seq.params.has_penalties:
-                self._count(changing, seq.token_ids[-1])
+            if request.params.has_penalties:
+                self._count(changing, request.token_ids[-1])
 
     def _count(self, changing: _Changing, token_id: int) -> None:
         """One more occurrence of a token, for the penalties."""
@@ -246,22 +246,24 @@ def sample_program(
 class ProcessorError(Exception):
     """A user's callable raised (the cause) or gave back something else than logits."""
 
-    def __init__(self, seq: Generation, reason: Exception) -> None:
+    def __init__(self, request: GenerateRequest, reason: Exception) -> None:
         super().__init__(str(reason))
-        self.seq, self.reason = seq, reason
+        self.request, self.reason = request, reason
 
 
-def apply_processors(processed: list[tuple[int, Generation]], logits: NDArray[np.float32]) -> None:
+def apply_processors(
+    processed: list[tuple[int, GenerateRequest]], logits: NDArray[np.float32]
+) -> None:
     """Lets the users' callables change their rows of `logits` in place.
 
     They get a copy, so one that keeps the array does not see the next step's logits."""
-    for row, seq in processed:
-        for process in seq.params.logits_processors:
+    for row, request in processed:
+        for process in request.params.logits_processors:
             try:
-                changed = process(list(seq.token_ids), logits[row].copy())
+                changed = process(list(request.token_ids), logits[row].copy())
                 logits[row] = _checked(changed, logits.shape[1])
             except Exception as error:
-                raise ProcessorError(seq, error) from error
+                raise ProcessorError(request, error) from error
 
 
 def _checked(changed: Any, vocab_size: int) -> NDArray[np.float32]:

@@ -109,9 +109,9 @@ class _WatchedTokenizer(_Watched):
         super().__init__(target, watch, {"encode": "encode"})
         self._watch = watch
 
-    def stream(self, **options: Any) -> Any:
+    def decoder(self, **options: Any) -> Any:
         names = {"step": "decode", "flush": "decode"}
-        return _Watched(self._target.stream(**options), self._watch, names)
+        return _Watched(self._target.decoder(**options), self._watch, names)
 
 
 class ProfiledLLM:
