@@ -16,7 +16,8 @@ from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
 from pyroclast.engine.read_request import ReadRequest
-from pyroclast.engine.stepper import StepModel, Stepper
+from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.errors import RequestError

@@ -35,6 +35,7 @@ class GenerateRequest(ReadRequest):
         "seed",
         "stop_ids",
         "stop_reason",
+        "takes_drafts",
     )
 
     def __init__(
@@ -76,6 +77,23 @@ class GenerateRequest(ReadRequest):
         self._max_length = self.n_prompt + max_tokens
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
+        # A user's callable sees no token that may turn out not to be in the text.
+        self.takes_drafts = not params.logits_processors
+
+    @property
+    def is_done(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def tables_vary(self) -> bool:
+        """Penalties count the tokens before a row; min_tokens forbids some up to a position."""
+        return self.params.has_penalties or len(self.token_ids) < self.min_length
+
+    def usable_drafts(self, draft_ids: list[int]) -> list[int]:
+        """Those that may be tried: at most one less than the tokens that are still wanted."""
+        if not self.takes_drafts:
+            return []
+        return draft_ids[: self._max_length - len(self.token_ids) - 1]
 
     @property
     def n_generated(self) -> int:

@@ -8,6 +8,7 @@ class Request:
 
     __slots__ = (
         "blocks",
+        "draft_ids",
         "n_computed",
         "n_prompt",
         "n_rows_done",
@@ -36,6 +37,17 @@ class Request:
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
+        self.draft_ids: list[int] = []  # computed behind the last token in that step, if any are
+
+    @property
+    def n_step_drafts(self) -> int:
+        """How many of `draft_ids` the step computes."""
+        return max(0, self.n_computed + self.n_step_tokens - len(self.token_ids))
+
+    @property
+    def tables_vary(self) -> bool:
+        """Whether a row of logits needs sampler tables of its own, apart from other positions'."""
+        return False
 
     def advance(self) -> None:
         """The step has computed the tokens planned for it."""

@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.draft_planner import DraftPlanner
 from pyroclast.engine.request import Request
 
 R = TypeVar("R", bound=Request)
@@ -44,6 +45,13 @@ class Scheduler(Generic[R]):
         self.max_running = min(max_seqs, max_batch_tokens, max_logits)
         self.waiting: deque[R] = deque()
         self.running: list[R] = []
+        self._drafts: DraftPlanner[R] = DraftPlanner(
+            pool,
+            block_size=block_size,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+            max_logits=max_logits,
+        )
         self.n_preemptions = 0
         self.layout = 0  # changes whenever `running` changes or a step does anything but decode
         self.decodes_only = False  # the last step planned was one token of everybody running
@@ -71,6 +79,11 @@ class Scheduler(Generic[R]):
         self.decodes_only = False
         return [block for request in requests for block in self._give_back(request)]
 
+    def propose(self, request: R, draft_ids: list[int]) -> None:
+        """Puts up tokens that may follow those of `request`, for the next step only."""
+        self._drafts.propose(request, draft_ids)
+        self.decodes_only = False
+
     def schedule(self) -> list[R]:
         """The requests of the next step, each with `n_step_tokens` and `n_step_rows` set and with
         blocks for these tokens.  Empty only if there is nothing to do."""
@@ -79,21 +92,20 @@ class Scheduler(Generic[R]):
             if steady:
                 return self.running
         self.layout += 1
+        self._drafts.take_back()
         self._admit()
         self._grow_all()
-        step = [
-            request for request in self.running if len(request.token_ids) - request.n_computed == 1
-        ]
+        step = [r for r in self.running if len(r.token_ids) - r.n_computed == 1]
         self.decodes_only = len(step) == len(self.running) > 0
-        n_rows = 0
         for request in step:
             request.n_step_tokens = 1
             request.n_step_rows = self._rows_of(request, 1)
-            n_rows += request.n_step_rows
-        if self.decodes_only:
-            return self.running
-        self._add_chunks(step, self.max_batch_tokens - len(step), self.max_logits - n_rows)
-        return step
+        n_rows = sum(request.n_step_rows for request in step)
+        if not self.decodes_only:
+            self._add_chunks(step, self.max_batch_tokens - len(step), self.max_logits - n_rows)
+        if self._drafts.add_to(step):
+            self.decodes_only = False
+        return self.running if self.decodes_only else step
 
     def restart_all(self) -> None:
         """Nothing in the KV cache is trusted any more: every request is computed again."""
@@ -103,6 +115,7 @@ class Scheduler(Generic[R]):
             request.blocks = []
             request.n_computed = 0
         self.running.clear()
+        self._drafts.clear()
         self.pool.reset()
         self.decodes_only = False
 

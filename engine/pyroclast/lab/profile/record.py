@@ -24,7 +24,7 @@ from pyroclast_kernels.timeline import TracedRun, Tracer
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Completion
-    from pyroclast.engine.stepper import StepModel
+    from pyroclast.engine.step_model import StepModel
     from pyroclast.text.tokenizer import Tokenizer
 
 _SPARE_RUNS = 4
