@@ -49,6 +49,7 @@ def generating(n_tokens: int, *, blocks: list[int], **params: Any) -> GenerateRe
 
 def with_drafts(request: GenerateRequest, draft_ids: list[int]) -> GenerateRequest:
     request.draft_ids = draft_ids
+    request.n_step_drafts = len(draft_ids)
     request.n_step_tokens = request.n_step_rows = 1 + len(draft_ids)
     return request
 

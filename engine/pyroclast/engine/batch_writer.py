@@ -35,8 +35,8 @@ class BatchWriter:
             first, n_tokens, n_rows = request.n_computed, request.n_step_tokens, request.n_step_rows
             end = start + n_tokens
             token_ids = request.token_ids[first : first + n_tokens]
-            if n_drafts := n_tokens - len(token_ids):
-                token_ids += request.draft_ids[:n_drafts]
+            if request.n_step_drafts:
+                token_ids += request.draft_ids
             batch.token_ids[start:end] = token_ids
             batch.positions[start:end] = range(first, first + n_tokens)
             batch.seq_index[start:end] = i

@@ -73,6 +73,7 @@ class DraftPlanner(Generic[R]):
 
     def _add(self, request: R, draft_ids: list[int]) -> None:
         request.draft_ids = draft_ids
+        request.n_step_drafts = len(draft_ids)
         request.n_step_tokens += len(draft_ids)
         request.n_step_rows += len(draft_ids)
         n_blocks = self._n_blocks_for(len(request.token_ids) + len(draft_ids))

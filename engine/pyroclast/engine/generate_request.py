@@ -81,10 +81,6 @@ class GenerateRequest(ReadRequest):
         self.takes_drafts = not params.logits_processors
 
     @property
-    def is_done(self) -> bool:
-        return self.finish_reason is not None
-
-    @property
     def tables_vary(self) -> bool:
         """Penalties count the tokens before a row; min_tokens forbids some up to a position."""
         return self.params.has_penalties or len(self.token_ids) < self.min_length

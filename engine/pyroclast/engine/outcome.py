@@ -36,20 +36,27 @@ class Outcome:
         request: GenerateRequest,
         start: int,
         token_ids: list[int],
-        step_s: tuple[float, float],
+        start_s: float,
+        end_s: float,
     ) -> int | None:
-        """`read`, and the sampled tokens.  step_s: when the step began and ended."""
-        n_drafts = request.n_step_drafts
-        if n_drafts:
-            request.clock.tick(*step_s)
+        """Does what `read` does, and gives the sampled tokens.  The step ran from `start_s` to
+        `end_s`."""
+        if request.n_rows_done < request.n_prompt:
+            bad_row = self.read(request, start, token_ids)
+            if bad_row is not None:
+                return bad_row
+        elif request.n_step_drafts:
+            request.clock.tick(start_s, end_s)
             return self._verify(request, start, token_ids)
-        bad_row = self.read(request, start, token_ids)
-        if bad_row is None:
-            request.clock.tick(*step_s)
-            if request.n_step_rows and request.n_computed == len(request.token_ids):
-                row = start + request.n_step_rows - 1
-                self._give(request, token_ids[row], row)
-        return bad_row
+        elif request.n_step_rows and token_ids[start] < 0:
+            return start
+        else:
+            request.n_computed += request.n_step_tokens
+        request.clock.tick(start_s, end_s)
+        if request.n_step_rows and request.n_computed == len(request.token_ids):
+            row = start + request.n_step_rows - 1
+            self._give(request, token_ids[row], row)
+        return None
 
     def why_no_token(self, row: int) -> PyroclastError:
         if self._results.is_finite(row):
@@ -77,7 +84,8 @@ class Outcome:
                 return row
             request.n_computed += 1
             self._give(request, token_id, row)
-            if request.is_done or row + 1 == end or drafts[row - start] != token_id:
+            is_last = request.finish_reason is not None or row + 1 == end
+            if is_last or drafts[row - start] != token_id:
                 break
         return None
 

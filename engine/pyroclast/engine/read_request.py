@@ -45,8 +45,3 @@ class ReadRequest(Request):
         self.n_top = n_top
         self.on_rows = on_rows
         call.open.add(self)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has all that it asked for."""
-        return self.n_computed == self.n_prompt

@@ -12,6 +12,7 @@ class Request:
         "n_computed",
         "n_prompt",
         "n_rows_done",
+        "n_step_drafts",
         "n_step_rows",
         "n_step_tokens",
         "sibling",
@@ -37,12 +38,8 @@ class Request:
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
-        self.draft_ids: list[int] = []  # computed behind the last token in that step, if any are
-
-    @property
-    def n_step_drafts(self) -> int:
-        """How many of `draft_ids` the step computes."""
-        return max(0, self.n_computed + self.n_step_tokens - len(self.token_ids))
+        self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
+        self.draft_ids: list[int] = []
 
     @property
     def tables_vary(self) -> bool:

@@ -40,13 +40,14 @@ _ROW_FIELDS = (
 class _Changing:
     """A row whose tables change from token to token."""
 
-    __slots__ = ("request", "row", "segment", "slots")
+    __slots__ = ("request", "row", "segment", "slots", "start")
 
     def __init__(
-        self, request: GenerateRequest, segment: int, row: int, slots: dict[int, int]
+        self, request: GenerateRequest, segment: int, row: int, start: int, slots: dict[int, int]
     ) -> None:
         self.request, self.segment, self.row = request, segment, row
-        self.slots = slots  # of each token id in the segment of penalties
+        # Where its penalties start, and which of them counts each token; none if it has none.
+        self.start, self.slots = start, slots
 
 
 class SampleWriter:
@@ -82,12 +83,23 @@ class SampleWriter:
 
     def update(self) -> None:
         """Follows one more token of each request since the last step."""
+        ids, n_prompt, n_output = self._penalties
         for changing in self.changing:
-            request = changing.request
-            if len(request.token_ids) == request.min_length:
-                self._write_allowed(request, changing.segment, changing.row, len(request.token_ids))
-            if request.params.has_penalties:
-                self._count(changing, request.token_ids[-1])
+            request, slots = changing.request, changing.slots
+            n_tokens = len(request.token_ids)
+            if n_tokens == request.min_length:
+                self._write_allowed(request, changing.segment, changing.row, n_tokens)
+            if not slots:
+                continue
+            token_id = request.token_ids[-1]
+            slot = slots.get(token_id)
+            if slot is None:
+                slot = slots[token_id] = changing.start + self._n_penalties[changing.row]
+                ids[slot], n_prompt[slot], n_output[slot] = token_id, 0, 0
+                self._n_penalties[changing.row] += 1
+            n_output[slot] += 1
+            if self._notes:
+                self._arrays.memory.note(self._arrays.penalties, slot, slot + 1)
 
     def _write_targets(self, request: ReadRequest, start: int, end: int) -> None:
         """Rows that read: the row of a position tells of the token that follows it."""
@@ -114,7 +126,8 @@ class SampleWriter:
         slots = self._write_penalties(request, segment, row, [])
         self._write_allowed(request, segment, row, n_tokens)
         if request.tables_vary:
-            self.changing.append(_Changing(request, segment, row, slots))
+            start = segment * self._arrays.n_penalties
+            self.changing.append(_Changing(request, segment, row, start, slots))
         if params.logits_processors:
             self.processed.append((row, request))
 
@@ -140,7 +153,7 @@ class SampleWriter:
     def _write_penalties(
         self, request: GenerateRequest, segment: int, row: int, draft_ids: list[int]
     ) -> dict[int, int]:
-        """Counts the tokens before the row, and returns the slot of each token id."""
+        """Counts the tokens before the row.  Returns which penalty counts each token id."""
         start = segment * self._arrays.n_penalties
         values = self._arrays.rows[row]
         values["penalty_start"], values["n_penalties"] = start, 0
@@ -154,7 +167,7 @@ class SampleWriter:
             (token_id, prompt[token_id], output[token_id]) for token_id in token_ids
         ]
         self._arrays.memory.note(self._arrays.penalties, start, start + len(token_ids))
-        return {token_id: slot for slot, token_id in enumerate(token_ids)}
+        return {token_id: slot for slot, token_id in enumerate(token_ids, start)}
 
     def _write_allowed(
         self, request: GenerateRequest, segment: int, row: int, position: int
@@ -175,16 +188,3 @@ class SampleWriter:
         self._arrays.allowed[start : start + self._arrays.n_words] = mask
         self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
         values["allowed_start"] = start
-
-    def _count(self, changing: _Changing, token_id: int) -> None:
-        """One more occurrence of a token, for the penalties."""
-        ids, n_prompt, n_output = self._penalties
-        start = changing.segment * self._arrays.n_penalties
-        slot = changing.slots.get(token_id)
-        if slot is None:
-            slot = changing.slots[token_id] = len(changing.slots)
-            ids[start + slot], n_prompt[start + slot], n_output[start + slot] = token_id, 0, 0
-            self._n_penalties[changing.row] = slot + 1
-        n_output[start + slot] += 1
-        if self._notes:
-            self._arrays.memory.note(self._arrays.penalties, start + slot, start + slot + 1)

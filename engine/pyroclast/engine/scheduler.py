@@ -98,7 +98,7 @@ class Scheduler(Generic[R]):
         step = [r for r in self.running if len(r.token_ids) - r.n_computed == 1]
         self.decodes_only = len(step) == len(self.running) > 0
         for request in step:
-            request.n_step_tokens = 1
+            request.n_step_tokens, request.n_step_drafts = 1, 0
             request.n_step_rows = self._rows_of(request, 1)
         n_rows = sum(request.n_step_rows for request in step)
         if not self.decodes_only:
@@ -192,7 +192,7 @@ class Scheduler(Generic[R]):
                 n_rows = n_rows_left
             if n_tokens == 0:
                 return
-            request.n_step_tokens = n_tokens
+            request.n_step_tokens, request.n_step_drafts = n_tokens, 0
             request.n_step_rows = n_rows
             step.append(request)
             n_tokens_left -= n_tokens

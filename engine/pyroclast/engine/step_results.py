@@ -9,22 +9,21 @@ from pyroclast_kernels.sample import NOT_FINITE, OUT
 
 class StepResults:
     """The results of the last step; row r belongs to the r-th row of logits.  `sampled[r]` is the
-    token of row r, -1 where none could be chosen (`is_finite` tells why)."""
+    token of row r, -1 where none could be chosen (`is_finite` tells why).  has_top: the lists of
+    most likely tokens need no fetching from a GPU; whoever begins a step sets it."""
 
     def __init__(self, arrays: SampleArrays) -> None:
         self._arrays = arrays
         # Single values through memoryviews: half the time of NumPy's.
         self._out = {name: arrays.out[name].data for name in OUT.names or ()}
         self.sampled = self._out["token_id"]
-        self._has_top = False  # the top arrays hold what the last step wrote
-
-    def expect(self, *, on_host: bool) -> None:
-        """A new step begins.  `on_host`: the CPU writes its results, so that none need fetching."""
-        self._has_top = on_host
+        self._n_rows = arrays.n_rows.data
+        self._on_gpu = arrays.memory.on_gpu
+        self.has_top = False
 
     def token_ids(self) -> list[int]:
         """`sampled`, as far as the step has rows."""
-        found: list[int] = self.sampled[: int(self._arrays.n_rows[0])].tolist()
+        found: list[int] = self.sampled[: self._n_rows[0]].tolist()
         return found
 
     def is_finite(self, row: int) -> bool:
@@ -36,7 +35,8 @@ class StepResults:
         out = self._out
         top: list[tuple[int, float]] = []
         if n_top:
-            self._fetch_top()
+            if self._on_gpu and not self.has_top:
+                self._fetch_top()
             ids = self._arrays.top_ids[row, :n_top].tolist()
             logprobs = self._arrays.top_logprobs[row, :n_top].tolist()
             # Fewer tokens than that may be possible at all.
@@ -51,8 +51,6 @@ class StepResults:
 
     def _fetch_top(self) -> None:
         arrays = self._arrays
-        if not self._has_top:
-            n_rows = int(arrays.n_rows[0])
-            arrays.memory.fetch(arrays.top_ids, n_rows)
-            arrays.memory.fetch(arrays.top_logprobs, n_rows)
-            self._has_top = True
+        arrays.memory.fetch(arrays.top_ids, self._n_rows[0])
+        arrays.memory.fetch(arrays.top_logprobs, self._n_rows[0])
+        self.has_top = True

@@ -27,15 +27,12 @@ class StepWriter:
         self._samples = SampleWriter(arrays)
         self._block_size = block_size
         self._layout = -1  # of the step that is in the arrays; -1 if there is none to trust
+        # The rows of the step whose logits users' callables change.
+        self.processed: list[tuple[int, GenerateRequest]] = []
         # Storing one int through a memoryview takes half the time of a NumPy scalar store.
         self._token_ids = batch.token_ids.data
         self._positions = batch.positions.data
         self._sample_positions = arrays.rows["position"].data
-
-    @property
-    def processed(self) -> list[tuple[int, GenerateRequest]]:
-        """The rows of the step whose logits users' callables change."""
-        return self._samples.processed
 
     def forget(self) -> None:
         """The next `write` trusts nothing that is in the arrays."""
@@ -52,6 +49,7 @@ class StepWriter:
         self._layout = -1  # until all is written
         self._batch.write(step)
         self._samples.write(step)
+        self.processed = self._samples.processed
         self._layout = layout
 
     def write_next(self, requests: Sequence[ReadRequest]) -> bool:

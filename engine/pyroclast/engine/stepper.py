@@ -141,15 +141,16 @@ class Stepper:
             return
         writer = self._writer
         writer.write(step, self.scheduler.layout)
-        self._results.expect(on_host=bool(writer.processed))
-        if writer.processed:
+        processed = writer.processed
+        self._results.has_top = bool(processed)  # the CPU writes it
+        if processed:
             self.model.forward()
-            self._host_sampler.run(writer.processed)
+            self._host_sampler.run(processed)
         else:
             self.model.forward(sample=True)
         self._collect(step, start_s)
         self._steady = None
-        if self.scheduler.decodes_only and not writer.processed:
+        if self.scheduler.decodes_only and not processed:
             steady = [r for r in step if isinstance(r, GenerateRequest) and r.logprobs is None]
             if len(steady) == len(step):
                 self._steady = steady
@@ -165,12 +166,14 @@ class Stepper:
             self._changing = request
             start, end = end, end + request.n_step_rows
             if isinstance(request, GenerateRequest):
-                bad_row = outcome.give(request, start, token_ids, (start_s, now_s))
+                bad_row = outcome.give(request, start, token_ids, start_s, now_s)
+                done = request.finish_reason is not None
             else:
                 bad_row = outcome.read(request, start, token_ids)
+                done = request.n_computed == request.n_prompt
             if bad_row is not None:
                 failed.append((request, bad_row))
-            elif request.is_done:
+            elif done:
                 finished.append(request)
         self._changing = None
         if finished or failed:
