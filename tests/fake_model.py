@@ -39,11 +39,11 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
-    def stream(self, continuation: bool = False) -> "ByteStream":
-        return ByteStream()
+    def decoder(self, continuation: bool = False) -> "ByteDecoder":
+        return ByteDecoder()
 
 
-class ByteStream:
+class ByteDecoder:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 

@@ -547,7 +547,8 @@ def test_ctrl_c_at_any_place_leaves_the_llm_usable(where, call, monkeypatch):
     other = llm.stream("abc", GREEDY)
     begun = [next(other).token_ids[0]]
     stepper = llm._loop.stepper
-    owner = stepper._samples if where == "token_ids" else stepper
+    owners = {"token_ids": stepper._results, "_give": stepper._outcome, "_finish": stepper}
+    owner = owners[where]
     real = getattr(owner, where)
     n_calls = 0
 

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.engine import checks
+from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Prompt, Prompts
+from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
-from pyroclast.engine.request import Generation, Job, PaddedTextStream, TextStream, Work
-from pyroclast.engine.stepper import StepModel, Stepper
+from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
+from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.errors import RequestError
 from pyroclast.model.device import check_device
 from pyroclast.progress import progress_bar
@@ -119,21 +123,21 @@ class LLM:
         Gives `n` completions for each prompt, in the order of the prompts.  Text gets the model's
         special tokens (BOS), token ids are taken as they are.  progress: a bar on stderr; None
         shows one for long batches on a terminal."""
-        job, items = self._job(), checks.as_list(prompts)
+        call, items = self._call(), checks.as_list(prompts)
         encoded = [self._encode(item, _where(i, len(items))) for i, item in enumerate(items)]
-        generations = self._generations(encoded, params, job, continues_text=True)
-        return self._completions(generations, job, progress)
+        requests = self._requests(encoded, params, call, continues_text=True)
+        return self._completions(requests, call, progress)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
         Closing the stream, or dropping it, ends the work before the next step."""
-        job, items = self._job(streams=True), checks.as_list(prompt)
+        call, items = self._call(collects_chunks=True), checks.as_list(prompt)
         if len(items) != 1:
             raise RequestError(f"stream() takes one prompt, got {len(items)}; use generate()")
         encoded = [self._encode(items[0], "the prompt")]
-        generations = self._generations(encoded, params, job, continues_text=True)
-        return Stream(self, self._loop, job, generations)
+        requests = self._requests(encoded, params, call, continues_text=True)
+        return Stream(self, self._loop, call, requests)
 
     def chat(
         self,
@@ -147,13 +151,13 @@ class LLM:
 
         messages: [{"role": "user", "content": "..."}, ...].  template: further variables for the
         chat template (tools, ...).  Gives a list, like `generate`."""
-        job = self._job()
+        call = self._call()
         several = isinstance(messages, list | tuple) and len(messages) > 0
         several = several and isinstance(messages[0], list | tuple)
         conversations: list[Any] = list(messages) if several else [messages]
         encoded = [self._encode_chat(each, template) for each in conversations]
-        generations = self._generations(encoded, params, job, continues_text=False)
-        return self._completions(generations, job, progress)
+        requests = self._requests(encoded, params, call, continues_text=False)
+        return self._completions(requests, call, progress)
 
     def stream_chat(
         self,
@@ -163,10 +167,10 @@ class LLM:
         template: Mapping[str, Any] | None = None,
     ) -> Stream:
         """`chat` for one conversation, as a stream of chunks."""
-        job = self._job(streams=True)
+        call = self._call(collects_chunks=True)
         encoded = [self._encode_chat(messages, template)]
-        generations = self._generations(encoded, params, job, continues_text=False)
-        return Stream(self, self._loop, job, generations)
+        requests = self._requests(encoded, params, call, continues_text=False)
+        return Stream(self, self._loop, call, requests)
 
     # ---- reading ---------------------------------------------------------------------------
 
@@ -177,16 +181,16 @@ class LLM:
         logprob, rank, is_greedy, and the `n_top` most likely tokens in its place."""
         SamplingParams(prompt_logprobs=n_top)  # has the same range
         items = checks.as_list(prompts)
-        job, scores = self._job(), []
+        call, scores = self._call(), []
         for i, item in enumerate(items):
             where = _where(i, len(items))
             token_ids = self._encode(item, where)
             checks.check_fits(len(token_ids), self.max_seq_len, where)
             scores.append(Score(token_ids, [None] * len(token_ids)))
-        works = [
-            Work(
+        requests = [
+            ReadRequest(
                 score.token_ids[:-1],
-                job,
+                call,
                 targets=score.token_ids[1:],
                 scored=score.logprobs,
                 n_top=n_top,
@@ -194,7 +198,7 @@ class LLM:
             for score in scores
             if len(score.token_ids) > 1
         ]
-        self._run(job, works, progress)
+        self._run(call, requests, progress)
         return scores
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
@@ -210,8 +214,8 @@ class LLM:
         def keep(first: int, rows: NDArray[np.float32]) -> None:
             found[first : first + len(rows)] = rows
 
-        job = self._job()
-        self._run(job, [Work(token_ids, job, on_rows=keep)], progress=False)
+        call = self._call()
+        self._run(call, [ReadRequest(token_ids, call, on_rows=keep)], progress=False)
         return found
 
     # ---- the end ---------------------------------------------------------------------------
@@ -240,54 +244,54 @@ class LLM:
         token_ids = self.tokenizer.encode_chat(messages, **(template or {}))
         return checks.encode(token_ids, self.tokenizer, self.vocab_size, "the conversation")
 
-    def _job(self, *, streams: bool = False) -> Job:
+    def _call(self, *, collects_chunks: bool = False) -> Call:
         """A call begins: its times count from here."""
         bandwidth = self.memory_bandwidth
         share = self.model.weight_bytes / bandwidth if bandwidth else 0.0
-        return Job(streams=streams, step_bandwidth_share=share)
+        return Call(collects_chunks=collects_chunks, step_bandwidth_share=share)
 
     def _completions(
-        self, generations: list[Generation], job: Job, progress: bool | None
+        self, requests: list[GenerateRequest], call: Call, progress: bool | None
     ) -> list[Completion]:
-        self._run(job, generations, progress)
-        return [generation.completion() for generation in generations]
+        self._run(call, requests, progress)
+        return [request.completion() for request in requests]
 
-    def _generations(
-        self, encoded: list[list[int]], params: Params, job: Job, continues_text: bool
-    ) -> list[Generation]:
+    def _requests(
+        self, encoded: list[list[int]], params: Params, call: Call, continues_text: bool
+    ) -> list[GenerateRequest]:
         """Everything is checked before the first is queued."""
         each_params = checks.as_params(params, len(encoded))
         limits = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             each.check_vocabulary(self.vocab_size)
             where = _where(i, len(encoded))
-            limits.append(checks.max_tokens(each, len(token_ids), self.max_seq_len, where))
-        generations: list[Generation] = []
+            limits.append(checks.resolve_max_tokens(each, len(token_ids), self.max_seq_len, where))
+        requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             seed, stop_ids, first = each.fixed_seed(), self._stop_ids(each), None
             for index in range(each.n):
-                generation = Generation(
+                request = GenerateRequest(
                     list(token_ids),
-                    job,
+                    call,
                     params=each,
                     seed=seed,
-                    text=self._text_stream(continues_text),
+                    decoder=self._text_decoder(continues_text),
                     stop_ids=stop_ids,
                     max_tokens=limits[i],
                     prompt_index=i,
                     index=index,
                     sibling=first,
                 )
-                first = first or generation
-                generations.append(generation)
-        return generations
+                first = first or request
+                requests.append(request)
+        return requests
 
-    def _text_stream(self, continues_text: bool) -> TextStream:
+    def _text_decoder(self, continues_text: bool) -> TextDecoder:
         """Decodes a completion; to be drawn, but not to be spelt, are rows that only pad the
         output matrix: they give no text."""
-        text = self.tokenizer.stream(continuation=continues_text)
+        decoder = self.tokenizer.decoder(continuation=continues_text)
         n_spelt = self.tokenizer.vocab_size
-        return text if n_spelt >= self.vocab_size else PaddedTextStream(text, n_spelt)
+        return decoder if n_spelt >= self.vocab_size else PaddedTextDecoder(decoder, n_spelt)
 
     def _stop_ids(self, params: SamplingParams) -> dict[int, str | int]:
         """The tokens that end a text, and what is reported as the reason."""
@@ -302,17 +306,17 @@ class LLM:
                 stop_ids[token_ids[0]] = stop
         return stop_ids
 
-    def _run(self, job: Job, works: Sequence[Work], progress: bool | None) -> None:
-        """Until every sequence of the job has ended; an exception ends those that have not."""
-        n_all = len(works)
+    def _run(self, call: Call, requests: Sequence[ReadRequest], progress: bool | None) -> None:
+        """Until every request of the call has ended; an exception ends those that have not."""
+        n_all = len(requests)
         try:
-            self._loop.submit(works)
+            self._loop.submit(requests)
             with progress_bar(n_all, "prompt", progress) as show:
-                while job.open:
-                    self._loop.run(job)
-                    show(n_all - len(job.open))
+                while call.open:
+                    self._loop.run(call)
+                    show(n_all - len(call.open))
         except BaseException:
-            self._loop.give_up(job)
+            self._loop.give_up(call)
             raise
 
 

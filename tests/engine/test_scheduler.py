@@ -3,7 +3,8 @@
 import pytest
 
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.scheduler import Scheduler, Sequence
+from pyroclast.engine.request import Request
+from pyroclast.engine.scheduler import Scheduler
 
 
 def make(*, n_blocks=16, block_size=4, max_batch_tokens=8, max_seqs=4, max_logits=4):
@@ -17,25 +18,27 @@ def make(*, n_blocks=16, block_size=4, max_batch_tokens=8, max_seqs=4, max_logit
 
 
 def add(scheduler, n_tokens, **options):
-    seq = Sequence(list(range(n_tokens)), **options)
-    scheduler.add(seq)
-    return seq
+    request = Request(list(range(n_tokens)), **options)
+    scheduler.add(request)
+    return request
 
 
 def play(scheduler):
-    """One step: checks its limits and blocks, advances; returns the (sequence, tokens, rows)."""
+    """One step: checks its limits and blocks, advances; returns the (request, tokens, rows)."""
     step = list(scheduler.schedule())
-    plan = [(seq, seq.n_step_tokens, seq.n_step_rows) for seq in step]
+    plan = [(request, request.n_step_tokens, request.n_step_rows) for request in step]
     assert sum(n for _, n, _ in plan) <= scheduler.max_batch_tokens
     assert sum(n for _, _, n in plan) <= scheduler.max_logits
-    owned = [block for seq in scheduler.running for block in seq.blocks]
+    owned = [block for request in scheduler.running for block in request.blocks]
     assert len(set(owned)) == scheduler.pool.n_blocks - scheduler.pool.n_free
-    for seq in step:
-        assert len(seq.blocks) * scheduler.block_size >= seq.n_computed + seq.n_step_tokens
-        whole = seq.n_computed + seq.n_step_tokens == len(seq.token_ids)
-        seq.advance()
+    for request in step:
+        assert (
+            len(request.blocks) * scheduler.block_size >= request.n_computed + request.n_step_tokens
+        )
+        whole = request.n_computed + request.n_step_tokens == len(request.token_ids)
+        request.advance()
         if whole:
-            seq.token_ids.append(0)
+            request.token_ids.append(0)
     return plan
 
 
@@ -65,14 +68,14 @@ def test_prompts_are_read_in_the_order_in_which_they_came():
     assert play(scheduler) == [(a, 1, 1), (b, 4, 1)]
 
 
-def test_no_more_sequences_run_than_a_step_has_room_for():
+def test_no_more_requests_run_than_a_step_has_room_for():
     for limit in ("max_seqs", "max_batch_tokens", "max_logits"):
         scheduler = make(**{limit: 2})
-        seqs = [add(scheduler, 1) for _ in range(3)]
+        requests = [add(scheduler, 1) for _ in range(3)]
         play(scheduler)
-        assert [seq for seq, _, _ in play(scheduler)] == seqs[:2]
-        scheduler.remove([seqs[0]])
-        assert [seq for seq, _, _ in play(scheduler)] == seqs[1:]
+        assert [request for request, _, _ in play(scheduler)] == requests[:2]
+        scheduler.remove([requests[0]])
+        assert [request for request, _, _ in play(scheduler)] == requests[1:]
 
 
 def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back():
@@ -88,23 +91,23 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back():
     assert (b.blocks, b.n_computed) == ([], 0)
     n_tokens = len(b.token_ids)
     scheduler.remove([a])
-    [(seq, n, _)] = play(scheduler)
-    assert seq is b
+    [(request, n, _)] = play(scheduler)
+    assert request is b
     assert n == min(n_tokens, 8)
 
 
 def test_everybody_finishes_in_a_cache_that_holds_one():
     scheduler = make(n_blocks=4, max_seqs=4)
-    seqs = [add(scheduler, n) for n in (5, 9, 2, 7)]
+    requests = [add(scheduler, n) for n in (5, 9, 2, 7)]
     finished = []
     for _ in range(200):
         play(scheduler)
-        done = [seq for seq in scheduler.running if len(seq.token_ids) >= 16]
+        done = [request for request in scheduler.running if len(request.token_ids) >= 16]
         finished += done
         scheduler.remove(done)
         if not scheduler:
             break
-    assert finished == seqs  # the oldest first: nobody overtakes
+    assert finished == requests  # the oldest first: nobody overtakes
     assert scheduler.n_preemptions > 0
     assert scheduler.pool.n_free == 4
 
@@ -123,7 +126,7 @@ def test_prompt_rows_are_asked_for_once_and_within_the_limit():
     assert b.n_rows_done == 7
 
 
-def test_a_sequence_computed_whole_but_without_its_token_gives_its_row_again():
+def test_a_request_computed_whole_but_without_its_token_gives_its_row_again():
     scheduler = make()
     a = add(scheduler, 3, wants_prompt_rows=True)
     scheduler.schedule()
@@ -162,7 +165,7 @@ def test_a_sibling_that_is_gone_is_not_waited_for():
     assert play(scheduler) == [(b, 10, 1)]
 
 
-def test_layout_stays_while_the_same_sequences_decode():
+def test_layout_stays_while_the_same_requests_decode():
     scheduler = make()
     a = add(scheduler, 2)
     add(scheduler, 2)
@@ -197,7 +200,7 @@ def test_remove_forgets_waiting_and_running_alike():
     a, b, c = (add(scheduler, 4) for _ in range(3))
     play(scheduler)
     assert scheduler.remove([a, b]) != []
-    assert list(scheduler.sequences()) == [c]
+    assert list(scheduler.requests()) == [c]
     assert scheduler.remove([c]) == []
     assert not scheduler
     assert scheduler.schedule() == []
@@ -207,6 +210,98 @@ def test_remove_forgets_waiting_and_running_alike():
 @pytest.mark.parametrize("n_tokens", [1, 4, 5])
 def test_a_prompt_takes_the_blocks_that_it_needs(n_tokens):
     scheduler = make()
-    seq = add(scheduler, n_tokens)
+    request = add(scheduler, n_tokens)
     scheduler.schedule()
-    assert len(seq.blocks) == -(-n_tokens // 4)
+    assert len(request.blocks) == -(-n_tokens // 4)
+
+
+# ---- drafts --------------------------------------------------------------------------------
+
+
+def decoding(scheduler, *n_tokens):
+    """Requests that have read their prompts."""
+    requests = [add(scheduler, n) for n in n_tokens]
+    while any(request.n_computed < request.n_prompt for request in requests):
+        play(scheduler)
+    return requests
+
+
+def plan(scheduler):
+    return [(r, r.n_step_tokens, r.n_step_rows) for r in scheduler.schedule()]
+
+
+def test_drafts_are_computed_behind_the_last_token_each_with_its_row():
+    scheduler = make()
+    a, b = decoding(scheduler, 3, 2)
+    scheduler.propose(a, [7, 8])
+    assert plan(scheduler) == [(a, 3, 3), (b, 1, 1)]
+    assert (a.draft_ids, a.n_step_drafts, b.n_step_drafts) == ([7, 8], 2, 0)
+    a.n_computed, b.n_computed = a.n_computed + 1, b.n_computed + 1
+    for request in (a, b):
+        request.token_ids.append(0)
+    assert plan(scheduler) == [(a, 1, 1), (b, 1, 1)]
+    assert a.n_step_drafts == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "n_planned"),
+    [
+        ({"max_batch_tokens": 6, "max_logits": 40}, [3, 1]),
+        ({"max_logits": 7, "max_batch_tokens": 40}, [3, 2]),
+        ({"max_batch_tokens": 40, "max_logits": 40, "n_blocks": 3}, [0, 3]),
+        ({"max_batch_tokens": 40, "max_logits": 40}, [3, 3]),
+    ],
+    ids=str,
+)
+def test_drafts_take_what_is_left_over_the_oldest_first(limits, n_planned):
+    scheduler = make(**limits)
+    a, b = decoding(scheduler, 3, 4)
+    for request in (a, b):
+        scheduler.propose(request, [1, 2, 3])
+    scheduler.schedule()
+    assert [a.n_step_drafts, b.n_step_drafts] == n_planned
+
+
+class TablesVary(Request):
+    tables_vary = True
+
+
+def test_rows_with_tables_of_their_own_are_no_more_than_there_are_tables():
+    scheduler = make(max_seqs=5, max_batch_tokens=40, max_logits=40)
+    requests = [TablesVary([1]), Request([1]), TablesVary([1])]
+    for request in requests:
+        scheduler.add(request)
+    play(scheduler)
+    for request in requests:
+        scheduler.propose(request, [1, 2, 3])
+    scheduler.schedule()
+    assert [request.n_step_drafts for request in requests] == [2, 3, 0]
+
+
+def test_prompts_go_before_drafts():
+    scheduler = make()
+    [a] = decoding(scheduler, 3)
+    b = add(scheduler, 20)
+    scheduler.propose(a, [1, 2])
+    assert plan(scheduler) == [(a, 1, 1), (b, 7, 0)]
+
+
+def test_drafts_need_a_prompt_that_was_read():
+    scheduler = make()
+    a = add(scheduler, 1)
+    scheduler.propose(a, [1, 2])
+    assert plan(scheduler) == [(a, 1, 1)]
+
+
+def test_blocks_of_rejected_drafts_come_back_before_anybody_gives_way():
+    scheduler = make(n_blocks=4, max_batch_tokens=40, max_logits=40)
+    a, b = decoding(scheduler, 3, 3)
+    scheduler.propose(a, [1, 2, 3, 4, 5])
+    scheduler.schedule()
+    assert (a.n_step_drafts, scheduler.pool.n_free) == (5, 0)
+    for request in (a, b):  # all drafts were wrong
+        request.n_computed += 1
+        request.token_ids.append(0)
+    assert plan(scheduler) == [(a, 1, 1), (b, 1, 1)]
+    assert [len(a.blocks), len(b.blocks)] == [2, 2]
+    assert scheduler.n_preemptions == 0

@@ -54,8 +54,8 @@ def test_a_folder_and_a_gguf_with_one_vocabulary_agree(tmp_path, metadata, decod
             assert ids == gguf.encode(text, add_special_tokens=False, parse_special=parse_special)
             for skip in (True, False):
                 assert tok.decode(ids, skip) == gguf.decode(ids, skip)
-            stream = tok.stream()
-            assert "".join(map(stream.step, ids)) + stream.flush() == tok.decode(ids)
+            decoder = tok.decoder()
+            assert "".join(map(decoder.step, ids)) + decoder.flush() == tok.decode(ids)
 
 
 def test_control_tokens_past_the_model_vocabulary_keep_their_ids_in_plain_text(tmp_path):

@@ -32,8 +32,8 @@ def encode(tok, text, **options):
 
 
 def streamed(tok, ids, **options):
-    stream = tok.stream(**options)
-    return "".join([stream.step(i) for i in ids]) + stream.flush()
+    decoder = tok.decoder(**options)
+    return "".join([decoder.step(i) for i in ids]) + decoder.flush()
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def test_random_unicode_comes_back(real):
 @pytest.mark.parametrize("real", REAL, indirect=True)
 def test_a_step_of_the_stream_costs_a_few_microseconds(real):
     ids = encode(real, "It was the best of times, it was the worst of times. " * 200)
-    stream = real.stream()
+    decoder = real.decoder()
     start = time.thread_time()
     for token_id in ids:
-        stream.step(token_id)
+        decoder.step(token_id)
     assert (time.thread_time() - start) / len(ids) < 20e-6
 
 
@@ -192,17 +192,17 @@ def test_all_tokens_that_end_a_turn_are_found():
 
 @pytest.mark.parametrize("token_id", [-1, 259, 10**12])
 def test_an_id_outside_the_vocabulary_is_an_error_that_names_both(special, token_id):
-    for decode in (special.token_bytes, special.stream().step, lambda i: special.decode([i])):
+    for decode in (special.token_bytes, special.decoder().step, lambda i: special.decode([i])):
         with pytest.raises(TokenizerError, match=rf"{token_id}.*0\.\.258"):
             decode(token_id)
 
 
 def test_a_stream_holds_a_character_back_until_it_is_whole():
     tok = tokenizer(byte_level())
-    stream = tok.stream()
-    steps = [stream.step(i) for i in encode(tok, "é🚀!")]
+    decoder = tok.decoder()
+    steps = [decoder.step(i) for i in encode(tok, "é🚀!")]
     assert steps == ["", "é", "", "", "", "🚀", "!"]
-    assert stream.flush() == ""
+    assert decoder.flush() == ""
 
 
 def test_bytes_that_are_no_text_become_replacement_characters():

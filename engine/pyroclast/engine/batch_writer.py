@@ -1,69 +1,57 @@
-"""Writes a planned step into the arrays of a batch, touching only what changed since the last."""
+"""Writes a planned step into the arrays of the batch, which the model reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Row
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyroclast.engine.scheduler import Sequence
+from pyroclast.engine.request import Request
 
 if TYPE_CHECKING:
     from pyroclast_kernels.batch import Batch
 
 
 class BatchWriter:
-    """Fills `batch` for steps of `Scheduler.schedule`.  Row i of every per-sequence array belongs
-    to the i-th sequence of the step."""
+    """Row i of every per-request array belongs to the i-th request of the step.  A table of blocks
+    that is already in its row is extended, not written again."""
 
     def __init__(self, batch: Batch, block_size: int) -> None:
         self._batch = batch
         self._block_size = block_size
-        # Storing one int through a memoryview takes half the time of a NumPy scalar store.
-        self._token_ids = batch.token_ids.data
-        self._positions = batch.positions.data
-        self._block_tables = batch.block_tables.data
-        # Which block list each table row shows, and how much of it: lists only ever grow, and
-        # are replaced when the sequence loses its blocks.
-        self._rows: list[Row[int]] = [()] * len(batch.block_tables)
+        # Which list of blocks each table row shows, and how many of them: a list only ever grows,
+        # and a request that loses blocks gets a new one.
+        self._rows: list[Sequence[int]] = [()] * len(batch.block_tables)
         self._n_written = [0] * len(batch.block_tables)
-        self._layout = -1
 
     def forget(self) -> None:
-        """The next `write` trusts nothing that is in the arrays."""
-        self._layout = -1
+        """The next `write` trusts no table."""
         self._rows = [()] * len(self._rows)
 
-    def write(self, step: Row[Sequence], layout: int) -> None:
-        """Fills the batch.  A `layout` seen last time promises the same sequences, one token and
-        one row of logits each."""
-        if layout != self._layout:
-            self._write_all(step)
-            self._layout = layout
-            return
-        token_ids, positions, block_size = self._token_ids, self._positions, self._block_size
-        for i, seq in enumerate(step):
-            position = seq.n_computed
-            token_ids[i] = seq.token_ids[-1]
-            positions[i] = position
-            if not position % block_size:
-                self._block_tables[i, position // block_size] = seq.blocks[-1]
-                self._n_written[i] = len(seq.blocks)
-
-    def _write_all(self, step: Row[Sequence]) -> None:
+    def write(self, step: Sequence[Request]) -> None:
         batch = self._batch
         start = n_logits = 0
         batch.seq_starts[0] = 0
-        for i, seq in enumerate(step):
-            first, n_tokens, n_rows = seq.n_computed, seq.n_step_tokens, seq.n_step_rows
+        for i, request in enumerate(step):
+            first, n_tokens, n_rows = request.n_computed, request.n_step_tokens, request.n_step_rows
             end = start + n_tokens
-            batch.token_ids[start:end] = seq.token_ids[first : first + n_tokens]
+            token_ids = request.token_ids[first : first + n_tokens]
+            if request.n_step_drafts:
+                token_ids += request.draft_ids
+            batch.token_ids[start:end] = token_ids
             batch.positions[start:end] = range(first, first + n_tokens)
             batch.seq_index[start:end] = i
             batch.seq_starts[i + 1] = end
             batch.logit_rows[n_logits : n_logits + n_rows] = range(end - n_rows, end)
-            self._write_table(i, seq.blocks)
+            self._write_table(i, request.blocks)
             start, n_logits = end, n_logits + n_rows
         batch.counts[:] = (start, len(step), n_logits)
+
+    def extend_table(self, i: int, request: Request) -> bool:
+        """The next token of the i-th request opens a block: False if it has none for it."""
+        if len(request.blocks) * self._block_size < len(request.token_ids):
+            return False
+        self._write_table(i, request.blocks)
+        return True
 
     def _write_table(self, i: int, blocks: list[int]) -> None:
         n_known = self._n_written[i] if self._rows[i] is blocks else 0

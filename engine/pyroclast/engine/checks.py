@@ -100,7 +100,7 @@ def check_fits(n_prompt: int, max_seq_len: int, where: str) -> None:
         )
 
 
-def max_tokens(params: SamplingParams, n_prompt: int, max_seq_len: int, where: str) -> int:
+def resolve_max_tokens(params: SamplingParams, n_prompt: int, max_seq_len: int, where: str) -> int:
     """How many tokens may be generated: what was asked for, or all that there is room for."""
     room = max_seq_len - n_prompt
     if room < 1:

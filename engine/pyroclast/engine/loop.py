@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
 
-from pyroclast.engine.request import Job, Work
+from pyroclast.engine.call import Call
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
 from pyroclast.errors import ClosedError
 
@@ -21,7 +22,7 @@ _HANDOVER_POLL_S = 50e-6
 
 
 class Loop:
-    """Runs the generations of all jobs on one stepper, until `close`."""
+    """Runs the requests of all calls on one stepper, until `close`."""
 
     def __init__(self, stepper: Stepper) -> None:
         self.stepper = stepper
@@ -29,12 +30,12 @@ class Loop:
         self._lock = threading.Lock()
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
-        self._inbox: deque[Work] = deque()
-        self._given_up: deque[Job] = deque()
+        self._inbox: deque[ReadRequest] = deque()
+        self._given_up: deque[Call] = deque()
 
-    def run(self, job: Job) -> None:
-        """Waits for its turn, then runs one step for everybody, unless `job` needs it no more.
-        Raises what ended the job, if it did not end well."""
+    def run(self, call: Call) -> None:
+        """Waits for its turn, then runs one step for everybody, unless `call` needs it no more.
+        Raises what ended the call, if it did not end well."""
         # Only a thread that meets another one says that it waits; see _hand_over.
         waits = threading.get_ident() if self._lock.locked() else 0
         if waits:
@@ -45,28 +46,28 @@ class Loop:
                     self._waiting.discard(waits)
                 if self._inbox or self._given_up:
                     self._clean_up()
-                if self.closed and job.open:
-                    self.stepper.end(job, self._closed_error())
-                elif job.open and not job.chunks and job.error is None:
+                if self.closed and call.open:
+                    self.stepper.end(call, self._closed_error())
+                elif call.open and not call.chunks and call.error is None:
                     self.stepper.step()
         finally:
             if waits:
                 self._waiting.discard(waits)
         if self._waiting:
             self._hand_over()
-        if job.error is not None and not job.chunks:
-            raise job.error
+        if call.error is not None and not call.chunks:
+            raise call.error
 
-    def submit(self, seqs: Iterable[Work]) -> None:
-        """Queues sequences; they begin with the next step that somebody runs.  Never waits."""
+    def submit(self, requests: Iterable[ReadRequest]) -> None:
+        """Queues requests; they begin with the next step that somebody runs.  Never waits."""
         self.check_open()
-        self._inbox.extend(seqs)
+        self._inbox.extend(requests)
 
-    def give_up(self, job: Job) -> None:
-        """Ends the job's generations before the next step.  Never waits: safe in a finalizer."""
-        if not job.open:
+    def give_up(self, call: Call) -> None:
+        """Ends the call's requests before the next step.  Never waits: safe in a finalizer."""
+        if not call.open:
             return
-        self._given_up.append(job)
+        self._given_up.append(call)
         # While the lock is held a step is being run, and the next one begins with the clean-up.
         if self._lock.acquire(blocking=False):
             try:
@@ -81,8 +82,8 @@ class Loop:
                 return
             self.closed = True
             self._clean_up()
-            for job in {seq.job for seq in self.stepper.scheduler.sequences()}:
-                self.stepper.end(job, self._closed_error())
+            for call in {request.call for request in self.stepper.scheduler.requests()}:
+                self.stepper.end(call, self._closed_error())
             self.stepper.model.close()
 
     def check_open(self) -> None:

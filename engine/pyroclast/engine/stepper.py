@@ -1,39 +1,35 @@
-"""One step after another: plan it, fill the batch, run the model, hand the tokens out.
+"""One step after another: plan it, fill its arrays, run the model, hand the tokens out.
 
 Not safe for threads by itself: `loop.Loop` lets one caller in at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import perf_counter
 
-from pyroclast.engine.batch_writer import BatchWriter
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.request import Generation, Job, Work
-from pyroclast.engine.sample_rows import (
-    ProcessorError,
-    SampleRows,
-    apply_processors,
-    sample_program,
-)
+from pyroclast.engine.call import Call
+from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.host_sampler import HostSampler, ProcessorError
+from pyroclast.engine.outcome import Outcome
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.scheduler import Scheduler
 from pyroclast.engine.step_model import StepModel
-from pyroclast.errors import NumericalError, PyroclastError, SamplingError
+from pyroclast.engine.step_results import StepResults
+from pyroclast.engine.step_writer import StepWriter
+from pyroclast.errors import PyroclastError
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast_kernels.program import PARTS_PER_THREAD
 
-__all__ = ["StepModel", "Stepper"]
-
 
 class Stepper:
-    """Runs the sequences that are added, all in the same steps.  sample_rules: the kernel rules
+    """Runs the requests that are added, all in the same steps.  sample_rules: the kernel rules
     that the model was made with."""
 
     def __init__(self, model: StepModel, sample_rules: str | None = None) -> None:
-        vocab_size = model.logits.shape[1]
         arrays = SampleArrays(
-            vocab_size=vocab_size,
+            vocab_size=model.logits.shape[1],
             max_seq_len=model.max_seq_len,
             max_rows=model.max_logits,
             max_seqs=model.max_seqs,
@@ -42,47 +38,48 @@ class Stepper:
         )
         model.attach_sampler(**arrays.arguments())
         self.model = model
-        self.scheduler: Scheduler[Work] = Scheduler(
+        self.scheduler: Scheduler[ReadRequest] = Scheduler(
             BlockPool(model.n_blocks),
             block_size=model.block_size,
             max_batch_tokens=model.max_batch_tokens,
             max_seqs=model.max_seqs,
             max_logits=model.max_logits,
         )
-        self._batch = BatchWriter(model.batch, model.block_size)
-        self._samples = SampleRows(arrays, vocab_size)
-        self._sample_rules = sample_rules
-        # Made at load, so that rules which cannot hold are told then; on the GPU, where the model
-        # tells, when it is first needed.
-        self._sample_alone: Callable[[], None] | None = None
-        if not model.memory.on_gpu:
-            self._sample_alone = sample_program(model.logits, arrays, sample_rules)
-        self._planned: list[Work] = []  # the step being run
-        self._steady: list[Generation] | None = None  # the last step, if the next may be like it
-        self._changing: Work | None = None  # the sequence whose tokens and text are being changed
-        self._views = (
-            model.batch.token_ids.data,
-            model.batch.positions.data,
-            arrays.rows["position"].data,
-            arrays.out["token_id"].data,
-            model.block_size,
-        )
+        self._writer = StepWriter(model.batch, arrays, model.block_size)
+        self._results = StepResults(arrays)
+        self._sampled = self._results.sampled
+        self._outcome = Outcome(model, self._results)
+        self._host_sampler = HostSampler(model, arrays, sample_rules)
+        self._planned: list[ReadRequest] = []  # the step being run
+        # The last step, if the next may be like it.
+        self._steady: list[GenerateRequest] | None = None
+        # The request whose tokens and text are being changed.
+        self._changing: ReadRequest | None = None
 
-    def add(self, seq: Work) -> None:
-        self._changing = seq
-        self.scheduler.add(seq)
+    def add(self, request: ReadRequest) -> None:
+        self._changing = request
+        self.scheduler.add(request)
         self._changing = self._steady = None
+
+    def propose(self, request: GenerateRequest, draft_ids: list[int]) -> None:
+        """Puts up tokens that may follow those of `request`.  The next step verifies them: it gives
+        as many tokens as the drafts are right, and one more, the same as step by step.  Drafts
+        that the step has no room for are dropped."""
+        vocab_size = self.model.logits.shape[1]
+        assert all(0 <= token_id < vocab_size for token_id in draft_ids), "no such token"
+        self.scheduler.propose(request, request.usable_drafts(draft_ids))
+        self._steady = None
 
     def step(self) -> None:
         """Runs one step.  An error of the model, or of a user's callable, is not raised here: it
-        ends the jobs concerned, and waits in them."""
+        ends the calls concerned, and waits in them."""
         try:
             try:
                 if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
             except ProcessorError as failed:
                 # Nothing has advanced: the others do the same step again.
-                self._fail([failed.seq], failed.reason)
+                self._fail([failed.request], failed.reason)
             except PyroclastError as error:
                 self._fail(self._planned, error)
         except BaseException:
@@ -90,186 +87,131 @@ class Stepper:
             self._recover()
             raise
 
-    def end(self, job: Job, error: Exception | None = None) -> list[int]:
-        """Takes the job's open sequences off; returns the blocks that this freed."""
-        seqs = list(job.open)
+    def end(self, call: Call, error: Exception | None = None) -> list[int]:
+        """Takes the call's open requests off; returns the blocks that this freed."""
+        requests = list(call.open)
         self._steady = None
-        freed = self.scheduler.remove(seqs)
-        job.error = job.error or error
-        for seq in seqs:
-            if isinstance(seq, Generation) and seq.finish_reason is None:
-                text = seq.finish("abort")
-                if job.error is None:
-                    seq.emit(text, [])
-        job.open.clear()
+        freed = self.scheduler.remove(requests)
+        call.error = call.error or error
+        for request in requests:
+            if isinstance(request, GenerateRequest) and request.finish_reason is None:
+                text = request.finish("abort")
+                if call.error is None:
+                    request.emit(text, [])
+        call.open.clear()
         return freed
 
-    def _decode(self, steady: list[Generation]) -> bool:
+    def _decode(self, steady: list[GenerateRequest]) -> bool:
         """Runs a step in which everybody decodes, as in the step before: nothing to plan, little
         to write.  False, with nothing done, if somebody needs a new block.
 
         One piece on purpose: the weights that a step reads push everything else out of the
         caches, and then each function that is called costs microseconds (bench/overhead.py)."""
-        token_ids, positions, sample_positions, sampled, block_size = self._views
-        for i, seq in enumerate(steady):
-            n_tokens = len(seq.token_ids)
-            if not (n_tokens - 1) % block_size:
-                return False
-            token_ids[i] = seq.token_ids[-1]
-            positions[i] = n_tokens - 1
-            sample_positions[i] = n_tokens
-        self._samples.update()
+        if not self._writer.write_next(steady):
+            return False
         self.model.forward(True)
         now_s = perf_counter()
-        finished: list[Work] = []
-        failed: list[tuple[Work, int]] = []
-        for i, seq in enumerate(steady):
-            self._changing = seq
+        sampled = self._sampled
+        finished: list[ReadRequest] = []
+        failed: list[tuple[ReadRequest, int]] = []
+        for i, request in enumerate(steady):
+            self._changing = request
             token_id = sampled[i]
             if token_id < 0:
-                failed.append((seq, i))
+                failed.append((request, i))
                 continue
-            seq.n_computed += 1
-            seq.clock.end_s = now_s
-            text = seq.accept(token_id)
-            if seq.finish_reason is not None:
-                finished.append(seq)
-            if seq.job.chunks is not None:
-                seq.emit(text, [token_id])
+            request.n_computed += 1
+            request.clock.end_s = now_s
+            text = request.accept(token_id)
+            if request.finish_reason is not None:
+                finished.append(request)
+            if request.call.chunks is not None:
+                request.emit(text, [token_id])
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
         return True
 
     def _plan_and_run(self) -> None:
-        """Any step."""
+        """Runs a step of any kind."""
         start_s = perf_counter()
         step = self._planned = self.scheduler.schedule()
         if not step:
-            assert not self.scheduler, "sequences wait, but none can run"
+            assert not self.scheduler, "requests wait, but none can run"
             return
-        self._forward(step)
+        writer = self._writer
+        writer.write(step, self.scheduler.layout)
+        processed = writer.processed
+        self._results.has_top = bool(processed)  # the CPU writes it
+        if processed:
+            self.model.forward()
+            self._host_sampler.run(processed)
+        else:
+            self.model.forward(sample=True)
         self._collect(step, start_s)
         self._steady = None
-        if self.scheduler.decodes_only and not self._samples.processed:
-            steady = [seq for seq in step if isinstance(seq, Generation) and seq.logprobs is None]
+        if self.scheduler.decodes_only and not processed:
+            steady = [r for r in step if isinstance(r, GenerateRequest) and r.logprobs is None]
             if len(steady) == len(step):
                 self._steady = steady
 
-    def _forward(self, step: list[Work]) -> None:
-        layout, samples = self.scheduler.layout, self._samples
-        self._batch.write(step, layout)
-        samples.write(step, layout)
-        if samples.processed:
-            self.model.forward()
-            logits = self.model.logits
-            apply_processors(samples.processed, logits)
-            if self._sample_alone is None:
-                self._sample_alone = sample_program(logits, samples.arrays, self._sample_rules)
-            self._sample_alone()
-            samples.sampled_on_host()
-        else:
-            self.model.forward(sample=True)
-
-    def _collect(self, step: list[Work], start_s: float) -> None:
-        """Gives every sequence of the step what it got."""
-        now_s = perf_counter()
-        token_ids = self._samples.token_ids()
-        finished: list[Work] = []
-        failed: list[tuple[Work, int]] = []
-        row = 0  # behind the rows of the sequences seen
-        for seq in step:
-            self._changing = seq
-            n_rows = seq.n_step_rows
-            row += n_rows
-            if n_rows == 1 and token_ids[row - 1] < 0:
-                failed.append((seq, row - 1))
-                continue
-            if seq.wants_prompt_rows and n_rows and seq.n_rows_done < seq.n_prompt:
-                bad = [r for r in range(row - n_rows, row) if token_ids[r] < 0]
-                if bad:
-                    failed.append((seq, bad[0]))
-                    continue
-                self._read_rows(seq, row - n_rows)
-            seq.advance()
-            if isinstance(seq, Generation):
-                seq.clock.tick(start_s, now_s)
-                if n_rows and seq.n_computed == len(seq.token_ids):
-                    self._give(seq, token_ids[row - 1], row - 1)
-                    if seq.finish_reason is not None:
-                        finished.append(seq)
-            elif seq.n_computed == seq.n_prompt:
-                finished.append(seq)
+    def _collect(self, step: list[ReadRequest], start_s: float) -> None:
+        """Gives every request of the step what it got."""
+        outcome, now_s = self._outcome, perf_counter()
+        token_ids = self._results.token_ids()
+        finished: list[ReadRequest] = []
+        failed: list[tuple[ReadRequest, int]] = []
+        end = 0
+        for request in step:
+            self._changing = request
+            start, end = end, end + request.n_step_rows
+            if isinstance(request, GenerateRequest):
+                bad_row = outcome.give(request, start, token_ids, start_s, now_s)
+                done = request.finish_reason is not None
+            else:
+                bad_row = outcome.read(request, start, token_ids)
+                done = request.n_computed == request.n_prompt
+            if bad_row is not None:
+                failed.append((request, bad_row))
+            elif done:
+                finished.append(request)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
 
-    def _read_rows(self, seq: Work, row: int) -> None:
-        """Prompt rows, the first of which is `row`; may deliver a row again after a restart."""
-        end = seq.n_computed + seq.n_step_tokens
-        first = end - seq.n_step_rows
-        if seq.on_rows is not None:
-            seq.on_rows(first, self.model.logits[row : row + seq.n_step_rows])
-        if seq.scored is not None:
-            for position in range(first, min(end, len(seq.scored) - 1)):
-                scored = self._samples.logprobs(row + position - first, seq.n_top)
-                seq.scored[position + 1] = scored
-
-    def _give(self, seq: Generation, token_id: int, row: int) -> None:
-        """One sampled token."""
-        text = seq.accept(token_id)
-        logprobs = None
-        if seq.logprobs is not None:
-            logprobs = [self._samples.logprobs(row, seq.params.logprobs or 0)]
-            seq.logprobs += logprobs
-        seq.emit(text, [token_id], logprobs)
-
-    def _settle(self, finished: list[Work], failed: list[tuple[Work, int]]) -> None:
+    def _settle(self, finished: list[ReadRequest], failed: list[tuple[ReadRequest, int]]) -> None:
         """After a step: those that have all they wanted, and those whose row gave no token."""
         self._finish(finished)
-        for seq, row in failed:
-            if seq.job.error is None:
-                self._fail([seq], self._why_no_token(row))
+        for request, row in failed:
+            if request.call.error is None:
+                self._fail([request], self._outcome.why_no_token(row))
 
-    def _finish(self, seqs: list[Work]) -> None:
+    def _finish(self, requests: list[ReadRequest]) -> None:
         self._steady = None
-        self.scheduler.remove(seqs)
-        for seq in seqs:
-            seq.job.open.discard(seq)
+        self.scheduler.remove(requests)
+        for request in requests:
+            request.call.open.discard(request)
 
-    def _fail(self, seqs: Iterable[Work], error: Exception) -> None:
-        """Ends the jobs of `seqs` with an error; what they leave in the KV cache is zeroed, as a
+    def _fail(self, requests: Iterable[ReadRequest], error: Exception) -> None:
+        """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a
         NaN there would outlive them."""
-        for job in {seq.job for seq in seqs}:
-            freed = self.end(job, error)
+        for call in {request.call for request in requests}:
+            freed = self.end(call, error)
             if freed:
                 self.model.zero_blocks(freed)
 
-    def _why_no_token(self, row: int) -> PyroclastError:
-        if self._samples.is_finite(row):
-            return SamplingError(
-                "no token is left to choose from: allowed_token_ids, logit_bias and the stop "
-                "tokens that min_tokens forbids exclude all of them"
-            )
-        where = self.model.find_non_finite() or "the logits"
-        return NumericalError(
-            f"NaN or infinity in the forward pass, first in {where}; generation stopped.  "
-            'Damaged weights, or an overflow that compute="float32" may avoid'
-        )
-
     def _recover(self) -> None:
         """After an interruption at an unknown place: everything computed is computed again, and
-        the sequence whose tokens or text may be half changed ends."""
+        the request whose tokens or text may be half changed ends."""
         self._steady = None
-        self._batch.forget()
-        self._samples.forget()
+        self._writer.forget()
         self.scheduler.restart_all()
         half_done, self._changing = self._changing, None
         done = [
-            seq
-            for seq in self.scheduler.sequences()
-            if isinstance(seq, Generation) and seq.finish_reason is not None
+            request
+            for request in self.scheduler.requests()
+            if isinstance(request, GenerateRequest) and request.finish_reason is not None
         ]
-        self._finish([seq for seq in done if seq is not half_done])
-        if half_done is not None and half_done in half_done.job.open:
-            self.end(half_done.job, PyroclastError("interrupted between two tokens"))
+        self._finish([request for request in done if request is not half_done])
+        if half_done is not None and half_done in half_done.call.open:
+            self.end(half_done.call, PyroclastError("interrupted between two tokens"))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from pyroclast.engine.output import Chunk, Completion
 
 if TYPE_CHECKING:
+    from pyroclast.engine.call import Call
+    from pyroclast.engine.generate_request import GenerateRequest
     from pyroclast.engine.loop import Loop
-    from pyroclast.engine.request import Generation, Job
 
 
 class Stream:
@@ -19,28 +20,28 @@ class Stream:
     and dropping the stream end it before the next step and free its share of the KV cache."""
 
     def __init__(
-        self, owner: object, loop: Loop, job: Job, generations: Sequence[Generation]
+        self, owner: object, loop: Loop, call: Call, requests: Sequence[GenerateRequest]
     ) -> None:
         self._owner = owner  # a stream keeps its model alive
         self._loop = loop
-        self._job = job
-        self._generations = generations
+        self._call = call
+        self._requests = requests
         self._started = False
-        assert job.chunks is not None, "a stream's job collects chunks"
-        self._chunks = job.chunks
+        assert call.chunks is not None, "a stream's call collects chunks"
+        self._chunks = call.chunks
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> Chunk:
-        job, chunks = self._job, self._chunks
+        call, chunks = self._call, self._chunks
         if not chunks:
             try:
                 if not self._started:
                     self._started = True
-                    self._loop.submit(self._generations)
-                while not chunks and (job.open or job.error is not None):
-                    self._loop.run(job)
+                    self._loop.submit(self._requests)
+                while not chunks and (call.open or call.error is not None):
+                    self._loop.run(call)
             except BaseException:
                 self.close()
                 raise
@@ -52,14 +53,12 @@ class Stream:
     def completions(self) -> list[Completion]:
         """The completions that have ended; with finish_reason "abort" those that were closed."""
         return [
-            generation.completion()
-            for generation in self._generations
-            if generation.finish_reason is not None
+            request.completion() for request in self._requests if request.finish_reason is not None
         ]
 
     def close(self) -> None:
         """Ends the work; chunks that nobody fetched are lost.  Harmless when repeated."""
-        self._loop.give_up(self._job)
+        self._loop.give_up(self._call)
         self._chunks.clear()
 
     def __enter__(self) -> Stream:

@@ -120,9 +120,9 @@ class Tokenizer:
             known = self._bytes[token_id] = self._spell(token_id)
         return known
 
-    def stream(self, skip_special_tokens: bool = True, continuation: bool = False) -> TextStream:
+    def decoder(self, skip_special_tokens: bool = True, continuation: bool = False) -> TextDecoder:
         """A decoder that is fed one id at a time; its pieces together are what `decode` gives."""
-        return TextStream(self, skip_special_tokens, continuation)
+        return TextDecoder(self, skip_special_tokens, continuation)
 
     def apply_chat_template(
         self,
@@ -197,7 +197,7 @@ class Tokenizer:
         return text.replace(SPACE, " ").encode()
 
 
-class TextStream:
+class TextDecoder:
     """Token ids one at a time -> text that is certain: no half characters, and nothing twice.
 
     The pieces that `step` and the last `flush` return, put together, are what `decode` gives.
@@ -206,7 +206,7 @@ class TextStream:
     __slots__ = ("_decoder", "_skipped", "_strip", "_tokenizer")
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, continuation: bool) -> None:
-        vocabulary = tokenizer._vocabulary  # noqa: SLF001 - the stream is the tokenizer's other half
+        vocabulary = tokenizer._vocabulary  # noqa: SLF001 - the decoder is the tokenizer's other half
         self._tokenizer = tokenizer
         self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
         self._strip = vocabulary.strip_leading_space and not continuation

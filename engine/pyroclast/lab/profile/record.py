@@ -24,7 +24,7 @@ from pyroclast_kernels.timeline import TracedRun, Tracer
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Completion
-    from pyroclast.engine.stepper import StepModel
+    from pyroclast.engine.step_model import StepModel
     from pyroclast.text.tokenizer import Tokenizer
 
 _SPARE_RUNS = 4
@@ -109,9 +109,9 @@ class _WatchedTokenizer(_Watched):
         super().__init__(target, watch, {"encode": "encode"})
         self._watch = watch
 
-    def stream(self, **options: Any) -> Any:
+    def decoder(self, **options: Any) -> Any:
         names = {"step": "decode", "flush": "decode"}
-        return _Watched(self._target.stream(**options), self._watch, names)
+        return _Watched(self._target.decoder(**options), self._watch, names)
 
 
 class ProfiledLLM:

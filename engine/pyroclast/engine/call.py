@@ -1,0 +1,25 @@
+"""One call of a user's: the requests that it has open, how it failed, what it has to fetch."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+
+from pyroclast.engine.output import Chunk
+from pyroclast.engine.request import Request
+
+
+class Call:
+    """`open` holds the requests that have not ended.  `error` is what ended them before their time.
+    `chunks` holds what nobody has fetched yet; it is None unless the call collects chunks.
+    step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
+    not known."""
+
+    __slots__ = ("arrived_s", "chunks", "error", "open", "step_bandwidth_share")
+
+    def __init__(self, *, collects_chunks: bool = False, step_bandwidth_share: float = 0.0) -> None:
+        self.arrived_s = perf_counter()
+        self.step_bandwidth_share = step_bandwidth_share
+        self.open: set[Request] = set()
+        self.chunks: deque[Chunk] | None = deque() if collects_chunks else None
+        self.error: Exception | None = None

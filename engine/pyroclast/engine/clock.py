@@ -1,0 +1,45 @@
+"""The times of one request, and the `Timings` that its user sees."""
+
+from __future__ import annotations
+
+from pyroclast.engine.output import Timings
+
+
+class Clock:
+    """When a request came, started, gave its first token and its last (perf_counter)."""
+
+    __slots__ = ("arrived_s", "end_s", "first_token_s", "started_s")
+
+    def __init__(self, arrived_s: float) -> None:
+        self.arrived_s = arrived_s
+        self.started_s: float | None = None
+        self.first_token_s: float | None = None
+        self.end_s = arrived_s
+
+    def tick(self, start_s: float, end_s: float) -> None:
+        """A step from `start_s` to `end_s` computed some of the request's tokens."""
+        self.end_s = end_s
+        if self.started_s is None:
+            self.started_s = start_s
+
+    def timings(self, n_prompt: int, n_generated: int, step_bandwidth_share: float) -> Timings:
+        """step_bandwidth_share: what one step per second takes of the memory bandwidth."""
+        started_s = self.end_s if self.started_s is None else self.started_s
+        first_s = self.end_s if self.first_token_s is None else self.first_token_s
+        prompt_s, decode_s = first_s - started_s, self.end_s - first_s
+        decode_rate = (n_generated - 1) / decode_s if n_generated > 1 and decode_s > 0 else None
+        has_prompt_rate = self.first_token_s is not None and prompt_s > 0
+        return Timings(
+            n_prompt_tokens=n_prompt,
+            n_completion_tokens=n_generated,
+            queue_s=started_s - self.arrived_s,
+            prompt_s=prompt_s,
+            decode_s=decode_s,
+            first_token_s=None if self.first_token_s is None else first_s - self.arrived_s,
+            total_s=self.end_s - self.arrived_s,
+            prompt_tokens_per_s=n_prompt / prompt_s if has_prompt_rate else None,
+            decode_tokens_per_s=decode_rate,
+            bandwidth_share=decode_rate * step_bandwidth_share
+            if decode_rate is not None and step_bandwidth_share > 0
+            else None,
+        )

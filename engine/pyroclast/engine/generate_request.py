@@ -1,0 +1,159 @@
+"""A request to generate: sampling parameters, text, stop conditions, log-probabilities, times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyroclast.engine.call import Call
+from pyroclast.engine.clock import Clock
+from pyroclast.engine.output import Chunk, Completion, FinishReason, TokenLogprobs
+from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.request import Request
+from pyroclast.engine.stop import StopText
+from pyroclast.engine.text_decoder import TextDecoder
+
+if TYPE_CHECKING:
+    from pyroclast.sampling.params import SamplingParams
+
+
+class GenerateRequest(ReadRequest):
+    """Grows by one sampled token a step until something ends it."""
+
+    __slots__ = (
+        "_flush",
+        "_max_length",
+        "_pieces",
+        "_step_text",
+        "_stop_text",
+        "clock",
+        "finish_reason",
+        "index",
+        "logprobs",
+        "min_length",
+        "params",
+        "prompt_index",
+        "seed",
+        "stop_ids",
+        "stop_reason",
+        "takes_drafts",
+    )
+
+    def __init__(
+        self,
+        token_ids: list[int],
+        call: Call,
+        *,
+        params: SamplingParams,
+        seed: int,
+        decoder: TextDecoder,
+        stop_ids: dict[int, str | int],
+        max_tokens: int,
+        prompt_index: int = 0,
+        index: int = 0,
+        sibling: Request | None = None,
+    ) -> None:
+        """`stop_ids`: the tokens that end it, each with the stop reason that is reported."""
+        wants_prompt = params.prompt_logprobs is not None
+        super().__init__(
+            token_ids,
+            call,
+            targets=token_ids[1:] if wants_prompt else [],
+            scored=[None] * len(token_ids) if wants_prompt else None,
+            n_top=params.prompt_logprobs or 0,
+            sibling=None if wants_prompt else sibling,
+        )
+        self.params = params
+        self.seed = seed
+        self.prompt_index = prompt_index
+        self.index = index
+        self.clock = Clock(call.arrived_s)
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.stop_ids = stop_ids
+        self._stop_text = StopText(params.stop) if params.stop else None
+        self._step_text = decoder.step
+        self._flush = decoder.flush
+        self._max_length = self.n_prompt + max_tokens
+        self.min_length = self.n_prompt + params.min_tokens
+        self._pieces: list[str] = []
+        # A user's callable sees no token that may turn out not to be in the text.
+        self.takes_drafts = not params.logits_processors
+
+    @property
+    def tables_vary(self) -> bool:
+        """Penalties count the tokens before a row; min_tokens forbids some up to a position."""
+        return self.params.has_penalties or len(self.token_ids) < self.min_length
+
+    def usable_drafts(self, draft_ids: list[int]) -> list[int]:
+        """Those that may be tried: at most one less than the tokens that are still wanted."""
+        if not self.takes_drafts:
+            return []
+        return draft_ids[: self._max_length - len(self.token_ids) - 1]
+
+    @property
+    def n_generated(self) -> int:
+        return len(self.token_ids) - self.n_prompt
+
+    def accept(self, token_id: int) -> str:
+        """Appends a sampled token; returns the text that it made certain.  Sets `finish_reason`
+        if that was the last token.  The hot path: about a microsecond besides the tokenizer."""
+        self.token_ids.append(token_id)
+        n_tokens = len(self.token_ids)
+        if n_tokens == self.n_prompt + 1:
+            self.clock.first_token_s = self.clock.end_s
+        if token_id in self.stop_ids and n_tokens >= self.min_length:
+            self.stop_reason = self.stop_ids[token_id]
+            return self.finish("stop")
+        text = self._step_text(token_id)
+        if self._stop_text is not None and n_tokens >= self.min_length:
+            text = self._stop_text.push(text)
+            if self._stop_text.found is not None:
+                self.stop_reason = self._stop_text.found
+                self.finish_reason = "stop"
+        if text:
+            self._pieces.append(text)
+        if n_tokens >= self._max_length and self.finish_reason is None:
+            text += self.finish("length")
+        return text
+
+    def finish(self, reason: FinishReason) -> str:
+        """No more tokens; returns the text that had been held back."""
+        self.finish_reason = reason
+        text = self._flush()
+        if self._stop_text is not None:
+            text = self._stop_text.push(text) + self._stop_text.flush()
+        if text:
+            self._pieces.append(text)
+        return text
+
+    def emit(
+        self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs] | None = None
+    ) -> None:
+        """Adds a chunk to the call's, if it collects them.  The last chunk carries the completion:
+        the reader may be faster than whoever ran the step."""
+        chunks = self.call.chunks
+        if chunks is None:
+            return
+        chunk = Chunk(text, token_ids, self.index, self.finish_reason, logprobs)
+        if self.finish_reason is not None:
+            chunk.completion = self.completion()
+        chunks.append(chunk)
+
+    def completion(self) -> Completion:
+        """The result; only after the end."""
+        assert self.finish_reason is not None, "completion() before the end"
+        share = self.call.step_bandwidth_share
+        return Completion(
+            text="".join(self._pieces),
+            token_ids=self.token_ids[self.n_prompt :],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            prompt_token_ids=self.token_ids[: self.n_prompt],
+            seed=self.seed,
+            timings=self.clock.timings(self.n_prompt, self.n_generated, share),
+            prompt_index=self.prompt_index,
+            index=self.index,
+            logprobs=self.logprobs,
+            prompt_logprobs=self.scored,
+        )

@@ -1,0 +1,119 @@
+"""What a step's rows of logits mean for the requests that asked for them."""
+
+from __future__ import annotations
+
+from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.step_results import StepResults
+from pyroclast.errors import NumericalError, PyroclastError, SamplingError
+
+
+class Outcome:
+    """Hands a request what the step that has run computed for it.  `start` is the first of the
+    request's rows, `token_ids` has the token of every row of the step."""
+
+    def __init__(self, model: StepModel, results: StepResults) -> None:
+        self._model = model
+        self._results = results
+
+    def read(self, request: ReadRequest, start: int, token_ids: list[int]) -> int | None:
+        """Delivers prompt rows and advances the request.  If one of its rows gave no token, returns
+        that row instead."""
+        n_rows = request.n_step_rows
+        if n_rows == 1 and token_ids[start] < 0:
+            return start
+        if request.wants_prompt_rows and n_rows and request.n_rows_done < request.n_prompt:
+            for row in range(start, start + n_rows):
+                if token_ids[row] < 0:
+                    return row
+            self._deliver(request, start)
+        request.advance()
+        return None
+
+    def give(
+        self,
+        request: GenerateRequest,
+        start: int,
+        token_ids: list[int],
+        start_s: float,
+        end_s: float,
+    ) -> int | None:
+        """Does what `read` does, and gives the sampled tokens.  The step ran from `start_s` to
+        `end_s`."""
+        if request.n_rows_done < request.n_prompt:
+            bad_row = self.read(request, start, token_ids)
+            if bad_row is not None:
+                return bad_row
+        elif request.n_step_drafts:
+            request.clock.tick(start_s, end_s)
+            return self._verify(request, start, token_ids)
+        elif request.n_step_rows and token_ids[start] < 0:
+            return start
+        else:
+            request.n_computed += request.n_step_tokens
+        request.clock.tick(start_s, end_s)
+        if request.n_step_rows and request.n_computed == len(request.token_ids):
+            row = start + request.n_step_rows - 1
+            self._give(request, token_ids[row], row)
+        return None
+
+    def why_no_token(self, row: int) -> PyroclastError:
+        if self._results.is_finite(row):
+            return SamplingError(
+                "no token is left to choose from: allowed_token_ids, logit_bias and the stop "
+                "tokens that min_tokens forbids exclude all of them"
+            )
+        where = self._model.find_non_finite() or "the logits"
+        return NumericalError(
+            f"NaN or infinity in the forward pass, first in {where}; generation stopped.  "
+            'Damaged weights, or an overflow that compute="float32" may avoid'
+        )
+
+    def _verify(self, request: GenerateRequest, start: int, token_ids: list[int]) -> int | None:
+        """Gives the token behind the last one and behind each draft, as long as drafts are right.
+        If the text comes to a row without a token, returns that row."""
+        drafts = request.draft_ids
+        end = start + request.n_step_rows
+        if not all(self._results.is_finite(row) for row in range(start, end)):
+            self._undo_drafts(request)
+            return None
+        for row in range(start, end):
+            token_id = token_ids[row]
+            if token_id < 0:
+                return row
+            request.n_computed += 1
+            self._give(request, token_id, row)
+            is_last = request.finish_reason is not None or row + 1 == end
+            if is_last or drafts[row - start] != token_id:
+                break
+        return None
+
+    def _undo_drafts(self, request: GenerateRequest) -> None:
+        """A draft may have brought a NaN.  In some cache formats attention reads a position too
+        many, with weight zero: the NaN spoils the row before the draft, and later ones.  Its blocks
+        are zeroed, what they held is computed again, and this request tries no more drafts."""
+        request.takes_drafts = False
+        n_kept = request.n_computed // self._model.block_size
+        self._model.zero_blocks(request.blocks[n_kept:])
+        request.n_computed = n_kept * self._model.block_size
+
+    def _deliver(self, request: ReadRequest, row: int) -> None:
+        """Prompt rows, the first of which is `row`; may deliver a row again after a restart."""
+        end = request.n_computed + request.n_step_tokens
+        first = end - request.n_step_rows
+        if request.on_rows is not None:
+            request.on_rows(first, self._model.logits[row : row + request.n_step_rows])
+        if request.scored is not None:
+            for position in range(first, min(end, len(request.scored) - 1)):
+                scored = self._results.logprobs(row + position - first, request.n_top)
+                request.scored[position + 1] = scored
+
+    def _give(self, request: GenerateRequest, token_id: int, row: int) -> None:
+        """One sampled token."""
+        text = request.accept(token_id)
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = [self._results.logprobs(row, request.params.logprobs or 0)]
+            request.logprobs += logprobs
+        request.emit(text, [token_id], logprobs)

@@ -1,0 +1,47 @@
+"""A request to read a text: to score its tokens, or to hand out its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyroclast.engine.call import Call
+from pyroclast.engine.output import TokenLogprobs
+from pyroclast.engine.request import Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    OnRows = Callable[[int, NDArray[np.float32]], None]
+
+
+class ReadRequest(Request):
+    """Done when its last token is computed.
+
+    The row of logits at position p is scored for `targets[p]`, the token that follows.  `scored`,
+    if given, receives that score at [p + 1], with the `n_top` most likely tokens.
+    `on_rows(first_position, rows)` receives the logits (n_rows, vocab_size) themselves, as a view
+    that the next step overwrites."""
+
+    __slots__ = ("call", "n_top", "on_rows", "scored", "targets")
+
+    def __init__(
+        self,
+        token_ids: list[int],
+        call: Call,
+        *,
+        targets: list[int] | None = None,
+        scored: list[TokenLogprobs | None] | None = None,
+        n_top: int = 0,
+        on_rows: OnRows | None = None,
+        sibling: Request | None = None,
+    ) -> None:
+        wants_rows = scored is not None or on_rows is not None
+        super().__init__(token_ids, wants_prompt_rows=wants_rows, sibling=sibling)
+        self.call = call
+        self.targets = [0] * len(token_ids) if targets is None else targets
+        self.scored = scored
+        self.n_top = n_top
+        self.on_rows = on_rows
+        call.open.add(self)

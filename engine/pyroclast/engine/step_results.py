@@ -1,0 +1,56 @@
+"""Reads what the op `sample` wrote: tokens, and what is known about them."""
+
+from __future__ import annotations
+
+from pyroclast.engine.output import TokenLogprobs
+from pyroclast.sampling.arrays import SampleArrays
+from pyroclast_kernels.sample import NOT_FINITE, OUT
+
+
+class StepResults:
+    """The results of the last step; row r belongs to the r-th row of logits.  `sampled[r]` is the
+    token of row r, -1 where none could be chosen (`is_finite` tells why).  has_top: the lists of
+    most likely tokens need no fetching from a GPU; whoever begins a step sets it."""
+
+    def __init__(self, arrays: SampleArrays) -> None:
+        self._arrays = arrays
+        # Single values through memoryviews: half the time of NumPy's.
+        self._out = {name: arrays.out[name].data for name in OUT.names or ()}
+        self.sampled = self._out["token_id"]
+        self._n_rows = arrays.n_rows.data
+        self._on_gpu = arrays.memory.on_gpu
+        self.has_top = False
+
+    def token_ids(self) -> list[int]:
+        """`sampled`, as far as the step has rows."""
+        found: list[int] = self.sampled[: self._n_rows[0]].tolist()
+        return found
+
+    def is_finite(self, row: int) -> bool:
+        """Whether all logits of a row are numbers."""
+        return bool(self._out["status"][row] != NOT_FINITE)
+
+    def logprobs(self, row: int, n_top: int) -> TokenLogprobs:
+        """What the row's own logits say of its token and of the `n_top` most likely ones."""
+        out = self._out
+        top: list[tuple[int, float]] = []
+        if n_top:
+            if self._on_gpu and not self.has_top:
+                self._fetch_top()
+            ids = self._arrays.top_ids[row, :n_top].tolist()
+            logprobs = self._arrays.top_logprobs[row, :n_top].tolist()
+            # Fewer tokens than that may be possible at all.
+            top = [each for each in zip(ids, logprobs, strict=True) if each[0] >= 0]
+        return TokenLogprobs(
+            out["token_id"][row],
+            out["logprob"][row],
+            out["rank"][row],
+            bool(out["is_greedy"][row]),
+            top,
+        )
+
+    def _fetch_top(self) -> None:
+        arrays = self._arrays
+        arrays.memory.fetch(arrays.top_ids, self._n_rows[0])
+        arrays.memory.fetch(arrays.top_logprobs, self._n_rows[0])
+        self.has_top = True
