@@ -30,7 +30,7 @@ from peers.client import PeerError  # noqa: E402
 from peers.report import markdown  # noqa: E402
 from peers.store import Store  # noqa: E402
 from pyroclast.checkpoint import dummy as shapes  # noqa: E402
-from pyroclast.cli.main import numbers  # noqa: E402
+from pyroclast.cli.flags import numbers  # noqa: E402
 from pyroclast.errors import PyroclastError  # noqa: E402
 from pyroclast.lab.speed.throughput import make_workloads  # noqa: E402
 from pyroclast.lab.speed.throughput_rows import environment  # noqa: E402

@@ -6,7 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyroclast.cli.main import colour, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.terminal import colour, read_text, write
 from pyroclast.cli.text import as_json, load, show, tell_timings
 from pyroclast.errors import ContextOverflowError
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, fail, numbers, write
+from pyroclast.cli.flags import numbers
+from pyroclast.cli.terminal import colour, fail, write
 from pyroclast.errors import KernelError
 from pyroclast.progress import progress_bar
 

@@ -10,7 +10,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import DEFAULT_MODEL, colour, write
+from pyroclast.cli.flags import DEFAULT_MODEL
+from pyroclast.cli.terminal import colour, write
 from pyroclast.errors import KernelError, ModelFileError
 from pyroclast.model.device import (
     SETTING,

@@ -14,7 +14,8 @@ import textwrap
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, fail, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.terminal import colour, fail, read_text, write
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

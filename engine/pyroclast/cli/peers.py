@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import write
+from pyroclast.cli.terminal import write
 from pyroclast.errors import RequestError
 
 if TYPE_CHECKING:

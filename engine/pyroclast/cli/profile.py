@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import DEFAULT_MODEL, add_frozen, colour, read_text, write
+from pyroclast.cli.flags import DEFAULT_MODEL, add_frozen
+from pyroclast.cli.terminal import colour, read_text, write
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.progress import progress_bar
 

@@ -6,7 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.terminal import colour, read_text, write
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.params import SamplingParams
@@ -72,11 +73,7 @@ def trace(
     prompt_ids and output_ids: the tokens so far, for penalties.  n_tokens: how many to follow.
     Raises SamplingError where the op would report a status other than OK.
     """
-    x = np.asarray(logits, np.float32)
-    if x.ndim != 1 or not len(x):
-        raise SamplingError(f"trace wants the logits of one position, got shape {x.shape}")
-    if np.isnan(x).any() or np.isposinf(x).any():
-        raise SamplingError("trace wants logits without NaN and +inf")
+    x = _checked(logits)
     params.check_vocabulary(len(x))
     row = _row(params, position, stream)
     steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
@@ -102,6 +99,17 @@ def trace(
         stages=_stage_traces(dists, kept),
         tokens=_token_traces(x, dists, token_id, n_tokens),
     )
+
+
+def _checked(logits: Any) -> NDArray[np.float32]:
+    x = np.asarray(logits, np.float32)
+    if x.ndim != 1 or not len(x):
+        raise SamplingError(
+            f"trace takes the logits of one position, (vocab_size,); got shape {x.shape}"
+        )
+    if np.isnan(x).any() or np.isposinf(x).any():
+        raise SamplingError("trace takes logits without NaN and +inf; these have some")
+    return x
 
 
 def _row(params: SamplingParams, position: int, stream: int) -> Any:

@@ -20,21 +20,9 @@ if TYPE_CHECKING:
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
-    """The vocabulary of a folder with a tokenizer.json; anything missing or odd: TokenizerError."""
-    from tokenizers import Tokenizer as BackendType
-
+    """The vocabulary of a folder with a tokenizer.json; a TokenizerError says what is wrong."""
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise TokenizerError(
-            f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
-            "tokenizer.model, are not read; `transformers` can save one)"
-        )
-    try:
-        backend = BackendType.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises nothing more precise
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _read_backend(path)
     config = _read_json(folder / "tokenizer_config.json")
     names = _read_json(folder / "special_tokens_map.json") | config
     kind, strip_leading_space = _spelling(backend, path)
@@ -60,6 +48,24 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
         chat_template=_template(folder, config),
         lossy_bytes=frozenset(),
     )
+
+
+def _read_backend(path: Path) -> Backend:
+    """The tokenizer in a tokenizer.json, without the truncation and padding of training."""
+    from tokenizers import Tokenizer as BackendType
+
+    if not path.is_file():
+        raise TokenizerError(
+            f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
+            "tokenizer.model, are not read; `transformers` can save one)"
+        )
+    try:
+        backend = BackendType.from_file(str(path))
+    except Exception as error:  # `tokenizers` raises nothing more precise
+        raise TokenizerError(f"{path} cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _read_json(path: Path) -> dict[str, Any]:
