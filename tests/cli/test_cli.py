@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -275,6 +276,8 @@ def test_doctor(run, monkeypatch, tmp_path):
     assert cli_flags.DEFAULT_MODEL in found["demo model"]
     for topic in found:
         assert topic in out
+    for line in out.splitlines():
+        assert not re.search(r"[\[\]]|^  \S+$", line), "a Python list, or a name without its fact"
 
 
 def test_doctor_says_how_to_get_the_demo_model(run, monkeypatch):

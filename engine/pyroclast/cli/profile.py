@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.flags import DEFAULT_MODEL, add_frozen
-from pyroclast.cli.terminal import colour, read_text, write
+from pyroclast.cli.terminal import colour, counted, read_text, write
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.progress import progress_bar
 
@@ -132,6 +132,7 @@ class Report:
 
     def _phase(self, phase: dict[str, Any]) -> None:
         per = phase["n_tokens"]
+        counts = f"{counted(phase['n_steps'], 'step')}, {counted(per, 'token')}"
         rows: Rows = []
         for op in phase["ops"]:
             waiting = op["wait_us"] / max(op["wait_us"] + op["busy_us"], 1e-9)
@@ -140,7 +141,7 @@ class Report:
             variants = "+".join(op["variants"])
             rows.append((op["name"], *times, *shares, variants, self._bar(op["share"])))
         heads = ("op", "us/token", "at its fastest", "share", "waiting", "variant", "")
-        self._table(f"{phase['phase']}: {phase['n_steps']} steps, {per} tokens", heads, rows)
+        self._table(f"{phase['phase']}: {counts}", heads, rows)
         rows = [
             (name, f"{us / per:.1f}", f"{us / phase['steps_us']:.1%}")
             for name, us in self._layers(phase["layers"])
@@ -157,8 +158,8 @@ class Report:
         total = sum(layer["wall_us"] for layer in inner)
         short = [
             (f"{len(inner)} layers", total),
-            (f"the middle one ({middle['name']})", middle["wall_us"]),
-            (f"the slowest ({slowest['name']})", slowest["wall_us"]),
+            (f"the median layer ({middle['name']})", middle["wall_us"]),
+            (f"the slowest layer ({slowest['name']})", slowest["wall_us"]),
         ]
         rest = [(layer["name"], layer["wall_us"]) for layer in layers if layer not in inner]
         return [*rest[:1], *short, *rest[1:]]

@@ -32,6 +32,11 @@ def write(text: str = "", end: str = "\n") -> None:
     print(text, end=end, flush=True)
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: 1 step, 2 steps, 1,000 steps."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def colour(text: str, code: str, stream: Any = None) -> str:
     """`text` in an ANSI colour if the stream is a terminal and NO_COLOR is not set."""
     stream = sys.stdout if stream is None else stream
