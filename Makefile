@@ -1,7 +1,7 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test oracle-deps check bench gpu sanitize clean
+.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -37,6 +37,10 @@ native: $(VENV)/.native ## build the C++ and Cython kernels in place (only what 
 test: $(VENV)/.native $(VENV)/.test $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
 	$(PY) -m pytest -n auto --ignore=tests/gpu $(PYTEST_ARGS)
 	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) || test $$? = 5
+
+# tests/quick.py says what this leaves out.  No torch is needed.
+test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
+	$(PY) -m pytest -n auto --quick --ignore=tests/gpu $(PYTEST_ARGS)
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`
 

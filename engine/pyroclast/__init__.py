@@ -6,7 +6,7 @@
         [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
         print(answer.text)
 
-Names are imported when they are first used, so `import pyroclast` costs next to nothing.
+Names are imported when they are first used, so `import pyroclast` is fast.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'pyroclast' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"pyroclast.{_HOME_OF[name]}"), name)
-    globals()[name] = value  # the next use does not come here again
+    globals()[name] = value  # the next use does not call this again
     return value
 
 

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for somebody who sits in front of it, and for nobody else."""
+"""A progress bar on stderr, shown only to somebody at a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_DELAY_S = 2.0  # what is done sooner needs no bar
+_DELAY_S = 2.0  # shorter work needs no bar
 _MIN_TOTAL = 3
 
 
@@ -14,8 +14,8 @@ _MIN_TOTAL = 3
 def progress_bar(
     n_total: int, unit: str, wanted: bool | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many are done.  wanted None: a bar if stderr is a
-    terminal, at least three are to be done, and it takes more than two seconds."""
+    """Yields a function to call with the number of items done.  wanted None: show a bar if stderr
+    is a terminal, there are at least three items, and they take more than two seconds."""
     if wanted is None:
         wanted = n_total >= _MIN_TOTAL and sys.stderr is not None and sys.stderr.isatty()
     if not wanted:

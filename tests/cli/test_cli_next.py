@@ -12,8 +12,8 @@ import pytest
 
 import tiny
 from pyroclast import LLM, SamplingParams
+from pyroclast.cli import grid, terminal
 from pyroclast.cli import main as cli
-from pyroclast.cli import next as cli_next
 from pyroclast.sampling import trace
 
 PROMPT = "a prompt"
@@ -138,7 +138,7 @@ def test_a_terminal_gets_bars_that_fit(
     assert "\x1b[" in out
     assert re.search("[▏▎▍▌▋▊▉█]", out)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
-    assert max(map(cli_next.width, lines)) <= columns
+    assert max(map(grid.width, lines)) <= columns
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
@@ -161,6 +161,13 @@ def test_top_says_how_many_are_followed(run: Any) -> None:
         len(json.loads(run("--json", "--temperature", 0, "--top", k))["tokens"]) for k in (1, 7)
     ]
     assert counts == [1, 7]
+
+
+def test_only_hidden_tokens_have_a_line_of_others(run: Any) -> None:
+    out = run("--temperature", 0, "--top", 3)
+    model_stage, greedy_stage = out.split("1. greedy")
+    assert re.search(r"[\d,]+ other tokens together: [\d.]+%", model_stage)
+    assert "together" not in greedy_stage
 
 
 def test_wrong_usage(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,14 +193,14 @@ def test_wrong_usage(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bars_in_eighths(share: float, columns: int, drawn: str) -> None:
-    assert cli_next.bar(share, columns) == drawn
+    assert grid.bar(share, columns) == drawn
 
 
 @pytest.mark.parametrize(
     ("text", "columns"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("\u00e9", 1), ("", 0)]
 )
 def test_widths(text: str, columns: int) -> None:
-    assert cli_next.width(text) == columns
+    assert grid.width(text) == columns
 
 
 @pytest.mark.parametrize(
@@ -201,12 +208,20 @@ def test_widths(text: str, columns: int) -> None:
 )
 @pytest.mark.parametrize("columns", [4, 9, 16])
 def test_padded_texts_are_exactly_as_wide_as_asked(text: str, columns: int) -> None:
-    assert cli_next.width(cli_next.pad(text, columns)) == columns
+    assert grid.width(grid.pad(text, columns)) == columns
 
 
 @pytest.mark.parametrize(
-    ("p", "text"), [(0.0, "0%"), (1.0, "100.00%"), (0.1234, "12.34%"), (2e-7, "2e-05%")]
+    ("p", "text"),
+    [(0.0, "0%"), (1.0, "100.00%"), (0.1234, "12.34%"), (0.0008, "0.0800%"), (2e-7, "2e-05%")],
 )
 def test_percents_keep_their_columns(p: float, text: str) -> None:
-    assert cli_next.percent(p).strip() == text
-    assert len(cli_next.percent(p)) == 8
+    assert grid.percent(p).strip() == text
+    assert len(grid.percent(p)) == 8
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens"), (1000, "1,000 tokens")]
+)
+def test_a_number_and_its_noun_agree(n: int, text: str) -> None:
+    assert terminal.counted(n, "token") == text

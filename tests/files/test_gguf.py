@@ -277,7 +277,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     ),
     "offset between alignments": (
         build((), (tensor("a", [1], offset=4),), b"\0" * 32),
-        "tensor 'a' starts at 4, no multiple of 32",
+        "tensor 'a' starts at 4, which is not a multiple of 32",
     ),
     "overlap": (
         build((), (tensor("a", [16]), tensor("b", [1], offset=32)), b"\0" * 96),

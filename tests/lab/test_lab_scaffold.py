@@ -240,7 +240,7 @@ def test_a_format_that_the_op_has_not_is_told(own: Path) -> None:
 
 def test_a_folder_that_does_not_exist_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYROCLAST_KERNEL_PATH", "/no/such/folder")
-    with pytest.raises(KernelLibraryError, match="/no/such/folder, which is no folder"):
+    with pytest.raises(KernelLibraryError, match="/no/such/folder, which is not a folder"):
         all_variants("norm")
 
 

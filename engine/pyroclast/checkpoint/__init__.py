@@ -1,1 +1,1 @@
-"""Weights on disk, by canonical name: opened, matched with a config, converted, made up."""
+"""Weights on disk, by canonical name: opened, matched with a config, converted, or random."""

@@ -1,5 +1,5 @@
 """A model's config and weights, wherever they come from: one interface over GGUF files, Hugging
-Face folders and made-up models.
+Face folders and random weights.
 
 Opening reads and checks headers only; weights are read when Tensor.rows() is called.  Every
 tensor that the config calls for is present and of the right shape once a Checkpoint exists.
@@ -131,7 +131,7 @@ def _installed_path(name: str) -> Path:
     if name not in INSTALLED_MODELS:
         raise ModelFileError(
             f"{name!r}: no such file or folder; nor is it the name of a model that can be "
-            f"installed ({', '.join(INSTALLED_MODELS)}) or a made-up one "
+            f"installed ({', '.join(INSTALLED_MODELS)}); for random weights, name a shape "
             f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
         )
     package, pattern = INSTALLED_MODELS[name]

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, write
+from pyroclast.cli.terminal import colour, write
 from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:

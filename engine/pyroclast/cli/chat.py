@@ -6,7 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyroclast.cli.main import colour, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.terminal import colour, read_text, write
 from pyroclast.cli.text import as_json, load, show, tell_timings
 from pyroclast.errors import ContextOverflowError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, str]
 
-_HELP = "/reset begins anew, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
+_HELP = "/reset starts over, /exit (or Ctrl-D) quits, Ctrl-C stops an answer"
 
 
 def chat(args: Namespace) -> None:
@@ -38,7 +39,7 @@ def _message(role: str, content: str) -> Message:
 
 
 def _converse(llm: LLM, opening: list[Message], params: SamplingParams, *, as_object: bool) -> None:
-    """Reads messages until the end of input.  Ctrl-C stops an answer; at the prompt it leaves."""
+    """Reads messages until the end of input.  Ctrl-C stops an answer, or quits at the prompt."""
     watched = sys.stdin.isatty() and not as_object
     if watched:
         with suppress(ImportError):  # arrow keys at the prompt, where Python was built with them
@@ -47,7 +48,7 @@ def _converse(llm: LLM, opening: list[Message], params: SamplingParams, *, as_ob
     history = list(opening)
     while True:
         try:
-            # The prompt is input()'s own, or editing the line would rub it out.
+            # The prompt goes through input(): else editing the line would erase it.
             line = read_text(input("> " if watched else "")).strip()
         except EOFError:
             return
@@ -63,13 +64,13 @@ def _converse(llm: LLM, opening: list[Message], params: SamplingParams, *, as_ob
                 text = _answer(llm, history, params, as_object=as_object)
             except ContextOverflowError as error:
                 history.pop()
-                write(colour(f"the conversation is full: {error}; /reset begins anew", "33"))
+                write(colour(f"the conversation is full: {error}; /reset starts over", "33"))
             else:
                 history.append(_message("assistant", text))
 
 
 def _answer(llm: LLM, messages: list[Message], params: SamplingParams, *, as_object: bool) -> str:
-    """Streams one answer; Ctrl-C ends it early, and what there is of it counts."""
+    """Streams one answer; Ctrl-C ends it early and keeps the text so far."""
     stream = llm.stream_chat(messages, params)
     try:
         completion = show(stream, quietly=as_object)

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, fail, write
-from pyroclast.cli.words import count
+from pyroclast.cli.terminal import colour, counted, fail, write
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed.workload_flags import numbers
 from pyroclast.progress import progress_bar
@@ -166,8 +165,8 @@ def kernels_check(args: Namespace) -> None:
                 write(colour("wrong  ", "31") + failure)
             if len(bad) > _SHOWN:
                 write(f"... and {len(bad) - _SHOWN} more (--json lists all of them)")
-            verdict = count(len(bad), "failure") if bad else "all match the reference"
-            cases = f"{count(n, 'case')}, " if n else ""  # a crash leaves them uncounted
+            verdict = counted(len(bad), "failure") if bad else "all match the reference"
+            cases = f"{counted(n, 'case')}, " if n else ""  # a crash leaves them uncounted
             write(f"{args.op}={variant}: {cases}{verdict}")
         results = None if found["failures"] or args.no_time else _time(args, variant)
     rows = results.rows if results else ()

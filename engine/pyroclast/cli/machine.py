@@ -10,7 +10,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import DEFAULT_MODEL, colour, write
+from pyroclast.cli.flags import DEFAULT_MODEL
+from pyroclast.cli.terminal import colour, write
 from pyroclast.errors import KernelError, ModelFileError
 from pyroclast.model.device import (
     SETTING,
@@ -40,7 +41,7 @@ def kernels(args: Namespace) -> None:
         rows = report(args.kernels, device)
         selection = Selection(args.kernels, on_gpu=device == "cuda")
         for op, format in {(row["op"], row["format"]) for row in rows if device == "cpu"}:
-            selection.tuned_shapes(op, format)  # notes what of the table does not hold
+            selection.tuned_shapes(op, format)  # notes which table entries do not apply
     except KernelLibraryError as error:
         raise KernelError(str(error)) from error
     if args.json:
@@ -63,7 +64,7 @@ def kernels(args: Namespace) -> None:
 
 
 def doctor(args: Namespace) -> None:
-    """What is installed and what this machine can do; exits normally whatever it finds."""
+    """Prints what is installed and what this machine can do; exit code 0 whatever it finds."""
     found = examine()
     if args.json:
         write(json.dumps(found))
@@ -71,11 +72,13 @@ def doctor(args: Namespace) -> None:
     for topic, facts in found.items():
         write(colour(topic, "1"))
         for name, fact in facts.items():
-            write(f"  {name:<18} {fact}")
+            shown = ", ".join(map(str, fact)) if isinstance(fact, list) else fact
+            if shown != "":
+                write(f"  {name:<18} {shown}")
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Topic -> name -> fact, all fit for JSON."""
+    """Topic -> name -> fact, ready for JSON."""
     return {
         "versions": {
             "pyroclast": _version("pyroclast"),
@@ -119,7 +122,7 @@ def _memory() -> str:
 
 
 def _build() -> dict[str, Any]:
-    """What the install wrote about its compiler; the modules say whether it still holds."""
+    """What the install noted about its compiler, and whether the executor is there."""
     spec = importlib.util.find_spec("pyroclast_kernels")
     assert spec is not None, "this module imports from it"
     assert spec.origin is not None, "a package with an __init__.py has an origin"
@@ -128,7 +131,9 @@ def _build() -> dict[str, Any]:
     try:
         facts.update(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        facts["status"] = "none: nothing was compiled; `pip install .` with a C++ compiler does it"
+        facts["status"] = (
+            "none: nothing was compiled; install a C++ compiler and run `pip install .`"
+        )
     except (OSError, ValueError) as error:
         facts["status"] = f"unreadable: {error}"
     has_executor = importlib.util.find_spec("pyroclast_kernels._executor") is not None
@@ -137,7 +142,7 @@ def _build() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """Whether a model can run on the GPU, and which it is; torch is imported only if one can."""
+    """Whether a model can run on the GPU, and on which; torch is imported only if one can."""
     reason = why_not_cuda()
     facts: dict[str, Any] = {
         "device=cuda": reason or "can be used",
@@ -161,7 +166,9 @@ def _caches() -> dict[str, Any]:
     table, why = tables.current()
     home = Path(os.environ.get("TRITON_HOME", "~")).expanduser()
     return {
-        "numba kernels": "none can be written" if directory is None else str(directory),
+        "numba kernels": "not cached: no folder is writable"
+        if directory is None
+        else str(directory),
         "tuned table": why if table is None else table.name,
         "triton kernels": os.environ.get("TRITON_CACHE_DIR") or str(home / ".triton" / "cache"),
     }

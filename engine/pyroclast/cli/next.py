@@ -1,7 +1,7 @@
 """`pyroclast next`: how one token is chosen, stage by stage, in bars and words.
 
-Reads `sampling.trace` on the logits after the last token; draws nothing itself and changes nothing.
-On a terminal: bars and colours; into a pipe: the same numbers and words as plain text.
+Shows `sampling.trace` of the logits after the last token.  A terminal gets bars and colours; a pipe
+gets the same numbers and words as plain text.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 import shutil
 import sys
 import textwrap
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, fail, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.grid import bar, clip, pad, percent, piece
+from pyroclast.cli.terminal import colour, counted, fail, read_text, write
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -27,21 +28,20 @@ if TYPE_CHECKING:
 
 DEFAULT_TOP = 8
 _LABEL = 16  # columns for a token's text
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 _CHANGED, _OUT, _CHOSEN, _FAINT = "36", "31", "1;32", "2"
 
 # stage -> what it does, in words; {} is filled from the parameters.
 _WORDS = {
-    "model": "The model has read the context and gives every token it knows a score, its logit. "
-    "Softmax turns scores into probabilities: P = exp(logit) / sum of all exp(logit).",
-    "logit_bias": "Given numbers are added to the scores of given tokens.",
-    "penalties": "Tokens that have occurred lose score: repetition {repetition_penalty:g} (prompt "
-    "and answer), presence {presence_penalty:g}, frequency {frequency_penalty:g} (answer only; "
-    "it is still empty here).",
-    "allowed": "Only tokens of a given list may come; all others are removed.",
-    "temperature": "Every score is divided by {temperature:g}: ",
-    "top_n_sigma": "Keeps scores within {top_n_sigma:g} standard deviations of the best.",
-    "min_p": "Keeps tokens at least {min_p:g} times as likely as the best.",
+    "model": "The model reads the context and gives every token it knows a score, its logit. "
+    "Softmax turns logits into probabilities: P = exp(logit) / sum of all exp(logit).",
+    "logit_bias": "The given biases are added to the logits of the given tokens.",
+    "penalties": "Tokens that have occurred get lower logits: repetition {repetition_penalty:g} "
+    "(prompt and answer), presence {presence_penalty:g}, frequency {frequency_penalty:g} (answer "
+    "only, which is still empty).",
+    "allowed": "Only the allowed tokens stay; all others are removed.",
+    "temperature": "Every logit is divided by {temperature:g}: ",
+    "top_n_sigma": "Keeps logits within {top_n_sigma:g} standard deviations of the maximum.",
+    "min_p": "Keeps tokens at least {min_p:g} times as likely as the most likely one.",
     "top_k": "Keeps the {top_k} most likely tokens.",
     "typical_p": "Keeps the tokens whose surprise is nearest to the average surprise, until they "
     "hold {typical_p:g} of the probability.",
@@ -49,7 +49,7 @@ _WORDS = {
     "where the model is unsure, few where it is sure.",
     "greedy": "Temperature 0: the most likely token is taken. Nothing is left to chance.",
 }
-_SHARED_OUT = " What is left shares out the whole again."
+_RESCALED = " The remaining probabilities are scaled up to add up to 1 again."
 
 
 def add_arguments(command: ArgumentParser, name: str) -> None:
@@ -60,7 +60,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         type=int,
         default=DEFAULT_TOP,
         metavar="K",
-        help=f"follow the K likeliest tokens (default: {DEFAULT_TOP})",
+        help=f"follow the K most likely tokens (default: {DEFAULT_TOP})",
     )
 
 
@@ -138,21 +138,25 @@ def page(
     columns: int,
     bars: bool,
 ) -> list[str]:
-    """The lines of everything, at most `columns` wide."""
+    """The lines of the whole page, at most `columns` wide."""
     quoted = clip(repr(text), columns - 20)
-    lines = [colour("P(next | context)", "1"), f"context: {quoted}, {n_context} tokens", ""]
+    lines = [
+        colour("P(next | context)", "1"),
+        f"context: {quoted}, {counted(n_context, 'token')}",
+        "",
+    ]
     pieces = {token.token_id: piece(tokenizer, token.token_id) for token in found.tokens}
     before: StageTrace | None = None
     for number, stage in enumerate(found.stages):
         lines += _heading(number, stage, before, params, columns)
         for token in found.tokens:
             if before and token.probs[before.name] == 0.0:
-                continue  # gone before
+                continue  # removed earlier
             label = pieces[token.token_id]
             mark = "►" if bars else "*"
             chosen = mark if token.token_id == found.token_id and _is_last(found, stage) else " "
             lines.append(_row(chosen, label, token, stage, before, columns, bars))
-        lines += [_rest(found.tokens, stage), ""]
+        lines += [*_rest(found.tokens, stage), ""]
         before = stage
     return lines + _draw(found, pieces[found.token_id], columns)
 
@@ -172,12 +176,11 @@ def _heading(
     if stage.name == "temperature":
         words += _temperature_words(params.temperature)
     if before and stage.n_removed and stage.name != "greedy":
-        words += _SHARED_OUT
+        words += _RESCALED
     removed = f", {stage.n_removed:,} removed" if stage.n_removed else ""
-    tokens = "1 token" if stage.n_kept == 1 else f"{stage.n_kept:,} tokens"
     measure = (
-        f"{tokens} in play{removed}; entropy {stage.entropy:.2f} nats: as unsure as a throw of "
-        f"{stage.perplexity:,.1f} equal sides (the perplexity)."
+        f"{counted(stage.n_kept, 'token')} left{removed}; entropy {stage.entropy:.2f} nats: as "
+        f"uncertain as {stage.perplexity:,.1f} equally likely tokens (the perplexity)."
     )
     title = colour(f"{number}. {stage.name}", "1")
     body = textwrap.wrap(words, columns - 3) + textwrap.wrap(measure, columns - 3)
@@ -188,7 +191,7 @@ def _temperature_words(temperature: float) -> str:
     if temperature < 1:
         return "below 1, likely tokens gain and unlikely ones lose."
     if temperature > 1:
-        return "above 1, probabilities move together and rare tokens get their chance."
+        return "above 1, probabilities move closer together and rare tokens get a chance."
     return "nothing changes. Try 0.5 for safer and 1.5 for wilder text."
 
 
@@ -216,13 +219,15 @@ def _row(
     return f"{text} {colour(drawn, code)}".rstrip()
 
 
-def _rest(tokens: list[TokenTrace], stage: StageTrace) -> str:
-    """What the tokens that are not shown hold together."""
+def _rest(tokens: list[TokenTrace], stage: StageTrace) -> list[str]:
+    """A line about the tokens that are not shown, if there are any."""
     shown = sum(token.probs[stage.name] for token in tokens)
     n_shown = sum(token.probs[stage.name] > 0 for token in tokens)
-    n_others = max(0, stage.n_kept - n_shown)
-    others = max(0.0, 1.0 - shown) if n_others else 0.0
-    return colour(f"   {n_others:,} others together: {percent(others).strip()}", _FAINT)
+    n_others = stage.n_kept - n_shown
+    if n_others <= 0:
+        return []
+    others = percent(max(0.0, 1.0 - shown)).strip()
+    return [colour(f"   {counted(n_others, 'other token')} together: {others}", _FAINT)]
 
 
 def _draw(found: Trace, label: str, columns: int) -> list[str]:
@@ -230,64 +235,10 @@ def _draw(found: Trace, label: str, columns: int) -> list[str]:
         return [colour(f"next token: {label}", _CHOSEN)]
     low, high = found.cdf
     words = (
-        f"Lay the tokens that are left end to end, each as long as it is likely, from 0 to 1. The "
-        f"random number {found.u:.6f} (seed {found.seed}, position {found.position}) falls on "
-        f"the piece from {low:.6f} to {high:.6f}. The same seed draws the same token again."
+        f"Lay the remaining tokens end to end on a line from 0 to 1, each as long as its "
+        f"probability. The random number {found.u:.6f} (seed {found.seed}, position "
+        f"{found.position}) falls on the piece from {low:.6f} to {high:.6f}. The same seed draws "
+        f"the same token again."
     )
     lines = [colour("the draw", "1"), *(f"   {line}" for line in textwrap.wrap(words, columns - 3))]
     return [*lines, "", colour(f"next token: {label}", _CHOSEN)]
-
-
-# ---- text on a grid ------------------------------------------------------------------------
-
-
-def bar(share: float, columns: int) -> str:
-    """A bar of `share` (0 to 1) of `columns`, to an eighth of a column; never empty for a share
-    above 0."""
-    eighths = round(share * columns * 8)
-    if share > 0:
-        eighths = max(1, eighths)
-    whole, part = divmod(eighths, 8)
-    return "█" * whole + (_EIGHTHS[part] if part else "")
-
-
-def percent(p: float) -> str:
-    """Eight columns: three significant places, however small."""
-    if p == 0.0:
-        return f"{'0':>7}%"
-    if p >= 0.001:
-        return f"{p * 100:7.2f}%"
-    return f"{p * 100:7.0e}%"
-
-
-def width(text: str) -> int:
-    """Columns that a terminal gives to the text."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    marks = sum(unicodedata.combining(char) > 0 for char in text)
-    return len(text) + wide - marks
-
-
-def clip(text: str, columns: int) -> str:
-    """The text, or as much of it as fits with a mark of what is missing."""
-    if width(text) <= columns:
-        return text
-    while width(text) > columns - 1:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def pad(text: str, columns: int) -> str:
-    """The text in exactly so many columns."""
-    text = clip(text, columns)
-    return text + " " * (columns - width(text))
-
-
-def piece(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token in quotes, with its spaces, newlines and odd bytes visible."""
-    data = b"" if token_id >= tokenizer.vocab_size else tokenizer.token_bytes(token_id)
-    if not data:
-        return f"<{token_id}>"
-    try:
-        return repr(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return repr(data)

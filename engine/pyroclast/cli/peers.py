@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import write
+from pyroclast.cli.terminal import write
 from pyroclast.errors import RequestError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import DEFAULT_MODEL, add_frozen, colour, read_text, write
-from pyroclast.cli.words import count
+from pyroclast.cli.flags import DEFAULT_MODEL, add_frozen
+from pyroclast.cli.terminal import colour, counted, read_text, write
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.progress import progress_bar
 
@@ -110,8 +110,8 @@ class ProfileTables:
     def show(self) -> None:
         """Prints all of it."""
         found = self.found
-        read, written = count(found["n_prompt"], "prompt token"), count(found["n_gen"], "token")
-        took = f"{found['wall_us'] / 1000:.1f} ms on {count(found['n_threads'], 'thread')}"
+        read, written = counted(found["n_prompt"], "prompt token"), counted(found["n_gen"], "token")
+        took = f"{found['wall_us'] / 1000:.1f} ms on {counted(found['n_threads'], 'thread')}"
         write(f"{found['model']}: {read}, {written} generated, {took}")
         parts = [
             (_PARTS[name], us) for name, us in found["parts_us"].items() if us or name == "python"
@@ -135,6 +135,7 @@ class ProfileTables:
 
     def _phase(self, phase: dict[str, Any]) -> None:
         per = phase["n_tokens"]
+        counts = f"{counted(phase['n_steps'], 'step')}, {counted(per, 'token')}"
         rows: Rows = []
         for op in phase["ops"]:
             waiting = op["wait_us"] / max(op["wait_us"] + op["busy_us"], 1e-9)
@@ -142,9 +143,8 @@ class ProfileTables:
             shares = (f"{op['share']:.1%}", f"{waiting:.1%}")
             variants = "+".join(op["variants"])
             rows.append((op["name"], *times, *shares, variants, self._bar(op["share"])))
-        heads = ("op", "us/token", "at best", "share", "waiting", "variant", "")
-        title = f"{count(phase['n_steps'], 'step')}, {count(per, 'token')}"
-        self._table(f"{phase['phase']}: {title}", heads, rows)
+        heads = ("op", "us/token", "at its fastest", "share", "waiting", "variant", "")
+        self._table(f"{phase['phase']}: {counts}", heads, rows)
         rows = [
             (name, f"{us / per:.1f}", f"{us / phase['steps_us']:.1%}")
             for name, us in self._layers(phase["layers"])
@@ -160,9 +160,9 @@ class ProfileTables:
         median, slowest = ordered[len(ordered) // 2], ordered[-1]
         total = sum(layer["wall_us"] for layer in inner)
         short = [
-            (f"{len(inner)} layers in all", total),
-            (f"median ({median['name']})", median["wall_us"]),
-            (f"slowest ({slowest['name']})", slowest["wall_us"]),
+            (f"{len(inner)} layers", total),
+            (f"the median layer ({median['name']})", median["wall_us"]),
+            (f"the slowest layer ({slowest['name']})", slowest["wall_us"]),
         ]
         rest = [(layer["name"], layer["wall_us"]) for layer in layers if layer not in inner]
         return [*rest[:1], *short, *rest[1:]]
@@ -190,7 +190,7 @@ class ProfileTables:
             mark = "chosen" if each["chosen"] else each["reason"]
             rows.append((each["op"], each["variant"], us, inside, mark))
         heads = ("op", "variant", "us alone", "us in the step", "")
-        title = f"Each op alone, from a step of {count(replay['n_tokens'], 'token')}"
+        title = f"Each op alone, from a step of {counted(replay['n_tokens'], 'token')}"
         self._table(title, heads, rows)
         chain, total, rows = replay["explained"], 0.0, []
         for link in chain:

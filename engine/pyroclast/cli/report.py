@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroclast.cli.main import colour, write
+from pyroclast.cli.terminal import colour, write
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -6,7 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import colour, read_text, sampling_params, write
+from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.terminal import colour, counted, read_text, write
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -32,7 +33,7 @@ def load(args: Namespace) -> LLM:
 
 
 def show(stream: Stream, *, quietly: bool) -> Completion:
-    """Prints a stream's text as it comes, unless quietly; returns what it came to."""
+    """Prints a stream's text as it comes, unless quietly; returns the completion."""
     for chunk in stream:
         if chunk.text and not quietly:
             write(chunk.text, end="")
@@ -42,13 +43,12 @@ def show(stream: Stream, *, quietly: bool) -> Completion:
 
 
 def as_json(completion: Completion, llm: LLM, **more: Any) -> str:
-    """One object: the completion, and what it was made with."""
+    """The completion and what produced it, as one JSON object."""
     return json.dumps({**completion.as_dict(), **made_with(llm), **more})
 
 
 def made_with(llm: LLM) -> dict[str, Any]:
-    """What every result names: the model, the device and why, threads, kernels, and the tuned table
-    behind them."""
+    """What every result names: the model, the device and why, threads, kernels, tuned table."""
     return {
         "model": llm.name,
         "device": llm.device,
@@ -60,12 +60,12 @@ def made_with(llm: LLM) -> dict[str, Any]:
 
 
 def tell_timings(timings: Timings, device: str) -> None:
-    """A line below the answer, for somebody at a terminal."""
+    """Prints a line about speed below the answer, on a terminal only."""
     if not sys.stderr.isatty():
         return
     parts = [f"{timings.n_prompt_tokens} + {timings.n_completion_tokens} tokens"]
     if timings.first_token_s is not None:
-        parts.append(f"first after {timings.first_token_s * 1000:.0f} ms")
+        parts.append(f"first token after {timings.first_token_s * 1000:.0f} ms")
     if timings.prompt_tokens_per_s is not None:
         parts.append(f"prompt {timings.prompt_tokens_per_s:.0f} tokens/s")
     if timings.decode_tokens_per_s is not None:
@@ -125,11 +125,11 @@ def tokenize(args: Namespace) -> None:
             return
     for token_id in ids:
         write(f"{token_id:>7}  {_shown(tokenizer, token_id)}")
-    write(f"{len(ids)} tokens")
+    write(counted(len(ids), "token"))
 
 
 def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    """Each token's own text; bytes that are no UTF-8 by themselves as U+FFFD."""
+    """Each token's own text; bytes that are not UTF-8 by themselves become U+FFFD."""
     return [tokenizer.token_bytes(token_id).decode("utf-8", "replace") for token_id in ids]
 
 

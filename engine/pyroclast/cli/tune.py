@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.main import DEFAULT_MODEL, add_device, colour, write
+from pyroclast.cli.flags import DEFAULT_MODEL, add_device
+from pyroclast.cli.terminal import colour, write
 from pyroclast.errors import KernelError, RequestError
 from pyroclast.model.device import check_device
 from pyroclast.progress import progress_bar

@@ -1,1 +1,1 @@
-"""File formats, each byte checked before it is used: GGUF, safetensors, Hugging Face folders."""
+"""Model files, checked before use: GGUF, safetensors, Hugging Face folders."""

@@ -1,8 +1,8 @@
 """GGUF files (version 2 and 3, little endian): metadata and the table of tensors.
 
 The file is hostile input.  Every length, count and offset is compared with the file's size
-before it is used, no allocation depends on an unchecked number, and whatever is wrong is a
-ModelFileError that names the file and the key or tensor.  Weights are not read here.
+before it is used, and no allocation depends on an unchecked number.  Any error is a ModelFileError
+that names the file and the key or tensor.  Weights are not read here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 16
 
 _FORMAT_OF_TYPE = {layout.ggml_type: name for name, layout in FORMATS.items()}
-# Names of types that exist elsewhere but not here, so that the error can say which one it is.
+# Types that other programs know, so that the error can name them.
 _OTHER_TYPES = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
     21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
@@ -31,7 +31,7 @@ _OTHER_TYPES = {
 
 @dataclass(frozen=True)
 class GGUFTensorInfo:
-    """Where one tensor lies: shape with rows first, offset in bytes from the file's start."""
+    """One tensor in the file: shape with rows first, offset in bytes from the start of the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class GGUFTensorInfo:
 
 
 class GGUFFile:
-    """An open GGUF file: version, metadata, tensors by name, and the map they lie in."""
+    """An open GGUF file: version, metadata, tensors by name, and its mapped bytes."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -75,7 +75,7 @@ def _read_header(cursor: Cursor) -> tuple[int, int, int]:
     if version not in (2, 3):
         swapped = " (a big-endian file?)" if version in (2 << 24, 3 << 24) else ""
         raise cursor.error(f"GGUF version {version}{swapped} is not supported; supported: 2, 3")
-    # The least that a tensor takes: name length and a letter, dimensions, type and offset; and
+    # The minimum bytes of a tensor: name length and a letter, dimensions, type and offset; and of
     # a key: its length and a letter, type and a one-byte value.
     n_tensors = cursor.count("tensor count", 8 + 1 + 4 + 8 + 4 + 8)
     n_keys = cursor.count("metadata count", 8 + 1 + 4 + 1)
@@ -103,7 +103,7 @@ def _read_tensor_infos(
 def _place_tensors(
     cursor: Cursor, infos: list[tuple[str, tuple[int, ...], int, int]], alignment: object
 ) -> dict[str, GGUFTensorInfo]:
-    """Check each tensor's type, shape and place against the file and against its neighbours."""
+    """Checks each tensor's type, shape and place against the file and the other tensors."""
     if (
         not isinstance(alignment, int)
         or not 1 <= alignment <= _MAX_ALIGNMENT
@@ -120,7 +120,7 @@ def _place_tensors(
             raise cursor.error(f"{what}: the name is {'repeated' if name else 'empty'}")
         n_bytes = _tensor_bytes(cursor, what, shape, ggml_type)
         if offset % alignment:
-            raise cursor.error(f"{what} starts at {offset}, no multiple of {alignment}")
+            raise cursor.error(f"{what} starts at {offset}, which is not a multiple of {alignment}")
         start = data_start + offset
         if start + n_bytes > cursor.size:
             raise cursor.error(

@@ -1,7 +1,7 @@
 """The key-value part of a GGUF file: a bounds-checked cursor, scalar values, lazy arrays.
 
-Arrays are walked to check their bounds (a 49,152-token vocabulary takes about 10 ms) but decoded
-only when asked for.
+Arrays are traversed to check their bounds (10 ms for a vocabulary of 49,152 tokens), but decoded
+only on request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SCALARS = {
 }  # fmt: skip
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 MAX_NAME_BYTES = 65535  # the format's own limit
-_MAX_ARRAY_DEPTH = 4  # nothing published nests at all; a bound keeps recursion finite
+_MAX_ARRAY_DEPTH = 4  # no published file nests arrays; the bound keeps recursion finite
 
 
 class Cursor:
@@ -40,7 +40,7 @@ class Cursor:
         return ModelFileError(f"{self.file.path}: {message}")
 
     def take(self, n_bytes: int, what: str) -> int:
-        """Step over n_bytes and return where they start."""
+        """Steps over n_bytes and returns where they start."""
         start = self.position
         if n_bytes > self.size - start:
             raise self.error(
@@ -66,7 +66,7 @@ class Cursor:
             raise self.error(f"{what} at offset {start} is not valid UTF-8: {error}") from error
 
     def count(self, what: str, min_item_bytes: int) -> int:
-        """A count of items that each take at least min_item_bytes of what is left."""
+        """A count of items, checked: each takes at least min_item_bytes of the remaining file."""
         count: int = self.unpack(U64, what)
         if count > (self.size - self.position) // min_item_bytes:
             raise self.error(f"{what} is {count}, more than a file of {self.size} bytes can hold")
@@ -86,8 +86,8 @@ class _Array:
 class Metadata(Mapping[str, Any]):
     """The file's key-value pairs as Python values.
 
-    Arrays are decoded anew at each look-up (a vocabulary held twice would cost tens of MB), so
-    bind them once.  `length` tells an array's length without decoding it.
+    Arrays are decoded again at each look-up (a second copy of a vocabulary would cost tens of MB),
+    so bind them once.  `length` returns an array's length without decoding it.
     """
 
     def __init__(self, values: dict[str, Any], file: MappedFile) -> None:
@@ -144,7 +144,7 @@ def _read_value(cursor: Cursor, key: str) -> Any:
 
 
 def _walk_array(cursor: Cursor, key: str, depth: int) -> _Array:
-    """Step over an array, checking all that decoding will rely on."""
+    """Steps over an array and checks everything that decoding relies on."""
     what = f"array {key!r}"
     item_type = cursor.unpack(U32, f"item type of {what}")
     if item_type in _SCALARS:
@@ -168,9 +168,9 @@ def _walk_array(cursor: Cursor, key: str, depth: int) -> _Array:
 
 
 def _walk_strings(cursor: Cursor, count: int, what: str) -> None:
-    """Step over strings in a tight loop: Llama 3 has 408,000 of them.
+    """Steps over strings in a tight loop: Llama 3 has 408,000 of them.
 
-    A length that lies carries the position past the end, where the next read fails.
+    A false length moves the position past the end, where the next read fails.
     """
     position, buffer, unpack = cursor.position, cursor.buffer, U64.unpack_from
     try:

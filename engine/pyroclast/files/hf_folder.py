@@ -55,7 +55,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(path: Path) -> list[str]:
-    """Names of the files with weights: those of the index if there is one."""
+    """The names of the weight files, from the index if there is one."""
     index = path / "model.safetensors.index.json"
     if not index.exists():
         if not (path / "model.safetensors").exists():
@@ -69,7 +69,7 @@ def _weight_files(path: Path) -> list[str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{index}: 'weight_map' must be an object with tensor names")
     for file in weight_map.values():
-        # A plain name: an index must not reach outside its folder.
+        # A plain name, so that an index cannot reach outside its folder.
         if not isinstance(file, str) or Path(file).name != file or "\0" in file:
             raise ModelFileError(f"{index}: {file!r} is not the name of a file in this folder")
     return sorted(set(weight_map.values()))

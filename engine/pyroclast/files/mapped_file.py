@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class MappedFile:
-    """The bytes of one regular, non-empty file; nothing is copied, nothing is written.
+    """The bytes of one regular, non-empty file, neither copied nor written.
 
-    Views stay valid after close() for as long as somebody holds them; new ones are refused.
+    A view stays valid after close() as long as something holds it; new views are refused.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         try:
-            # Looked at before it is opened: opening a pipe would wait for its writer.
+            # Checked before opening: opening a pipe would wait for its writer.
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise ModelFileError(f"{self.path}: not a regular file")
             with open(self.path, "rb") as file:
@@ -45,7 +45,7 @@ class MappedFile:
         return self._map
 
     def view(self, offset: int, n_bytes: int) -> npt.NDArray[np.uint8]:
-        """n_bytes from offset as a read-only uint8 array over the map."""
+        """n_bytes from offset as a read-only uint8 array, without a copy."""
         import numpy as np
 
         assert min(offset, n_bytes) >= 0
@@ -53,15 +53,15 @@ class MappedFile:
         return np.frombuffer(self.buffer, dtype=np.uint8, count=n_bytes, offset=offset)
 
     def release(self, offset: int, n_bytes: int) -> None:
-        """Take these bytes out of resident memory; a later access reads them again."""
+        """Drops these bytes from resident memory; a later access reads them again."""
         start = offset - offset % mmap.PAGESIZE
         if hasattr(mmap, "MADV_DONTNEED"):
             self.buffer.madvise(mmap.MADV_DONTNEED, start, offset + n_bytes - start)
 
     def close(self) -> None:
-        """Unmap as soon as no view is left; harmless when repeated."""
+        """Unmaps the file once no view is left; harmless when repeated."""
         mapped, self._map = self._map, None
         if mapped is not None:
-            # BufferError: arrays over the map are still alive; it goes with the last of them.
+            # BufferError: views are still alive; the map is freed with the last of them.
             with contextlib.suppress(BufferError):
                 mapped.close()

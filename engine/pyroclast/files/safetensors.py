@@ -1,7 +1,7 @@
-"""One safetensors file: its table of tensors, checked against the file, and the map they lie in.
+"""One safetensors file: its table of tensors, checked against the file, and its mapped bytes.
 
 The `safetensors` package is not used for reading because its NumPy interface copies every tensor
-and knows no bfloat16.  The file is hostile input, as in `pyroclast.files.gguf`.
+and does not support bfloat16.  The file is hostile input, as in `pyroclast.files.gguf`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class SafetensorsInfo:
-    """Where one tensor lies: dtype as the file names it, offset from the file's start."""
+    """One tensor in the file: dtype as the file names it, offset from the start of the file."""
 
     name: str
     dtype: str
@@ -38,7 +38,7 @@ class SafetensorsInfo:
 
     @property
     def format(self) -> str | None:
-        """The block format that this dtype is, or None if it cannot be a weight."""
+        """The weight format of this dtype, or None if it cannot be a weight."""
         return _FORMAT_OF_DTYPE.get(self.dtype)
 
 
@@ -61,9 +61,7 @@ class SafetensorsFile:
 
 
 def parse_json_object(text: bytes, what: str, *, unique_keys: bool = False) -> dict[str, Any]:
-    """A JSON object from untrusted bytes; anything else is a ModelFileError that starts with
-    `what`.
-    """
+    """A JSON object from untrusted bytes, or a ModelFileError that begins with `what`."""
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}

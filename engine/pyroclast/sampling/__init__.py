@@ -18,6 +18,6 @@ __all__ = ["SamplingParams", "trace"]
 
 def trace(logits: Any, params: SamplingParams | None = None, **context: Any) -> Trace:
     """Every stage of sampling one token from `logits` (vocab_size,); see `stages.trace`."""
-    from pyroclast.sampling import stages  # NumPy and the reference, which plain parameters spare
+    from pyroclast.sampling import stages  # late: it needs NumPy, plain parameters do not
 
     return stages.trace(logits, params or SamplingParams(), **context)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class SampleArrays:
-    """Attributes are named as the parameters of `pyroclast_kernels.sample`, for `max_rows` rows of
-    logits of at most `max_seqs` sequences.  n_rows[0] = 0: nothing is sampled.
+    """The parameters of `pyroclast_kernels.sample` under their names, for `max_rows` rows of logits
+    of at most `max_seqs` sequences.  n_rows[0] = 0: nothing is sampled.
 
     In `penalties`, `biases` and `allowed` each sequence of a step has a segment of full size
-    (n_penalties, MAX_LOGIT_BIASES, n_words); on the host, pages that nobody touches cost no memory.
-    Whoever changes a part of one tells the memory."""
+    (n_penalties, MAX_LOGIT_BIASES, n_words); on the host, untouched pages cost no memory.
+    Code that changes a part of one must tell the memory."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class SampleArrays:
         self.out = memory.outputs((max_rows,), OUT)
         self.top_ids = memory.outputs((max_rows, MAX_LOGPROBS), np.int32, rarely=True)
         self.top_logprobs = memory.outputs((max_rows, MAX_LOGPROBS), np.float32, rarely=True)
-        if memory.on_gpu:  # its kernels have scratch memory of their own
+        if memory.on_gpu:  # GPU kernels have their own scratch memory
             self.scratch = memory.zeros((1, 64), np.uint8)
         else:
             self.scratch = _aligned_bytes(max_parts, scratch_bytes(vocab_size))
 
     def on_host(self) -> dict[str, Any]:
-        """`arguments` for a kernel of the CPU, wherever the arrays are otherwise read."""
+        """`arguments` for a CPU kernel, even if the arrays are otherwise read on the GPU."""
         if not self.memory.on_gpu:
             return self.arguments()
         scratch = _aligned_bytes(1, scratch_bytes(self.vocab_size))

@@ -1,9 +1,9 @@
 """`SamplingParams`: how a request chooses its tokens.  vLLM's names, checked when they are set.
 
-Defaults are vLLM's (temperature 1, no cut, no penalty: the model's own distribution), but for
-`max_tokens`.  vLLM and OpenAI stop after 16 tokens unless told otherwise, which cuts the answers
-of everybody who does not know; here None means: until the model ends the text or the context is
-full.  Order of the stages: `pyroclast_kernels.sample.reference`.
+The defaults are vLLM's: temperature 1, no cut, no penalty, which is the model's own distribution.
+`max_tokens` differs: vLLM and OpenAI stop after 16 tokens by default, which surprises newcomers.
+Here the default, None, means until the model ends the text or the context is full.
+`pyroclast_kernels.sample.reference` defines the order of the stages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_COUNT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Every parameter has a default that leaves the model's own distribution alone."""
+    """How to sample.  The defaults leave the model's own distribution unchanged."""
 
     n: int = 1  # completions of each prompt
     temperature: float = 1.0  # 0 (below 1e-5): greedy
@@ -45,8 +45,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # over the output; above 0 discourages
     seed: int | None = None  # None: a fresh one for each request, reported with the completion
     max_tokens: int | None = None  # None: until the end of the text or of the context
-    min_tokens: int = 0  # before that many tokens, no end-of-text and no stop token
-    stop: tuple[str, ...] = ()  # a string or several; the text ends before them
+    min_tokens: int = 0  # no end-of-text or stop token before that many tokens
+    stop: tuple[str, ...] = ()  # one string or a sequence; the text ends before the first match
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: of each token, and of the k most likely
@@ -56,7 +56,7 @@ class SamplingParams:
     logits_processors: tuple[LogitsProcessor, ...] = ()
 
     def __new__(cls, *args: Any, **params: Any) -> SamplingParams:
-        """Names first: a misspelt one must not pass as TypeError, far from what was meant."""
+        """Checks the names first, so that a misspelt one is a SamplingError with a hint."""
         if args:
             raise SamplingError(
                 "SamplingParams takes its parameters by name: SamplingParams(temperature=0.7)"
@@ -173,7 +173,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
-    allowed = "a non-empty string or several of them"
+    allowed = "a non-empty string or a sequence of them"
     values = (value,) if isinstance(value, str) else () if value is None else value
     if not isinstance(values, Iterable):
         raise SamplingError(f"{name} must be {allowed}, got {_shown(value)}")
@@ -210,7 +210,9 @@ def _biases(name: str, value: Any) -> dict[int, float]:
         raise SamplingError(f"{name} must be {allowed}, got {_shown(value)}")
     found = {}
     for key, bias in value.items():
-        token_id = int(key) if isinstance(key, str) and key.isdecimal() else key  # JSON has no ints
+        token_id = (
+            int(key) if isinstance(key, str) and key.isdecimal() else key
+        )  # JSON keys are strings
         number = _number(name, bias, allowed)
         if math.isnan(number) or number > 3.4e38:
             raise SamplingError(f"{name} must be {allowed}, got {_shown(bias)} for {_shown(key)}")

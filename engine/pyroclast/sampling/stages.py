@@ -1,6 +1,6 @@
-"""A view of every stage between logits and token: what the CLI's `next` prints, as plain data.
+"""Every stage between logits and token as plain data: what the command `next` prints.
 
-Computed by the NumPy reference, so what is shown is the definition itself.
+The NumPy reference computes it, so it shows the definition itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.params import SamplingParams
@@ -21,28 +22,28 @@ from pyroclast_kernels.sample import reference
 
 @dataclass(frozen=True, slots=True)
 class StageTrace:
-    """The distribution after one stage; `perplexity` = exp(entropy): tokens in play."""
+    """The distribution after one stage; perplexity = exp(entropy)."""
 
     name: str
     n_kept: int
     entropy: float  # in nats
     perplexity: float
-    n_removed: int  # tokens that this stage took out
+    n_removed: int  # tokens that this stage removed
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
-    """One token's way through the stages."""
+    """One token's probability after each stage."""
 
     token_id: int
     logit: float
     probs: dict[str, float]  # its probability after each stage, in order
-    removed_by: str | None  # the stage that took it out
+    removed_by: str | None  # the stage that removed it
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """`tokens` are the likeliest before any stage, and the chosen one; best first."""
+    """`tokens` are the most likely ones before any stage, best first, and the chosen one."""
 
     token_id: int
     u: float | None  # the random number, in [0, 1); None if greedy
@@ -70,19 +71,13 @@ def trace(
     """Every stage of sampling one token from `logits` (vocab_size,) under `params`.
 
     prompt_ids and output_ids: the tokens so far, for penalties.  n_tokens: how many to follow.
-    Raises SamplingError where the op would report a status other than OK.
+    Raises SamplingError where the op would report an error status.
     """
-    x = np.asarray(logits, np.float32)
-    if x.ndim != 1 or not len(x):
-        raise SamplingError(f"trace wants the logits of one position, got shape {x.shape}")
-    if np.isnan(x).any() or np.isposinf(x).any():
-        raise SamplingError("trace wants logits without NaN and +inf")
+    x = _checked(logits)
     params.check_vocabulary(len(x))
     row = _row(params, position, stream)
     steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
     z = steps[-1][1]
-    if np.isneginf(z).all():
-        raise SamplingError("no token is left: every one is masked, banned or at -inf")
     dists = [(name, _probs(values, 1.0)) for name, values in steps]
     if params.greedy:
         token_id, u = int(np.argmax(z)), None
@@ -104,6 +99,17 @@ def trace(
     )
 
 
+def _checked(logits: Any) -> NDArray[np.float32]:
+    x = np.asarray(logits, np.float32)
+    if x.ndim != 1 or not len(x):
+        raise SamplingError(
+            f"trace takes the logits of one position, (vocab_size,); got shape {x.shape}"
+        )
+    if np.isnan(x).any() or np.isposinf(x).any():
+        raise SamplingError("trace takes logits without NaN and +inf; these have some")
+    return x
+
+
 def _row(params: SamplingParams, position: int, stream: int) -> Any:
     rows = sample.new_rows(1)
     for name in rows.dtype.names or ():
@@ -116,7 +122,7 @@ def _row(params: SamplingParams, position: int, stream: int) -> Any:
 def _early_stages(
     x: Any, params: SamplingParams, row: Any, prompt: Counter[int], output: Counter[int]
 ) -> list[tuple[str, Any]]:
-    """(name, logits) of the model itself, and after each of bias, penalties and mask that is on."""
+    """(name, logits) of the model, then after bias, penalties and mask, as far as they are on."""
     none = np.zeros(0, np.uint32)
     steps = [("model", x)]
     if params.logit_bias:
@@ -129,6 +135,8 @@ def _early_stages(
     if params.allowed_token_ids is not None:
         allowed = sample.pack_allowed(params.allowed_token_ids, len(x))
         steps.append(("allowed", reference.adjusted(steps[-1][1], row, none, none, allowed)))
+    if np.isneginf(steps[-1][1]).all():
+        raise SamplingError("no token is left: every one is masked, banned or at -inf")
     return steps
 
 

@@ -1,9 +1,9 @@
-"""Chat templates: messages -> the prompt that a model was trained on.
+"""Chat templates: messages -> the prompt format that a model was trained on.
 
-A template is Jinja source that came with the model, run in a sandbox with bounded time and memory
-(template_sandbox.py).  Anything that goes wrong in it is a TemplateError; messages that are not a
-list of {"role": ..., "content": ...} are a RequestError.  A model without a template has no chat
-format that could be guessed, so that is an error too.
+A template is Jinja source from the model's files.  It runs in a sandbox with bounded time and
+memory (template_sandbox.py), and any failure in it is a TemplateError.  Messages that are not a
+list of {"role": ..., "content": ...} are a RequestError.  Without a template the chat format is
+unknown, so that is an error too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import jinja2
 from pyroclast.errors import RequestError, TemplateError
 from pyroclast.text.template_sandbox import MeteredEnvironment
 
-_MAX_SOURCE_CHARS = 1 << 17  # the longest in use have some 30,000
+_MAX_SOURCE_CHARS = 1 << 17  # the longest templates in use have about 30,000
 _MAX_DEPTH = 64
-# Stands before control tokens spelt out in a message while the template runs.  A lone surrogate is
-# no character, so no message can hold one, and none reaches the tokenizer.
+# Marks control tokens that are spelt out in a message while the template runs.  A lone surrogate is
+# not a character, so no message can contain one, and none reaches the tokenizer.
 _MARK = "\ud800"
 
 
 class ChatTemplate:
-    """One model's template, compiled at its first use.  Safe to use from several threads."""
+    """One model's template.  Safe to use from several threads."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt as text, with the messages' contents as they are."""
+        """The prompt as text, with the contents of the messages unchanged."""
         return self._render(messages, add_generation_prompt, extra or {}, guard=False)
 
     def render_parts(
@@ -73,8 +73,8 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
     ) -> list[tuple[str, bool]]:
-        """The prompt as (text, whether control tokens in it count): they count where the template
-        wrote them, and not in what came from a message.  One part, unless a message spells some."""
+        """The prompt as (text, whether control tokens in it are read as such).  They are where the
+        template wrote them, and not in text from a message.  One part if no message spells one."""
         text = self._render(messages, add_generation_prompt, extra or {}, guard=True)
         if _MARK not in text:
             return [(text, True)]
@@ -90,10 +90,12 @@ class ChatTemplate:
         try:
             return self._environment.compile_metered(source)
         except jinja2.TemplateSyntaxError as error:
-            message = f"the chat template is wrong at line {error.lineno}: {error.message}"
+            message = (
+                f"the chat template has a syntax error at line {error.lineno}: {error.message}"
+            )
             raise TemplateError(message) from error
         except Exception as error:
-            # Whatever nesting and size do to a compiler: RecursionError, MemoryError, ...
+            # Deep nesting and large templates: RecursionError, MemoryError, ...
             raise TemplateError(f"the chat template cannot be compiled: {error!r}") from error
 
     def _render(
@@ -127,7 +129,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template failed{line}: {reason}") from error
 
     def _copy(self, value: Any, where: str, size: _Size, guard: bool, depth: int = 0) -> Any:
-        """A JSON value copied, so that the template sees nothing else; its size is added up."""
+        """A copy of a JSON value, so that the template sees nothing else; adds up its size."""
         if depth > _MAX_DEPTH:
             raise RequestError(f"{where} is nested more than {_MAX_DEPTH} deep")
         size.units += 8
@@ -152,7 +154,7 @@ class ChatTemplate:
         )
 
     def _guard(self, text: str) -> str:
-        """Mark where a control token's name begins, also one that only the next text completes."""
+        """Marks where a control token's name begins, also if only the next text completes it."""
         for n in range(min(self._longest - 1, len(text)), 0, -1):
             if text[-n:] in self._beginnings:
                 return self._name_here.sub(_MARK, text[:-n]) + "".join(
@@ -162,7 +164,7 @@ class ChatTemplate:
 
 
 class _Size:
-    """Running total of what a rendering is given."""
+    """Running total of the input of a rendering."""
 
     units = 0
 
@@ -205,7 +207,7 @@ def _strftime_now(layout: str) -> str:
 
 
 def _template_line(error: BaseException) -> str:
-    """The words " at line N", or "" where the traceback does not reach into the template."""
+    """The words " at line N", or "" if the traceback does not reach into the template."""
     line, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":

@@ -3,10 +3,10 @@ r"""GGUF metadata -> a `Vocabulary`.
 Byte-level BPE (`tokenizer.ggml.model` = "gpt2") with its `tokenizer.ggml.pre` rule, and
 SentencePiece BPE ("llama") with scores and byte fallback.
 
-Two decisions differ from llama.cpp, both towards the model's own tokenizer.  SentencePiece merges
-never form a control, byte or unused token, so a typed "</s>" stays text.  And a vocabulary without
-scores, merges or a known rule is an error, never a guess.  Unicode is not normalised: some
-originals apply NFC first, which GGUF does not record, and decoding would not give back the text.
+Two decisions differ from llama.cpp and follow the model's own tokenizer.  SentencePiece merges
+never form a control, byte or unused token, so a typed "</s>" stays text.  A vocabulary without
+scores, merges or a known rule is an error.  Unicode is not normalised: some originals apply NFC
+first, which GGUF does not record, and decoding would not return the text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ggml's token types
-_MAX_PIECE_CHARS = 4096  # finding the pairs of a token takes time with the square of its length
+_MAX_PIECE_CHARS = 4096  # the time to find the pairs of a token grows with the square of its length
 
 
 def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
@@ -53,7 +53,7 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
 
 @dataclass(frozen=True)
 class _Defaults:
-    """What holds where the file says nothing."""
+    """What applies where the file says nothing."""
 
     add_bos: bool
     bos: int | None = None
@@ -74,7 +74,7 @@ def _vocabulary(
     raw = special | set(ids_of_type.get(_USER_DEFINED, ()))
     named_ends = {tokens[i]: i for i in raw if tokens[i] in END_OF_TURN}
     if "<|return|>" in named_ends and "<|call|>" in named_ends:
-        named_ends.pop("<|end|>", None)  # gpt-oss ends a message with it, and not the turn
+        named_ends.pop("<|end|>", None)  # in gpt-oss it ends a message, not the turn
     ends = {
         eos,
         _special_id(metadata, "eot_token_id", len(tokens), None),
@@ -108,7 +108,7 @@ def _adds_space_prefix(metadata: Mapping[str, Any]) -> bool:
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(_KEY + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
-        raise TokenizerError("tokenizer.ggml.tokens is missing, empty or no array of strings")
+        raise TokenizerError("tokenizer.ggml.tokens is missing, empty, or not an array of strings")
     return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
 
 
@@ -126,7 +126,7 @@ def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] |
 
 
 def _group(types: Sequence[int]) -> dict[int, list[int]]:
-    """Token ids by type, without the normal ones: those are most of the vocabulary."""
+    """Token ids by type, without the normal ones, which are most of the vocabulary."""
     groups: dict[int, list[int]] = {}
     for i, kind in enumerate(types):
         if kind != _NORMAL:
@@ -217,11 +217,12 @@ def _sentencepiece_backend(
 def merges_of_scores(
     tokens: Sequence[str], scores: Sequence[float], types: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
-    """SentencePiece joins the two neighbours whose union is the token of highest score; BPE, those
-    whose merge comes first.  So: for each token, by falling score, each pair that it splits into.
+    """Each token by falling score, and for each token every pair that it splits into.
 
-    Control, byte, unknown and unused tokens take no part.  Where two tokens have one score,
-    SentencePiece takes the leftmost place in the text, and this order the lower id.
+    SentencePiece joins the two neighbours whose union is the token of the highest score; BPE joins
+    those whose merge comes first, so this order of merges makes BPE equal.  Control, byte, unknown
+    and unused tokens take no part.  If two tokens have the same score, SentencePiece takes the
+    leftmost place in the text, and this order the lower id.
     """
     joinable = {
         token
@@ -245,10 +246,10 @@ def _add_tokens(
     tokens: Sequence[str],
     ids_of_type: Mapping[int, Sequence[int]],
 ) -> None:
-    """Have control, unknown and user-defined tokens recognised in a text before it is cut."""
+    """Registers control, unknown and user-defined tokens, which are found before text is split."""
     from tokenizers import AddedToken
 
-    # Phi-3's special tokens swallow the white space after them; its GGUF files do not say so.
+    # Phi-3's special tokens absorb the white space after them; its GGUF files do not say so.
     name = str(metadata.get("general.name", "")).lower()
     greedy = "phi-3" in name or "phi3" in name
 

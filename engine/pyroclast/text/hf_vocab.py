@@ -1,6 +1,6 @@
 """A Hugging Face folder's tokenizer.json and the files beside it -> a `Vocabulary`.
 
-tokenizer.json says how text becomes ids, and is used as it is; its decoder tells which of the two
+tokenizer.json says how text becomes ids, and is used unchanged; its decoder shows which of the two
 spellings of bytes the tokens have.  tokenizer_config.json, special_tokens_map.json, config.json and
 generation_config.json name the special tokens, chat_template.jinja the template.
 """
@@ -20,21 +20,9 @@ if TYPE_CHECKING:
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
-    """The vocabulary of a folder with a tokenizer.json; anything missing or odd: TokenizerError."""
-    from tokenizers import Tokenizer as BackendType
-
+    """The vocabulary of a folder with a tokenizer.json; a TokenizerError says what is wrong."""
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise TokenizerError(
-            f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
-            "tokenizer.model, are not read; `transformers` can save one)"
-        )
-    try:
-        backend = BackendType.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises nothing more precise
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _read_backend(path)
     config = _read_json(folder / "tokenizer_config.json")
     names = _read_json(folder / "special_tokens_map.json") | config
     kind, strip_leading_space = _spelling(backend, path)
@@ -62,8 +50,26 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     )
 
 
+def _read_backend(path: Path) -> Backend:
+    """The tokenizer in a tokenizer.json, without the truncation and padding of training."""
+    from tokenizers import Tokenizer as BackendType
+
+    if not path.is_file():
+        raise TokenizerError(
+            f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
+            "tokenizer.model, are not read; `transformers` can save one)"
+        )
+    try:
+        backend = BackendType.from_file(str(path))
+    except Exception as error:  # `tokenizers` raises nothing more precise
+        raise TokenizerError(f"{path} cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} where there is no such file."""
+    """A JSON object, or {} if the file does not exist."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,7 +82,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _spelling(backend: Backend, path: Path) -> tuple[str, bool]:
-    """(kind, whether decoding drops a leading space), read off tokenizer.json's decoder."""
+    """(kind, whether decoding drops a leading space), from the decoder in tokenizer.json."""
     state = None if backend.decoder is None else json.loads(backend.decoder.__getstate__())
     steps = state.get("decoders", [state]) if isinstance(state, dict) else []
     by_type = {step["type"]: step for step in steps}
@@ -102,8 +108,8 @@ def _named_id(backend: Backend, names: Mapping[str, Any], key: str) -> int | Non
 def _surroundings(
     backend: Backend, config: Mapping[str, Any], bos: int | None, eos: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What goes before and after a text: tokenizer.json's post-processor as seen on a probe, and
-    then add_bos_token and add_eos_token of tokenizer_config.json, which overrule it."""
+    """The tokens before and after a text: those that tokenizer.json's post-processor adds to a
+    probe, overruled by add_bos_token and add_eos_token of tokenizer_config.json."""
     bare = backend.encode("a", add_special_tokens=False).ids
     full = backend.encode("a").ids
     start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)

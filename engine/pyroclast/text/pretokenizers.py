@@ -1,12 +1,12 @@
-r"""How byte-level BPE vocabularies cut text into words: `tokenizer.ggml.pre` -> patterns.
+r"""How byte-level BPE vocabularies split text into words: `tokenizer.ggml.pre` -> patterns.
 
 `pre_rule(name)` returns the `PreRule` of a name; an unknown one is a TokenizerError.
-Patterns are applied in order, each to the pieces the one before left; a match and the text between
-two matches are pieces of their own, and nothing is ever dropped.  Syntax: Oniguruma, as in
-`tokenizers`.  Each is written as the model's own tokenizer.json has it, where that is known
-(`(?i:'s|...)`, `\p{Lu}`), and not as llama.cpp approximates it for std::regex.
+Patterns apply in order, each to the pieces of the previous one.  A match is a piece, and so is the
+text between two matches; nothing is dropped.  Syntax: Oniguruma, as in
+`tokenizers`.  Each pattern is the one in the model's own tokenizer.json, where that is known
+(`(?i:'s|...)`, `\p{Lu}`), not llama.cpp's approximation for std::regex.
 
-Not here: rules of vocabularies that are no byte-level BPE (gemma4, sarvam-moe, whitespace) and
+Not here: rules of vocabularies that are not byte-level BPE (gemma4, sarvam-moe, whitespace) and
 kimi-k2, whose files carry no merges.
 """
 
@@ -19,8 +19,8 @@ from pyroclast.errors import TokenizerError
 
 @dataclass(frozen=True)
 class PreRule:
-    """`patterns` cut the text; `ignore_merges`: a word that is a token is taken whole, before any
-    merge; `add_bos`: whether BOS is added when the file does not say."""
+    """`patterns` split the text; `ignore_merges`: a word that is a token stays whole, without any
+    merge; `add_bos`: whether BOS is added if the file does not say."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
@@ -190,8 +190,8 @@ def pre_rule(name: str) -> PreRule:
     """The rule of a `tokenizer.ggml.pre` value; an unknown name is a TokenizerError."""
     try:
         return PRE_RULES[name]
-    except (KeyError, TypeError):  # TypeError: the file has an array where the name should be
+    except (KeyError, TypeError):  # TypeError: the file holds an array instead of a name
         raise TokenizerError(
             f"unknown tokenizer.ggml.pre {name!r}: how this vocabulary splits words is not known, "
-            f"and a guess would give wrong tokens; known: {', '.join(sorted(PRE_RULES))}"
+            f"so its tokens could be wrong; known: {', '.join(sorted(PRE_RULES))}"
         ) from None

@@ -1,8 +1,8 @@
-"""Time and memory of one run of a chat template: counted as it goes, stopped past a limit.
+"""The time and memory of one run of a chat template: metered, and stopped at a limit.
 
-Two limits hold together.  What the template makes (characters, list slots) is added up, and the
-thread's CPU clock is read each time.  And no single operation may make or walk more than a bounded
-amount, because the clock is not looked at inside one.
+There are two kinds of limit.  Everything the template produces (characters, list slots) is added
+up, and the thread's CPU clock is read each time.  And a single operation may produce or traverse
+only a bounded amount, because the clock is not read inside one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jinja2 import Undefined
 from pyroclast.errors import TemplateError
 
 _CPU_SECONDS = 2.0  # of the rendering thread; ordinary templates take a millisecond
-_MADE_UNITS = 1 << 25  # characters and slots made in all, with an allowance for long messages:
+_MADE_UNITS = 1 << 25  # characters and slots produced in all, plus an allowance for long messages:
 _MADE_PER_INPUT_UNIT = 100
-_OPERATION_UNITS = 1 << 22  # what one operation may make or walk
+_OPERATION_UNITS = 1 << 22  # what one operation may produce or traverse
 SLOT_UNITS = 8  # a list slot, in characters
 
 _SEQUENCES = (list, tuple, range, KeysView, ValuesView, ItemsView)
@@ -27,7 +27,7 @@ _PRINTABLE = (str, int, float, type(None), Undefined, dict, *_SEQUENCES)
 
 
 class Meter:
-    """The use of one rendering.  Every method raises TemplateError past the limits."""
+    """Meters one rendering.  Every method raises TemplateError beyond the limits."""
 
     def __init__(self, input_units: int) -> None:
         self._left = _MADE_UNITS + _MADE_PER_INPUT_UNIT * input_units
@@ -35,22 +35,24 @@ class Meter:
         self._deadline = time.thread_time() + _CPU_SECONDS
 
     def spend(self, units: int = 1) -> None:
-        """Count units made, and look at the clock."""
+        """Counts units produced, and checks the clock."""
         self._left -= units
         if self._left < 0:
-            raise TemplateError("the chat template makes too much text or too many lists; stopped")
+            raise TemplateError(
+                "the chat template produces too much text or too many lists; stopped"
+            )
         if time.thread_time() > self._deadline:
             raise TemplateError(f"the chat template ran for {_CPU_SECONDS:g} s; stopped (a loop?)")
 
     def allow(self, units: int) -> None:
-        """Refuse one operation that would make or walk more than any chat needs."""
+        """Refuses one operation that would produce or traverse more than any chat needs."""
         if units > self._most:
             raise TemplateError(f"one step of the chat template is too large ({units}); stopped")
         self.spend()
 
     def bound(self, value: object, *, printable: bool = False) -> int:
-        """Refuse a value too large to be walked; -> its units, parts that occur twice counted
-        twice, as printing and comparing do.  `printable`: refuse also objects that print others."""
+        """Refuses a value too large to traverse and returns its units.  Parts that occur twice
+        count twice, as in printing.  `printable`: also refuses objects that print others."""
         stack, units = [value], 0
         while stack and units <= self._most:
             item = stack.pop()
@@ -76,7 +78,7 @@ class Meter:
         return text
 
     def made(self, value: Any) -> Any:
-        """Count a result's own size (what it refers to was counted before), and pass it on."""
+        """Counts a result's own size (its parts were counted before) and returns it."""
         if isinstance(value, str):
             self.spend(len(value))
         elif isinstance(value, dict | list | tuple):
@@ -86,5 +88,5 @@ class Meter:
         return value
 
     def drained(self, values: Iterable[Any]) -> list[Any]:
-        """The items of an iterator as a list, counted one by one."""
+        """The items of an iterator as a list, each of them counted."""
         return [self.made(item) for item in values]

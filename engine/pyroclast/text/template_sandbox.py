@@ -1,10 +1,10 @@
-"""A Jinja environment for templates that come with downloaded models, and so from strangers.
+"""A Jinja environment for the templates of downloaded models, which strangers wrote.
 
-jinja2's immutable sandbox keeps a template away from Python's insides, but bounds neither time nor
-memory.  Here every loop iteration, macro, operator, comparison, filter, test, call and output goes
-through a `Meter` (template_meter.py).  So loops in loops, `"a" * 10**9`, a string doubled sixty
-times, macros that call themselves and nested lists that print exponentially end soon, and in a
-TemplateError.  Filters and methods are those that chat templates use; others do not exist.
+jinja2's immutable sandbox keeps a template away from Python's internals, but bounds neither time
+nor memory.  Here every loop iteration, macro, operator, comparison, filter, test, call and output
+goes through a `Meter` (template_meter.py).  So loops in loops, `"a" * 10**9`, a string doubled
+sixty times, macros that call themselves and nested lists that print exponentially soon end in a
+TemplateError.  Only the filters and methods that chat templates use exist.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)|\{[^{}]*:[^{}]*(?:\d{4}|\{)"
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles templates with the meter written in.  `start_meter` before each rendering sets the
-    calling thread's meter, so that several threads can render at once."""
+    """Compiles templates with calls of the meter in them.  `start_meter`, before each rendering,
+    sets the calling thread's meter, so several threads can render at once."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -63,7 +63,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            optimized=False,  # else constant expressions are worked out, unmetered, at compile time
+            optimized=False,  # else constant expressions are evaluated, unmetered, at compile time
             finalize=pass_context(lambda _context, value: self.meter.text(value)),
             extensions=[LoopControlExtension, GenerationTag],
         )
@@ -113,21 +113,21 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return args, kwargs
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Of the builtin types, only methods that cannot multiply what they are given."""
+        """Allows only those methods of builtin types that cannot multiply their input."""
         for kind, allowed in _ALLOWED_METHODS:
             if isinstance(obj, kind):
                 return attr in allowed
         return super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        """What lies outside is an error at once; jinja2 would let it print as nothing."""
+        """Raises at once for a forbidden attribute; jinja2 would print it as nothing."""
         raise TemplateError(
-            f"the chat template reaches for {attribute!r} of a {type(obj).__name__}, which the "
+            f"the chat template uses {attribute!r} of a {type(obj).__name__}, which the "
             "sandbox does not allow"
         )
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """str.format with the size of the result foreseen."""
+        """str.format, with the size of the result checked first."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -149,7 +149,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return __self.meter.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """+ * ** % with the size of the result foreseen."""
+        """+ * ** %, with the size of the result checked first."""
         if operator == "%" and isinstance(left, str):
             self._allow_format(left, right)
         elif operator in ("*", "**"):
@@ -157,7 +157,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return self.meter.made(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """obj[argument]; a tuple as a key is hashed, and so walked."""
+        """obj[argument]; a tuple as a key is hashed, and so traversed."""
         self.meter.bound(argument)
         return super().getitem(obj, argument)
 
@@ -179,7 +179,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         self.meter.allow(len(pattern) + (pattern.count("{") + pattern.count("%")) * units)
 
     def _own_filters(self) -> dict[str, Callable[..., Any]]:
-        """Filters whose jinja2 versions could make more than their arguments' size."""
+        """Filters whose jinja2 versions could produce more than the size of their arguments."""
 
         def escape(value: object) -> str:
             return str(markupsafe.escape(self.meter.text(value)))
@@ -238,7 +238,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         separator_units = sum(map(len, separators or ()))
         self.meter.allow(separator_units * self.meter.bound(value, printable=True))
         text = "".join(self.meter.drained(encoder.iterencode(value)))
-        if ensure_ascii:  # all but lone surrogates, which chat.py marks places with
+        if ensure_ascii:  # all except lone surrogates, which chat.py uses as marks
             return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text)
         return text
 

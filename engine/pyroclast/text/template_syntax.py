@@ -1,6 +1,6 @@
-"""How a chat template's syntax tree is changed before it is compiled: the meter is written in.
+"""Inserts calls of the meter into a chat template's syntax tree before it is compiled.
 
-Each call written here goes through `MeteredEnvironment.call`, which refuses arguments that are too
+Each call goes through `MeteredEnvironment.call`, which refuses arguments that are too
 large and counts the result.
 """
 
@@ -13,13 +13,13 @@ from jinja2.visitor import NodeTransformer
 
 
 def write_meter(tree: nodes.Template) -> None:
-    """Put calls of MeteredEnvironment's meter_* methods where a template can loop or grow."""
+    """Inserts calls of MeteredEnvironment's meter_* methods where a template can loop or grow."""
     _Metering().visit(tree)
 
 
 class GenerationTag(Extension):
     """`{% generation %}...{% endgeneration %}` marks the model's own words in templates made for
-    training; here the body counts as if the marks were not there."""
+    training; here the body is rendered as if the marks were not there."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class's type
 

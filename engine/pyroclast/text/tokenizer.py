@@ -1,8 +1,8 @@
-"""Text to token ids and back: `Tokenizer`, whichever file the vocabulary came in.
+"""Text to token ids and back: `Tokenizer`, for every file format of a vocabulary.
 
-Encoding is done by `tokenizers`; decoding is done here, on bytes, so that a stream of tokens and
-one call of `decode` give the same text, and a character whose bytes lie in two tokens is never cut.
-Bytes that are no UTF-8 become U+FFFD.
+`tokenizers` encodes.  Decoding is done here, on bytes, so that a stream of tokens and one call of
+`decode` give the same text, and a character whose bytes are split over two tokens is never cut.
+Bytes that are not UTF-8 become U+FFFD.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
-    """One model's vocabulary, rules for cutting text, special tokens and chat template.
+    """One model's vocabulary, rules for splitting text, special tokens and chat template.
 
     Make one with `from_gguf`, `from_gguf_metadata` or `from_folder`.  Safe to use from several
     threads.  `bos_token_id` is None where the model has none; `eos_token_ids` are all the tokens
@@ -48,7 +48,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
-        """The tokenizer inside a GGUF file, which may hold a vocabulary and nothing else."""
+        """The tokenizer of a GGUF file, which may hold only a vocabulary."""
         from pyroclast.files.gguf import GGUFFile
 
         file = GGUFFile(str(path))
@@ -78,9 +78,9 @@ class Tokenizer:
     ) -> list[int]:
         """text -> token ids.
 
-        `add_special_tokens` puts the model's BOS (and EOS) around them, if it uses any;
-        `parse_special` reads control tokens that are spelt out in the text, such as "<|im_end|>",
-        as such.  Give parse_special=False for text from outside: then they are ordinary characters.
+        `add_special_tokens` adds the model's BOS (and EOS), if it uses any.  With `parse_special`,
+        a control token that is spelt out in the text, such as "<|im_end|>", becomes that token.
+        Pass parse_special=False for untrusted text: its characters then stay ordinary ones.
         """
         backend = self._backend if parse_special else self._plain_backend()
         try:
@@ -99,14 +99,14 @@ class Tokenizer:
     ) -> str:
         """Token ids -> text; an id outside the vocabulary is a TokenizerError.
 
-        A SentencePiece vocabulary puts a space before a text's first word, and decoding takes it
-        away again.  With `continuation` the ids go on from earlier text, and the space is kept.
+        A SentencePiece vocabulary puts a space before the first word, and decoding removes it.
+        With `continuation` the ids continue earlier text, and the space is kept.
         """
         data = self._join(ids, skip_special_tokens, continuation)
         return data.decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = True) -> bytes:
-        """What `decode` makes into text, as the bytes it was."""
+        """The bytes that `decode` would turn into text."""
         return self._join(ids, skip_special_tokens, continuation=False)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -121,7 +121,7 @@ class Tokenizer:
         return known
 
     def decoder(self, skip_special_tokens: bool = True, continuation: bool = False) -> TextDecoder:
-        """A decoder that is fed one id at a time; its pieces together are what `decode` gives."""
+        """A decoder that takes one id at a time; its pieces joined are what `decode` returns."""
         return TextDecoder(self, skip_special_tokens, continuation)
 
     def apply_chat_template(
@@ -171,7 +171,7 @@ class Tokenizer:
         return "" if token_id is None else self._vocabulary.token_text(token_id) or ""
 
     def _plain_backend(self) -> Backend:
-        """The same model, which takes the names of control tokens for ordinary text."""
+        """The same model, which reads the names of control tokens as ordinary text."""
         with self._lock:
             if self._plain is None:
                 self._plain = _without_control_tokens(self._backend)
@@ -191,16 +191,16 @@ class Tokenizer:
             try:
                 return bytes(map(self._alphabet.__getitem__, text))
             except KeyError:
-                return text.encode()  # a whole word that somebody added without marking it
+                return text.encode()  # a whole word that was added without being marked as such
         if byte := _BYTE_TOKEN.fullmatch(text):
             return bytes.fromhex(byte[1])
         return text.replace(SPACE, " ").encode()
 
 
 class TextDecoder:
-    """Token ids one at a time -> text that is certain: no half characters, and nothing twice.
+    """Token ids one at a time -> text that is certain: no partial characters, nothing twice.
 
-    The pieces that `step` and the last `flush` return, put together, are what `decode` gives.
+    The pieces that `step` and the last `flush` return, joined, are what `decode` returns.
     """
 
     __slots__ = ("_decoder", "_skipped", "_strip", "_tokenizer")
@@ -223,7 +223,7 @@ class TextDecoder:
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """The end: U+FFFD for the bytes of a character that never came whole, else ""."""
+        """The end of the text: U+FFFD for the bytes of an incomplete character, else ""."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -242,7 +242,7 @@ def _without_control_tokens(backend: Backend) -> Backend:
     if any(plain.token_to_id(token.content) != token_id for token_id, token in added):
         plain = BackendType.from_str(
             backend.to_str()
-        )  # ids with gaps do not survive being added anew
+        )  # adding tokens again would renumber ids with gaps
     plain.encode_special_tokens = True
     return plain
 

@@ -1,4 +1,4 @@
-"""What every vocabulary becomes, whichever file it came in: a `Vocabulary`, which `Tokenizer` runs.
+"""`Vocabulary`: what every file format of a vocabulary becomes, and what `Tokenizer` runs.
 
 gguf_vocab.py and hf_vocab.py make them.  Nothing is cached on disk: building the demo model's
 49,152-token vocabulary takes about as long as reading it back from JSON (docs/decisions/0007).
@@ -27,8 +27,8 @@ END_OF_TURN = frozenset(_END_OF_TURN.split())
 class Vocabulary:
     """A vocabulary ready to use: text to ids through `backend`, ids to bytes through the rest.
 
-    `raw_ids` are spelt as they read (control, user-defined tokens); the others are "byte-level" or
-    "sentencepiece", as `kind` says.  `special_ids` are left out of decoded text on request.
+    `raw_ids` are spelt literally (control, user-defined tokens); `kind` is the spelling of the
+    others, "byte-level" or "sentencepiece".  `special_ids` are left out of decoded text on request.
     `prefix_ids` and `suffix_ids` are what add_special_tokens adds.  `lossy_bytes` have no token.
     """
 

@@ -33,7 +33,7 @@ def why_not() -> str:
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            return f"{package} is not installed: pip install pyroclast[gpu]"
+            return f"{package} is not installed: pip install '.[gpu]' in a checkout"
         if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < oldest:
             needed = ".".join(map(str, oldest))
             return f"{package} {version} is too old, {needed} is needed: pip install -U {package}"

@@ -56,7 +56,7 @@ def matplotlib() -> Any:
         found = importlib.import_module("matplotlib")
     except ModuleNotFoundError as error:
         raise NoMatplotlibError(
-            "the report needs matplotlib, which is not installed: pip install 'pyroclast[bench]'"
+            "the report draws with matplotlib, which is not installed: pip install matplotlib"
         ) from error
     found.use("agg")
     return found

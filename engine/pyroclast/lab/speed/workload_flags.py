@@ -8,10 +8,10 @@ import argparse
 def add_workload_flags(command: argparse.ArgumentParser) -> None:
     """-p, -n, -d and -b: lists of lengths, of which every combination is timed."""
     for flag, name, default, text in (
-        ("-p", "prompt", "512", "lengths of prompts; 0: none"),
+        ("-p", "prompt", "512", "prompt lengths in tokens; 0: none"),
         ("-n", "gen", "128", "numbers of tokens to decode; 0: none"),
-        ("-d", "depth", "0", "tokens that the context holds before"),
-        ("-b", "batch", "1", "sequences side by side"),
+        ("-d", "depth", "0", "tokens already in the context"),
+        ("-b", "batch", "1", "sequences in one batch"),
     ):
         command.add_argument(
             flag,

@@ -1,0 +1,164 @@
+"""The flags that several commands share, and the SamplingParams that they ask for.
+
+A command with flags of its own adds them in its own module (`add_arguments`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pyroclast.cli.terminal import fail
+from pyroclast.errors import SamplingError
+from pyroclast.lab.speed.workload_flags import add_workload_flags
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MAX_TOKENS = 256
+
+_NEEDS_WEIGHTS = ("generate", "chat", "score", "next", "bench")
+_NEEDS_MODEL = (*_NEEDS_WEIGHTS, "tokenize")
+_TAKES_TEXT = ("generate", "chat", "score", "next", "tokenize")
+_SAMPLES = ("generate", "chat", "next")
+_OF_SEVERAL_TOKENS = ("min-tokens", "logprobs")  # flags that mean nothing for one token
+
+# flag, type, metavar, help.  A flag that is not given leaves SamplingParams' own default.
+_SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
+    ("temperature", float, "T", "0: greedy; 1 (default): the model's own distribution"),
+    ("top-p", float, "P", "keep the most likely tokens whose probabilities add up to P"),
+    ("top-k", int, "K", "keep the K most likely tokens"),
+    ("min-p", float, "P", "keep tokens at least P times as likely as the most likely one"),
+    ("typical-p", float, "P", "keep tokens of typical surprise that add up to P"),
+    ("top-n-sigma", float, "N", "keep logits within N standard deviations of the maximum"),
+    ("repetition-penalty", float, "R", "above 1: tokens seen before become less likely"),
+    ("presence-penalty", float, "X", "subtract X from the logit of every generated token"),
+    ("frequency-penalty", float, "X", "subtract X for each time a token was generated"),
+    ("seed", int, "N", "the same seed gives the same text"),
+    ("min-tokens", int, "N", "do not end the text before N tokens"),
+    ("logprobs", int, "K", "with --json: log-probabilities, and the K most likely tokens"),
+]
+
+
+def add_flags(command: argparse.ArgumentParser, name: str) -> None:
+    """Adds the shared flags of the command `name`."""
+    if name in _TAKES_TEXT:
+        _add_text(command, name)
+    if name in _NEEDS_MODEL:
+        command.add_argument(
+            "--model", "-m", default=DEFAULT_MODEL, help=f"file, folder or name ({DEFAULT_MODEL})"
+        )
+    if name in _NEEDS_WEIGHTS:
+        _add_engine(command, name)
+    if name in (*_NEEDS_WEIGHTS, "kernels"):
+        command.add_argument(
+            "--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2,sample=numpy"
+        )
+        add_frozen(command)
+    if name == "kernels":
+        add_device(command, "cpu")
+    if name in _SAMPLES:
+        _add_sampling(command, name)
+    if name == "chat":
+        command.add_argument("--system", metavar="TEXT", help="the system message")
+    if name == "score":
+        command.add_argument(
+            "--top", type=int, default=0, metavar="K", help="show the K most likely tokens"
+        )
+    if name == "bench":
+        _add_bench(command)
+    if name == "tokenize":
+        command.add_argument("--no-special", action="store_true", help="add no BOS or EOS")
+
+
+def add_device(command: argparse.ArgumentParser, default: str) -> None:
+    """The flag that says where the model runs."""
+    known = "auto, cuda or cpu" if default == "auto" else "cuda or cpu"
+    command.add_argument(
+        "--device", default=default, metavar="WHERE", help=f"{known} (default: {default})"
+    )
+
+
+def add_frozen(command: argparse.ArgumentParser) -> None:
+    """The flag that ignores tuned tables: the word `frozen` among the kernel rules."""
+    command.add_argument(
+        "--frozen", action="store_true", help="ignore the tuned table of this machine"
+    )
+
+
+def apply_frozen(args: argparse.Namespace) -> None:
+    """Puts --frozen into the rules, beside those of --kernels or of the environment."""
+    if getattr(args, "frozen", False):
+        rules = args.kernels
+        if rules is None:
+            rules = os.environ.get("PYROCLAST_KERNELS", "")
+        args.kernels = f"frozen,{rules}" if rules else "frozen"
+
+
+def sampling_params(args: argparse.Namespace) -> Any:
+    """The SamplingParams that the flags ask for; a value out of range is wrong usage."""
+    from pyroclast.sampling.params import SamplingParams
+
+    names = [flag.replace("-", "_") for flag, *_ in _SAMPLING_FLAGS]
+    names += ["max_tokens", "stop", "ignore_eos"]
+    flags: dict[str, Any] = {name: getattr(args, name, None) for name in names}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if args.command == "generate":
+        given.setdefault("max_tokens", max(DEFAULT_MAX_TOKENS, args.min_tokens or 0))
+    try:
+        return SamplingParams(**given)
+    except SamplingError as error:
+        fail(str(error), code=2)
+
+
+def _add_text(command: argparse.ArgumentParser, name: str) -> None:
+    is_chat = name == "chat"
+    ending = "; leave it out for a conversation" if is_chat else ""
+    command.add_argument(
+        "text",
+        metavar="MESSAGE" if is_chat else "TEXT",
+        nargs="?" if is_chat else None,
+        help=f"- reads standard input, without its final newline{ending}",
+    )
+
+
+def _add_engine(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    if name != "bench":
+        add_device(command, "auto")
+    command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
+    command.add_argument(
+        "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
+    )
+
+
+def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
+    for flag, kind, metavar, text in _SAMPLING_FLAGS:
+        if name != "next" or flag not in _OF_SEVERAL_TOKENS:
+            command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
+    if name == "next":
+        return
+    default = str(DEFAULT_MAX_TOKENS) if name == "generate" else "until the answer ends"
+    command.add_argument(
+        "-n", "--max-tokens", type=int, metavar="N", help=f"at most N tokens (default: {default})"
+    )
+    command.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before TEXT; may be repeated"
+    )
+    command.add_argument(
+        "--ignore-eos", action="store_true", default=None, help="do not stop at end-of-text tokens"
+    )
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    add_workload_flags(command)
+    command.add_argument(
+        "-r", "--repetitions", type=int, default=5, metavar="N", help="of each row (default: 5)"
+    )
+    command.add_argument(
+        "--peers",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="compare with other engines: those installed, or in DIR/llama, DIR/openvino, ...",
+    )

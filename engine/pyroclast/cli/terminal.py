@@ -1,0 +1,45 @@
+"""What every command reads from and writes to: text in, text out, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Ends the process: `pyroclast: error: ...` on stderr, in one line, and the exit code."""
+    print("pyroclast: error:", " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def read_text(text: str) -> str:
+    """The argument itself, or standard input for "-".  Bytes that are not UTF-8 are wrong usage."""
+    if text == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            fail(f"standard input is not UTF-8: byte {error.start} is invalid", code=2)
+        text = text.removesuffix("\n").removesuffix("\r")
+    # Python passes bytes of an argument that are not UTF-8 on as lone surrogates.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        fail("the text is not valid UTF-8", code=2)
+    return text
+
+
+def write(text: str = "", end: str = "\n") -> None:
+    """Prints and flushes: people watch a stream as it comes."""
+    print(text, end=end, flush=True)
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: 1 step, 2 steps, 1,000 steps."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def colour(text: str, code: str, stream: Any = None) -> str:
+    """`text` in an ANSI colour if the stream is a terminal and NO_COLOR is not set."""
+    stream = sys.stdout if stream is None else stream
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
