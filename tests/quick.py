@@ -1,5 +1,5 @@
-"""Which tests `--quick` runs: none marked slow or oracle, and an even sample of the parameter sets of
-a test that has many.  So every other test function runs at least once."""
+"""Which tests `--quick` runs: none marked slow or oracle, and of a test with many parameter sets an
+even sample.  So every other test function runs at least once."""
 
 from __future__ import annotations
 
