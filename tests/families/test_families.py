@@ -10,7 +10,8 @@ import pytest
 import tiny
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.hyperparameters import Hyperparameters
-from pyroclast.families.read_config import hyperparameters_from_gguf, hyperparameters_from_hf
+from pyroclast.families.read_gguf import hyperparameters_from_gguf
+from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.families.rope import RopeScaling, inv_freq
 from pyroclast.families.tensors import template_of, tensor_shapes

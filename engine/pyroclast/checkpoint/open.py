@@ -20,7 +20,8 @@ from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import GGUF_ROPE_FREQS
 from pyroclast.families.hyperparameters import Hyperparameters
-from pyroclast.families.read_config import hyperparameters_from_gguf, hyperparameters_from_hf
+from pyroclast.families.read_gguf import hyperparameters_from_gguf
+from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.files.gguf import GGUFFile
 from pyroclast.files.hf_folder import HFFolder

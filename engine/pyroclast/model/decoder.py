@@ -103,14 +103,7 @@ class Decoder:
         """Rotates q and k, writes k and v to the cache, and reads it."""
         batch, work = self.batch, self.work
         arrays = {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
-        sizes = {
-            "n_heads": attention.n_heads,
-            "n_kv_heads": attention.n_kv_heads,
-            "head_dim": attention.head_dim,
-            "block_size": BLOCK_SIZE,
-            "max_blocks": batch.max_blocks,
-            "value_stride": value_stride(attention.head_dim),
-        }
+        sizes = self._cache_sizes(attention)
         ops.call(
             "rope",
             self.kv_dtype,
@@ -140,6 +133,17 @@ class Decoder:
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
+
+    def _cache_sizes(self, attention: AttentionSpec) -> dict[str, int]:
+        """How kernels find a layer's heads and positions in the paged cache."""
+        return {
+            "n_heads": attention.n_heads,
+            "n_kv_heads": attention.n_kv_heads,
+            "head_dim": attention.head_dim,
+            "block_size": BLOCK_SIZE,
+            "max_blocks": self.batch.max_blocks,
+            "value_stride": value_stride(attention.head_dim),
+        }
 
     def _ffn_block(
         self, ops: Recorder, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
