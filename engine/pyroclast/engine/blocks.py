@@ -2,13 +2,30 @@
 
 A block holds the keys and values of `block_size` adjacent tokens in every layer.  The pool hands
 out block numbers and counts their owners; it never touches the cache itself.
+
+Requests own blocks while they run.  A keeper (a prefix cache, say) owns blocks for longer, so that
+a later request can share them.  Where free blocks do not suffice, the pool asks keepers to release
+what nobody else owns, beginning with the keeper that was least recently used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from pyroclast.errors import MemoryBudgetError
+
+
+class Keeper(Protocol):
+    """An owner of blocks that outlives requests.
+
+    `evict(n_blocks)` releases at least that many blocks that nobody else owns, or all it has of
+    these.  `forget()` tells that the pool was reset: the keeper owns nothing any more."""
+
+    @property
+    def name(self) -> str: ...
+    def evict(self, n_blocks: int, /) -> None: ...
+    def forget(self) -> None: ...
 
 
 class BlockPool:
@@ -17,25 +34,40 @@ class BlockPool:
     The last block given back is the first one taken again: it is still warm in the caches.
     """
 
-    __slots__ = ("_free", "_n_owners", "n_blocks")
+    __slots__ = ("_free", "_held", "_n_keepers", "_n_owners", "n_blocks", "n_evictable")
 
     def __init__(self, n_blocks: int) -> None:
         if n_blocks < 1:
             raise MemoryBudgetError(f"the KV cache needs at least one block, got {n_blocks}")
         self.n_blocks = n_blocks
-        self._free = list(range(n_blocks - 1, -1, -1))
-        self._n_owners = [0] * n_blocks
+        # What each keeper owns; the least recently used keeper comes first.
+        self._held: dict[Keeper, set[int]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Every block is free again, whoever owned it."""
+        self._free = list(range(self.n_blocks - 1, -1, -1))
+        self._n_owners = [0] * self.n_blocks  # requests and keepers
+        self._n_keepers = [0] * self.n_blocks
+        self.n_evictable = 0  # blocks whose one owner is a keeper
+        for keeper, held in self._held.items():
+            held.clear()
+            keeper.forget()
 
     @property
     def n_free(self) -> int:
         return len(self._free)
 
     def has_room(self, n_blocks: int) -> bool:
-        return n_blocks <= len(self._free)
+        """Whether `take` can give so many, evicting blocks if need be."""
+        return n_blocks <= len(self._free) + self.n_evictable
 
     def take(self, n_blocks: int) -> list[int]:
-        """`n_blocks` free blocks, each with one owner.  Ask `has_room` first."""
-        assert 0 <= n_blocks <= len(self._free), "take() without has_room()"
+        """`n_blocks` blocks, each with one owner.  Ask `has_room` first."""
+        assert n_blocks >= 0
+        if n_blocks > len(self._free):
+            self._evict(n_blocks)
+        assert n_blocks <= len(self._free), "take() without has_room(), or a keeper kept too much"
         blocks = [self._free.pop() for _ in range(n_blocks)]
         for block in blocks:
             self._n_owners[block] = 1
@@ -45,20 +77,67 @@ class BlockPool:
         """Adds an owner to each of `blocks`, which must be taken."""
         for block in blocks:
             assert self._n_owners[block] > 0, "a free block cannot be shared"
-            self._n_owners[block] += 1
+            self._count(block, owners=1)
 
     def give_back(self, blocks: Iterable[int]) -> list[int]:
         """Takes one owner from each of `blocks`; returns those that nobody owns any more."""
         freed = []
         for block in blocks:
-            assert self._n_owners[block] > 0, "block given back twice"
-            self._n_owners[block] -= 1
+            assert self._n_owners[block] > self._n_keepers[block], "block given back twice"
+            self._count(block, owners=-1)
             if self._n_owners[block] == 0:
                 self._free.append(block)
                 freed.append(block)
         return freed
 
-    def reset(self) -> None:
-        """Every block is free again, whoever owned it."""
-        self._free = list(range(self.n_blocks - 1, -1, -1))
-        self._n_owners = [0] * self.n_blocks
+    # ---- owners that outlive requests ------------------------------------------------------
+
+    def register(self, keeper: Keeper) -> None:
+        """From now on `keeper` can hold blocks, and is asked to evict some."""
+        assert keeper not in self._held, f"{keeper.name} is registered already"
+        self._held[keeper] = set()
+
+    def touch(self, keeper: Keeper) -> None:
+        """`keeper` was used: all others are asked to evict before it."""
+        self._held[keeper] = self._held.pop(keeper)
+
+    def held(self, keeper: Keeper) -> frozenset[int]:
+        """The blocks that `keeper` owns."""
+        return frozenset(self._held[keeper])
+
+    def is_evictable(self, block: int) -> bool:
+        """Whether a keeper owns the block, and nobody else."""
+        return self._n_owners[block] == self._n_keepers[block] == 1
+
+    def hold(self, keeper: Keeper, blocks: Iterable[int]) -> None:
+        """Makes `keeper` an owner of each of `blocks`, which must be taken."""
+        held = self._held[keeper]
+        for block in blocks:
+            assert self._n_owners[block] > 0, "a free block cannot be held"
+            assert block not in held, f"{keeper.name} holds block {block} already"
+            held.add(block)
+            self._count(block, owners=1, keepers=1)
+        self.touch(keeper)
+
+    def release(self, keeper: Keeper, blocks: Iterable[int]) -> list[int]:
+        """`keeper` owns `blocks` no more; returns those that nobody owns any more."""
+        freed = []
+        for block in blocks:
+            self._held[keeper].remove(block)
+            self._count(block, owners=-1, keepers=-1)
+            if self._n_owners[block] == 0:
+                self._free.append(block)
+                freed.append(block)
+        return freed
+
+    def _evict(self, n_blocks: int) -> None:
+        """Asks keepers to release blocks until `n_blocks` are free."""
+        for keeper in list(self._held):
+            if n_blocks > len(self._free):
+                keeper.evict(n_blocks - len(self._free))
+
+    def _count(self, block: int, *, owners: int, keepers: int = 0) -> None:
+        self.n_evictable -= self.is_evictable(block)
+        self._n_owners[block] += owners
+        self._n_keepers[block] += keepers
+        self.n_evictable += self.is_evictable(block)

@@ -129,10 +129,11 @@ class Scheduler(Generic[R]):
             n_new = self.n_blocks_for(len(request.token_ids)) - len(shared)
             # With neighbours, one block stays free: they would take it from the newcomer at once.
             n_spare = 1 if self.running else 0
+            self.pool.share(shared)  # first: what is shared cannot be evicted
             if not self.pool.has_room(n_new + n_spare):
+                self.pool.give_back(shared)
                 return
             self.waiting.popleft()
-            self.pool.share(shared)
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
             request.sibling = None
