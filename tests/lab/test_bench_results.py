@@ -1,14 +1,16 @@
-"""Result files, and the benchmarks that need no other engine: sampling and the cold start."""
+"""Result files, and the benchmarks of sampling, of the cold start and of Python's overhead."""
 
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import tiny
 from pyroclast.errors import KernelError
-from pyroclast.lab.speed import cold_start, sampling, sampling_peers
+from pyroclast.lab.speed import cold_start, overhead, sampling, sampling_peers
 from pyroclast.lab.speed.result_file import dump, without_samples, write_result
 from pyroclast.lab.speed.sample_call import usable_variants
 from pyroclast_kernels.sample import cases
@@ -61,7 +63,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_committed_results_are_light():
     """kernels.json has its own format."""
     for path in RESULTS.glob("*.json"):
-        if path.name.startswith(("kernels", "overhead")) or path.stem.endswith("_local"):
+        if path.name.startswith("kernels") or path.stem.endswith("_local"):
             continue
         text = path.read_text()
         assert dump(json.loads(text)) == text, path.name
@@ -166,3 +168,69 @@ def test_generate_is_given_the_model(monkeypatch):
     assert sum("some-model" in words for words in seen) == 3  # the first round does not count
     assert rows["generate -n 1"]["wall"]["median_s"] == 1.0
     assert rows["generate -n 1"]["cpu"]["median_s"] == 0.5
+
+
+# ---- what Python costs ---------------------------------------------------------------------
+
+
+class PlayedLLM:
+    """A step of n sequences takes 3 ms of a clock, of which 2 ms are native."""
+
+    def __init__(self, clock):
+        self.clock, self.model = clock, SimpleNamespace(native_seconds=0.0)
+        self.name, self.n_threads, self.kernels = "played", 2, {"a": "b"}
+        self.seen, self.n_streams = [], 0
+
+    def stream(self, prompt, params):
+        self.seen.append(params)
+        self.n_streams += 1
+        first = self.n_streams == 1  # the first stream's turn runs the step for all
+        for _ in range(params.max_tokens):
+            if first:
+                self.clock[0] += 0.003
+                self.model.native_seconds += 0.002
+            yield None
+        self.n_streams = 0
+
+
+@pytest.fixture
+def llm(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(overhead.time, "perf_counter", lambda: clock[0])
+    return PlayedLLM(clock)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_python_is_what_is_not_native(llm, batch):
+    found = overhead.steps_us(llm, SimpleNamespace(max_tokens=5), batch)
+    assert len(found) == 4  # the first step reads the prompt
+    for python_us, wall_us in found:
+        assert python_us == pytest.approx(1000 / batch)
+        assert wall_us == pytest.approx(3000 / batch)
+
+
+def test_every_case_and_batch_is_a_row(llm):
+    rows = list(overhead.measure(llm, [1, 2], n_gen=4, repeat=3))
+    assert [(row["n_batch"], row["test"]) for row in rows] == [
+        (batch, f"overhead {name}") for batch in (1, 2) for name in overhead.CASES
+    ]
+    assert rows[0]["python_us_per_token"] == pytest.approx(1000)
+    assert rows[-1]["quartiles_us"] == pytest.approx([500, 500])
+    assert rows[0]["wall_us_per_token"] == pytest.approx(3000)
+    assert rows[0]["model"] == "played" and rows[0]["n_gen"] == 4
+    # A run to warm up and three that count, of each case.
+    assert len(llm.seen) == 4 * len(overhead.CASES) * (1 + 2)
+    assert {params.max_tokens for params in llm.seen} == {4}
+
+
+def test_overhead_of_a_real_model(tmp_path, capsys):
+    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.BASE, tiny.random_weights(tiny.BASE))
+    out = tmp_path / "out.json"
+    words = ["--model", str(path), "-n", "4", "-b", "2", "--repeat", "1", "-t", "1"]
+    overhead.main("", [*words, "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert [row["n_batch"] for row in result["rows"]] == [2] * len(overhead.CASES)
+    for row in result["rows"]:
+        assert 0 < row["python_us_per_token"] < row["wall_us_per_token"]
+        assert row["threads"] == 1 and row["kernels"]
+    assert result["made_with"]["commit"] and "logprobs" in capsys.readouterr().out
