@@ -47,13 +47,13 @@ def test_a_slot_has_the_shapes_and_bytes_of_its_specs() -> None:
         [(3, 2, 3), (3, 4)], [], [(3, 5)]
     ]  # fmt: skip
     assert cache.slot_bytes == 4 * 6 + 2 * 4 + 8 * 5 == len(bits(cache, 0))
-    memory = CountingMemory()
+    memory = CountingMemory(on_gpu=False)
     StateCache(SPECS, 3, memory)
     assert memory.n_bytes == 3 * cache.slot_bytes
 
 
 def test_a_model_without_recurrent_layers_pays_nothing() -> None:
-    memory = CountingMemory()
+    memory = CountingMemory(on_gpu=False)
     cache = StateCache([[], []], 64, memory)
     assert (memory.n_bytes, cache.slot_bytes) == (0, 0)
     cache.give_back(cache.take())
