@@ -1,6 +1,6 @@
-"""A child process to run kernels in, and what became of it: an answer, a crash, or no answer.
+"""Runs kernels in a child process that may crash or hang.
 
-The process is started when the first job wants it, and again after it died or was stopped.
+The process starts with the first job, and again after it died or was stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from pyroclast.lab.speed.lines import Lines
 
-# A library that NumPy calls must have as many threads as the kernels it is held against.
+# A library that NumPy calls must use as many threads as the kernels it is compared with.
 _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -26,7 +26,7 @@ _THREAD_VARIABLES = (
 
 
 class ChildError(Exception):
-    """A job without an answer.  kind is "crashed" or "hung", `at` what was being tried."""
+    """A job without an answer.  kind: "crashed" or "hung"; at: what was being tried."""
 
     def __init__(self, kind: str, message: str, at: str = "") -> None:
         super().__init__(message)
@@ -34,12 +34,12 @@ class ChildError(Exception):
 
 
 class Child:
-    """A worker with n_threads; use as a context manager."""
+    """A worker with n_threads threads; a context manager."""
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
         self._process: subprocess.Popen[bytes] | None = None
-        self._errors: Any = None  # what the child says on standard error
+        self._errors: Any = None  # the standard error of the child
         self._lines: Lines | None = None  # of its answers
 
     def ask(self, job: dict[str, Any], timeout_s: float) -> Any:
@@ -66,7 +66,7 @@ class Child:
         return answer["done"]
 
     def stop(self) -> None:
-        """Ends the process, whatever it does; the next job starts another."""
+        """Kills the process; the next job starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -95,7 +95,7 @@ class Child:
         return self._process
 
     def _obituary(self, process: subprocess.Popen[bytes]) -> str:
-        """What it died of."""
+        """Why the process died."""
         code = process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""The lines of a process, each waited for until a deadline."""
+"""Reads the output of a process line by line, with a deadline for each line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import IO
 
 
 class Lines:
-    """Reads a pipe line by line; nobody else may read it."""
+    """The lines of a pipe, which nothing else may read."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self._unread = pipe, b""
 
     def next(self, end: float) -> bytes:
-        """The next line, without its end.  TimeoutError after `end` (of time.monotonic), EOFError
-        if none will come."""
+        """The next line without its newline.  TimeoutError after `end` (time.monotonic), EOFError
+        if the pipe is closed."""
         while b"\n" not in self._unread:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
