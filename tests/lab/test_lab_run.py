@@ -92,10 +92,10 @@ def test_patterns_choose() -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"ops": ["conv"]}, "no op 'conv' here; there are embed, norm"),
-        ({"formats": ["q9_9"]}, "no format 'q9_9' here; there are f32"),
-        ({"variants": ["fast"]}, "no variant 'fast' here; there are .*numpy"),
-        ({"ops": ["norm"], "cases": ["7x7"]}, "no case '7x7' here; there are 1x2048"),
+        ({"ops": ["conv"]}, "no op matches 'conv'; there are embed, norm"),
+        ({"formats": ["q9_9"]}, "no format matches 'q9_9'; there are f32"),
+        ({"variants": ["fast"]}, "no variant matches 'fast'; there are .*numpy"),
+        ({"ops": ["norm"], "cases": ["7x7"]}, "no case matches '7x7'; there are 1x2048"),
     ],
 )
 def test_what_matches_nothing_lists_what_there_is(wanted: dict[str, Any], words: str) -> None:
@@ -219,4 +219,4 @@ def test_a_folder_that_is_not_there_is_told_before_the_work(
     with pytest.raises(SystemExit) as end:
         cli.main(["bench", "kernels", "--op", "norm", "--out", "/no/such/folder/k.json"])
     assert end.value.code == 1
-    assert "there is no folder /no/such/folder" in capsys.readouterr().err
+    assert "the folder /no/such/folder does not exist" in capsys.readouterr().err

@@ -146,9 +146,9 @@ def test_nothing_is_overwritten(own: Path) -> None:
     ("words", "message"),
     [
         (("conv", "mine", "numba"), "unknown op 'conv'; there are embed, norm"),
-        (("norm", "mine", "fortran"), "no technology 'fortran'; there are numba, cython, cpp"),
-        (("norm", "My Kernel", "numba"), "small letters"),
-        (("norm", "../../x", "numba"), "small letters"),
+        (("norm", "mine", "fortran"), "unknown technology 'fortran'; there are numba, cython, cpp"),
+        (("norm", "My Kernel", "numba"), "lower-case letters"),
+        (("norm", "../../x", "numba"), "lower-case letters"),
     ],
 )
 def test_a_wrong_name_says_what_there_is(

@@ -27,51 +27,49 @@ _SHOWN = 5  # failures that are printed in full
 def add_arguments(command: ArgumentParser, name: str) -> None:
     """Adds the arguments of the command `name`."""
     if name == "bench kernels":
-        for flag, text in (
-            ("op", "ops"),
-            ("format", "weight or cache formats"),
-            ("variant", "variants; patterns such as cpp-* work"),
-            ("case", "cases, by name; patterns such as 1x* work"),
-        ):
-            help_text = f"only these {text} (default: all)"
-            command.add_argument(f"--{flag}", type=_words, metavar="NAME,...", help=help_text)
-        command.add_argument(
-            "--threads", "-t", type=numbers, metavar="N,...", help="default: 1, and all cores"
-        )
-        command.add_argument(
-            "--quick", action="store_true", help="time each kernel more briefly, with more noise"
-        )
-        command.add_argument(
-            "--every-case",
-            action="store_true",
-            help="also time the small cases that check rounding",
-        )
-        command.add_argument("--out", metavar="FILE", help="write all rows to FILE as JSON")
+        _add_bench(command)
     else:
-        command.add_argument(
-            "op", metavar="OP", help="such as norm or matmul; `pyroclast kernels` lists them"
-        )
-        command.add_argument("name", metavar="NAME", help="name of the variant")
-    if name == "kernels check":
-        command.add_argument("--case", metavar="TEXT", help="only cases whose name contains TEXT")
-        command.add_argument("--no-time", action="store_true", help="check without timing")
-    if name == "kernels new":
-        command.add_argument(
-            "--tech", required=True, metavar="TECH", help="numba, cython, cpp or triton"
-        )
-    else:
-        command.add_argument(
-            "--timeout",
-            type=float,
-            default=300.0,
-            metavar="S",
-            help="seconds per kernel and case (default: 300)",
-        )
+        _add_kernels(command, name)
+    if name != "kernels new":
+        text = "seconds per kernel and case (default: 300)"
+        command.add_argument("--timeout", type=float, default=300.0, metavar="S", help=text)
+    text = "folder of your own variants (default: PYROCLAST_KERNEL_PATH)"
+    command.add_argument("--dir", metavar="FOLDER", help=text)
+
+
+def _add_bench(command: ArgumentParser) -> None:
+    for flag, text in (
+        ("op", "ops"),
+        ("format", "weight or cache formats"),
+        ("variant", "variants; patterns such as cpp-* work"),
+        ("case", "cases, by name; patterns such as 1x* work"),
+    ):
+        help_text = f"only these {text} (default: all)"
+        command.add_argument(f"--{flag}", type=_words, metavar="NAME,...", help=help_text)
     command.add_argument(
-        "--dir",
-        metavar="FOLDER",
-        help="folder of your own variants (default: PYROCLAST_KERNEL_PATH)",
+        "--threads", "-t", type=numbers, metavar="N,...", help="default: 1, and all cores"
     )
+    command.add_argument(
+        "--quick", action="store_true", help="time each kernel more briefly, with more noise"
+    )
+    command.add_argument(
+        "--every-case", action="store_true", help="also time the small cases that check rounding"
+    )
+    command.add_argument("--out", metavar="FILE", help="write all rows to FILE as JSON")
+
+
+def _add_kernels(command: ArgumentParser, name: str) -> None:
+    command.add_argument(
+        "op", metavar="OP", help="such as norm or matmul; `pyroclast kernels` lists them"
+    )
+    command.add_argument("name", metavar="NAME", help="name of the variant")
+    if name == "kernels check":
+        text = "only cases whose name contains TEXT"
+        command.add_argument("--case", metavar="TEXT", help=text)
+        command.add_argument("--no-time", action="store_true", help="check without timing")
+    else:
+        text = "numba, cython, cpp or triton"
+        command.add_argument("--tech", required=True, metavar="TECH", help=text)
 
 
 def _words(text: str) -> list[str]:

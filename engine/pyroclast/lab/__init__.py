@@ -1,5 +1,6 @@
 """The kernel lab: checks, times, tunes and explains every variant of every op.
 
-`rows` is the schema of its results, `check` compares a variant with the reference, `measure` times
-it, `run` does both for many in child processes, `scaffold` writes the file of a new variant.
+check/ compares a variant with the reference, speed/ times many of them in child processes, tune/
+chooses the fastest, profile/ shows where a generation's time went, report/ draws result files, and
+scaffold/ writes the file of a new variant.
 """

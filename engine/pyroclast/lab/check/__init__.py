@@ -1,1 +1,1 @@
-"""Variants held against the NumPy reference, over an op's whole case list."""
+"""Compares variants with the NumPy reference on all cases of an op."""

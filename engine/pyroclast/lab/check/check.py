@@ -1,9 +1,9 @@
-"""Is a variant right?  One variant over the op's whole list of cases, against the reference.
+"""Checks a variant against the reference, case by case.
 
-Beside the values, what the C ABI promises is checked: the same bits whatever the split into parts,
-in any order of the parts, on any number of threads and in every run; nothing written to an input,
-nor beyond an array's ends.  Nothing is timed here, and nothing is caught: whoever runs a strange
-kernel does so in a child process (worker.py).
+It checks the values, and what the C ABI promises: the same bits for any split into parts, any order
+of the parts, any number of threads, and every run; no write to an input or beyond an array's ends.
+Nothing is timed here and no crash is caught: a kernel that may crash belongs in a child process
+(speed/worker.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 @dataclass(frozen=True)
 class Failure:
-    """What is wrong with one case: the worst element of each output, or the broken promise."""
+    """What is wrong with one case: the worst element of an output, or a broken promise."""
 
     case: str
     what: str
@@ -43,8 +43,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far the float outputs are from the reference's.  tolerance is the largest allowed error
-    of any element, error_share the largest quotient of an error and what is allowed there."""
+    """The errors of the float outputs.  tolerance: the largest allowed error of any element;
+    error_share: the largest error over what is allowed for that element."""
 
     max_abs_error: float
     nmse: float
@@ -75,12 +75,12 @@ class Prepared:
         return self._bounds[rounds, name]
 
     def differences(self, got: Arguments, rounds: bool = False) -> list[str]:
-        """The worst element of each output that is outside its bound.  rounds: Variant.rounds of
-        the variant that computed them."""
+        """The worst element of each output that is outside its bound, in words.  rounds: the
+        variant's Variant.rounds."""
         return [str(m) for m in mismatches(self.case, self.before, self.after, got, rounds)]
 
     def accuracy(self, got: Arguments, rounds: bool = False) -> Accuracy:
-        """Errors over all outputs; a NaN where the reference has none is an infinite error."""
+        """Errors over all outputs.  A NaN where the reference has none is an infinite error."""
         errors = [np.zeros(0)]
         squares, share, tolerance = 0.0, 0.0, 0.0
         for name in self.case.outputs:
@@ -103,12 +103,12 @@ class Prepared:
 
 
 def _has_bound(output: Any) -> bool:
-    """Whether the case's own bound holds for it: the others are compared field by field."""
+    """Whether the case's own bound applies; records are compared field by field."""
     return isinstance(output, np.ndarray) and output.dtype.names is None
 
 
 def _values(output: Any) -> Array:
-    """An output as float64; of blocks the numbers that they stand for, of a record its floats."""
+    """An output as float64: blocks dequantized, of records the float fields."""
     array = array_of(output)
     assert array is not None, "an output is an array"
     if array.dtype == Q8_BLOCK:
@@ -130,7 +130,7 @@ def _errors(got: Array, wanted: Array) -> Array:
 
 
 def bind(op: str, format: str, variant: str) -> Kernel:
-    """The variant's kernel, compiled if need be."""
+    """The variant's kernel, compiled if necessary."""
     bound = all_variants(op)[variant].bind(format)
     if callable(bound):
         return Kernel(op, format, variant, function=bound)
@@ -138,13 +138,13 @@ def bind(op: str, format: str, variant: str) -> Kernel:
 
 
 def run_on(kernel: Kernel, arguments: Arguments, executor: Any) -> None:
-    """One call as the engine makes it; executor None: through ctypes, in one part."""
+    """Makes one call as the engine does.  Without an executor: through ctypes, in one part."""
     slots = None if kernel.function else pack_arguments(kernel, arguments)
     Program([Call(kernel, arguments, "", slots)], executor).run()
 
 
 def _run_parts(kernel: Kernel, arguments: Arguments, parts: list[int]) -> None:
-    """The parts one after the other, in this order."""
+    """Runs the parts one after the other, in this order."""
     slots = pack_arguments(kernel, arguments)
     function = _C_KERNEL(kernel.address)
     for part in parts:
@@ -152,7 +152,7 @@ def _run_parts(kernel: Kernel, arguments: Arguments, parts: list[int]) -> None:
 
 
 def _ways(kernel: Kernel) -> Iterator[tuple[str, Callable[[Arguments], None]]]:
-    """Ways of making the same call that must not matter; the first is the plainest."""
+    """(description, function): ways to make the same call, all of which must give the same bits."""
     yield "in one part", lambda a: run_on(kernel, a, None)
     if kernel.function is not None:
         yield "a second time", lambda a: run_on(kernel, a, None)
@@ -167,7 +167,7 @@ def _ways(kernel: Kernel) -> Iterator[tuple[str, Callable[[Arguments], None]]]:
 
 
 def check_case(case: Case, variant: str) -> list[Failure]:
-    """Everything that is wrong with a variant on one case, the plainest first."""
+    """What is wrong with a variant on one case; [] if nothing is."""
     prepared = Prepared(case)
     kernel = bind(case.op, case.format, variant)
     rounds = all_variants(case.op)[variant].rounds
@@ -193,7 +193,7 @@ def check_case(case: Case, variant: str) -> list[Failure]:
 
 
 def _spoiled(prepared: Prepared, got: Arguments) -> list[str]:
-    """Inputs that are no longer what they were."""
+    """The inputs that the kernel changed."""
     found = []
     for name, argument in prepared.before.items():
         before, after = array_of(argument), array_of(got[name])
@@ -210,7 +210,7 @@ def _bits(case: Case, arguments: Arguments) -> dict[str, bytes]:
 
 
 def _first_difference(a: bytes, b: bytes, output: Any) -> str:
-    """Index and both values of the first element whose bits differ."""
+    """The index and both values of the first element whose bits differ."""
     like = array_of(output)
     assert like is not None, "an output is an array"
     if like.dtype.names or isinstance(output, PackedWeight):

@@ -1,6 +1,6 @@
-"""Copies of a case's arguments: aligned as the engine's are, guarded on both sides, in turn.
+"""Copies of a case's arguments: aligned as in the engine, or guarded on both sides.
 
-A kernel gets its own copy, so that what it spoils is seen and spoils nobody else's run.
+Each kernel gets its own copy, so that what it damages is found and does not affect another run.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Array = NDArray[Any]
 Arguments = dict[str, Any]
 
 ALIGN = 64
-GUARD_BYTES = 256  # on each side; a kernel writes past its end by a vector or by a row
+GUARD_BYTES = 256  # on each side; a faulty kernel writes too far by a vector or a row
 _GUARD = 0xA5
-# Working memory: whatever a kernel leaves there is its own affair.
+# Working memory, where a kernel may leave anything.
 SCRATCH = ("scratch", "counters")
-_MAX_COPIES = 8192  # of what is so small that more would take longer to make than to time
+_MAX_COPIES = 8192  # more copies of small arguments would take longer to make than to time
 
 
 @dataclass
 class Guarded:
-    """Arguments whose arrays lie between bytes that nobody may write."""
+    """Arguments whose arrays lie between guard bytes that must not change."""
 
     arguments: Arguments
     guards: dict[str, Array] = field(default_factory=dict)
 
     def broken(self) -> list[str]:
-        """The arguments around which something was written, with the place."""
+        """Where the guards were overwritten, in words."""
         found = []
         for name, memory in self.guards.items():
             changed = np.flatnonzero(memory[:GUARD_BYTES] != _GUARD)
@@ -46,7 +46,7 @@ class Guarded:
 
 
 def array_of(argument: Any) -> Array | None:
-    """The array behind an argument; None for a number or an absent one."""
+    """The array of an argument; None for a number or a missing argument."""
     value = argument.data if isinstance(argument, PackedWeight) else argument
     return value if isinstance(value, np.ndarray) else None
 
@@ -59,7 +59,7 @@ def guarded(arguments: Arguments) -> Guarded:
         if array is None:
             out.arguments[name] = argument
             continue
-        copy, memory = _betweenguards(array)
+        copy, memory = _between_guards(array)
         out.guards[name] = memory
         out.arguments[name] = _like(argument, copy)
     return out
@@ -71,8 +71,8 @@ def _like(argument: Any, array: Array) -> Any:
     return array
 
 
-def _betweenguards(array: Array) -> tuple[Array, Array]:
-    """(an aligned copy, the bytes from guard to guard)."""
+def _between_guards(array: Array) -> tuple[Array, Array]:
+    """(an aligned copy, the memory from guard to guard)."""
     assert array.flags.c_contiguous, "the arrays of a case have no gaps"
     memory = np.empty(array.nbytes + 2 * GUARD_BYTES + ALIGN, np.uint8)
     start = -(memory.ctypes.data + GUARD_BYTES) % ALIGN
@@ -84,8 +84,8 @@ def _betweenguards(array: Array) -> tuple[Array, Array]:
 
 
 def copy_of(arguments: Arguments) -> Arguments:
-    """Fresh arrays as the engine allocates them: weights on huge pages, others aligned.  Working
-    memory is shared: in the engine it is the same from call to call, too."""
+    """Copies as the engine allocates them: weights on huge pages, other arrays aligned.  Working
+    memory is not copied; the engine's calls share it too."""
     return {name: _copy(name, argument) for name, argument in arguments.items()}
 
 
@@ -104,18 +104,18 @@ def _copy(name: str, argument: Any) -> Any:
 
 
 def n_bytes(arguments: Arguments) -> int:
-    """Bytes of all arrays but the working memory."""
+    """The bytes of all arrays except working memory."""
     arrays = (array_of(a) for name, a in arguments.items() if name not in SCRATCH)
     return sum(array.nbytes for array in arrays if array is not None)
 
 
 def n_copies(arguments: Arguments, wanted_bytes: int) -> int:
-    """How many copies make up wanted_bytes, within reason and at least two."""
+    """How many copies make up wanted_bytes: at least two, at most _MAX_COPIES."""
     return min(max(2, -(-wanted_bytes // max(1, n_bytes(arguments)))), _MAX_COPIES)
 
 
 def cache_bytes() -> int:
-    """The size of the last cache; 32 MiB where the system does not tell."""
+    """The size of the last cache; 32 MiB if the system does not say."""
     sizes = [32 << 20]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pyroclast.lab.report.change import Change, Comparison
-from pyroclast.lab.report.html import NOTHING, Markup, number, percent, tag, threads, time, times
+from pyroclast.lab.report.html import NOTHING, Markup, number, percent, tag, time, times
 from pyroclast.lab.report.tables import head, named, scrolling
+from pyroclast.lab.speed.rows import threads
 
 _MOST_CHANGES = 200
 _VERDICTS = (

@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pyroclast.lab.report.html import Markup, number, percent, tag, threads, time, times
+from pyroclast.lab.report.html import Markup, number, percent, tag, time, times
 from pyroclast.lab.report.style import TECHNOLOGIES, technology_class, technology_of
-from pyroclast.lab.speed.rows import Row
+from pyroclast.lab.speed.rows import Row, threads
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,3 @@ def percent(value: float | None) -> str:
 def times(value: float | None) -> str:
     """A ratio: 3.2 times."""
     return NOTHING if value is None else f"{number(value)}{TIMES}"
-
-
-def threads(n: int | str) -> str:
-    """A number of threads: 1 thread, 2 threads."""
-    return f"{n} thread{'' if str(n) == '1' else 's'}"

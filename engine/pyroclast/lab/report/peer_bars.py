@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pyroclast.lab.report.data import EngineFile, EngineRow
-from pyroclast.lab.report.html import Markup, number, percent, tag, threads, times
+from pyroclast.lab.report.html import Markup, number, percent, tag, times
+from pyroclast.lab.speed.rows import threads
 
 
 def peers(engines: Sequence[EngineFile]) -> list[Markup]:

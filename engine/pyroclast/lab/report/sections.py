@@ -10,13 +10,13 @@ from pyroclast.lab.report.change import Comparison
 from pyroclast.lab.report.change_tables import change_tiles, changes
 from pyroclast.lab.report.charts import View, legend
 from pyroclast.lab.report.data import Inputs
-from pyroclast.lab.report.html import TIMES, Child, Markup, number, tag, threads, times
+from pyroclast.lab.report.html import TIMES, Child, Markup, number, tag, times
 from pyroclast.lab.report.numpy_lanes import lanes
 from pyroclast.lab.report.peer_bars import peers
 from pyroclast.lab.report.roofline import roofline
 from pyroclast.lab.report.style import RATIO_LIMITS, RATIO_STEPS, SHARE_STEPS, ink_on
 from pyroclast.lab.report.tables import errors, heat_maps
-from pyroclast.lab.speed.rows import Row
+from pyroclast.lab.speed.rows import Row, threads
 
 _ABOVE = 1.1  # times a ceiling: more than noise explains
 _CACHES = (

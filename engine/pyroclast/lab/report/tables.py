@@ -13,12 +13,11 @@ from pyroclast.lab.report.html import (
     number,
     percent,
     tag,
-    threads,
     time,
     times,
 )
 from pyroclast.lab.report.style import RATIO_LIMITS, SHARE_STEPS, technology_class
-from pyroclast.lab.speed.rows import BROKEN, Row
+from pyroclast.lab.speed.rows import BROKEN, Row, threads
 
 
 def scrolling(label: str, table: Markup) -> Markup:

@@ -40,14 +40,16 @@ _WIDTH = 96
 
 
 def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict[str, Any]:
-    """Writes the file; {"path", "variant", "options", "note"}.  KernelError lists the ops and
-    technologies there are, and refuses to touch a file or a variant that exists."""
+    """Writes the file and returns {"path", "variant", "options", "note"}.  KernelError lists the
+    known ops and technologies, and refuses to replace a file or a variant."""
     get_op(op)  # raises for an unknown one
     if technology not in own_variants.ENDINGS:
         known = ", ".join(own_variants.ENDINGS)
-        raise KernelError(f"no technology {technology!r}; there are {known}")
+        raise KernelError(f"unknown technology {technology!r}; there are {known}")
     if not _NAME.fullmatch(name):
-        raise KernelError(f"a name has small letters, digits and -, as in rows-4; got {name!r}")
+        raise KernelError(
+            f"a name has lower-case letters, digits and hyphens, such as rows-4; got {name!r}"
+        )
     where, options = _folder(op, folder)
     path = where / own_variants.file_name(technology, name)
     variant = own_variants.variant_name(path)
@@ -70,7 +72,7 @@ def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict
 
 
 def _folder(op: str, folder: str | None) -> tuple[Path, str]:
-    """(where the file goes, what `kernels check` must be told to find it)."""
+    """(the folder for the file, the options with which `kernels check` finds it)."""
     if folder is not None:
         return Path(folder).expanduser() / op, f" --dir {folder}"
     search_path = own_variants.search_path()
@@ -80,8 +82,8 @@ def _folder(op: str, folder: str | None) -> tuple[Path, str]:
     if (package.parents[1] / "pyproject.toml").is_file():
         return package / folder_of(op), ""
     raise KernelError(
-        f"where to?  Give --dir FOLDER, or set {own_variants.PATH_VARIABLE}: this installation is "
-        "no checkout, and its own folders are replaced by the next install"
+        f"give --dir FOLDER, or set {own_variants.PATH_VARIABLE}: this installation is not a "
+        "checkout, and the next install replaces its folders"
     )
 
 
@@ -89,7 +91,7 @@ def _note(op: str, technology: str) -> str:
     if not template(op, technology).is_file():
         return f"there is no template for {op} in {technology}: the file says what to write"
     if technology in ("cpp", "cython"):
-        return "it is compiled for this CPU whenever it has changed; nothing needs a rebuild"
+        return "it is compiled for this CPU whenever it changes; no rebuild is needed"
     return ""
 
 
@@ -132,7 +134,7 @@ def _empty(op: str, technology: str) -> str:
 
 
 def _contract(op: str) -> list[str]:
-    """The docstring of the reference and its parameters, in lines."""
+    """The docstring of the reference and its parameters, as lines."""
     reference = get_op(op).reference
     text = inspect.cleandoc(reference.__doc__ or "").splitlines()
     parameters = ", ".join(get_op(op).parameters)

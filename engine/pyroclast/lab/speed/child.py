@@ -1,6 +1,6 @@
-"""A child process to run kernels in, and what became of it: an answer, a crash, or no answer.
+"""Runs kernels in a child process that may crash or hang.
 
-The process is started when the first job wants it, and again after it died or was stopped.
+The process starts with the first job, and again after it died or was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from pyroclast.lab.speed.process import JsonProcess
 
-# A library that NumPy calls must have as many threads as the kernels it is held against.
+# A library that NumPy calls must use as many threads as the kernels it is compared with.
 _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -22,7 +22,7 @@ _THREAD_VARIABLES = (
 
 
 class ChildError(Exception):
-    """A job without an answer.  kind is "crashed" or "hung", `at` what was being tried."""
+    """A job without an answer.  kind: "crashed" or "hung"; at: what was being tried."""
 
     def __init__(self, kind: str, message: str, at: str = "") -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class ChildError(Exception):
 
 
 class Child:
-    """A worker with n_threads; use as a context manager."""
+    """A worker with n_threads threads; a context manager."""
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
@@ -58,7 +58,7 @@ class Child:
         return answer["done"]
 
     def stop(self) -> None:
-        """Ends the process, whatever it does; the next job starts another."""
+        """Kills the process; the next job starts another."""
         if self._process is not None:
             self._process.stop()
             self._process = None
@@ -73,7 +73,7 @@ class Child:
         return self._process
 
     def _obituary(self, process: JsonProcess) -> str:
-        """What it died of; after a signal the last words are a dump, which says nothing more."""
+        """Why the process died.  After a signal its last output is a dump, which is left out."""
         cause, said = process.wait()
         self.stop()
         last = f": {said[-1]}" if said and not cause.startswith("died") else ""

@@ -1,9 +1,9 @@
-"""The lab's part for kernels that run on a GPU: which those are, their times and their ceilings.
+"""Times and ceilings of kernels that run on a GPU.
 
-A variant with a launch is timed on tensors that lie on the device: "cold" is one launch, the L2
-flushed before it; "warm" a replay of many in a CUDA graph (pyroclast_kernels.gpu.timing).  In
-Triton's interpreter it is checked and not timed.  Variants of a user's own take NumPy arrays and
-copy by themselves: they count as Python functions, here as everywhere.
+A variant with a launch is timed on tensors that are on the device.  "Cold" is one launch after the
+L2 was flushed, "warm" a CUDA graph of many launches (pyroclast_kernels.gpu.timing).  In Triton's
+interpreter it is checked and not timed.  A user's own variant takes NumPy arrays and copies them
+itself, so it counts as a Python function.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pyroclast_kernels.triton.device import INTERPRETED
 if TYPE_CHECKING:
     from pyroclast_kernels.registry import Variant
 
-NOT_TIMED = "right; it ran in Triton's interpreter, whose times say nothing about a GPU"
+NOT_TIMED = "right; not timed, because Triton's interpreter is not a GPU"
 
 
 def launched(op: str, variant: str) -> Variant | None:
-    """The variant, if it is launched on a GPU."""
+    """The variant if it is launched on a GPU, else None."""
     found = all_variants(op).get(variant)
     return found if found is not None and found.launch is not None else None
 
 
 def timed(pairs: Iterable[tuple[str, str]]) -> bool:
-    """Whether one of these (op, variant) will be timed on a GPU here."""
+    """Whether one of these pairs (op, variant) will be timed on a GPU here."""
     found = (launched(op, variant) for op, variant in pairs)
     return not INTERPRETED and any(each and not each.unavailable for each in found)
 
 
 def about() -> dict[str, Any]:
-    """Name, isa and sizes of the device."""
+    """The name, ISA and sizes of the device."""
     found: dict[str, Any] = _module("triton.ceiling").about()
     return found
 
@@ -45,7 +45,7 @@ def about() -> dict[str, Any]:
 def times(
     launch: Callable[..., None], arguments: Arguments, seconds: float
 ) -> dict[str, Timing] | None:
-    """Cold and warm; None in the interpreter."""
+    """Cold and warm times of a launch; None in the interpreter."""
     if INTERPRETED:
         return None
     timing = _module("gpu.timing")
@@ -59,7 +59,7 @@ def _timing(found: Any) -> Timing:
 
 
 def ceilings() -> list[MeasuredCeiling]:
-    """Of a copy on the device and of a BF16 product; no threads of the CPU have a part in them."""
+    """The ceilings of the device: a copy in its memory, and a large BF16 product."""
     found = _module("triton.ceiling").measure()
     return [
         MeasuredCeiling(each["kind"], 0, each["value"], each["unit"], each["n_bytes"], each["how"])
@@ -70,8 +70,8 @@ def ceilings() -> list[MeasuredCeiling]:
 def roofline(
     seconds: float, n_flops: int, n_bytes: int, ceilings: Sequence[MeasuredCeiling], cache: str
 ) -> tuple[float | None, str]:
-    """(share, limit), as machine.roofline.  Replayed on the same tensors, a call may find them in
-    the L2, whose rate nobody measured: only arithmetic limits it."""
+    """(share, limit), as machine.roofline.  A replayed call may find its tensors in the L2, whose
+    rate is not measured, so only arithmetic limits it."""
     rates = {ceiling.kind: ceiling.value for ceiling in ceilings}
     work = {"matmul": n_flops, "copy": n_bytes if cache == "cold" else 0}
     least = {kind: n / rates[kind] / 1e9 for kind, n in work.items() if n and rates.get(kind)}
@@ -82,5 +82,5 @@ def roofline(
 
 
 def _module(name: str) -> Any:
-    """Late, and by name: it brings in torch."""
+    """Imports late and by name, because this brings in torch."""
     return importlib.import_module(f"pyroclast_kernels.{name}")

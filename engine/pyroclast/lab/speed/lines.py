@@ -1,4 +1,4 @@
-"""The lines of a process, each waited for until a deadline."""
+"""Reads the output of a process line by line, with a deadline for each line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO
 
 
 class Lines:
-    """Reads a pipe line by line; nobody else may read it."""
+    """The lines of a pipe, which nothing else may read."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self._unread = pipe, b""

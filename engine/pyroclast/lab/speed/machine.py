@@ -1,9 +1,9 @@
-"""What the machine can do with these threads, and whether it still can: ceilings and an anchor.
+"""Measures what the machine can do (ceilings), and whether it still can (the anchor).
 
-Ceilings are the best that was seen over the whole run: streaming reads of working sets of several
-sizes (what fits a cache reads faster than memory), and multiply-adds on registers.  The anchor is a
-fixed piece of work, half arithmetic and half reading; while it takes longer than at its best, the
-machine is slower than at its best, and what is timed meanwhile means little.
+Ceilings are the best values of the whole run: streaming reads of working sets of several sizes (a
+cache reads faster than memory), and multiply-adds on registers.  The anchor is a fixed piece of
+work, half arithmetic and half reading.  While it is slower than at its best, so is the machine, and
+timings mean little.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _ANCHOR_ROUNDS = 50_000  # of 12 vectors of multiply-adds: about 0.1 ms
 _ANCHOR_BYTES = 4 << 20
 _ANCHOR_REPEATS = 5
 _SMALLEST_READ = 1 << 20
-_ARITHMETIC_REPEATS = 16  # of a few milliseconds each: one of them goes undisturbed
+_ARITHMETIC_REPEATS = 16  # of a few milliseconds each: at least one is undisturbed
 KINDS = ("fma", "vnni", "bf16")
 
 
 class Machine:
-    """Measures on the threads of `executor`, which is None where nothing native was built."""
+    """Measures on the threads of `executor`, which is None if nothing native was built."""
 
     def __init__(self, executor: Any, n_threads: int) -> None:
         self._executor, self._n_threads = executor, n_threads
@@ -46,8 +46,8 @@ class Machine:
         return min(times) / 1000
 
     def measure(self, sizes: list[int]) -> list[MeasuredCeiling]:
-        """The best so far of every ceiling, after measuring each once more; [] where they cannot be
-        had.  sizes: bytes of the streaming reads, beside those that come from memory."""
+        """Measures every ceiling once more and returns the best so far; [] if nothing native was
+        built.  sizes: bytes of the streaming reads, besides those from memory."""
         if not self._has_kernels:
             return []
         for n_bytes in {read_size(size) for size in sizes} | {read_size(4 * cache_bytes())}:
@@ -91,7 +91,7 @@ def _numpy_anchor() -> Callable[[], object]:
 
 
 def read_size(n_bytes: int) -> int:
-    """The working set whose ceiling a call of n_bytes is held against: a power of two."""
+    """The working set whose ceiling applies to a call of n_bytes: a power of two."""
     return max(_SMALLEST_READ, 1 << max(0, n_bytes - 1).bit_length())
 
 
@@ -103,8 +103,8 @@ def roofline(
     ceilings: list[MeasuredCeiling],
     cache: str,
 ) -> tuple[float | None, str]:
-    """(share, limit): the least time that the ceilings allow over the time it took, and which of
-    them says so.  Cold calls read from memory, warm ones from where as much as they move fits."""
+    """(share, limit): the least time that the ceilings allow over the time taken, and the ceiling
+    that binds.  Cold calls read from memory, warm calls from the cache that n_bytes fit."""
     size = read_size(4 * cache_bytes() if cache == "cold" else n_bytes)
     rates = {"read": (n_bytes, _value(ceilings, "read", size))}
     if not _value(ceilings, kind, 0):

@@ -1,7 +1,7 @@
-"""One variant on one case: checked against the reference, then timed.  Runs in the child process.
+"""Checks one variant on one case against the reference, then times it.  Runs in the child process.
 
-A matrix product has one more contender, `numpy-blas`: x @ w.T by NumPy with w converted to float32
-beforehand, which is what a user of NumPy would do who has the memory.
+Matrix products are also timed as `numpy-blas`: x @ w.T in NumPy, with w converted to float32
+beforehand.  A NumPy user with enough memory would do that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_REPEATED_S = 2.0  # what takes longer than this is not timed again
 
 
 def find_case(op: str, format: str, name: str) -> Case:
-    """The case of that name; what is timed goes before what is only checked."""
+    """The case of that name, preferably one that is timed."""
     for case in (*bench_cases(op), *op_cases(op)):
         if (case.format, case.name) == (format, name):
             return case
@@ -36,7 +36,8 @@ def find_case(op: str, format: str, name: str) -> Case:
 
 
 class KernelBench:
-    """Everything that jobs of one child process share: threads, the machine, the last reference."""
+    """Measures kernels.  Holds what the jobs of one child process share: threads, the machine, the
+    last reference result."""
 
     def __init__(self, n_threads: int) -> None:
         self.executor = make_executor(n_threads)
@@ -45,7 +46,7 @@ class KernelBench:
         self._best_anchor_us = min(self.machine.anchor_us() for _ in range(5))
 
     def prepare(self, op: str, format: str, name: str) -> Prepared:
-        """The case with its reference result, kept until another case is asked for."""
+        """The case with its reference result, which is kept until another case is asked for."""
         known = self._prepared
         if known is None or (known.case.op, known.case.format, known.case.name) != (
             op, format, name,
@@ -58,8 +59,10 @@ class KernelBench:
     def measure(
         self, op: str, format: str, name: str, variant: str, seconds: float
     ) -> dict[str, Any]:
-        """What a row says of this variant: {"accuracy", "errors"} and, if it is right, "times";
-        "gpu", what the device is, if it is launched on one, and no times in the interpreter."""
+        """The values of a row: {"accuracy", "errors"} and, for a variant that is right, "times".
+
+        A variant that is launched on a GPU adds "gpu", which describes the device; Triton's
+        interpreter gives no times."""
         prepared = self.prepare(op, format, name)
         if variant == BLAS:
             arguments = blas_arguments(prepared.before)
@@ -88,7 +91,7 @@ class KernelBench:
     def _time(
         self, cache: str, kernel: Kernel, arguments: Arguments, seconds: float
     ) -> dict[str, Any]:
-        """Timed until the anchor holds still before and after, at most three times."""
+        """Times the kernel, up to three times, until the anchor is steady before and after."""
         time_it = timing.cold if cache == "cold" else timing.warm
         best: tuple[float, timing.Timing] | None = None
         begin = time.perf_counter()
@@ -108,7 +111,7 @@ class KernelBench:
 
 
 def _as_times(timed: timing.Timing, anchor_us: float | None) -> dict[str, Any]:
-    """What a row says of one state of the caches; a GPU has no anchor."""
+    """The values of a row for one state of the caches; a GPU has no anchor."""
     return {
         "median_us": timed.median_us,
         "iqr_us": timed.iqr_us,
@@ -123,7 +126,7 @@ def blas(x: Array, weight: Array, out: Array) -> None:
 
 
 def blas_arguments(arguments: Arguments) -> Arguments:
-    """Those of `blas` for a matmul without bias, accumulation or gaps between the rows of out."""
+    """Arguments of `blas` for a matmul without bias, accumulation or gaps between rows of out."""
     x, weight, n_tokens = arguments["x"], arguments["weight"], int(arguments["n_tokens"][0])
     values = dequantize(x[:n_tokens]) if weight.takes_q8 else x[:n_tokens]
     return {"x": values, "weight": weight.dequantize(), "out": arguments["out"][:n_tokens]}

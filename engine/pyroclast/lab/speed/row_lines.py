@@ -1,10 +1,10 @@
-"""Rows as lines of text, for whoever runs the bench in a terminal."""
+"""Prints rows as lines of text, for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pyroclast.lab.speed.rows import BROKEN, Results, Row
+from pyroclast.lab.speed.rows import BROKEN, Results, Row, threads
 
 _HEAD = (
     f"  {'variant':<18} {'cold us':>11} {'warm us':>11}  {'GB/s':>6} {'GFLOP/s':>8}  "
@@ -13,12 +13,11 @@ _HEAD = (
 
 
 def case_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """One case: a title, and a line for each variant; speeds and shares are those of cold runs."""
+    """A title, and a line for each variant of one case.  Speeds and shares are of cold runs."""
     if not rows:
         return
     first = rows[0]
-    threads = "1 thread" if first.n_threads == 1 else f"{first.n_threads} threads"
-    yield f"{first.op}.{first.format} {first.case}, {threads}"
+    yield f"{first.op}.{first.format} {first.case}, {threads(first.n_threads)}"
     yield _HEAD
     for variant in dict.fromkeys(row.variant for row in rows):
         mine = {row.cache: row for row in rows if row.variant == variant}
@@ -28,7 +27,7 @@ def case_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 def _variant_lines(cold: Row, warm: Row) -> Iterator[str]:
     if cold.status == "unsupported":
-        return  # `pyroclast kernels` tells why; the JSON does, too
+        return  # `pyroclast kernels` and the JSON say why
     if cold.median_us is None or warm.median_us is None:
         yield f"  {cold.variant:<18} {cold.status}: {cold.error_message}"
         return
@@ -49,16 +48,16 @@ def _number(value: float | None) -> str:
 
 
 def summary_lines(results: Results) -> Iterator[str]:
-    """What the rows were made with, and what went wrong."""
+    """The machine and its ceilings, then what failed."""
     made = results.environment
     yield f"{made['cpu']}, numpy {made['numpy']}, pyroclast {made['commit']}, table {made['table']}"
     for ceiling in results.ceilings:
         size = f" of {ceiling.n_bytes >> 20} MiB" if ceiling.n_bytes else ""
-        of = f"{ceiling.n_threads} threads" if ceiling.n_threads else "GPU"
+        of = threads(ceiling.n_threads) if ceiling.n_threads else "GPU"
         yield f"  ceiling {ceiling.kind}{size}, {of}: {ceiling.value:.1f} {ceiling.unit}"
     drifted = [row for row in results.rows if row.status == "drifted"]
     if drifted:
-        yield f"the machine was too busy for {len(drifted)} of {len(results.rows)} rows: drifted"
+        yield f"drifted: {len(drifted)} of {len(results.rows)} rows, as the machine was busy"
     for status in BROKEN:
         names = {f"{r.op}.{r.format}={r.variant}" for r in results.rows if r.status == status}
         if names:

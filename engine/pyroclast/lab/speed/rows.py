@@ -156,6 +156,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def threads(n: int | str) -> str:
+    """A number of threads in words: 1 thread, 2 threads."""
+    return f"{n} thread{'' if str(n) == '1' else 's'}"
+
+
 # ---- arithmetic on the rows of a run -----------------------------------------------------------
 
 

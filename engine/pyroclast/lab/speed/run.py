@@ -1,8 +1,8 @@
-"""Every variant that was asked for, on every case, as rows: what `pyroclast bench kernels` does.
+"""Checks and times variants on cases, and makes rows of the results: `pyroclast bench kernels`.
 
-Kernels run in a child process for each number of threads, which is started again when one of them
-kills it.  Cases come one after the other and all variants of a case together, so that they meet the
-same state of the machine and share one reference result.
+Kernels run in a child process, one for each number of threads; if a kernel kills it, another is
+started.  All variants of a case run one after the other, so that they meet the same state of the
+machine and share one reference result.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _CEILINGS_S = 300.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure.  Lists of names may hold the patterns of a shell; None stands for all."""
+    """What to measure.  Names may be shell patterns; None means all."""
 
     ops: Sequence[str] | None = None
     formats: Sequence[str] | None = None
     variants: Sequence[str] | None = None
     cases: Sequence[str] | None = None
     threads: Sequence[int] = (1,)
-    seconds: float = 0.15  # for one timing
-    timeout_s: float = 300.0  # for one variant on one case, compilation included
-    every_case: bool = False  # the small and awkward ones, too
+    seconds: float = 0.15  # per timing
+    timeout_s: float = 300.0  # per variant and case, compilation included
+    every_case: bool = False  # also the small and awkward ones
 
 
 def plan(settings: Settings) -> list[KernelJob]:
-    """All jobs, cases outermost within a number of threads.  What is launched on a GPU takes no
-    threads, and is measured once.  KernelError lists what there is if a name matches nothing."""
+    """All jobs: by number of threads, then by case.  A kernel on a GPU uses no threads, so it is
+    measured once.  KernelError lists the known names if one matches nothing."""
     ops = _chosen("op", settings.ops, OP_NAMES)
     known = dict.fromkeys(format for op in ops for format in get_op(op).formats)
     formats = _chosen("format", settings.formats, list(known))
@@ -79,12 +79,12 @@ def _chosen(what: str, wanted: Sequence[str] | None, known: Sequence[str]) -> li
         return list(known)
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise KernelError(f"no {what} {pattern!r} here; there are {', '.join(known)}")
+            raise KernelError(f"no {what} matches {pattern!r}; there are {', '.join(known)}")
     return [name for name in known if any(fnmatchcase(name, pattern) for pattern in wanted)]
 
 
 class Run:
-    """Measures a plan.  `results` is complete when `measure` is exhausted."""
+    """Measures the jobs of a plan.  `results` is complete when `measure` is exhausted."""
 
     def __init__(self, settings: Settings, jobs: Sequence[KernelJob]) -> None:
         self.settings, self.jobs = settings, jobs
@@ -92,8 +92,7 @@ class Run:
         self._ceilings: list[MeasuredCeiling] = []
 
     def measure(self, on_done: Callable[[int], None] = lambda _: None) -> Iterator[list[Row]]:
-        """The rows of each case as soon as all its variants are through; on_done is told how many
-        jobs are over."""
+        """Yields the rows of each case when its variants are done.  on_done(n): n jobs are done."""
         n_done = 0
         for n_threads in self.settings.threads:
             jobs = [job for job in self.jobs if job.n_threads == n_threads]
@@ -113,7 +112,7 @@ class Run:
                 self._finish(done, [*ceilings, *self._measured(child, sizes, on_gpu)])
 
     def results(self) -> Results:
-        """All rows so far, with what they were made with."""
+        """All rows so far, with the machine and the settings."""
         made = {
             "table": Selection("").table,
             "cpu_fingerprint": tables.fingerprint(),
@@ -131,15 +130,15 @@ class Run:
         except ChildError as error:
             return rows_of(job, error.kind, str(error), {})
         if answer["errors"]:
-            child.stop()  # what else it has spoilt, nobody knows
+            child.stop()  # it may have damaged more than its output
             return rows_of(job, "wrong", f"{job.case}: " + "; ".join(answer["errors"]), answer)
         if "times" not in answer:
             return rows_of(job, "checked", gpu.NOT_TIMED, answer)
         return rows_of(job, "ok", "", answer)
 
     def _ask(self, child: Child, job: KernelJob) -> Any:
-        """The child's answer.  A crash counts if it comes again in a fresh process: the first may
-        be the late effect of what another kernel did to the memory."""
+        """The child's answer.  A crash counts only if it happens again in a fresh process: another
+        kernel may have damaged the memory before."""
         what = {"op": job.case.op, "format": job.case.format, "name": job.case.name}
         question: dict[str, Any] = {"do": "measure", **what, "variant": job.variant}
         question["seconds"] = self.settings.seconds
@@ -157,7 +156,8 @@ class Run:
 
     @staticmethod
     def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[MeasuredCeiling]:
-        """[] where they cannot be had: shares are missing then, but no time is lost."""
+        """The machine's ceilings; [] with a warning if they cannot be measured.  Rows then have no
+        shares."""
         try:
             question = {"do": "ceilings", "sizes": sizes, "on_gpu": on_gpu}
             found = child.ask(question, _CEILINGS_S)
@@ -167,13 +167,14 @@ class Run:
         return [MeasuredCeiling(**ceiling) for ceiling in found]
 
     def _close(self, rows: list[Row], ceilings: list[MeasuredCeiling]) -> list[Row]:
-        """Rows of one case, held against the ceilings and NumPy."""
+        """The rows of one case, compared with the ceilings and with NumPy."""
         done = with_ratios([with_roofline(row, ceilings) for row in rows])
         self._rows += done
         return done
 
     def _finish(self, first: int, ceilings: list[MeasuredCeiling]) -> None:
-        """Rows from `first` on: shares of the best ceilings of all, drift from the best anchor."""
+        """Completes the rows from `first` on: shares of the best ceilings, drift from the best
+        anchor."""
         best: dict[tuple[str, int], MeasuredCeiling] = {}
         for ceiling in sorted(ceilings, key=lambda ceiling: ceiling.value):
             best[ceiling.kind, ceiling.n_bytes] = ceiling

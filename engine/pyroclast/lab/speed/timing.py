@@ -1,8 +1,8 @@
-"""How long a call takes: warm, on the same arguments again and again; cold, on copies in turn.
+"""Times calls with warm caches (the same arguments every time) and cold ones (copies in turn).
 
-Calls are made by the executor, as in the engine.  What is over quickly is run several times between
-two looks at the clock: a sample is the mean of those.  Cold copies together are a multiple of the
-last cache, and come in an order that no prefetcher foresees.
+The executor makes the calls, as in the engine.  A short call runs several times between two clock
+reads, and a sample is the mean.  The cold copies are several times as large as the last cache, and
+come in an order that no prefetcher can predict.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pyroclast.lab.check.inputs import Arguments, cache_bytes, copy_of, n_copies
 from pyroclast_kernels.program import Call, Program, pack_arguments
 from pyroclast_kernels.selection import Kernel
 
-# A look at the clock and a call from Python cost about 0.5 us, waking threads that have gone to
-# sleep since the last call several.  The engine makes hundreds of calls in a row.
+# Reading the clock and calling from Python cost about 0.5 us, waking sleeping threads several.  The
+# engine pays that once for hundreds of calls.
 _SAMPLE_S = 60e-6
 _MAX_BATCH = 2000
 _MAX_SAMPLES = 500
-_SLOW_S = 0.3  # calls that take this long are timed once: only references are
+_SLOW_S = 0.3  # a call that takes longer is timed once: only references do
 _MIN_SAMPLES = 5
-_TIMES_CACHE = 3  # bytes of all cold copies, over those of the last cache
+_TIMES_CACHE = 3  # bytes of all cold copies over the size of the last cache
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Timing:
 
 
 def warm(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
-    """The same call again and again."""
+    """Times the same call again and again."""
     call = make_call(kernel, arguments)
     once = _once(call, executor)
     n_calls = _batch(kernel, once)
@@ -58,7 +58,7 @@ def warm(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) ->
 
 
 def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) -> Timing:
-    """Copies of the arguments in turn."""
+    """Times the call on copies of the arguments in turn."""
     n = n_copies(arguments, _TIMES_CACHE * cache_bytes())
     calls = [make_call(kernel, copy_of(arguments)) for _ in range(n)]
     once = _once(calls[0], executor)
@@ -74,13 +74,13 @@ def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) ->
 
 
 def make_call(kernel: Kernel, arguments: Arguments) -> Call:
-    """A recorded call; the arguments of a Python function need not be an op's."""
+    """A recorded call.  The arguments of a Python function need not be those of an op."""
     slots = None if kernel.function else pack_arguments(kernel, arguments)
     return Call(kernel, arguments, "", slots)
 
 
 def _once(call: Call, executor: Any) -> float:
-    """Seconds of the second call; the first one touches memory for the first time."""
+    """Seconds of the second call; the first one has to fault its memory in."""
     program = Program([call], executor)
     program.run()
     start = time.perf_counter()
@@ -89,7 +89,8 @@ def _once(call: Call, executor: Any) -> float:
 
 
 def _batch(kernel: Kernel, once: float) -> int:
-    """Calls between two looks at the clock; Python functions are never fast enough to need it."""
+    """The number of calls between two clock reads; Python functions are too slow to need more than
+    one."""
     return 1 if kernel.function else min(_MAX_BATCH, max(1, round(_SAMPLE_S / once)))
 
 

@@ -1,10 +1,10 @@
-"""The child process that runs strange kernels: jobs in as JSON lines, answers out likewise.
+"""The child process that runs kernels which may crash.  Jobs and answers are JSON lines.
 
     python -m pyroclast.lab.speed.worker N_THREADS
 
-Answers go to what was standard output; a kernel that prints, prints to standard error.  An answer
-is {"done": ...} or {"failed": message}; {"at": words} before it says what is being tried, so that
-whoever waits can tell what the process died of.
+Answers go to the original standard output; what a kernel prints goes to standard error.  An answer
+is {"done": ...} or {"failed": message}.  {"at": case} lines before it say what is being tried, so
+the parent knows which case the process died of.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyroclast_kernels.selection import all_variants
 
 
 class Worker:
-    """Answers jobs; `bench` is made when the first one wants it."""
+    """Answers jobs.  The bench is made for the first job that needs it."""
 
     def __init__(self, n_threads: int, out: TextIO) -> None:
         self._n_threads, self._out = n_threads, out
@@ -38,7 +38,7 @@ class Worker:
         }
 
     def answer(self, job: dict[str, Any]) -> None:
-        """One job; whatever it raises is its answer."""
+        """Runs one job.  An exception becomes its answer."""
         try:
             done = self._jobs[job.pop("do")](**job)
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything; the row says what
@@ -64,7 +64,7 @@ class Worker:
         return [asdict(ceiling) for ceiling in [*found, *(gpu.ceilings() if on_gpu else ())]]
 
     def _check(self, op: str, variant: str, pattern: str | None) -> dict[str, Any]:
-        """Every case of the op in the variant's formats; the failures in words."""
+        """Checks every case of the op in the variant's formats; failures are in words."""
         formats = all_variants(op)[variant].formats
         cases = [c for c in op_cases(op) if c.format in formats]
         cases = [c for c in cases if pattern is None or pattern in str(c)]
@@ -76,7 +76,7 @@ class Worker:
 
 
 def main() -> None:
-    """Jobs until standard input ends."""
+    """Answers jobs until standard input ends."""
     faulthandler.enable()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
