@@ -56,7 +56,7 @@ class Workspace:
     def __init__(
         self, config: ModelConfig, weights: Weights, batch: Batch, max_splits: int, memory: Memory
     ) -> None:
-        n, layers, zeros = batch.max_tokens, weights.layers, memory.zeros
+        n, layers, zeros = batch.max_batch_tokens, weights.layers, memory.zeros
         q_dim = config.n_heads * config.head_dim
         kv_dim = config.n_kv_heads * config.head_dim
         stride = value_stride(config.head_dim)
