@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast.llm import LLM
+from pyroclast.llm import LLM, assemble
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import HostMemory
 from pyroclast_kernels.sample.reference import sample
@@ -149,7 +149,7 @@ class FakeModel:
 
 
 def fake_llm(*args: Any, **options: Any) -> LLM:
-    return LLM("fake", _parts=(FakeModel(*args, **options), ByteTokenizer(), "fake"))
+    return assemble(FakeModel(*args, **options), ByteTokenizer(), "fake")
 
 
 def free_blocks(llm: LLM) -> int:

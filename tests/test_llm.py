@@ -3,6 +3,8 @@
 import gc
 import json
 import math
+import pydoc
+import re
 import threading
 import time
 
@@ -758,6 +760,12 @@ def test_a_progress_bar_only_where_it_is_wanted(capsys, monkeypatch):
     llm.generate(["a", "b"], GREEDY)
     llm.generate(["a", "b", "c"], GREEDY, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_help_shows_no_private_names():
+    shown = pydoc.render_doc(LLM, renderer=pydoc.plaintext)
+    assert "max_batch_tokens" in shown
+    assert re.findall(r"\b_[a-z]\w+", shown) == []
 
 
 def test_the_fake_model_tells_a_wrong_block_table_apart():

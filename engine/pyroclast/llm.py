@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from pyroclast.engine import checks
 from pyroclast.engine.call import Call
-from pyroclast.engine.checks import Prompt, Prompts
+from pyroclast.engine.checks import Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
-from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
-from pyroclast.errors import RequestError
 from pyroclast.model.device import check_device
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     Parts = tuple[StepModel, Tokenizer, str]
 
-Params = SamplingParams | Sequence[SamplingParams] | None
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -62,13 +60,12 @@ class LLM:
         max_batch_tokens: int | None = None,
         max_seqs: int = 64,
         n_blocks: int | None = None,
-        _parts: Parts | None = None,
     ) -> None:
         device = check_device(device)
         if max_batch_tokens is not None:
             checks.check_positive("max_batch_tokens", max_batch_tokens)
         checks.check_positive("max_seqs", max_seqs)
-        self.model, self.tokenizer, self.name = _parts or _load(
+        parts = _load(
             model,
             device=device,
             compute=compute,
@@ -79,8 +76,13 @@ class LLM:
             max_seqs=max_seqs,
             n_blocks=n_blocks,
         )
+        self._start(parts, kernels)
+
+    def _start(self, parts: Parts, kernels: str | None) -> None:
+        self.model, self.tokenizer, self.name = parts
         self.max_seq_len = self.model.max_seq_len
         self.vocab_size: int = self.model.logits.shape[1]
+        self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len)
         self._loop = Loop(Stepper(self.model, kernels))
         if self.model.n_warm_ups:
             with progress_bar(self.model.n_warm_ups, "graph") as show:
@@ -123,20 +125,18 @@ class LLM:
         Gives `n` completions for each prompt, in the order of the prompts.  Text gets the model's
         special tokens (BOS), token ids are taken as they are.  progress: a bar on stderr; None
         shows one for long batches on a terminal."""
-        call, items = self._call(), checks.as_list(prompts)
-        encoded = [self._encode(item, _where(i, len(items))) for i, item in enumerate(items)]
-        requests = self._requests(encoded, params, call, continues_text=True)
+        call = self._call()
+        encoded = self._intake.encode(prompts)
+        requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return self._completions(requests, call, progress)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
         Closing the stream, or dropping it, ends the work before the next step."""
-        call, items = self._call(collects_chunks=True), checks.as_list(prompt)
-        if len(items) != 1:
-            raise RequestError(f"stream() takes one prompt, got {len(items)}; use generate()")
-        encoded = [self._encode(items[0], "the prompt")]
-        requests = self._requests(encoded, params, call, continues_text=True)
+        call = self._call(collects_chunks=True)
+        encoded = [self._intake.encode_one(prompt, "stream", "; use generate()")]
+        requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return Stream(self, self._loop, call, requests)
 
     def chat(
@@ -155,8 +155,8 @@ class LLM:
         several = isinstance(messages, list | tuple) and len(messages) > 0
         several = several and isinstance(messages[0], list | tuple)
         conversations: list[Any] = list(messages) if several else [messages]
-        encoded = [self._encode_chat(each, template) for each in conversations]
-        requests = self._requests(encoded, params, call, continues_text=False)
+        encoded = [self._intake.encode_chat(each, template) for each in conversations]
+        requests = self._intake.generate_requests(encoded, params, call, continues_text=False)
         return self._completions(requests, call, progress)
 
     def stream_chat(
@@ -168,8 +168,8 @@ class LLM:
     ) -> Stream:
         """`chat` for one conversation, as a stream of chunks."""
         call = self._call(collects_chunks=True)
-        encoded = [self._encode_chat(messages, template)]
-        requests = self._requests(encoded, params, call, continues_text=False)
+        encoded = [self._intake.encode_chat(messages, template)]
+        requests = self._intake.generate_requests(encoded, params, call, continues_text=False)
         return Stream(self, self._loop, call, requests)
 
     # ---- reading ---------------------------------------------------------------------------
@@ -179,43 +179,24 @@ class LLM:
     ) -> list[Score]:
         """How likely the model holds each token of text or token ids, or of a list of either:
         logprob, rank, is_greedy, and the `n_top` most likely tokens in its place."""
-        SamplingParams(prompt_logprobs=n_top)  # has the same range
-        items = checks.as_list(prompts)
-        call, scores = self._call(), []
-        for i, item in enumerate(items):
-            where = _where(i, len(items))
-            token_ids = self._encode(item, where)
-            checks.check_fits(len(token_ids), self.max_seq_len, where)
-            scores.append(Score(token_ids, [None] * len(token_ids)))
-        requests = [
-            ReadRequest(
-                score.token_ids[:-1],
-                call,
-                targets=score.token_ids[1:],
-                scored=score.logprobs,
-                n_top=n_top,
-            )
-            for score in scores
-            if len(score.token_ids) > 1
-        ]
-        self._run(call, requests, progress)
+        call = self._call()
+        scores, requests = self._intake.score_requests(prompts, n_top, call)
+        self._loop.complete(call, requests, progress)
         return scores
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
         """float32 (n_tokens, vocab_size): what follows each token of the prompt.  Dense; `score`
         tells about given tokens without it."""
-        items = checks.as_list(prompt)
-        if len(items) != 1:
-            raise RequestError(f"logits() takes one prompt, got {len(items)}")
-        token_ids = self._encode(items[0], "the prompt")
-        checks.check_fits(len(token_ids), self.max_seq_len, "the prompt")
+        call = self._call()
+        token_ids = self._intake.encode_one(prompt, "logits")
+        self._intake.check_fits(token_ids)
         found = np.empty((len(token_ids), self.vocab_size), np.float32)
 
         def keep(first: int, rows: NDArray[np.float32]) -> None:
             found[first : first + len(rows)] = rows
 
-        call = self._call()
-        self._run(call, [ReadRequest(token_ids, call, on_rows=keep)], progress=False)
+        requests = [ReadRequest(token_ids, call, on_rows=keep)]
+        self._loop.complete(call, requests, progress=False)
         return found
 
     # ---- the end ---------------------------------------------------------------------------
@@ -235,17 +216,9 @@ class LLM:
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _encode(self, prompt: Any, where: str) -> list[int]:
-        self._loop.check_open()
-        return checks.encode(prompt, self.tokenizer, self.vocab_size, where)
-
-    def _encode_chat(self, messages: Any, template: Mapping[str, Any] | None) -> list[int]:
-        self._loop.check_open()
-        token_ids = self.tokenizer.encode_chat(messages, **(template or {}))
-        return checks.encode(token_ids, self.tokenizer, self.vocab_size, "the conversation")
-
     def _call(self, *, collects_chunks: bool = False) -> Call:
         """A call begins: its times count from here."""
+        self._loop.check_open()
         bandwidth = self.memory_bandwidth
         share = self.model.weight_bytes / bandwidth if bandwidth else 0.0
         return Call(collects_chunks=collects_chunks, step_bandwidth_share=share)
@@ -253,75 +226,15 @@ class LLM:
     def _completions(
         self, requests: list[GenerateRequest], call: Call, progress: bool | None
     ) -> list[Completion]:
-        self._run(call, requests, progress)
+        self._loop.complete(call, requests, progress)
         return [request.completion() for request in requests]
 
-    def _requests(
-        self, encoded: list[list[int]], params: Params, call: Call, continues_text: bool
-    ) -> list[GenerateRequest]:
-        """Everything is checked before the first is queued."""
-        each_params = checks.as_params(params, len(encoded))
-        limits = []
-        for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
-            each.check_vocabulary(self.vocab_size)
-            where = _where(i, len(encoded))
-            limits.append(checks.resolve_max_tokens(each, len(token_ids), self.max_seq_len, where))
-        requests: list[GenerateRequest] = []
-        for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
-            seed, stop_ids, first = each.fixed_seed(), self._stop_ids(each), None
-            for index in range(each.n):
-                request = GenerateRequest(
-                    list(token_ids),
-                    call,
-                    params=each,
-                    seed=seed,
-                    decoder=self._text_decoder(continues_text),
-                    stop_ids=stop_ids,
-                    max_tokens=limits[i],
-                    prompt_index=i,
-                    index=index,
-                    sibling=first,
-                )
-                first = first or request
-                requests.append(request)
-        return requests
 
-    def _text_decoder(self, continues_text: bool) -> TextDecoder:
-        """Decodes a completion; to be drawn, but not to be spelt, are rows that only pad the
-        output matrix: they give no text."""
-        decoder = self.tokenizer.decoder(continuation=continues_text)
-        n_spelt = self.tokenizer.vocab_size
-        return decoder if n_spelt >= self.vocab_size else PaddedTextDecoder(decoder, n_spelt)
-
-    def _stop_ids(self, params: SamplingParams) -> dict[int, str | int]:
-        """The tokens that end a text, and what is reported as the reason."""
-        stop_ids: dict[int, str | int] = {}
-        if not params.ignore_eos:
-            stop_ids.update((token_id, token_id) for token_id in self.tokenizer.eos_token_ids)
-        stop_ids.update((token_id, token_id) for token_id in params.stop_token_ids)
-        for stop in params.stop:
-            # A control token never shows in the text, so its name would wait there in vain.
-            token_ids = self.tokenizer.encode(stop, add_special_tokens=False)
-            if len(token_ids) == 1 and not self.tokenizer.decode(token_ids):
-                stop_ids[token_ids[0]] = stop
-        return stop_ids
-
-    def _run(self, call: Call, requests: Sequence[ReadRequest], progress: bool | None) -> None:
-        """Until every request of the call has ended; an exception ends those that have not."""
-        n_all = len(requests)
-        try:
-            self._loop.submit(requests)
-            with progress_bar(n_all, "prompt", progress) as show:
-                while call.open:
-                    self._loop.run(call)
-                    show(n_all - len(call.open))
-        except BaseException:
-            self._loop.give_up(call)
-            raise
-
-
-def _where(i: int, n_prompts: int) -> str:
-    return "the prompt" if n_prompts == 1 else f"prompt {i} (of {n_prompts}, counted from 0)"
+def assemble(model: StepModel, tokenizer: Tokenizer, name: str) -> LLM:
+    """An LLM of parts that are loaded already.  `name` is what it calls itself."""
+    llm = LLM.__new__(LLM)
+    llm._start((model, tokenizer, name), None)  # noqa: SLF001 - it is LLM's other constructor
+    return llm
 
 
 def _load(model: str | Path, device: str, **options: Any) -> Parts:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """token_ids, positions, seq_index int32 (max_tokens,): seq_index is the token's row of
+    """token_ids, positions, seq_index int32 (max_batch_tokens,): seq_index is the token's row of
     block_tables.  seq_starts int32 (max_seqs + 1,): sequence i owns tokens [starts[i],
     starts[i + 1]).  block_tables int32 (max_seqs, max_blocks).  logit_rows int32 (max_logits,):
     the tokens whose logits are wanted.  n_tokens, n_seqs, n_logits: how much of each is used.
@@ -26,20 +26,20 @@ class Batch:
 
     def __init__(
         self,
-        max_tokens: int,
+        max_batch_tokens: int,
         max_seqs: int,
         max_blocks: int,
         max_logits: int,
         memory: Memory | None = None,
     ) -> None:
         memory = memory or HostMemory()
-        self.max_tokens, self.max_seqs = max_tokens, max_seqs
+        self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
         self.max_blocks, self.max_logits = max_blocks, max_logits
         # Each count on a cache line of its own would gain nothing: they change once per step.
         self.counts = memory.inputs((3,), np.int64)
-        self.token_ids = memory.inputs((max_tokens,), np.int32)
-        self.positions = memory.inputs((max_tokens,), np.int32)
-        self.seq_index = memory.inputs((max_tokens,), np.int32)
+        self.token_ids = memory.inputs((max_batch_tokens,), np.int32)
+        self.positions = memory.inputs((max_batch_tokens,), np.int32)
+        self.seq_index = memory.inputs((max_batch_tokens,), np.int32)
         self.seq_starts = memory.inputs((max_seqs + 1,), np.int32)
         self.block_tables = memory.table((max_seqs, max_blocks), np.int32)
         self.logit_rows = memory.inputs((max_logits,), np.int32)

@@ -11,6 +11,7 @@ from pyroclast.sampling.params import SamplingParams
 
 Prompt: TypeAlias = str | Sequence[int]
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
+Params: TypeAlias = SamplingParams | Sequence[SamplingParams] | None
 
 
 class Encoder(Protocol):
@@ -70,6 +71,11 @@ def _token_id(value: Any, where: str) -> int:
     raise RequestError(
         f"{where} must be text or whole token ids, got {value!r} ({type(value).__name__}) in it"
     )
+
+
+def check_one(n_prompts: int, method: str, remedy: str) -> None:
+    if n_prompts != 1:
+        raise RequestError(f"{method}() takes one prompt, got {n_prompts}{remedy}")
 
 
 def check_positive(name: str, value: Any) -> None:

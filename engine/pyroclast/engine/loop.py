@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 
 from pyroclast.engine.call import Call
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
 from pyroclast.errors import ClosedError
+from pyroclast.progress import progress_bar
 
 _MAX_HANDOVER_S = 0.005
 _HANDOVER_POLL_S = 50e-6
@@ -57,6 +58,20 @@ class Loop:
             self._hand_over()
         if call.error is not None and not call.chunks:
             raise call.error
+
+    def complete(self, call: Call, requests: Sequence[ReadRequest], progress: bool | None) -> None:
+        """Runs steps until every request of the call has ended.  An exception ends those that have
+        not."""
+        n_all = len(requests)
+        try:
+            self.submit(requests)
+            with progress_bar(n_all, "prompt", progress) as show:
+                while call.open:
+                    self.run(call)
+                    show(n_all - len(call.open))
+        except BaseException:
+            self.give_up(call)
+            raise
 
     def submit(self, requests: Iterable[ReadRequest]) -> None:
         """Queues requests; they begin with the next step that somebody runs.  Never waits."""

@@ -108,7 +108,7 @@ class Workspace:
     def __init__(
         self, config: ModelConfig, weights: Weights, batch: Batch, max_splits: int, memory: Memory
     ) -> None:
-        n, zeros, d_model = batch.max_tokens, memory.zeros, config.d_model
+        n, zeros, d_model = batch.max_batch_tokens, memory.zeros, config.d_model
         attentions = [spec.attention for spec in config.layers]
         q_dim = max(attention.q_dim for attention in attentions)
         d_ff = max(spec.ffn.d_ff for spec in config.layers)

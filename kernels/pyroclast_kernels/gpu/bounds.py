@@ -65,10 +65,10 @@ def all_bounds(batch: Batch, max_seq_len: int) -> list[Bounds]:
     longest = [round_longest(1, max_seq_len)]
     while longest[-1] < max_seq_len:
         longest.append(round_longest(longest[-1] + 1, max_seq_len))
-    most = min(batch.max_seqs, batch.max_tokens)
+    most = min(batch.max_seqs, batch.max_batch_tokens)
     n_decoding = sorted({round_tokens(n) for n in range(1, most + 1)})
     decoding = [Bounds(n, n, n, end, decode=True) for n, end in product(n_decoding, longest)]
-    n_reading = [n for n in _powers(batch.max_tokens) if n > 1]
+    n_reading = [n for n in _powers(batch.max_batch_tokens) if n > 1]
     return decoding + [Bounds(n, 1, 1, end, False) for n, end in product(n_reading, longest)]
 
 

@@ -76,7 +76,7 @@ def tune(
 def subjects(program: DeviceProgram) -> dict[Product, Subject]:
     """The products of the program's steps of decoding that have several tiles."""
     found: dict[Product, Subject] = {}
-    most = min(program.batch.max_seqs, program.batch.max_logits, program.batch.max_tokens)
+    most = min(program.batch.max_seqs, program.batch.max_logits, program.batch.max_batch_tokens)
     for n_tokens in sorted({min(n, most) for n in triton_choices.TOKENS}):
         bounds = _step(program, n_tokens)
         for _, launch in program.units(bounds):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pyroclast.checkpoint.open import open_checkpoint
-from pyroclast.llm import LLM
+from pyroclast.llm import assemble
 from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
@@ -128,8 +128,7 @@ class ProfiledLLM:
             name = checkpoint.name
         watched = _Watched(self.model, self._watch, {"forward": "step"})
         watched_tokenizer = _WatchedTokenizer(tokenizer, self._watch)
-        parts = (cast("StepModel", watched), cast("Tokenizer", watched_tokenizer), name)
-        self.llm = LLM(model, max_seqs=1, _parts=parts)
+        self.llm = assemble(cast("StepModel", watched), cast("Tokenizer", watched_tokenizer), name)
         self.load_s = time.perf_counter() - begin
 
     def record(self, prompt: str | Sequence[int], params: SamplingParams) -> Recorded:

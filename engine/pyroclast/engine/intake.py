@@ -1,0 +1,126 @@
+"""From what callers hand in to requests.  Everything is checked before the first is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.engine import checks
+from pyroclast.engine.call import Call
+from pyroclast.engine.checks import Params, Prompts
+from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.output import Score
+from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
+from pyroclast.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from pyroclast.text.tokenizer import Tokenizer
+
+
+class Intake:
+    """Reads prompts for one model: its tokenizer, its rows of logits, its context."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_seq_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._max_seq_len = max_seq_len
+
+    def encode(self, prompts: Prompts) -> list[list[int]]:
+        """The token ids of each prompt."""
+        items = checks.as_list(prompts)
+        return [self._encode(item, _where(i, len(items))) for i, item in enumerate(items)]
+
+    def encode_one(self, prompt: Any, method: str, remedy: str = "") -> list[int]:
+        """The token ids of the one prompt that `method` takes."""
+        items = checks.as_list(prompt)
+        checks.check_one(len(items), method, remedy)
+        return self._encode(items[0], "the prompt")
+
+    def encode_chat(self, messages: Any, template: Mapping[str, Any] | None) -> list[int]:
+        token_ids = self._tokenizer.encode_chat(messages, **(template or {}))
+        return self._encode(token_ids, "the conversation")
+
+    def check_fits(self, token_ids: list[int]) -> None:
+        """Raises unless the model can read the prompt."""
+        checks.check_fits(len(token_ids), self._max_seq_len, "the prompt")
+
+    def generate_requests(
+        self, encoded: list[list[int]], params: Params, call: Call, *, continues_text: bool
+    ) -> list[GenerateRequest]:
+        """`n` requests for each prompt; those of one prompt share its blocks."""
+        each_params = checks.as_params(params, len(encoded))
+        limits = []
+        for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
+            each.check_vocabulary(self._vocab_size)
+            where = _where(i, len(encoded))
+            n_prompt = len(token_ids)
+            limits.append(checks.resolve_max_tokens(each, n_prompt, self._max_seq_len, where))
+        requests: list[GenerateRequest] = []
+        for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
+            seed, stop_ids, first = each.fixed_seed(), self._stop_ids(each), None
+            for index in range(each.n):
+                request = GenerateRequest(
+                    list(token_ids),
+                    call,
+                    params=each,
+                    seed=seed,
+                    decoder=self._decoder(continues_text),
+                    stop_ids=stop_ids,
+                    max_tokens=limits[i],
+                    prompt_index=i,
+                    index=index,
+                    sibling=first,
+                )
+                first = first or request
+                requests.append(request)
+        return requests
+
+    def score_requests(
+        self, prompts: Prompts, n_top: int, call: Call
+    ) -> tuple[list[Score], list[ReadRequest]]:
+        """A score for each prompt, and the requests that fill them in."""
+        SamplingParams(prompt_logprobs=n_top)  # has the same range
+        encoded = self.encode(prompts)
+        for i, token_ids in enumerate(encoded):
+            checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
+        scores = [Score(token_ids, [None] * len(token_ids)) for token_ids in encoded]
+        requests = [
+            ReadRequest(
+                score.token_ids[:-1],
+                call,
+                targets=score.token_ids[1:],
+                scored=score.logprobs,
+                n_top=n_top,
+            )
+            for score in scores
+            if len(score.token_ids) > 1
+        ]
+        return scores, requests
+
+    def _encode(self, prompt: Any, where: str) -> list[int]:
+        return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
+
+    def _decoder(self, continues_text: bool) -> TextDecoder:
+        """Rows of logits that only pad the output matrix can be drawn, but have no text."""
+        decoder = self._tokenizer.decoder(continuation=continues_text)
+        n_tokens = self._tokenizer.vocab_size
+        return decoder if n_tokens >= self._vocab_size else PaddedTextDecoder(decoder, n_tokens)
+
+    def _stop_ids(self, params: SamplingParams) -> dict[int, str | int]:
+        """The tokens that end a text, and what is reported as the reason."""
+        tokenizer = self._tokenizer
+        stop_ids: dict[int, str | int] = {}
+        if not params.ignore_eos:
+            stop_ids.update((token_id, token_id) for token_id in tokenizer.eos_token_ids)
+        stop_ids.update((token_id, token_id) for token_id in params.stop_token_ids)
+        for stop in params.stop:
+            # A control token never shows in the text, so its name would wait there in vain.
+            token_ids = tokenizer.encode(stop, add_special_tokens=False)
+            if len(token_ids) == 1 and not tokenizer.decode(token_ids):
+                stop_ids[token_ids[0]] = stop
+        return stop_ids
+
+
+def _where(i: int, n_prompts: int) -> str:
+    return "the prompt" if n_prompts == 1 else f"prompt {i} (of {n_prompts}, counted from 0)"
