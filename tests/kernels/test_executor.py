@@ -15,7 +15,7 @@ from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.program import Call, Program, Recorder, make_executor
 from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
-from pyroclast_kernels.timeline import Tracer, profile
+from pyroclast_kernels.timeline import TimelineRecorder, profile
 
 _executor = pytest.importorskip(
     "pyroclast_kernels._executor", reason="installed without a compiler"
@@ -160,10 +160,10 @@ def python_kernel(function: Any) -> tuple[int, Any]:
 def test_a_trace_accounts_for_every_nanosecond_of_a_run(n_threads: int) -> None:
     calls, _ = swiglu_calls(12)
     program = Program(calls, make_executor(n_threads))
-    with Tracer([program], 30) as tracer:
+    with TimelineRecorder([program], 30) as recorder:
         for _ in range(30):
             program.run()
-    runs = tracer.runs()
+    runs = recorder.runs()
     assert len(runs) == 30
     for run in runs:
         parts, times = run.parts, run.calls()
@@ -198,30 +198,30 @@ def test_nothing_is_recorded_before_or_after_a_trace() -> None:
     calls, _ = swiglu_calls(3)
     program = Program(calls, make_executor(2))
     program.run()
-    with Tracer([program], 1) as tracer:
+    with TimelineRecorder([program], 1) as recorder:
         program.run()
     program.run()
-    assert len(tracer.runs()) == 1
+    assert len(recorder.runs()) == 1
 
 
 def test_a_trace_that_is_too_small_says_so() -> None:
     calls, _ = swiglu_calls(3)
     program = Program(calls, make_executor(2))
-    with Tracer([program], 1) as tracer:
+    with TimelineRecorder([program], 1) as recorder:
         program.run()
         program.run()
     with pytest.raises(KernelError, match="no room for 1"):
-        tracer.runs()
+        recorder.runs()
 
 
 def test_python_functions_are_traced_in_their_place() -> None:
     native, _ = swiglu_calls(2)
     eager, _ = swiglu_calls(1, "swiglu=numpy")
     program = Program([native[0], *eager, native[1]], make_executor(2))
-    with Tracer([program], 2) as tracer:
+    with TimelineRecorder([program], 2) as recorder:
         program.run()
         program.run()
-    for run in tracer.runs():
+    for run in recorder.runs():
         middle = run.parts[run.parts["call"] == 1]
         assert len(middle) == 1 and middle["thread"][0] == 0
         times = run.calls()
@@ -231,13 +231,13 @@ def test_python_functions_are_traced_in_their_place() -> None:
 
 def test_two_programs_of_one_executor_are_told_apart() -> None:
     executor = make_executor(2)
-    first, second = (Program(swiglu_calls(n)[0], executor) for n in (2, 5))
-    with Tracer([first, second], 3) as tracer:
+    first, second = (Program(glu_calls(n)[0], executor) for n in (2, 5))
+    with TimelineRecorder([first, second], 3) as recorder:
         first.run()
         Program(swiglu_calls(1)[0], executor).run()  # a stranger
         second.run()
-    assert [run.program for run in tracer.runs()] == [first, second]
-    assert [len(run.calls().wall_ns) for run in tracer.runs()] == [2, 5]
+    assert [run.program for run in recorder.runs()] == [first, second]
+    assert [len(run.calls().wall_ns) for run in recorder.runs()] == [2, 5]
 
 
 @pytest.mark.parametrize("n_threads", [None, 1, 2])
