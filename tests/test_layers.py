@@ -56,7 +56,12 @@ RANKS = [
     ("pyroclast_kernels.triton",),
     ("pyroclast_kernels.weights",),
     ("pyroclast_kernels.tables", "pyroclast_kernels.native"),
-    ("pyroclast_kernels.activations", "pyroclast_kernels.features", "pyroclast_kernels.huge_pages"),
+    (
+        "pyroclast_kernels.activations",
+        "pyroclast_kernels.features",
+        "pyroclast_kernels.huge_pages",
+        "pyroclast_kernels.table_files",
+    ),
     ("pyroclast_kernels.errors",),
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}

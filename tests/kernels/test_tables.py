@@ -19,7 +19,8 @@ from pyroclast_kernels.listing import report
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.registry import Variant, get_op
 from pyroclast_kernels.selection import Selection
-from pyroclast_kernels.tables import Entry, Table, TableError
+from pyroclast_kernels.table_files import TableError
+from pyroclast_kernels.tables import Entry, TunedTable
 
 OP, SHAPE, WIDTH = "swiglu", "512", 320
 OTHER_SHAPE, OTHER_WIDTH = "1024", 640
@@ -56,8 +57,8 @@ def entry(tokens: str = "few", variant: str = "test-twin", **changes: Any) -> En
     return replace(made, tokens=tokens, **changes)
 
 
-def table(*entries: Entry, any_bits: bool = False) -> Table:
-    return Table(tables.fingerprint(), tables.build_id(), entries, any_bits)
+def table(*entries: Entry, any_bits: bool = False) -> TunedTable:
+    return TunedTable(tables.fingerprint(), tables.build_id(), entries, any_bits)
 
 
 def recorded(rules: str | None = None, width: int = WIDTH) -> tuple[str, str, Selection]:

@@ -24,7 +24,7 @@ from pyroclast.lab.profile.replay import explain, n_ops, replay
 from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.selection import all_variants
-from pyroclast_kernels.tables import FEW_TOKENS, TOKEN_CLASSES, Entry, Table
+from pyroclast_kernels.tables import FEW_TOKENS, TOKEN_CLASSES, Entry, TunedTable
 from pyroclast_kernels.timeline import PART
 
 N_PROMPT, N_GEN = 40, 6
@@ -223,7 +223,7 @@ def test_steps_of_many_tokens_name_the_table_s_other_kernel(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default, twin = _twin(monkeypatch)
-    table = Table("c", "b", (Entry("norm", "f32", "128", "many", twin, default, 0.9),))
+    table = TunedTable("c", "b", (Entry("norm", "f32", "128", "many", twin, default, 0.9),))
     monkeypatch.delenv("PYROCLAST_FROZEN", raising=False)
     monkeypatch.setattr("pyroclast_kernels.tables.current", lambda: (table, ""))
     assert N_PROMPT > FEW_TOKENS and TOKEN_CLASSES == ("few", "many")

@@ -24,7 +24,7 @@ from pyroclast_kernels.matmul.triton.block_parts import (
 )
 from pyroclast_kernels.matmul.triton.block_rows import MOST_REGISTERS, rows_of
 from pyroclast_kernels.matmul.triton.block_tiles import tiles_of
-from pyroclast_kernels.matmul.triton.blocks import Tile, other_tiles, tile_for
+from pyroclast_kernels.matmul.triton.blocks import BlockTile, other_tiles, tile_for
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.choices import Product, choose, tokens_of
@@ -108,13 +108,13 @@ def _tokens(
     _store(gated(gate, up), out, out_q8, token, has_token, column, d_ff)
 
 
-def _tile_for(limit: int, format: str) -> Tile:
+def _tile_for(limit: int, format: str) -> BlockTile:
     """As for matmul; a program with one token takes all its 64 rows in a few goes."""
     tile = tile_for(limit, format)
     if tile.tokens > 1:
         return tile
     rows = 32 if triton_device.INTERPRETED else 2 * tile.rows
-    return Tile(rows, 1, 2 * tile.n_warps, unroll=tile.unroll)
+    return BlockTile(rows, 1, 2 * tile.n_warps, unroll=tile.unroll)
 
 
 def launch_gate_up(

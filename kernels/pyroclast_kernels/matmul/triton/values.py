@@ -29,7 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from pyroclast_kernels.activation.triton.gate import gated
 from pyroclast_kernels.activation.triton.quantize import store_quantized
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.triton.tiles import Tile, architecture, other_tiles, tile_of
+from pyroclast_kernels.matmul.triton.tiles import ValueTile, architecture, other_tiles, tile_of
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.choices import Product, choose, tokens_of
@@ -248,13 +248,13 @@ def _takes_tma(x: torch.Tensor, weight: DeviceWeight) -> bool:
     return all(n_bytes % _ALIGNED_BYTES == 0 for n_bytes in begins + strides)
 
 
-def _tokens_of(limits: Limits, x: torch.Tensor, tile: Tile) -> Any:
+def _tokens_of(limits: Limits, x: torch.Tensor, tile: ValueTile) -> Any:
     """What the copy engine is told of x: shape, strides, and its tiles."""
     shape = [min(limits.n_tokens, x.shape[0]), x.shape[1]]
     return TensorDescriptor(x, shape, [x.stride(0), 1], [tile.n, tile.k])
 
 
-def _rows_of(weight: DeviceWeight, tile: Tile, parts: int) -> Any:
+def _rows_of(weight: DeviceWeight, tile: ValueTile, parts: int) -> Any:
     """The same of the weight: parts, each a stack of matrices of the tile's rows or one matrix."""
     n_rows, n_cols, part_m = weight.n_rows // parts, weight.n_cols, tile.m // parts
     high, rows = (n_rows // tile.rows, tile.rows) if tile.rows < part_m else (1, n_rows)
