@@ -56,7 +56,7 @@ _WIDTHS = {
     "norm": ("d_model",),
     "matmul": ("n_rows", "n_cols"),
     "quantize": ("n_cols",),
-    "swiglu": ("d_ff",),
+    "glu": ("d_ff",),
     "rope_table": ("half_dim",),
     "sample": ("vocab_size",),
 }

@@ -44,7 +44,7 @@ def test_what_has_a_first_loop() -> None:
     five."""
     for loops in FIRST.values():
         assert set(OP_NAMES) - set(loops) == {"sample", *FUSED}
-    assert set(first_triton.LOOPS) == {"softmax", "norm", "swiglu", "rope", "matmul"}
+    assert set(first_triton.LOOPS) == {"softmax", "norm", "glu", "rope", "matmul"}
 
 
 @pytest.mark.slow

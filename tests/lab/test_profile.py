@@ -197,12 +197,12 @@ def test_replaying_leaves_the_model_as_it_was(model: str) -> None:
 
 
 def test_a_reference_in_the_step_is_profiled_too(model: str) -> None:
-    with ProfiledLLM(model, kernels="swiglu=numpy", threads=2) as llm:
+    with ProfiledLLM(model, kernels="glu=numpy", threads=2) as llm:
         found, recorded = profile(llm, prompt_of(N_PROMPT, 256), N_GEN)
     assert sum(found["parts_us"].values()) == pytest.approx(found["wall_us"], rel=1e-9)
-    [row] = [op for op in found["phases"][1]["ops"] if op["name"] == "swiglu.f32"]
+    [row] = [op for op in found["phases"][1]["ops"] if op["name"] == "glu.f32"]
     assert row["variants"] == ["numpy"] and row["wall_us"] > 0
-    [chosen] = [o for o in found["replay"]["ops"] if o["op"] == "swiglu.f32" and o["chosen"]]
+    [chosen] = [o for o in found["replay"]["ops"] if o["op"] == "glu.f32" and o["chosen"]]
     assert chosen["variant"] == "numpy" and recorded.steps
 
 

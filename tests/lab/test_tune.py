@@ -400,9 +400,9 @@ def test_frozen_stands_beside_rules(
     monkeypatch.setenv("PYROCLAST_KERNELS", "norm=numpy")
     _, out, _ = run(capsys, *args)
     assert json.loads(out)["kernels"]["norm.f32"] == "numpy"
-    _, out, _ = run(capsys, *args, "--kernels", "swiglu=numpy")
+    _, out, _ = run(capsys, *args, "--kernels", "glu=numpy")
     kernels = json.loads(out)["kernels"]
-    assert kernels["norm.f32"] != "numpy" and kernels["swiglu.f32"] == "numpy"
+    assert kernels["norm.f32"] != "numpy" and kernels["glu.f32"] == "numpy"
     assert list(cache.iterdir()) == []
 
 

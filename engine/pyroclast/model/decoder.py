@@ -140,18 +140,19 @@ class Decoder:
             for product in layer.gate_up:
                 self._product(ops, work.ffn_in, product, work.gate_up)
             ops.call(
-                "swiglu",
+                "glu",
                 n_tokens=batch.n_tokens_at,
                 gate_up=work.gate_up,
                 out=work.ffn_out.values,
                 out_q8=work.ffn_out.q8,
                 d_ff=self.config.d_ff,
+                activation=0,  # silu
             )
         for product in layer.w_down:
             self._product(ops, work.ffn_out, product, work.x, accumulate=True)
 
     def _fused_gate_up(self, ops: Recorder, layer: Layer) -> bool:
-        """Notes gate, up and SwiGLU as one op where these weights allow it."""
+        """Notes gate, up and their gated linear unit as one op where these weights allow it."""
         work, product, d_ff = self.work, layer.gate_up[0], self.config.d_ff
         weight = product.weight
         fits = len(layer.gate_up) == 1 and product.bias is None and d_ff % 16 == 0
@@ -168,6 +169,7 @@ class Decoder:
                 out_q8=work.ffn_out.q8,
                 d_ff=d_ff,
                 n_cols=weight.n_cols,
+                activation=0,  # silu
             )
         )
 

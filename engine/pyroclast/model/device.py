@@ -30,7 +30,7 @@ GPU_SHARE = 0.9
 # Tokens of one step by default.  A GPU reads its weights once a step and wants many tokens for it.
 MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
 # Beside those whose format is that of the weights or of the cache.
-_OPS = ("norm", "rope_table", "swiglu", "quantize", "sample")
+_OPS = ("norm", "rope_table", "glu", "quantize", "sample")
 
 
 @dataclass(frozen=True)
