@@ -57,6 +57,7 @@ _WIDTHS = {
     "matmul": ("n_rows", "n_cols"),
     "quantize": ("n_cols",),
     "glu": ("d_ff",),
+    "low_rank": ("n_rows", "n_cols"),
     "rope_table": ("half_dim",),
     "sample": ("vocab_size",),
 }
