@@ -66,7 +66,7 @@ RANKS = [
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "ceiling", "embed", "low_rank", "matmul", "norm",
+    "activation", "attention", "ceiling", "embed", "gather_rows", "low_rank", "matmul", "norm",
     "rope", "sample", "softmax",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.

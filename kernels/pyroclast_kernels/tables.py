@@ -58,6 +58,7 @@ _WIDTHS = {
     "quantize": ("n_cols",),
     "glu": ("d_ff",),
     "low_rank": ("n_rows", "n_cols"),
+    "gather_rows": ("n_cols",),
     "rope_table": ("half_dim",),
     "sample": ("vocab_size",),
 }

@@ -43,7 +43,7 @@ def test_what_has_a_first_loop() -> None:
     """All but `sample`, whose reference has twelve stages, what other ops do too, and the ops that
     a step has only on request; in Triton, five."""
     for loops in FIRST.values():
-        assert set(OP_NAMES) - set(loops) == {"sample", "low_rank", *FUSED}
+        assert set(OP_NAMES) - set(loops) == {"sample", "low_rank", "gather_rows", *FUSED}
     assert set(first_triton.LOOPS) == {"softmax", "norm", "glu", "rope", "matmul"}
 
 
