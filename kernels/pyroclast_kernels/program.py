@@ -98,7 +98,7 @@ class Call:
         return Call(kernel, self.arguments, self.label, slots)
 
     def running(self) -> Kernel:
-        """The kernel that a run takes now."""
+        """The kernel that the current number of tokens selects."""
         split = self.many is not None and self.n_tokens[0] > FEW_TOKENS
         return self.many if self.many is not None and split else self.kernel
 
@@ -121,7 +121,7 @@ def pack_arguments(kernel: Kernel, arguments: dict[str, Any]) -> Any:
 
 
 class Recorder:
-    """Collects calls; `ops` in model.py.  Every op is called by keyword, in the op's order."""
+    """Collects the calls of a forward pass: every op by keyword, in the reference's order."""
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
@@ -224,7 +224,7 @@ class Program:
             self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]
 
     def run_one(self, index: int) -> None:
-        """Only call number `index`: to look at every result of a step in turn."""
+        """Runs only call number `index`, so that each result of a step can be inspected."""
         self._step([self.calls[index]])()
 
 

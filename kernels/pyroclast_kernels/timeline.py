@@ -1,4 +1,4 @@
-"""What every thread did in a step: the executor's own record, begin and end of each part.
+"""The timeline of a step: when each thread began and ended each part, as the executor recorded it.
 
     with TimelineRecorder([program], n_runs=1) as recorder:
         program.run()
@@ -81,7 +81,7 @@ class CallTimes:
 
     @property
     def wall_ns(self) -> Array:
-        """From barrier to barrier."""
+        """Each call's time from barrier to barrier."""
         return self.end_ns - self.begin_ns
 
 

@@ -100,5 +100,5 @@ def _gops(seconds: float) -> float:
 
 
 def measure() -> list[dict[str, Any]]:
-    """Both, as plain data."""
+    """Measures both ceilings; plain data, for JSON."""
     return [asdict(copy_rate()), asdict(matmul_rate())]

@@ -102,7 +102,8 @@ def choose(
 
 @contextmanager
 def noting(note: Callable[[Product, Sequence[Any], Sequence[Any]], None]) -> Iterator[None]:
-    """Tells `note` of every choice: the product, its tiles with the default first, the results."""
+    """Inside, `note` is told of every choice: the product, its tiles with the default first, and
+    the results."""
     _noted.append(note)
     try:
         yield
@@ -112,7 +113,7 @@ def noting(note: Callable[[Product, Sequence[Any], Sequence[Any]], None]) -> Ite
 
 @contextmanager
 def trying(product: Product, tile: Any) -> Iterator[None]:
-    """Launches of the product take that tile."""
+    """Inside, launches of the product take that tile."""
     _trial[product] = tile
     try:
         yield

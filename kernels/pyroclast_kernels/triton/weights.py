@@ -49,8 +49,8 @@ class DeviceWeight:
 
     @classmethod
     def empty(cls, format: str, n_rows: int, n_cols: int) -> DeviceWeight:
-        """Room for it, not yet written.  KernelError if the format has no such rows, or the device
-        has no room."""
+        """A weight with memory that is not yet written.  KernelError if the format has no such
+        rows, or the device has no room."""
         if n_rows < 1 or n_cols < 1:
             raise KernelError(f"a weight needs rows and columns, got {n_rows} x {n_cols}")
         n_bytes = n_rows * formats.row_bytes(n_cols, format)

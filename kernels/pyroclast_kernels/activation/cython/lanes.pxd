@@ -120,16 +120,16 @@ cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept n
     cdef int32_t last[RUN]
     cdef int32_t rounded[32]
     cdef float y, quotient, limit = 127, zero = 0, nan = NAN, most = FLT_MAX, magic = 12582912.0
-    cdef uint32_t bits, greatest, sums
+    cdef uint32_t bits, maximum, sums
     cdef bint finite = True
     cdef int b, i
     for b in range(n):
         # As integers, the only kind of maximum that GCC vectorizes; a NaN is above all numbers.
-        greatest = 0
+        maximum = 0
         for i in range(32):
             bits = (<const Bits *>x)[32 * b + i].as_int & 0x7fffffff
-            greatest = bits if bits > greatest else greatest
-        top[b].as_int = greatest
+            maximum = bits if bits > maximum else maximum
+        top[b].as_int = maximum
     for b in range(n):
         y = top[b].as_float
         quotient = limit / y

@@ -39,7 +39,7 @@ def quantized(x):
     finite = tl.abs(x) < float("inf")
     clean = tl.where(finite, x, 0.0)
     largest = tl.max(tl.abs(clean), axis=-1)
-    # Of a block whose greatest value is below 4e-37 the inverse would be infinite.
+    # Of a block whose maximum is below 4e-37 the inverse would be infinite.
     inverse = tl.div_rn(127.0, tl.maximum(largest, _SMALLEST))
     # No product passes 127 by more than a rounding; the limits stand here to keep it apart from
     # the sum, with which it would become one instruction and be rounded once instead of twice.
