@@ -37,9 +37,9 @@ class LayerOf:
 LOCAL_THETA = 300.0
 LAYERS = (
     LayerOf(6, 2, 16, 160, 24, "local"),
-    LayerOf(3, 1, 32, 96, None, 1e6, has_bias=True),
+    LayerOf(3, 1, 32, 96, None, 1e6, "gelu_tanh", has_bias=True),
     LayerOf(6, 6, 16, 128, 40, 0.0, norm_offset=1.0),
-    LayerOf(4, 2, 16, 160, None, "local"),
+    LayerOf(4, 2, 16, 160, None, "local", "gelu"),
 )
 
 

@@ -96,8 +96,8 @@ def expected(case: Case) -> tuple[Arguments, Arguments]:
 def mismatches(
     case: Case, before: Arguments, after: Arguments, got: Arguments, rounds: bool = False
 ) -> list[Mismatch]:
-    """What is wrong with the outputs in `got`: empty if each lies within its bound.  rounds: they
-    are of a variant that rounds operands to 16 bits."""
+    """The outputs in `got` that lie outside their bounds.  rounds: they come from a variant that
+    rounds operands to 16 bits."""
     found: list[Mismatch] = []
     bound = case.allowed(rounds)
     for name in case.outputs:
@@ -163,8 +163,8 @@ def _q8_rounded(
     got: Array,
     wanted: Array,
 ) -> Iterator[tuple[str, Array, Array, Array | float]]:
-    """Where the values themselves may differ by `bound`: so may what the blocks stand for, and by a
-    step of theirs."""
+    """Compares dequantized blocks where the values themselves may differ by `bound`: the blocks may
+    then differ by that and by one quantization step."""
     values = dequantize(wanted)
     step = np.repeat(np.maximum(got["scale"], wanted["scale"]), BLOCK, axis=-1)
     yield f"{name}.values", dequantize(got), values, bound(before, values) + step

@@ -1,4 +1,4 @@
-"""What this machine offers: instruction sets and threads.  The only place that looks.
+"""Detects what this machine offers: instruction sets and threads.  No other module asks.
 
 PYROCLAST_MAX_ISA=avx2|baseline caps the instruction sets, to test what an older CPU would run.
 """

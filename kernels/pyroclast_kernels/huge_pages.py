@@ -1,6 +1,6 @@
 """Memory in pages of 2 MiB, where the system grants them.
 
-A stream of reads starts anew in every page of 4 KiB: the CPU's prefetchers do not cross its end
+A stream of reads starts again in every page of 4 KiB: the CPU's prefetchers do not cross its end
 (one token by q4_0 weights of 3072 x 576, cold, one Zen 4 core: 20 GB/s in small pages, 28 in huge
 ones).
 """

@@ -43,7 +43,7 @@ PARTS_PER_THREAD = 2
 
 # Ops that give a whole token (or row) to one thread: with one there is nothing to share, and so no
 # need to meet before it.
-TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample")
+TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample", "gather_rows")
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
@@ -69,7 +69,7 @@ def native_program(
 
 
 def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
-    """A recording of the executor's runs (trace.py reads it), with room for that many."""
+    """A recording of the executor's runs (timeline.py reads it), with room for that many."""
     return _executor.Trace(executor, spans_per_thread, n_runs)
 
 
@@ -98,7 +98,7 @@ class Call:
         return Call(kernel, self.arguments, self.label, slots)
 
     def running(self) -> Kernel:
-        """The kernel that a run takes now."""
+        """The kernel that the current number of tokens selects."""
         split = self.many is not None and self.n_tokens[0] > FEW_TOKENS
         return self.many if self.many is not None and split else self.kernel
 
@@ -121,7 +121,7 @@ def pack_arguments(kernel: Kernel, arguments: dict[str, Any]) -> Any:
 
 
 class Recorder:
-    """Collects calls; `ops` in model.py.  Every op is called by keyword, in the op's order."""
+    """Collects the calls of a forward pass: every op by keyword, in the reference's order."""
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
@@ -218,13 +218,13 @@ class Program:
 
     def watch(self, note: Callable[[int, int, int], None] | None) -> None:
         """From now on `note` is told each segment's number, begin and end (perf_counter_ns), until
-        it is None again; see trace.py."""
+        it is None again; see timeline.py."""
         self._steps = self._unwatched
         if note is not None:
             self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]
 
     def run_one(self, index: int) -> None:
-        """Only call number `index`: to look at every result of a step in turn."""
+        """Runs only call number `index`, so that each result of a step can be inspected."""
         self._step([self.calls[index]])()
 
 

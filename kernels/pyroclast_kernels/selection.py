@@ -25,7 +25,7 @@ PREFERENCE = (
 )  # fmt: skip
 GPU_PREFERENCE = ("triton",)  # all that device="cuda" runs
 # An op that does the work of others in one pass, with the same bits -> those others.
-FUSED = {"gate_up": ("matmul", "swiglu")}
+FUSED = {"gate_up": ("matmul", "glu")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Kernel:
 
 
 def preference() -> tuple[str, ...]:
-    """PREFERENCE, without what this CPU has but does not run faster: that comes last of all."""
+    """PREFERENCE without variants that are slow on this CPU; all_variants lists those last."""
     slow = () if features.has_fast_bf16_dot() else ("cpp-avx512bf16",)
     return tuple(name for name in PREFERENCE if name not in slow)
 
@@ -58,7 +58,7 @@ def all_variants(op_name: str) -> dict[str, Variant]:
 
 
 class Selection:
-    """Which variant runs, for each op and format: parsed rules over the fixed order.
+    """Chooses the variant of each op and format: parsed rules, then the table, then a fixed order.
 
     rules: `op[.format]=variant` separated by commas; None reads PYROCLAST_KERNELS.  Raises
     KernelError for a rule that names nothing, or a variant that cannot run here.  table: the name

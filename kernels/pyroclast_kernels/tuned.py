@@ -1,5 +1,5 @@
-"""What this machine's tuned table chooses, held against what there is: the step between explicit
-rules and the fixed order in a Selection.
+"""Checks this machine's tuned table against the variants there are: in a Selection, the table comes
+after explicit rules and before the fixed order.
 
 An entry is passed over, and a note says why, if its variant does not exist, cannot run here, is the
 NumPy reference (its products are those of BLAS, whose bits depend on the batch), leaves the

@@ -397,7 +397,7 @@ def test_a_trace_is_refused_with_what_to_do() -> None:
     machine = Machine()
     assert not machine.program.is_traced(0)
     machine.program.watch(None)
-    with pytest.raises(KernelError, match="are not traced"):
+    with pytest.raises(KernelError, match="has no timeline"):
         machine.program.watch(lambda *_: None)
 
 

@@ -145,7 +145,7 @@ REFUSED_ATTENTION: list[tuple[dict[str, Any], str]] = [
 REFUSED_FFN: list[tuple[dict[str, Any], str]] = [
     ({"experts": ExpertsSpec(8, 2)}, "a mixture of 8 experts"),
     ({"gated": False}, "a feed-forward without a gate"),
-    ({"activation": "gelu_tanh"}, r"the activation 'gelu_tanh' \(supported: silu\)"),
+    ({"activation": "relu"}, r"the activation 'relu' \(supported: silu, gelu_tanh, gelu\)"),
 ]
 REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
     ({"mixer": RecurrentSpec("mamba2")}, r"a recurrent mixer \(mamba2\)"),

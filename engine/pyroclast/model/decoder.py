@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
-from pyroclast.model.supported import ACTIVATIONS
 from pyroclast.model.weights import Layer, Product, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
+from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
@@ -154,7 +154,7 @@ class Decoder:
             for product in layer.gate_up:
                 self._product(ops, buffers.ffn_in, product, buffers.gate_up)
             ops.call(
-                "swiglu",
+                "glu",
                 n_tokens=self.batch.n_tokens_at,
                 gate_up=buffers.gate_up,
                 out=buffers.ffn_out.values,
@@ -235,6 +235,5 @@ class Decoder:
 
 
 def activation_arguments(ffn: FeedForwardSpec) -> dict[str, Any]:
-    """What swiglu and gate_up take to know the gate's activation: nothing, they are of silu."""
-    assert ffn.activation in ACTIVATIONS, "check_supported refuses others"
-    return {}
+    """The last argument of `glu` and `gate_up`: which function the gate goes through."""
+    return {"activation": ACTIVATIONS.index(ffn.activation)}  # check_supported refuses others

@@ -16,10 +16,8 @@ from pyroclast.families.layer_spec import (
     NormSpec,
     RecurrentSpec,
 )
+from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import MAX_HEAD_DIM
-
-# Of the feed-forward's gate; see decoder.activation_arguments.
-ACTIVATIONS = ("silu",)
 
 
 def check_supported(config: ModelConfig) -> None:

@@ -33,7 +33,7 @@ void read(const void *args, int part, int n_parts) {
 }
 
 constexpr int kAccumulators = 12;  // enough chains to hide the latency of every instruction
-constexpr int kInFlight = kWidth == 16 ? 12 : 6;  // that fit the registers; AVX2 takes two turns
+constexpr int kInFlight = kWidth == 16 ? 12 : 6;  // that fit the registers; AVX2 takes two passes
 
 void multiply_add(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);

@@ -34,7 +34,7 @@ class _Chunk:
         self.n_used = 0
 
     def take(self, shape: Shape, dtype: Any) -> Array | None:
-        """A part of it, zero; None if it is full."""
+        """A zeroed part of the chunk; None if it is full."""
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         first = self.n_used
         if first + n_bytes > len(self.host):
@@ -45,7 +45,7 @@ class _Chunk:
 
 
 class Arena:
-    """Chunks, nearly always one, that are copied together."""
+    """Chunks that are copied together; there is nearly always one."""
 
     def __init__(self) -> None:
         self.chunks: list[_Chunk] = []
@@ -71,7 +71,7 @@ class Arena:
             chunk.pinned[:n].copy_(chunk.twin[:n], non_blocking=True)
 
 
-class Table:
+class MirroredTable:
     """A NumPy array, its twin on the device, and both as words of 4 bytes.  shadow: what the twin
     holds, of a table whose changes nobody notes."""
 
@@ -93,6 +93,7 @@ def _apply_patches(n_patches, patches, tile: tl.constexpr):
 
 
 def apply_patches(n_patches: Any, patches: Any) -> None:
-    """Stores what patches int64 (MAX_PATCHES, 2), (address, value), say; n_patches int64 (1,)."""
+    """Stores each value at its address on the device: patches int64 (MAX_PATCHES, 2), (address,
+    value), of which n_patches int64 (1,) count."""
     grid = (MAX_PATCHES // _PATCH_TILE,)
     _apply_patches[grid](n_patches, patches, tile=_PATCH_TILE, num_warps=4)

@@ -28,20 +28,20 @@ class Bounds:
     decode: bool
 
     def limits(self, of_rows: bool) -> Limits:
-        """Of a call that counts tokens, or rows of logits."""
+        """The limits of a call that counts rows of logits (of_rows) or tokens."""
         n = self.n_rows if of_rows else self.n_tokens
         return Limits(n, self.n_seqs, self.longest, self.decode)
 
 
 def round_tokens(n: int) -> int:
-    """The next bound of tokens, rows or sequences; 0 stays 0."""
+    """n rounded up to the next bound of tokens, rows or sequences; 0 stays 0."""
     if n <= _SINGLE:
         return 1 << (n - 1).bit_length() if n else 0
     return -(-n // _SINGLE) * _SINGLE
 
 
 def round_longest(n: int, most: int) -> int:
-    """The next bound of the longest sequence, at most `most`."""
+    """n rounded up to the next bound of the longest sequence, at most `most`."""
     bound = _SHORTEST
     while bound < n:
         bound *= _FURTHER
@@ -73,7 +73,7 @@ def all_bounds(batch: Batch, max_seq_len: int) -> list[Bounds]:
 
 
 def _powers(most: int) -> Iterator[int]:
-    """1, 2, 4, ... and the bound of `most`."""
+    """Yields 1, 2, 4, ... below `most`, then the bound of `most`."""
     n = 1
     while n < most:
         yield n

@@ -1,17 +1,18 @@
-"""Neighbouring calls of a step that the GPU does in one kernel.
+"""Sequences of neighbouring calls that one fused GPU kernel can replace.
 
-A step that decodes is a row of short kernels, and what lies between two of them, a microsecond or
-so in which nothing is read from memory, is lost.  So the calls of a layer become five kernels:
+A decoding step is a series of short kernels, and between two of them a microsecond or so passes in
+which nothing is read from memory.  So the calls of a layer become five kernels:
 
-    norm, matmul            one token: every program norms it anew (norm_first), q, k and v follow
-    rope, attention         decoding: a program turns the heads it reads (triton_turn.py)
+    norm, matmul            one token: every program repeats the norm (norm_first); q, k, v
+    rope, attention         decoding: a program rotates the heads it reads (rotate.py)
     matmul                  adds to x
-    norm, gate_up           as the first; of plain values norm, matmul, swiglu
+    norm, gate_up           as the first; for plain values norm, matmul, glu
     matmul                  adds to x
 
-The results are those of the calls one after the other, to the bit, so it may depend on the number
-of tokens what is done: norms of several tokens are kernels of their own, since every program of a
-product would repeat all of them.  What the calls in between would write may not be written.
+A fused kernel gives the bits of the calls one after the other, so the choice may depend on the
+number of tokens: norms of several tokens stay kernels of their own, since every program of a
+product would repeat all of them.  A fused kernel need not write what the calls before its last one
+would have written.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ Tensors = dict[str, Any]  # what a call's launch gets
 
 @dataclass(frozen=True)
 class Fusion:
-    """One kernel, launch(limits, tensors of each call), for calls of these ops that follow one
-    another, in steps whose limits fit."""
+    """One kernel that replaces consecutive calls of these ops, in steps whose limits fit;
+    launch(limits, tensors of each call) enqueues it."""
 
     ops: tuple[str, ...]
     fits: Callable[[Limits], bool]
@@ -51,7 +52,7 @@ def _is_one_token(limits: Limits) -> bool:
 
 
 def _normed(norm: Tensors) -> tuple[Any, ...]:
-    """norm.triton_kernels.Normed."""
+    """The arguments of a norm as norm.triton_kernels.Normed."""
     names = ("rows", "x", "weight", "out", "out_q8", "d_model", "eps")
     return tuple(norm[name] for name in names)
 
@@ -65,26 +66,27 @@ def _norm_gate_up(limits: Limits, norm: Tensors, product: Tensors) -> None:
     launch_gate_up(limits, **product, normed=_normed(norm))
 
 
-def _matmul_swiglu(limits: Limits, product: Tensors, gate: Tensors, norm: Any = None) -> None:
+def _matmul_glu(limits: Limits, product: Tensors, gate: Tensors, norm: Any = None) -> None:
     given = {name: product[name] for name in ("n_tokens", "x", "weight", "n_cols")}
-    given |= {name: gate[name] for name in ("out", "out_q8", "d_ff")}
+    given |= {name: gate[name] for name in ("out", "out_q8", "d_ff", "activation")}
     launch_gated(limits, **given, normed=norm and _normed(norm))
 
 
-def _norm_matmul_swiglu(limits: Limits, norm: Tensors, product: Tensors, gate: Tensors) -> None:
-    _matmul_swiglu(limits, product, gate, norm)
+def _norm_matmul_glu(limits: Limits, norm: Tensors, product: Tensors, gate: Tensors) -> None:
+    _matmul_glu(limits, product, gate, norm)
 
 
 def _rope_attention(limits: Limits, rope: Tensors, attention: Tensors) -> None:
-    """The new tokens are not in the cache yet, and queries in qkv stay as they are."""
+    """Attention that rotates its own heads: the new tokens are not in the cache yet, and the
+    queries in qkv stay unrotated."""
     format = _CACHE_FORMATS[str(attention["k_cache"].dtype).removeprefix("torch.")]
     launch_attention(format)(limits, **attention, angles=rope["table"])
 
 
-# The longest comes first.
+# Longest sequences first: the first match is taken.
 FUSIONS = (
-    Fusion(("norm", "matmul", "swiglu"), _is_one_token, _norm_matmul_swiglu),
-    Fusion(("matmul", "swiglu"), lambda _: True, _matmul_swiglu),
+    Fusion(("norm", "matmul", "glu"), _is_one_token, _norm_matmul_glu),
+    Fusion(("matmul", "glu"), lambda _: True, _matmul_glu),
     Fusion(("norm", "gate_up"), _is_one_token, _norm_gate_up),
     Fusion(("norm", "matmul"), _is_one_token, _norm_matmul),
     Fusion(("rope", "attention"), lambda limits: limits.decode, _rope_attention),
@@ -92,7 +94,7 @@ FUSIONS = (
 
 
 def fusions(calls: list[Call]) -> list[Fusion]:
-    """Those for the first of the calls and what follows it, first choice first."""
+    """The fusions that can replace the first calls of the list, first choice first."""
     return [
         fusion
         for fusion in FUSIONS
@@ -103,14 +105,14 @@ def fusions(calls: list[Call]) -> list[Fusion]:
 
 
 def _feeds(first: Call, second: Call) -> bool:
-    """Whether the second call reads what the first has written, of the same tokens, as their one
-    kernel takes for granted."""
+    """Whether the second call reads what the first has written, for the same tokens.  Their fused
+    kernel relies on that."""
     a, b = first.arguments, second.arguments
     if not _same(a["n_tokens"], b["n_tokens"]):
         return False
     if first.kernel.op == "norm":
         return any(_same(a[name], b["x"]) for name in ("out", "out_q8"))
-    if first.kernel.op == "matmul":  # of plain values, and both halves of what swiglu reads
+    if first.kernel.op == "matmul":  # of plain values, and both halves of what glu reads
         whole = a["n_rows"] == a["out_stride"] == 2 * b["d_ff"] and a["bias"] is None
         plain = not a["weight"].takes_q8 and not a["accumulate"]
         blocks = b["out_q8"] is None or b["d_ff"] % 32 == 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyroclast_kernels.gpu.arena import MAX_PATCHES, Arena, Table, apply_patches
+from pyroclast_kernels.gpu.arena import MAX_PATCHES, Arena, MirroredTable, apply_patches
 from pyroclast_kernels.memory import Array, Shape
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import host_tensor
@@ -63,8 +63,8 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._device = triton_device.device()
         self._inputs, self._outputs, self._rare = Arena(), Arena(), Arena()
-        self._tables: dict[int, Table] = {}
-        self._noted: list[tuple[Table, int, int]] = []
+        self._tables: dict[int, MirroredTable] = {}
+        self._noted: list[tuple[MirroredTable, int, int]] = []
         self._n_patches = self.inputs((1,), np.int64)
         self._patches = self.inputs((MAX_PATCHES, 2), np.int64)
         self._patch_tensors: tuple[Any, ...] = (
@@ -88,7 +88,7 @@ class DeviceMemory:
         return (self._rare if rarely else self._outputs).take(shape, dtype)
 
     def table(self, shape: Shape, dtype: Any) -> Array:
-        table = Table(shape, dtype)
+        table = MirroredTable(shape, dtype)
         self._tables[table.host.ctypes.data] = table
         return table.host
 
@@ -100,7 +100,7 @@ class DeviceMemory:
         return DeviceWeight.empty(format, n_rows, n_cols)
 
     def pack(self, raw: Array, weight: DeviceWeight, row_offset: int) -> None:
-        """Rows as they lie in a file, by way of pinned buffers."""
+        """Packs rows as they lie in a file, through pinned buffers."""
         step = max(1, _STAGE_BYTES // raw.shape[1])
         for first in range(0, len(raw), step):
             run = raw[first : first + step]
@@ -112,7 +112,7 @@ class DeviceMemory:
                 copied.record()
 
     def _stage(self, n_bytes: int) -> tuple[Any, Any]:
-        """A pinned buffer that nothing reads any more, and the event that says so next time."""
+        """A pinned buffer that no copy reads any more, and the event to record after its next."""
         is_cuda = self._device.type == "cuda"
         if not self._stages:
             size = max(_STAGE_BYTES, n_bytes)
@@ -144,11 +144,12 @@ class DeviceMemory:
     # ---- what changes ----------------------------------------------------------------------
 
     def note(self, table: Array, first: int, last: int) -> None:
-        """Elements [first, last) of a table, counted flat, are sent before the next step."""
+        """Notes that elements [first, last) of a table, counted flat, go to the device before the
+        next step."""
         self._noted.append((self._tables[table.ctypes.data], first, last))
 
     def note_changes(self, table: Array, n_rows: int, n_cols: int) -> None:
-        """The same for whatever differs from what was sent, in [:n_rows, :n_cols] of a table."""
+        """Notes whatever differs from what was sent, in [:n_rows, :n_cols] of a table."""
         known = self._tables[table.ctypes.data]
         if known.shadow is None:
             known.shadow = np.full_like(table, -1)
@@ -165,7 +166,7 @@ class DeviceMemory:
         known.shadow[:n_rows, :n_cols] = table[:n_rows, :n_cols]
 
     def forget(self) -> None:
-        """After an interruption: what tables hold on the device is no longer trusted."""
+        """After an interruption: sends tables again, since the device's copies may be stale."""
         for table in self._tables.values():
             table.shadow = None
 
@@ -198,7 +199,7 @@ class DeviceMemory:
         self._outputs.download()
 
     def wait(self) -> None:
-        """Until all that was enqueued is done."""
+        """Waits until all enqueued work is done."""
         if self._device.type == "cuda":
             torch.cuda.current_stream().synchronize()
 
@@ -220,7 +221,7 @@ class DeviceMemory:
         raise AssertionError(f"an array {value.shape} of {value.dtype} that is not of this memory")
 
     def _pairs(self) -> list[tuple[Any, Array]]:
-        """Everything that lies both on the device and on the host."""
+        """The arrays that lie both on the device and on the host."""
         chunks = (*self._inputs.chunks, *self._outputs.chunks, *self._rare.chunks)
         found: list[tuple[Any, Array]] = [(chunk.twin, chunk.host) for chunk in chunks]
         return found + [(table.twin, table.words) for table in self._tables.values()]

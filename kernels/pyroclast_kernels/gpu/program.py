@@ -37,7 +37,7 @@ _FILL_S = 12e-6  # what it takes the GPU to fill the scratch buffer, rather less
 
 
 class Replays(Protocol):
-    """What turns a row of launches into something that repeats them.  warms: it is worth doing
+    """Turns a series of launches into something that repeats them.  warms: it is worth doing
     before the first request."""
 
     warms: bool
@@ -64,7 +64,7 @@ class Graphs:
 
 
 class Launches:
-    """Where there are no graphs, in Triton's interpreter: to replay is to launch again."""
+    """Replays by launching again: Triton's interpreter has no graphs."""
 
     warms = False
 
@@ -88,7 +88,7 @@ class DeviceProgram(Program):
         """tuned: products take the tiles of this GPU's table (triton/choices.py)."""
         self.calls, self.segments = calls, [calls]
         self.native_seconds = 0.0
-        self.executor, self.n_parts = None, 1  # what trace.py asks: no parts are seen from here
+        self.executor, self.n_parts = None, 1  # what timeline.py asks: no parts are seen from here
         self._memory, self.batch, self.max_seq_len = memory, batch, max_seq_len
         self._tensors = [self._tensors_of(call) for call in calls]
         self._fusions = [fusions(calls[i:]) for i in range(len(calls))]
@@ -102,7 +102,7 @@ class DeviceProgram(Program):
         return {name: self._memory.tensor(value) for name, value in call.arguments.items()}
 
     def _limits(self, bounds: Bounds) -> tuple[Limits, Limits]:
-        """Of calls that count tokens, and of those that count rows of logits."""
+        """(limits of calls that count tokens, limits of calls that count rows of logits)."""
         of_tokens, of_rows = bounds.limits(False), bounds.limits(True)
         return replace(of_tokens, tuned=self._tuned), replace(of_rows, tuned=self._tuned)
 
@@ -112,7 +112,7 @@ class DeviceProgram(Program):
         launch(limits, **self._tensors[index])
 
     def units(self, bounds: Bounds) -> list[tuple[int, Callable[[], None]]]:
-        """What is launched in a step within these bounds, as (number of calls, what does them)."""
+        """The launches of a step within these bounds, as (number of calls, what runs them)."""
         units: list[tuple[int, Callable[[], None]]] = []
         both = self._limits(bounds)
         index = 0
@@ -148,7 +148,7 @@ class DeviceProgram(Program):
         self.native_seconds += time.perf_counter() - start
 
     def _prepare(self) -> Bounds:
-        """Sends what changed in the tables; the bounds of the step."""
+        """Sends what changed in the tables and returns the bounds of the step."""
         batch = self.batch
         bounds = bounds_of(batch, self.max_seq_len)
         n_blocks = min(batch.max_blocks, -(-bounds.longest // BLOCK_SIZE))
@@ -192,7 +192,7 @@ class DeviceProgram(Program):
     # ---- to look at it -----------------------------------------------------------------------
 
     def run_one(self, index: int) -> None:
-        """Only call number `index`: to look at every result of a step in turn."""
+        """Runs only call number `index`, so that each result of a step can be inspected."""
         with _Failing(self._memory):
             bounds = self._prepare()
             self._memory.begin()
@@ -215,16 +215,16 @@ class DeviceProgram(Program):
         return found
 
     def is_traced(self, segment: int) -> bool:
-        """No: see watch."""
+        """Never: see watch."""
         del segment
         return False
 
     def watch(self, note: Callable[[int, int, int], None] | None) -> None:
-        """KernelError: a trace shows the parts of a step on the CPU."""
+        """Raises KernelError: a timeline shows the parts of a step on the CPU."""
         if note is not None:
             raise KernelError(
-                "the threads of a step on the GPU are not traced; Model.profile() times its "
-                'kernels, and device="cpu" traces'
+                "a step on the GPU has no timeline of threads; Model.profile() times its "
+                'kernels, and device="cpu" has a timeline'
             )
 
 
@@ -238,8 +238,8 @@ def _timed_on_host(calls: list[Callable[[], None]]) -> list[float]:
 
 
 def _timed(calls: list[Callable[[], None]]) -> list[float]:
-    """Between events.  The GPU is kept busy until all is enqueued, or it would wait for the host
-    inside the intervals."""
+    """The microseconds of each launch, between events.  The GPU is kept busy until all launches
+    are enqueued, or the intervals would include waiting for the host."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]
     scratch = triton_device.scratch()
     for _ in range(int(len(calls) * _QUEUE_S / _FILL_S)):
@@ -254,7 +254,7 @@ def _timed(calls: list[Callable[[], None]]) -> list[float]:
 
 class _Failing:
     """Turns errors of the driver and of Triton into KernelErrors.  After any exception the tables
-    are sent anew."""
+    are sent again."""
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory

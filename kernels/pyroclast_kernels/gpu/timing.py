@@ -37,7 +37,7 @@ _MAX_IN_GRAPH = 50
 
 @dataclass(frozen=True)
 class Timed:
-    """Microseconds of one call, several times; how says what was done about the caches."""
+    """Microseconds of one call, measured several times; how: what was in the caches."""
 
     samples_us: tuple[float, ...]
     n_runs: int
@@ -75,7 +75,7 @@ def events(n: int) -> list[Any]:
 
 
 def cold(call: Call, seconds: float) -> Timed:
-    """Each call after a flush of the L2.  The first one, which compiles, does not count."""
+    """Times calls, each after a flush of the L2.  The first one compiles and is left out."""
     call()
     flush = _flush_buffer()
     beginning = flush[:_READ_BYTES].view(torch.int64)
@@ -98,7 +98,7 @@ def cold(call: Call, seconds: float) -> Timed:
 
 
 def replayed(call: Call, once_us: float, seconds: float) -> Timed:
-    """Calls one after the other in a CUDA graph; a sample is a replay's time over its calls.
+    """Times calls one after the other in a CUDA graph; a sample is a replay's time over its calls.
     once_us: about how long one takes."""
     n_calls = int(min(max(1.0, _GRAPH_US / max(once_us, 0.1)), _MAX_IN_GRAPH))
     side = torch.cuda.Stream()

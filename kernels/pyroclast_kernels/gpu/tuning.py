@@ -21,7 +21,7 @@ from pyroclast_kernels.gpu.bounds import Bounds, bounds_of
 from pyroclast_kernels.gpu.program import DeviceProgram
 from pyroclast_kernels.triton import choices as triton_choices
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, Table
+from pyroclast_kernels.triton.choices import Product, TileTable
 
 MIN_GAIN = 0.03  # what a tile must save before it stands in for the default
 N_ROUNDS = 9
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def chosen(self) -> int:
-        """Number of the tile; 0 where the default stays."""
+        """The number of the winning tile; 0 where the default stays."""
         known = [math.inf if math.isnan(ratio) else ratio for ratio in self.ratios]
         best = min(range(len(known)), key=known.__getitem__)
         return best if known[best] < 1 - MIN_GAIN else 0
@@ -100,7 +100,7 @@ def _chosen_in(launch: Callable[[], None]) -> list[Subject]:
 
 
 def _step(program: DeviceProgram, n_tokens: int) -> Bounds:
-    """Runs a step in which so many sequences have their first token; its bounds."""
+    """Runs a step in which that many sequences have their first token, and returns its bounds."""
     batch, n = program.batch, n_tokens
     batch.token_ids[:n], batch.positions[:n] = range(n), 0
     batch.logit_rows[:n] = batch.seq_index[:n] = range(n)
@@ -131,14 +131,14 @@ def _outcome(subject: Subject, program: DeviceProgram, timer: Timer) -> Outcome:
 
 
 def _ratio(times: list[float], defaults: list[float]) -> float:
-    """The median over the rounds; NaN of a tile that was not timed."""
+    """The median ratio over the rounds; NaN for a tile that was not timed."""
     ratios = [a / b for a, b in zip(times, defaults, strict=False)]
     return statistics.median(ratios) if ratios else math.nan
 
 
 def _bits(subject: Subject, tile: Any) -> list[Any] | None:
-    """What the first launch writes with that tile, on what was there before; None if the kernel
-    cannot be had."""
+    """What the first launch writes with that tile over the results' earlier content; None if the
+    kernel does not compile."""
     before = [tensor.clone() for tensor in subject.results]
     try:
         with triton_choices.trying(subject.product, tile):
@@ -160,13 +160,14 @@ def _same(found: list[Any] | None, wanted: list[Any] | None) -> bool:
 
 
 def _integers(tensor: Any) -> Any:
-    """The bits: a NaN is equal to itself there."""
+    """The bits as integers, among which a NaN equals itself."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
     return tensor.view(kinds[tensor.element_size()])
 
 
 def _captured(subject: Subject, tile: Any, program: DeviceProgram) -> Callable[[], None]:
-    """All launches of the product with that tile, as often as makes them long enough to time."""
+    """A CUDA graph of all launches of the product with that tile, repeated until it is long enough
+    to time."""
     repeats = 1
 
     def launch() -> None:
@@ -194,10 +195,10 @@ def _device_us(replay: Callable[[], None]) -> float:
     return 1000 * float(begin.elapsed_time(end))
 
 
-def table_of(outcomes: Sequence[Outcome], made: dict[str, Any]) -> Table:
-    """The table of what won, and of what the present one has of other products."""
+def table_of(outcomes: Sequence[Outcome], made: dict[str, Any]) -> TileTable:
+    """A table of the winners, and of the present table's entries for other products."""
     present = triton_choices.current()[0]
-    table = present or Table(triton_choices.fingerprint(), triton_choices.build_id(), {})
+    table = present or TileTable(triton_choices.fingerprint(), triton_choices.build_id(), {})
     tiles, ratios = dict(table.tiles), dict(table.ratios)
     for outcome in outcomes:
         tiles.pop(outcome.product, None)

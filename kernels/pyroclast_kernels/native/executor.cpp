@@ -112,8 +112,8 @@ void Executor::wait_until_left(uint32_t run_id) {
   }
 }
 
-// Who has spun in vain sleeps: it is the other thread, in the middle of its part, that has lost its
-// core to somebody, and a core that falls idle is what the operating system moves it to.
+// A thread that has spun in vain sleeps.  Another thread has then lost its core in the middle of a
+// part, and the operating system can move that one to the core that falls idle.
 void Executor::Progress::wait() {
   if (spin([&] { return over.load(std::memory_order_acquire) != 0; })) return;
   sleepers.fetch_add(1);  // sequentially consistent, like the store to `over`: no wake-up is missed

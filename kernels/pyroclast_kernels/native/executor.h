@@ -3,8 +3,8 @@
 // Each call of a program is split into parts; threads take parts by an atomic counter, and a call
 // is over when all its parts are done, whichever thread did them.  So a thread that the operating
 // system has taken off its core delays only the part it holds: the others do the rest and go on.
-// A call that has but one item of work (the norm of a single token) is no reason to meet: whoever
-// finishes the call before it does it at once, and the threads meet after it.
+// A call with one item of work (the norm of a single token) needs no barrier before it: the thread
+// that finishes the call before it runs it at once, and the threads meet after it.
 #pragma once
 
 #include <atomic>

@@ -3,7 +3,7 @@
 A kernel receives `void *args`; what it touches it reaches by pointer and byte offset, and computes
 on in vectors of 16 lanes (F32x16, I32x16).  These are LLVM's own vector types, so the same code
 becomes one 512-bit register, two of 256 bits, four of 128, or NEON, whatever the CPU has, and no
-auto-vectorizer has to guess.  Nothing is reassociated: a result depends on the order written.
+auto-vectorizer has to find it.  Nothing is reassociated: a result depends on the order written.
 
 `each` unrolls: it applies a function to every vector of a tuple, at compile time.
 Imports Numba, so only the numba_kernels modules import this one, when a kernel is first bound.

@@ -36,10 +36,10 @@ def _rope_table(n_tokens, positions, inv_freq, out, half_dim, n_angles: tl.const
     token, i = angle // half_dim, angle % half_dim
     mask = token < tl.load(n_tokens)
     position = tl.load(positions + token, mask, 0).to(tl.float32)
-    turned = (position * tl.load(inv_freq + i, mask, 0.0)).to(tl.float64)
+    radians = (position * tl.load(inv_freq + i, mask, 0.0)).to(tl.float64)
     at = out + token * 2 * half_dim + i
-    tl.store(at, tl.cos(turned).to(tl.float32), mask)
-    tl.store(at + half_dim, tl.sin(turned).to(tl.float32), mask)
+    tl.store(at, tl.cos(radians).to(tl.float32), mask)
+    tl.store(at + half_dim, tl.sin(radians).to(tl.float32), mask)
 
 
 @triton.jit
@@ -98,8 +98,8 @@ def _rope(
     half: tl.constexpr = head_dim // 2
     dim = tl.arange(0, n_half)
     mask = used[:, None] & (dim < half)[None, :]
-    turn = table + token[:, None] * head_dim + dim[None, :]
-    cosine, sine = tl.load(turn, mask, 0.0), tl.load(turn + half, mask, 0.0)
+    angles = table + token[:, None] * head_dim + dim[None, :]
+    cosine, sine = tl.load(angles, mask, 0.0), tl.load(angles + half, mask, 0.0)
     width: tl.constexpr = (n_heads + 2 * n_kv_heads) * head_dim
     x = qkv + token[:, None].to(tl.int64) * width + head * head_dim + dim[None, :]
     a, b = tl.load(x, mask, 0.0), tl.load(x + half, mask, 0.0)

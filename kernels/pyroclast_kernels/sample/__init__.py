@@ -67,7 +67,7 @@ OUT = np.dtype(
         ("status", "<i4"),
         ("n_kept", "<i4"),  # tokens that could have been drawn; 1 if greedy, 0 with a target
         ("rank", "<i4"),  # 1 + number of tokens with a greater raw logit; 0 if not asked for
-        ("is_greedy", "<i4"),  # 1: the first of the greatest raw logits; 0 if not asked for
+        ("is_greedy", "<i4"),  # 1: the first of the maximum raw logits; 0 if not asked for
         ("logprob", "<f4"),  # of the raw logits; NaN if not asked for
     ]
 )

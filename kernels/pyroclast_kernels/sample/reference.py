@@ -10,12 +10,12 @@ stage; top_n_sigma and typical_p stand where llama.cpp has them, relative to the
              where logit > 0, else logit *= it; then logit -= frequency_penalty * n_output; then
              logit -= presence_penalty if n_output > 0.  In float64, rounded once to float32.
 4. mask      Tokens that are not allowed get -inf.  If no finite logit is left: NOTHING_ALLOWED.
-             Penalties and biases that overflow float32 are clipped to its greatest values.
-5. greedy    temperature < 1e-5: the greatest logit, the lowest token id among equals.  Done.
+             Penalties and biases that overflow float32 are clipped to its largest values.
+5. greedy    temperature < 1e-5: the maximum logit, the lowest token id among equals.  Done.
 6. temperature   weight w = exp((logit - max logit) / temperature).  Probability is w / sum(w).
 7. top_n_sigma   keep logit >= max - top_n_sigma * s, s the population standard deviation of the
              finite logits.  (Dividing all by the temperature would not change this.)
-8. min_p     keep (logit - max) / temperature >= ln(min_p): probability >= min_p * the greatest.
+8. min_p     keep (logit - max) / temperature >= ln(min_p): probability >= min_p * the maximum.
 9. top_k     keep the first k in order of falling logit, rising token id among equals: exactly k.
 10. typical_p   with c the mean of the kept logits under their renormalised probabilities, keep the
              shortest prefix, in order of rising |logit - c|, rising token id among equals, whose
@@ -54,7 +54,7 @@ from pyroclast_kernels.sample import (
     Array,
 )
 
-_GREATEST = float(np.finfo(np.float32).max)
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 class Stage(NamedTuple):
@@ -103,7 +103,7 @@ def adjusted(logits: Array, row: Array, penalties: Array, biases: Array, allowed
 
 
 def _clip(x: float) -> np.float32:
-    return np.float32(x if x == -np.inf else min(max(x, -_GREATEST), _GREATEST))
+    return np.float32(x if x == -np.inf else min(max(x, -_FLOAT_MAX), _FLOAT_MAX))
 
 
 def weights(z: Array, kept: Array, temperature: float) -> Array:

@@ -1,11 +1,11 @@
 // softmax: one row of logits to probabilities or log-probabilities, float32, any alignment.
 //
-// A long row takes two passes.  Pass 1: weights 2^((z - guess) * scale), scale = log2(e) /
-// temperature, and their sum, 16 float32 lanes for 1024 values, then float64; a guess of the
-// greatest logit is raised on the way (weigh.h).  For logarithms only the sum.  Pass 2: times
+// A long row takes two passes.  Pass 1: weights 2^((z - estimate) * scale), scale = log2(e) /
+// temperature, and their sum, 16 float32 lanes for 1024 values, then float64; an estimate of the
+// maximum logit is raised on the way (weigh.h).  For logarithms only the sum.  Pass 2: times
 // 1 / sum, or the difference to its logarithm.
-// Where that will not do (an infinity, a spread that lets weights underflow, logits that `out`
-// overwrites: a bias and a mask are applied there), one pass more finds the greatest value first.
+// Where that fails (an infinity, a spread that lets weights underflow, logits that `out`
+// overwrites: a bias and a mask are applied there), one pass more finds the maximum first.
 // A row's length need not be a multiple of 16: the tail goes through the same lanes, padded.
 #include <cmath>
 
@@ -69,25 +69,25 @@ double weigh(const float *z, float *out, int64_t n, Weigher &weigher) {
   return total;
 }
 
-void log_softmax(const float *z, float *out, int64_t n, float greatest, double temperature,
+void log_softmax(const float *z, float *out, int64_t n, float maximum, double temperature,
                  double total) {
-  f32x16 top = set1(greatest), scale = set1(float(1.0 / temperature));
+  f32x16 top = set1(maximum), scale = set1(float(1.0 / temperature));
   f32x16 log_total = set1(float(std::log(total)));
   each(z, out, n, [&](f32x16 x) { return (x - top) * scale - log_total; });
 }
 
 // The same in two passes instead of three, unless a weight underflows: then false.
 bool softmax_at_once(const float *z, float *out, int64_t n, double temperature, bool log) {
-  // What turns out false must leave the logits as they were.
+  // If it returns false, the logits must be as they were.
   if (n < kLongList || z == out || temperature < kMinTemperature) return false;
-  const float guess = greatest_of_some(z, n);
-  Weigher weigher({guess, guess}, temperature);
+  const float estimate = maximum_of_some(z, n);
+  Weigher weigher({estimate, estimate}, temperature);
   if (log) {
     Weighed found = weigh_blocks<false>(z, n, weigher, nullptr, nullptr);
     if (!found.good) return false;
-    // Relative to the greatest itself: the difference of two large numbers would lose places.
-    double shift = (double(found.greatest) - weigher.greatest) / temperature;
-    log_softmax(z, out, n, found.greatest, temperature, found.total * std::exp(-shift));
+    // Relative to the maximum itself: the difference of two large numbers would lose places.
+    double shift = (double(found.maximum) - weigher.maximum) / temperature;
+    log_softmax(z, out, n, found.maximum, temperature, found.total * std::exp(-shift));
   } else {
     Weighed found = weigh_blocks<true>(z, n, weigher, nullptr, out);
     if (!found.good) return false;
@@ -100,20 +100,20 @@ void softmax_row(const float *z, float *out, int64_t n, double temperature, bool
   if (softmax_at_once(z, out, n, temperature, log)) return;
   Extremes extremes;
   bool numbers = scan(z, n, nullptr, extremes);
-  const float greatest = extremes.greatest;
-  if (!numbers || !std::isfinite(greatest)) {
+  const float maximum = extremes.maximum;
+  if (!numbers || !std::isfinite(maximum)) {
     std::fill(out, out + n, NAN);
     return;
   }
   if (temperature < kMinTemperature) {
-    int64_t first = first_equal(z, n, greatest);
+    int64_t first = first_equal(z, n, maximum);
     std::fill(out, out + n, log ? -INFINITY : 0.0f);
     out[first] = log ? 0.0f : 1.0f;
     return;
   }
   Weigher weigher(extremes, temperature);
   if (log)
-    log_softmax(z, out, n, greatest, temperature, sum_weights(z, n, weigher));
+    log_softmax(z, out, n, maximum, temperature, sum_weights(z, n, weigher));
   else
     multiply(out, n, float(1.0 / weigh(z, out, n, weigher)));
 }

@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """softmax in Cython: one row of logits to probabilities or log-probabilities, float32.
 
-Pass 1: the greatest value, and whether one is NaN; a bias or a mask is applied here, into `out`.
-Pass 2: weights 2^((z - greatest) * scale), scale = log2(e) / temperature, and their sum: 32 float32
+Pass 1: the maximum, and whether one is NaN; a bias or a mask is applied here, into `out`.
+Pass 2: weights 2^((z - maximum) * scale), scale = log2(e) / temperature, and their sum: 32 float32
         lanes for 1024 values, then float64.  For logarithms only the sum.
 Pass 3: times 1 / sum, or the difference to its logarithm.
 `out` may be the logits: what is read of 16 neighbours is read before any of them is written.
@@ -112,18 +112,18 @@ cdef inline double weights_of(
 
 
 cdef void logarithms(
-    const float *z, float *out, int64_t n, float greatest, float scale, float log_total
+    const float *z, float *out, int64_t n, float maximum, float scale, float log_total
 ) noexcept nogil:
     cdef float lanes[16]
     cdef int64_t i, whole = n // 16 * 16
     cdef int j
     for i in range(0, whole, 16):
         for j in range(16):
-            lanes[j] = (z[i + j] - greatest) * scale - log_total
+            lanes[j] = (z[i + j] - maximum) * scale - log_total
         for j in range(16):
             out[i + j] = lanes[j]
     for i in range(whole, n):
-        out[i] = (z[i] - greatest) * scale - log_total
+        out[i] = (z[i] - maximum) * scale - log_total
 
 
 cdef void softmax_row(
@@ -133,18 +133,18 @@ cdef void softmax_row(
     cdef double total
     cdef float inverse
     cdef int64_t i
-    if not scan(z, n, NULL, &extremes) or not isfinite(extremes.greatest):
+    if not scan(z, n, NULL, &extremes) or not isfinite(extremes.maximum):
         fill(out, n, NAN)
         return
     if temperature < 1e-5:
-        i = first_equal(z, n, extremes.greatest)
+        i = first_equal(z, n, extremes.maximum)
         fill(out, n, <float>-INFINITY if logs else <float>0)
         out[i] = 0 if logs else 1
         return
     cdef Weigher weigher = weigher_of(extremes, temperature)
     if logs:
         logarithms(
-            z, out, n, extremes.greatest, <float>(1 / temperature),
+            z, out, n, extremes.maximum, <float>(1 / temperature),
             <float>log(sum_weights(z, n, weigher)),
         )
     else:

@@ -1,7 +1,7 @@
 """softmax in Numba: a row of logits to probabilities or log-probabilities, as cpp.cpp does it.
 
-Pass 1: the greatest value, and whether one is NaN; a bias or a mask is applied here, into `out`.
-Pass 2: weights 2^((z - greatest) * scale), scale = log2(e) / temperature, and their sum, 16 float32
+Pass 1: the maximum, and whether one is NaN; a bias or a mask is applied here, into `out`.
+Pass 2: weights 2^((z - maximum) * scale), scale = log2(e) / temperature, and their sum, 16 float32
         lanes for 1024 values, then float64.  For logarithms only the sum.
 Pass 3: times 1 / sum, or the difference to its logarithm.
 """
@@ -93,7 +93,7 @@ def _probabilities(z: Any, out: Any, n: int, by: Any) -> None:
 def _log_probabilities(z: Any, out: Any, n: int, by: Any, temperature: Any) -> None:
     scale = splat(np.float32(1.0 / temperature))
     log_total = splat(np.float32(math.log(sum_of_weights(z, n, by))))
-    top = splat(by.greatest)
+    top = splat(by.maximum)
     for i in range(0, n, 16):
         x = load_row(z, i, n, splat(0.0))
         store_row(out, i, n, (x - top) * scale - log_total)
@@ -108,17 +108,17 @@ def _fill(out: Any, n: int, value: Any) -> None:
 @outline
 def _row(z: Any, out: Any, n: int, temperature: Any, log: bool) -> None:
     apart()
-    greatest, has_nan = scan(z, n, out, False)
-    if has_nan or not math.isfinite(greatest):
+    maximum, has_nan = scan(z, n, out, False)
+    if has_nan or not math.isfinite(maximum):
         _fill(out, n, np.float32(math.nan))
     elif temperature < MIN_TEMPERATURE:
-        first = first_equal(z, n, greatest)
+        first = first_equal(z, n, maximum)
         _fill(out, n, np.float32(-math.inf) if log else np.float32(0))
         store_f32(out, 4 * first, np.float32(0) if log else np.float32(1))
     elif log:
-        _log_probabilities(z, out, n, weigher(greatest, temperature), temperature)
+        _log_probabilities(z, out, n, weigher(maximum, temperature), temperature)
     else:
-        _probabilities(z, out, n, weigher(greatest, temperature))
+        _probabilities(z, out, n, weigher(maximum, temperature))
 
 
 def softmax_f32(args: Any, part: int, n_parts: int) -> None:

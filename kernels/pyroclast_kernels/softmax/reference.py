@@ -27,7 +27,7 @@ def softmax(
     """out[r] = exp(z / t) / sum(exp(z / t)) with z = logits[r] + bias, or its logarithm.
 
     z is rounded to float32, like the result; everything between is float64.  A temperature below
-    1e-5 gives all probability to the greatest z, the first among equals.  A row without a
+    1e-5 gives all probability to the maximum z, the first among equals.  A row without a
     distribution (a NaN or +inf among the z, or no finite z at all) becomes NaN throughout.
     """
     del logits_stride, out_stride  # for kernels

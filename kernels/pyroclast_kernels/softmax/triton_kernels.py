@@ -1,8 +1,8 @@
 """softmax in Triton: a row is cut into parts of 2048 columns, a program each, so that a single row
 of 128,256 logits keeps 63 multiprocessors busy.  Two launches:
 
-_parts: the greatest value of each part and the sum of its weights e^((z - greatest) / temperature),
-        or, at temperature 0, the column where the greatest comes first.
+_parts: the maximum of each part and the sum of its weights e^((z - maximum) / temperature),
+        or, at temperature 0, the column where the maximum comes first.
 _rows:  every program merges the parts of its row, in one order, and writes its own columns.
 
 Nothing is shared but what the first launch leaves (8 bytes a part): no atomics, and the bits of a
@@ -66,16 +66,16 @@ def _finite(x):
 
 
 @triton.jit
-def _half_below(z, greatest):
-    """(z - greatest) / 2, which float32 holds wherever it holds z and greatest."""
-    return tl.fma(z, 0.5, -0.5 * greatest)
+def _half_below(z, maximum):
+    """(z - maximum) / 2, which float32 holds wherever it holds z and maximum."""
+    return tl.fma(z, 0.5, -0.5 * maximum)
 
 
 @triton.jit
-def _weights(z, greatest, temperature):
-    """e^((z - greatest) / temperature), of a finite greatest; 0 at -inf, however hot."""
+def _weights(z, maximum, temperature):
+    """e^((z - maximum) / temperature), of a finite maximum; 0 at -inf, however hot."""
     scale = (1.0 / temperature * _TWICE_LOG2_E).to(tl.float32)
-    return tl.where(z == float("-inf"), 0.0, tl.exp2(_half_below(z, greatest) * scale))
+    return tl.where(z == float("-inf"), 0.0, tl.exp2(_half_below(z, maximum) * scale))
 
 
 @triton.jit
@@ -86,23 +86,23 @@ def _parts(n_rows, logits, temperatures, bias, allowed, partials, n_cols, logits
     z, column = _adjusted(logits, bias, allowed, row, n_cols, logits_stride)
     temperature = _temperature(temperatures, row)
     # A NaN counts as +inf, which makes the row NaN: a maximum of itself would pass over it.
-    greatest = tl.max(tl.where(z <= float("inf"), z, float("inf")))
+    maximum = tl.max(tl.where(z <= float("inf"), z, float("inf")))
     if temperature < _MIN_TEMPERATURE:
-        first = tl.min(tl.where(z == greatest, column, n_cols))
+        first = tl.min(tl.where(z == maximum, column, n_cols))
         share = first.to(tl.float32, bitcast=True)
     else:
-        base = tl.where(_finite(greatest), greatest, 0.0)
+        base = tl.where(_finite(maximum), maximum, 0.0)
         share = tl.sum(_weights(z, base, temperature))
     partial = partials + 2 * (row * tl.num_programs(1) + tl.program_id(1))
-    tl.store(partial, greatest)
+    tl.store(partial, maximum)
     tl.store(partial + 1, share)
 
 
 @triton.jit
-def _log_probabilities(z, greatest, temperature, total):
-    """(z - greatest) / temperature - log(total)."""
+def _log_probabilities(z, maximum, temperature, total):
+    """(z - maximum) / temperature - log(total)."""
     scale = (2.0 / temperature).to(tl.float32)
-    x = tl.fma(_half_below(z, greatest), scale, -tl.log(total).to(tl.float32))
+    x = tl.fma(_half_below(z, maximum), scale, -tl.log(total).to(tl.float32))
     return tl.where(z == float("-inf"), z, x)
 
 
@@ -130,10 +130,10 @@ def _rows(
     partial = partials + 2 * (row * n_parts + part)
     tops = tl.load(partial, part < n_parts, float("-inf"))
     shares = tl.load(partial + 1, part < n_parts, 0.0)
-    greatest = tl.max(tops, axis=0)
-    base = tl.where(_finite(greatest), greatest, 0.0)
+    maximum = tl.max(tops, axis=0)
+    base = tl.where(_finite(maximum), maximum, 0.0)
     if temperature < _MIN_TEMPERATURE:
-        firsts = tl.where(tops == greatest, shares.to(tl.int32, bitcast=True), n_cols)
+        firsts = tl.where(tops == maximum, shares.to(tl.int32, bitcast=True), n_cols)
         chosen = column == tl.min(firsts, axis=0)
         y = tl.where(chosen, 0.0, float("-inf")) if log else tl.where(chosen, 1.0, 0.0)
     else:
@@ -143,7 +143,7 @@ def _rows(
             y = _log_probabilities(z, base, temperature, total)
         else:
             y = _weights(z, base, temperature) * (1.0 / total.to(tl.float32))
-    y = tl.where(_finite(greatest), y, float("nan"))
+    y = tl.where(_finite(maximum), y, float("nan"))
     tl.store(out + row * out_stride + column, y, column < n_cols)
 
 

@@ -4,8 +4,8 @@ A launch enqueues kernels and returns; it never waits, never looks at what a ten
 allocates nothing, so that a CUDA graph can capture it.  How much of each array is used is read by
 the kernels (n_tokens and the like lie on the device); Limits bound it, to size the grids.
 
-`on_host` makes of a launch a variant like any other, on NumPy arrays: what tests, the kernel lab
-and a rule such as sample=triton run.  Its copies to the device and back are part of its time.
+`on_host` wraps a launch as a variant on NumPy arrays, for tests, the kernel lab and rules such as
+sample=triton.  Its copies to the device and back are part of its time.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class DeviceWeight:
 
     @classmethod
     def empty(cls, format: str, n_rows: int, n_cols: int) -> DeviceWeight:
-        """Room for it, not yet written.  KernelError if the format has no such rows, or the device
-        has no room."""
+        """A weight with memory that is not yet written.  KernelError if the format has no such
+        rows, or the device has no room."""
         if n_rows < 1 or n_cols < 1:
             raise KernelError(f"a weight needs rows and columns, got {n_rows} x {n_cols}")
         n_bytes = n_rows * formats.row_bytes(n_cols, format)
@@ -104,7 +104,7 @@ def pack_on_device(raw: torch.Tensor, format: str) -> DeviceWeight:
     layout = formats.get_format(format)
     if raw.ndim != 2:
         raise KernelError(f"rows must be (n_rows, row_bytes), got {tuple(raw.shape)}")
-    n_cols = raw.shape[1] // layout.block_bytes * layout.block_size
+    n_cols = raw.shape[1] // layout.block_bytes * layout.block_columns
     weight = DeviceWeight.empty(format, raw.shape[0], n_cols)
     pack_rows(raw, weight, 0)
     return weight

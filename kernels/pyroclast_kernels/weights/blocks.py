@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def header_bytes(self) -> int:
-        """Of one row."""
+        """Bytes of one row's header."""
         return 2 * self.n_halves + self.n_small
 
 

@@ -144,7 +144,7 @@ class PackedWeight:
             start = end
 
     def _blocks(self, group: Array, lane: Array) -> Blocks:
-        """The rows that stand in these groups and lanes."""
+        """The rows in these groups and lanes, as Blocks."""
         layout = LAYOUTS[self.format]
         n, n_headers = len(group), self.n_cols // layout.columns
         out = Blocks(

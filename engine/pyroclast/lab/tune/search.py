@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pyroclast.lab.tune.choice import NOISE_FACTOR, CallClass, Choice, Measured, choose
-from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, Table, TokenClass
+from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, TokenClass, TunedTable
 
 MAX_LOSS = 0.01  # of a whole step under a table, before the table is dropped
 N_BLOCKS = 8
@@ -75,7 +75,11 @@ class StepBench(Protocol):
 
 
 def tune(
-    bench: StepBench, present: Table | None, *, any_bits: bool = False, n_blocks: int = N_BLOCKS
+    bench: StepBench,
+    present: TunedTable | None,
+    *,
+    any_bits: bool = False,
+    n_blocks: int = N_BLOCKS,
 ) -> Result:
     """Measures, chooses and verifies.  present: the table in force, whose choices stay unless they
     lose."""
@@ -93,7 +97,7 @@ def tune(
     return replace(result, entries=defaults)
 
 
-def _incumbents(call_class: CallClass, present: Table | None) -> dict[TokenClass, str]:
+def _incumbents(call_class: CallClass, present: TunedTable | None) -> dict[TokenClass, str]:
     """The present table's choices for a class of calls."""
     if present is None:
         return {}
@@ -104,7 +108,7 @@ def _incumbents(call_class: CallClass, present: Table | None) -> dict[TokenClass
     return {tokens: name for tokens, name in found.items() if name is not None}
 
 
-def merged(present: Table | None, new: Table) -> Table:
+def merged(present: TunedTable | None, new: TunedTable) -> TunedTable:
     """The new table, with the present entries for what was not measured this time.  A table for
     other bits is not merged."""
     if present is None or present.any_bits != new.any_bits:
@@ -112,4 +116,4 @@ def merged(present: Table | None, new: Table) -> Table:
     known = {entry.key for entry in new.entries}
     kept = [entry for entry in present.entries if entry.key not in known]
     entries = sorted((*kept, *new.entries), key=lambda entry: entry.key)
-    return Table(new.cpu, new.build, tuple(entries), new.any_bits, new.made)
+    return TunedTable(new.cpu, new.build, tuple(entries), new.any_bits, new.made)

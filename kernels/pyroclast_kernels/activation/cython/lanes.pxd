@@ -1,6 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # Element-wise functions that GCC vectorizes inside a loop over lanes, and the quantization of
-# activations to 8 bits: the epilogue of norm, swiglu and attention.
+# activations to 8 bits: the epilogue of norm, glu and attention.
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, NAN, fmaf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t
@@ -58,6 +58,33 @@ cdef inline float exp_lane(float x) noexcept nogil:
     return choose(x < lo, zero, choose(x > hi, infinity, y))
 
 
+cdef inline float silu_lane(float g) noexcept nogil:
+    cdef float one = 1
+    return g / (one + exp_lane(-g))
+
+
+cdef inline float gelu_tanh_lane(float g) noexcept nogil:
+    """g (1 + tanh u) / 2 as g / (1 + e^-2u): see activation/cpp/gate.h, also for the error."""
+    cdef float one = 1, slope = fmaf(g * g, -0.0713548162726, -1.59576912161)
+    return g / (one + exp_lane(g * slope))
+
+
+cdef inline float gelu_lane(float g) noexcept nogil:
+    """g erfc(-g / sqrt 2) / 2; the polynomial of activation/cpp/gate.h, and its error."""
+    cdef float one = 1, half = 0.5, zero = 0
+    cdef float y = choose(g < zero, -g, g), t = one / fmaf(y, 0.35, one)
+    cdef float p = fmaf(-0.029115023, t, 0.143818453)
+    p = fmaf(p, t, -0.255391061)
+    p = fmaf(p, t, 0.158796638)
+    p = fmaf(p, t, -0.0228434708)
+    p = fmaf(p, t, 0.105392166)
+    p = fmaf(p, t, 0.119863085)
+    p = fmaf(p, t, 0.13985756)
+    p = fmaf(p, t, 0.13962166)
+    cdef float tail = exp_lane(-half * (y * y)) * (t * p)
+    return g * choose(g < zero, tail, one - tail)
+
+
 cdef inline float sum_lanes(float *x) noexcept nogil:
     """The sum of 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1); x is spent."""
     cdef int i
@@ -93,16 +120,16 @@ cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept n
     cdef int32_t last[RUN]
     cdef int32_t rounded[32]
     cdef float y, quotient, limit = 127, zero = 0, nan = NAN, most = FLT_MAX, magic = 12582912.0
-    cdef uint32_t bits, greatest, sums
+    cdef uint32_t bits, maximum, sums
     cdef bint finite = True
     cdef int b, i
     for b in range(n):
         # As integers, the only kind of maximum that GCC vectorizes; a NaN is above all numbers.
-        greatest = 0
+        maximum = 0
         for i in range(32):
             bits = (<const Bits *>x)[32 * b + i].as_int & 0x7fffffff
-            greatest = bits if bits > greatest else greatest
-        top[b].as_int = greatest
+            maximum = bits if bits > maximum else maximum
+        top[b].as_int = maximum
     for b in range(n):
         y = top[b].as_float
         quotient = limit / y

@@ -1,4 +1,4 @@
-"""Activations to 8 bits, 32 at a time, in Triton: what norm, swiglu, attention and quantize end in.
+"""Activations to 8 bits, 32 at a time, in Triton: what norm, glu, attention and quantize end in.
 
 The values, scales and sums of activations.quantize, bit for bit: divisions are rounded correctly,
 and nothing here can be contracted to a fused multiply-add.
@@ -39,7 +39,7 @@ def quantized(x):
     finite = tl.abs(x) < float("inf")
     clean = tl.where(finite, x, 0.0)
     largest = tl.max(tl.abs(clean), axis=-1)
-    # Of a block whose greatest value is below 4e-37 the inverse would be infinite.
+    # Of a block whose maximum is below 4e-37 the inverse would be infinite.
     inverse = tl.div_rn(127.0, tl.maximum(largest, _SMALLEST))
     # No product passes 127 by more than a rounding; the limits stand here to keep it apart from
     # the sum, with which it would become one instruction and be rounded once instead of twice.

@@ -1,9 +1,9 @@
 // Causal attention of a ragged batch over the paged cache.  See reference.py for the contract,
 // cache.py for the layouts, tile.h for the inner loops.
 //
-// A query's positions are worked off in splits of kSplit, cut at multiples of kSplit whatever the
-// batch: maximum, exponentials, their sum and the weighted values of a split, then the merge of the
-// splits from left to right.  So the bits depend on the sequence alone.
+// A query's context is processed in splits of kSplit positions, cut at multiples of kSplit whatever
+// the batch: maximum, exponentials, their sum and the weighted values of a split, then the merge of
+// the splits from left to right.  So the bits depend on the sequence alone.
 //
 // Many tokens: an item is (tile of queries, kv head) and merges its splits as it goes.  Few tokens:
 // an item is (tile, kv head, split); whoever finishes the last split of a tile merges it.
@@ -168,7 +168,7 @@ int64_t tokens_of_tile(int64_t n_tokens, int64_t heads, int64_t items_per_tile, 
   return std::min(most, std::max(least, even / least * least));
 }
 
-// The items of a step, dealt out to the parts in turn.
+// The items of a step, dealt out to the parts round robin.
 template <class Format>
 class Deal {
  public:

@@ -1,9 +1,9 @@
 // One split of positions for the query rows of a tile, and the merge of splits.
 //
 // A tile is query rows (tokens of one sequence by heads) in groups of at most kGroup that see the
-// same kv head.  Groups of one kv head take their turn, with scores in the L1 cache and the split's
-// keys and values in L2.  Groups of several kv heads go together, block by block: in the cache a
-// block's heads lie side by side, and the CPU's prefetcher follows (docs/decisions/0021).
+// same kv head.  Groups of one kv head run one after the other, with scores in the L1 cache and the
+// split's keys and values in L2.  Groups of several kv heads go together, block by block: in the
+// cache a block's heads lie side by side, and the CPU's prefetcher follows (docs/decisions/0021).
 #pragma once
 
 #include "formats.h"

@@ -1,9 +1,9 @@
-"""Causal attention in Numba: the C++ kernel, but one token's positions are not shared out.
+"""Causal attention in Numba: the C++ kernel, but one token's context stays on one thread.
 
 An item is (tile of a sequence's queries, kv head).  Its rows, every query of the tile with every
-query head of the group, share each load of K and V: tile.py works one split off.
-A row's positions are worked off in splits of SPLIT, cut at its multiples whatever the batch, and
-merged from left to right: the bits depend on the sequence alone.
+query head of the group, share each load of K and V: tile.py processes one split.
+A row's context is processed in splits of SPLIT positions, cut at its multiples whatever the batch,
+and merged from left to right: the bits depend on the sequence alone.
 """
 
 from __future__ import annotations

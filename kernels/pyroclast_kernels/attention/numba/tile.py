@@ -48,7 +48,7 @@ TILE_BYTES = ROWS + MAX_ROWS * ROW_BYTES
 
 @inline
 def _score(i: int, acc: Any, q: Any, keys: Any, format: Any) -> Any:
-    """Row i // 2, positions 16 * (i % 2) and the 15 after it: one dimension more."""
+    """Adds one dimension to the scores of row i // 2 at 16 positions from 16 * (i % 2) on."""
     cell_bytes, load_cells = format
     k = load_cells(keys, i % 2 * 16 * cell_bytes)
     return fma(k, splat(load_f32(q, i // 2 * VALUE_BYTES)), acc)
@@ -73,7 +73,7 @@ def _score_rows(acc: Any, q: Any, keys: Any, scores: Any, shape: Any, format: An
 
 @paste
 def _scores(tile: Any, n_rows: int, column: int, keys: Any, shape: Any, format: Any) -> None:
-    """The same for all rows of the tile; column counts positions within the split."""
+    """_score_rows for all rows of the tile; column counts positions within the split."""
     zero = splat(0.0)
     r = 0
     while r < n_rows:
@@ -122,7 +122,7 @@ def _softmax_row(tile: Any, r: int, begin: int, end: int) -> None:
 
 @inline
 def _value(i: int, acc: Any, n: int, weights: Any, values: Any, format: Any) -> Any:
-    """Row i // n, vector i % n of its dimensions: one position more."""
+    """Adds one position to the values of row i // n, vector i % n of its dimensions."""
     cell_bytes, load_cells = format
     weight = load_f32(weights, i // n * SCORE_BYTES)
     return fma(splat(weight), load_cells(values, i % n * 16 * cell_bytes), acc)
@@ -161,7 +161,7 @@ def _value_rows(
 def _values(
     tile: Any, n_rows: int, begin: int, end: int, cache: Any, shape: Any, format: Any
 ) -> None:
-    """The same for all rows and dimensions: four rows by 64 dimensions as long as there are."""
+    """_value_rows for all rows and dimensions: four rows by 64 dimensions at a time."""
     zero, stride = splat(0.0), shape[1]
     r = 0
     while r < n_rows:

@@ -1,5 +1,5 @@
-"""attention in Triton: lone tokens split their positions among programs (decode.py), runs
-of tokens share tiles of keys (prefill.py).  Imports neither torch nor triton before a
+"""attention in Triton: a single new token splits its context among programs (decode.py), several
+new tokens share tiles of keys (prefill.py).  Imports neither torch nor triton before a
 launch is asked for.
 
 Caches in f16 and bf16 round queries, and exponentials relative to the largest so far, to the

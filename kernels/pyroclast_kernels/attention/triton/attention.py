@@ -28,7 +28,7 @@ _STAGES = 5
 
 @dataclass(frozen=True)
 class _Model:
-    """What of a launch the model and the format of its cache decide."""
+    """The sizes that the model and the format of its cache fix for every launch."""
 
     n_heads: int
     n_kv_heads: int
@@ -56,7 +56,7 @@ class _Model:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """What both kernels are compiled for."""
+        """The compile-time constants of both kernels."""
         return {
             "n_heads": self.n_heads,
             "n_kv_heads": self.n_kv_heads,
@@ -144,8 +144,9 @@ def _prefill(limits: Limits, model: _Model, batch: dict[str, Any]) -> None:
 
 
 def _decode(limits: Limits, model: _Model, batch: dict[str, Any]) -> None:
-    """As many sequences at a time as scratch and counters hold, which is all of them but for
-    large batches of long sequences: kernels run one after the other, so they may share both."""
+    """Launches decode for as many sequences at a time as scratch and counters hold: all of them,
+    except in large batches of long sequences.  Kernels run one after the other, so they share
+    both."""
     heads = min(model.group, MAX_HEADS)
     programs = model.n_kv_heads * -(-model.group // heads)
     window = batch["window"]

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.attention.triton.out import store_rows
+from pyroclast_kernels.attention.triton.rotate import rotated_rows, write_newest
 from pyroclast_kernels.attention.triton.steps import steps
 from pyroclast_kernels.attention.triton.tile import attend, no_sums, query_rows
-from pyroclast_kernels.attention.triton.turn import turned_rows, write_newest
 
 MAX_SPLITS = tl.constexpr(64)
 MIN_SPLIT = tl.constexpr(256)  # positions; a multiple of every block_n
@@ -42,9 +42,9 @@ def _merged(
     at = split * tile_heads + row[None, :]
     top = tl.load(tops + at, mask=seen, other=float("-inf"), cache_modifier=".cg")
     total = tl.load(totals + at, mask=seen, other=0.0, cache_modifier=".cg")
-    greatest = tl.max(top, axis=0)
-    greatest = tl.where(greatest == float("-inf"), 0.0, greatest)
-    whole = tl.sum(total * tl.exp2(top - greatest[None, :]), axis=0)
+    maximum = tl.max(top, axis=0)
+    maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
+    whole = tl.sum(total * tl.exp2(top - maximum[None, :]), axis=0)
     acc = tl.zeros((block_r, block_d), tl.float32)
     for begin in steps(0, n_splits, chunk):
         some = begin + tl.arange(0, chunk)[:, None]
@@ -57,7 +57,7 @@ def _merged(
             other=0.0,
             cache_modifier=".cg",
         )
-        acc += tl.sum(part * tl.exp2(tops_of - greatest[None, :])[:, :, None], axis=0)
+        acc += tl.sum(part * tl.exp2(tops_of - maximum[None, :])[:, :, None], axis=0)
     return acc / tl.where(row < rows, whole, 1.0)[:, None]
 
 
@@ -73,7 +73,7 @@ def decode_kernel(
     """Grid (sequences from first_seq on, n_kv_heads * parts of a group of tile_heads query heads,
     splits).  scratch float32: the sums of each program, tile_heads * head_dim, then the tops of
     each, tile_heads, then the totals.  counters int32: one for each pair of the first two axes.
-    angles: rope's table, where that is still to be done; see turn.py.
+    angles: rope's table, where that is still to be done; see rotate.py.
     """
     seq = first_seq + tl.program_id(0)
     if seq >= tl.load(n_seqs):
@@ -99,7 +99,7 @@ def decode_kernel(
     table = block_tables + seq.to(tl.int64) * max_blocks
     if angles is not None:
         angles += token * head_dim
-        q_a, q_b = turned_rows(
+        q_a, q_b = rotated_rows(
             qkv,
             angles,
             at + (head + row) * head_dim,

@@ -23,8 +23,8 @@ constexpr int groups_for(int n_tokens) {
   return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
 }
 
-// Up to so many tokens are bound by memory alone: they go through the weights group by group, as
-// these lie, and the CPU's own prefetcher follows that one stream.
+// Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
+// memory order: one stream, which the CPU's own prefetcher follows.
 constexpr int64_t kStreamTokens = 2;
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
 constexpr int64_t kSmallBatchBytes = 128 * 1024;

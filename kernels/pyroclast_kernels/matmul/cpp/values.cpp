@@ -3,11 +3,11 @@
 // contract, packed.h for the layout, values.h for the tile and for the order of a sum.
 //
 // Loop order: chunk of tokens, whose activations are laid out in scratch -> panel of row groups
-// that fits L2 -> tile of tokens -> groups -> steps.  Weights are used as they lie: converting or
-// interleaving them in the register hides behind the products, and a panel copied to scratch first
-// was slower at every number of tokens (by 40% at 16, by 3% at 512).
-// Tails: the last group of rows is padded in memory and stored lane by lane; a tile with a number
-// of tokens that has no template is computed as the next larger one, over zeros.
+// that fits L2 -> tile of tokens -> groups -> steps.  Weights are used in the packed layout:
+// converting or interleaving them in the register hides behind the products, and a panel copied to
+// scratch first was slower at every number of tokens (by 40% at 16, by 3% at 512). Tails: the last
+// group of rows is padded in memory and stored lane by lane; a tile with a number of tokens that
+// has no template is computed as the next larger one, over zeros.
 #include "values.h"
 
 #include <algorithm>

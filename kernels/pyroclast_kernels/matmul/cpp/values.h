@@ -85,7 +85,7 @@ PYRO_INLINE void add_step(const uint8_t *weights, int64_t group_size, const uint
 }
 
 // sums[m][g] = the sums of n_steps steps; weights of the first group, x of the tile's chunks.
-// What becomes of the sums is the caller's business: inlined here, M * G times, it took four times
+// The caller stores the sums: inlined here, M * G times, it took four times
 // as long to compile and made the loop slower.
 template <class S, int M, int G>
 void tile(const uint8_t *weights, int64_t group_size, const uint8_t *x, int64_t n_steps,

@@ -2,8 +2,7 @@
 """matmul and pack in Cython.  See reference.py for the contracts, packed.pxd for the layout.
 
 Block formats: an exact integer sum inside a block (block_dot.pxd), then one fused multiply-add of
-the block's scale per row.  Plain values: 16 rows in the lanes, an activation broadcast, one fused
-multiply-add per column.
+the block's scale per row.  Plain values: one fused multiply-add per column, 16 rows in the lanes.
 
 Loop order: panel of groups -> tile of tokens -> run of columns -> group -> block -> token.  A row's
 sum over k has one order whatever the tile: from left to right, plain values in runs of 64 columns.
@@ -22,9 +21,7 @@ from pyroclast_kernels.matmul.cython.packed cimport (
     BF16, F16, F32, Format, Q4_0, Q4_1, Q4_K, Q8_0, Quants, Values,
     group_bytes, load_scales, quants_group_bytes, quants_of, values_group_bytes,
 )
-from pyroclast_kernels.native.abi cimport (
-    Q8Block, Range, halves_to_floats, split,
-)
+from pyroclast_kernels.native.abi cimport Q8Block, Range, halves_to_floats, split
 
 cdef enum:
     TILE = 4  # tokens that share one unpacking of the weights

@@ -12,7 +12,7 @@ struct Scratch {
   int32_t *ids;
   float *top_logits;  // top_p.h: a list besides `logits` and `ids`
   int32_t *top_ids;
-  float *groups;         // greatest values of groups: see scan
+  float *groups;         // maxima of groups: see scan
   float *block_weights;  // [kBlock]
   double *block_sums;
   int64_t *block_ties;  // Inside::ties_left at the start of each block

@@ -51,7 +51,7 @@ inline void keep(List &list, const float *keys, Cut cut) {
   list = to;
 }
 
-// A lower bound of the k-th greatest value: the k-th greatest of the maxima of at least 4 k groups.
+// A lower bound of the k-th largest value: the k-th largest of the maxima of at least 4 k groups.
 // -FLT_MAX if that would take groups of a few values.  `groups`: as scan left them.
 inline float bound_of_kth(const float *z, int64_t n, int64_t k, const float *groups, Scratch &s) {
   int64_t n_vectors = n / kLanes, stride = kStride;
@@ -61,9 +61,9 @@ inline float bound_of_kth(const float *z, int64_t n, int64_t k, const float *gro
   if (stride < kStride) {
     for (int64_t g = 0; g < n_groups; g += kLanes) {
       const float *from = z + g * stride;
-      f32x16 greatest = set1(-FLT_MAX);
-      for (int64_t i = 0; i < stride; i++) greatest = quick_max(greatest, load(from + i * kLanes));
-      store(s.keys + g, greatest);
+      f32x16 maximum = set1(-FLT_MAX);
+      for (int64_t i = 0; i < stride; i++) maximum = quick_max(maximum, load(from + i * kLanes));
+      store(s.keys + g, maximum);
     }
     groups = s.keys;
   }
@@ -71,10 +71,10 @@ inline float bound_of_kth(const float *z, int64_t n, int64_t k, const float *gro
 }
 
 // Stage 10, by closeness to the mean logit.  The mean is found in two steps and kept as the sum of
-// two floats: a distance is then exact to its own last places, however far the greatest logit is.
+// two floats: a distance is then exact to its own last places, however far the maximum logit is.
 inline void cut_typical(List &list, double typical_p, const Weigher &weigher, Scratch &s) {
   double total = weigher.weigh(list.logits, list.n, s.select.weights);
-  float mean = weigher.greatest;
+  float mean = weigher.maximum;
   double rest = 0.0;
   for (int step = 0; step < 2; step++) {
     f32x16 near = set1(mean);

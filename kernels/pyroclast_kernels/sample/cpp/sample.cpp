@@ -9,7 +9,7 @@
 //    then select.h on these: see top_p.h.
 // 4. Draw: one pass adds the weights inside the cut up by blocks of 1024 tokens; the random number
 //    picks a block, and only that block is walked.
-// A row that wants nothing but a draw from all tokens goes without 1: draw_at_once.
+// A row that wants only a draw from all tokens skips step 1: draw_at_once.
 // Weights are float32 in 16 lanes, recomputed where they are needed (an exponential costs less than
 // a store and a load beyond the L1 cache); the sums of blocks are float64.  A part handles whole
 // rows, so bits do not depend on n_parts.
@@ -108,21 +108,21 @@ float at_least_float(double x) {
 }
 
 // The logit below which top_n_sigma or min_p cuts; -FLT_MAX keeps all but -inf.
-float threshold(const Row &row, const float *z, int64_t n, float greatest) {
+float threshold(const Row &row, const float *z, int64_t n, float maximum) {
   double lowest = -INFINITY;
-  if (row.top_n_sigma > 0) lowest = greatest - row.top_n_sigma * deviation(z, n, greatest);
-  if (row.min_p > 0) lowest = std::max(lowest, greatest + row.temperature * std::log(row.min_p));
+  if (row.top_n_sigma > 0) lowest = maximum - row.top_n_sigma * deviation(z, n, maximum);
+  if (row.min_p > 0) lowest = std::max(lowest, maximum + row.temperature * std::log(row.min_p));
   return at_least_float(lowest);
 }
 
 // Stages 5 to 12 on adjusted logits, one of them finite.
 int32_t choose(const Row &row, const float *z, int64_t n, Extremes extremes, Scratch &s,
                int32_t &n_kept) {
-  const float greatest = extremes.greatest;
+  const float maximum = extremes.maximum;
   n_kept = 1;
-  if (row.temperature < kMinTemperature) return int32_t(first_equal(z, n, greatest));
+  if (row.temperature < kMinTemperature) return int32_t(first_equal(z, n, maximum));
   Weigher weigher(extremes, row.temperature);
-  Cut cut{threshold(row, z, n, greatest), kAllTies};
+  Cut cut{threshold(row, z, n, maximum), kAllTies};
   List list{s.ids, s.logits, 0};
   const bool cuts_k = row.top_k > 0 && row.top_k < n;
   const bool cuts_typical = row.typical_p < 1;
@@ -165,7 +165,7 @@ void report_top(const Row &row, const float *logits, int64_t n, double log_total
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   });
   for (int64_t i = 0; i < n_top; i++)
-    logprobs[i] = float(double(logits[ids[i]]) - extremes.greatest - log_total);
+    logprobs[i] = float(double(logits[ids[i]]) - extremes.maximum - log_total);
 }
 
 // Whether a row wants nothing but a draw from all tokens.
@@ -180,8 +180,8 @@ bool only_draws(const Row &row) {
 // The draw in one pass over the logits, unless a weight underflows: then false.
 bool draw_at_once(const Row &row, const float *logits, int64_t n, Out &out, Scratch &s) {
   if (n < kLongList || !only_draws(row)) return false;
-  const float guess = greatest_of_some(logits, n);
-  Weigher weigher({guess, guess}, row.temperature);
+  const float estimate = maximum_of_some(logits, n);
+  Weigher weigher({estimate, estimate}, row.temperature);
   if (!weigh_blocks<false>(logits, n, weigher, s.block_sums, nullptr).good) return false;
   double u = uniform(row.seed, row.position, row.stream);
   out.token_id = int32_t(draw_from_all(logits, n, weigher, u, s));
@@ -197,12 +197,12 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
   out = {-1, kOk, 0, 0, 0, NAN};
   if (draw_at_once(row, logits, n, out, s)) return;
   Extremes extremes;
-  if (!scan(logits, n, s.groups, extremes) || extremes.greatest == INFINITY) {
+  if (!scan(logits, n, s.groups, extremes) || extremes.maximum == INFINITY) {
     out.status = kNotFinite;
     return;
   }
-  const float greatest = extremes.greatest;
-  if (greatest == -INFINITY) {
+  const float maximum = extremes.maximum;
+  if (maximum == -INFINITY) {
     out.status = kNothingAllowed;
     return;
   }
@@ -215,7 +215,7 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
       adjust(a, row, logits, s.adjusted);
       z = s.adjusted;
       scan(z, n, s.groups, z_extremes);
-      if (z_extremes.greatest == -INFINITY) {
+      if (z_extremes.maximum == -INFINITY) {
         out.status = kNothingAllowed;
         return;
       }
@@ -226,9 +226,9 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
   double log_total = std::log(sum_weights(logits, n, Weigher(extremes, 1.0)));
   if (row.want_logprob) {
     float chosen = logits[out.token_id];
-    out.logprob = float(double(chosen) - greatest - log_total);
+    out.logprob = float(double(chosen) - maximum - log_total);
     out.rank = int32_t(1 + count_above(logits, n, chosen));
-    out.is_greedy = chosen == greatest && first_equal(logits, n, greatest) == out.token_id;
+    out.is_greedy = chosen == maximum && first_equal(logits, n, maximum) == out.token_id;
   }
   if (row.n_top)
     report_top(row, logits, n, log_total, a.top_ids + r * a.max_top, a.top_logprobs + r * a.max_top,

@@ -8,10 +8,10 @@ namespace sampling {
 constexpr int64_t kStride = 64;  // vectors of a chunk; each of its 16 lanes is a group of values
 
 struct Extremes {
-  float least, greatest;
+  float minimum, maximum;
 };
 
-// The extremes of n >= 1 values; false (and nothing else) if one is NaN.  The greatest value of
+// The extremes of n >= 1 values; false (and nothing else) if one is NaN.  The maximum of
 // each group of the whole chunks, or -FLT_MAX for one of -inf, goes to `groups`, if given: n / (16
 // kStride) * 16 floats.
 inline bool scan(const float *x, int64_t n, float *groups, Extremes &found) {
@@ -88,8 +88,8 @@ double sum_over(const float *x, int64_t n, float lowest, F f) {
 }
 
 // The population standard deviation of the finite values; two passes, for float32 sums.
-inline double deviation(const float *x, int64_t n, float greatest) {
-  f32x16 top = set1(greatest);
+inline double deviation(const float *x, int64_t n, float maximum) {
+  f32x16 top = set1(maximum);
   double n_finite = sum_over(x, n, -FLT_MAX, [](f32x16) { return set1(1.0f); });
   double mean = sum_over(x, n, -FLT_MAX, [&](f32x16 v) { return v - top; }) / n_finite;
   f32x16 shift = set1(float(mean));

@@ -1,11 +1,11 @@
 // How far a prefix of the falling order reaches, without sorting: by count or by weight.
 //
-// Values are spread over the buckets of a histogram, from the greatest down; the bucket in which
+// Values are spread over the buckets of a histogram, from the largest down; the bucket in which
 // the running sum reaches its goal is taken apart by the next level, and so on, until it holds one
 // value.  Level 0 cuts the range of values evenly, which for logits leaves a few candidates.
 // Later levels cut the range of their bit patterns, 10 bits a time, so there are at most 4 more
 // whatever the values: no input is slow.  A long list is first narrowed to the neighbourhood of
-// the goal as a sample of it tells; if the sample was wrong, which its sums show, to nothing.
+// the goal, estimated from a sample; if its sums show that the estimate was wrong, it stays whole.
 // A short list is sorted: that takes less time than clearing a histogram.
 // Sums of histograms are float64; their order depends on n alone.
 #pragma once
@@ -61,14 +61,14 @@ inline int32_t ordered(float x) {
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
-// Bucket of a value: 0 for the greatest, a later one for the least; never rises with the value.
+// Bucket of a value: 0 for the largest, a later one for the smallest; never rises with the value.
 struct Spread {
   bool even;
-  float greatest, scale;  // even
-  int32_t key;            // bit patterns
+  float maximum, scale;  // even
+  int32_t key;           // bit patterns
   int shift;
 
-  Spread(float least, float most, bool first_level) : greatest(most), key(ordered(most)) {
+  Spread(float least, float most, bool first_level) : maximum(most), key(ordered(most)) {
     float range = most - least;
     even = first_level && range <= FLT_MAX && (kBuckets - 1) / range <= FLT_MAX;
     scale = even ? (kBuckets - 1) / range : 0.0f;
@@ -77,7 +77,7 @@ struct Spread {
     while ((keys >> shift) >= uint32_t(kBuckets)) shift++;
   }
   PYRO_INLINE i32x16 operator()(f32x16 x) const {
-    if (even) return to_int(min((set1(greatest) - x) * set1(scale), set1(kBuckets - 1)));
+    if (even) return to_int(min((set1(maximum) - x) * set1(scale), set1(kBuckets - 1)));
     typedef uint32_t NativeU __attribute__((vector_size(4 * kWidth)));
     i32x16 k = ordered(x);
     PYRO_EACH k.v[r] = (NativeI)(((NativeU)(NativeI{} + key) - (NativeU)k.v[r]) >> shift);
@@ -144,7 +144,7 @@ void keep_where(Active &a, Wanted wanted) {
   a = to;
 }
 
-// How many of the equal values in `a` it takes, in their order, for the sum to reach its goal.
+// How many of the equal values in `a`, in their order, bring the sum to its goal.
 inline int64_t ties_needed(const Active &a, double goal, double sum) {
   float least, most;
   least_and_most(a.weights, a.n, least, most);
@@ -206,8 +206,8 @@ Active take_sample(const float *values, int64_t n, const SelectScratch &s, Weigh
   return {s.sample_values, s.sample_weights, n_vectors * kLanes};
 }
 
-// Two values between which, as a sample tells, the prefix with `share` of the weight ends, more
-// likely than not by far.  False if too few tokens carry the weight for a sample to tell.
+// Two values that, judged by a sample, almost certainly enclose the end of the prefix with `share`
+// of the weight.  False if too few tokens carry the weight for a sample to tell.
 template <class Weigh>
 bool bracket(const float *values, int64_t n, double share, const SelectScratch &s, Weigh weigh,
              float &lower, float &upper) {

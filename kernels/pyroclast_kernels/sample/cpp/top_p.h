@@ -5,10 +5,9 @@
 //   lower   tokens below a weight of (1 - p) / n together weigh less than 1 - p of the total (which
 //           is at least 1, the weight of the best), so the prefix ends before them;
 //   upper   the top, for a row where few tokens carry the weight: the list is short then.  For a
-//   flat
-//           row both come from a sample; if the sums show that it was wrong, the pass is repeated
-//           with the bounds that cannot be.  If they are one value, the end lies among equals,
-//           which need only be counted.
+//           flat row both come from a sample; if the sums show that it was wrong, the pass is
+//           repeated with the bounds that cannot be.  If they are one value, the end lies among
+//           equals, which need only be counted.
 #pragma once
 
 #include "list.h"
@@ -113,7 +112,7 @@ inline int64_t draw_top_p(const float *logits, int64_t n, const Weigher &weigher
                           double top_p, double u, Scratch &s, int64_t &n_kept) {
   if (top_p <= 0.0) {
     n_kept = 1;
-    return first_equal(logits, n, weigher.greatest);
+    return first_equal(logits, n, weigher.maximum);
   }
   const float floor = float(weigher.inverse(0.99 * (1.0 - top_p) / double(n)));
   TopP t{floor, FLT_MAX, {s.top_ids, s.top_logits, 0}, 0.0, 0.0, 0.0, 0, 0, 0};

@@ -1,28 +1,28 @@
-// The weights of logits, exp((logit - greatest) / temperature), and their sums by blocks of 1024.
+// The weights of logits, exp((logit - maximum) / temperature), and their sums by blocks of 1024.
 #pragma once
 
 #include "scan.h"
 
 namespace sampling {
 
-// Weights exp((logit - greatest) / temperature) of logits within the extremes.
+// Weights exp((logit - maximum) / temperature) of logits within the extremes.
 struct Weigher {
-  float greatest, scale;
+  float maximum, scale;
   bool plain;  // no weight underflows: `plain_weight` will do
 
   Weigher(Extremes logits, double temperature)
-      : greatest(logits.greatest), scale(float(1.4426950408889634 / temperature)) {
-    // Rounding keeps the order, so what holds for the least logit holds for all.
-    plain = (logits.least - greatest) * scale >= kLeastExponent;
+      : maximum(logits.maximum), scale(float(1.4426950408889634 / temperature)) {
+    // Rounding keeps the order, so what holds for the smallest logit holds for all.
+    plain = (logits.minimum - maximum) * scale >= kLeastExponent;
   }
 
   PYRO_INLINE f32x16 exponent(f32x16 logits) const {
-    return (logits - set1(greatest)) * set1(scale);
+    return (logits - set1(maximum)) * set1(scale);
   }
   PYRO_INLINE f32x16 operator()(f32x16 logits) const { return weight(exponent(logits)); }
   // The logit, not rounded to float32, of a weight > 0; at least the least float.
   double inverse(double weight) const {
-    return std::max(double(-FLT_MAX), greatest + std::log2(weight) / scale);
+    return std::max(double(-FLT_MAX), maximum + std::log2(weight) / scale);
   }
   // Writes the weights of n logits, and of up to 15 more; returns their sum.
   double weigh(const float *logits, int64_t n, float *weights) const {
@@ -53,8 +53,8 @@ inline double sum_weights(const float *logits, int64_t n, const Weigher &weigher
   return sum_over(logits, n, -FLT_MAX, weigher);
 }
 
-// A logit that is likely to be near the greatest: the greatest of every 64th 16.
-inline float greatest_of_some(const float *logits, int64_t n) {
+// A logit that is likely to be near the maximum: the maximum of every 64th 16.
+inline float maximum_of_some(const float *logits, int64_t n) {
   f32x16 most = load(logits);
   for (int64_t i = 0; i + kLanes <= n; i += 64 * kLanes) most = quick_max(most, load(logits + i));
   return reduce_max(most);
@@ -62,9 +62,9 @@ inline float greatest_of_some(const float *logits, int64_t n) {
 
 // What a pass of weigh_blocks found; nothing but `good` counts where that is false.
 struct Weighed {
-  bool good;       // all logits are finite, and none far below the greatest so far
-  float greatest;  // logit
-  double total;    // of the weights
+  bool good;      // all logits are finite, and none far below the maximum so far
+  float maximum;  // logit
+  double total;   // of the weights
 };
 
 // One block: its sum and its extremes; kStore: weights to `out`.  A NaN gives a NaN.
@@ -112,9 +112,9 @@ inline void multiply(float *x, int64_t n, float factor) {
   while (i > 0) x[--i] *= factor;
 }
 
-// Adds the weights of logits up by blocks.  weigher.greatest may be a guess: where a block shows
+// Adds the weights of logits up by blocks.  weigher.maximum may be an estimate: where a block shows
 // that it was too low, it is raised, the block done again and what was done before it rescaled.  (A
-// pass of its own to find the greatest first took 5 of 22 us.)  Sums go to `block_sums` unless it
+// pass of its own to find the maximum first took 5 of 22 us.)  Sums go to `block_sums` unless it
 // is null; kStore: weights to `out`.
 template <bool kStore>
 Weighed weigh_blocks(const float *logits, int64_t n, Weigher &weigher, double *block_sums,
@@ -126,19 +126,19 @@ Weighed weigh_blocks(const float *logits, int64_t n, Weigher &weigher, double *b
     float *to = kStore ? out + begin : nullptr;
     Extremes here;
     float sum = weigh_block<kStore>(logits + begin, size, PlainWeigher(weigher), to, here);
-    if ((here.greatest - weigher.greatest) * weigher.scale > kHighest) {
-      if (here.greatest == INFINITY) return {};
-      double factor = std::exp2((double(weigher.greatest) - here.greatest) * weigher.scale);
+    if ((here.maximum - weigher.maximum) * weigher.scale > kHighest) {
+      if (here.maximum == INFINITY) return {};
+      double factor = std::exp2((double(weigher.maximum) - here.maximum) * weigher.scale);
       if (block_sums) multiply(block_sums, begin / kBlock, factor);
       if (kStore) multiply(out, begin, float(factor));
       found.total *= factor;
-      weigher.greatest = here.greatest;
+      weigher.maximum = here.maximum;
       sum = weigh_block<kStore>(logits + begin, size, PlainWeigher(weigher), to, here);
     }
-    if (!((here.least - weigher.greatest) * weigher.scale >= kLeastExponent)) return {};
+    if (!((here.minimum - weigher.maximum) * weigher.scale >= kLeastExponent)) return {};
     if (block_sums) block_sums[begin / kBlock] = sum;
     found.total += sum;
-    found.greatest = std::max(found.greatest, here.greatest);
+    found.maximum = std::max(found.maximum, here.maximum);
   }
   found.good = found.total < HUGE_VAL;  // a NaN among the logits has reached it
   return found;

@@ -28,10 +28,10 @@ cdef inline int32_t ordered(float x) noexcept nogil:
     return as_signed ^ ((as_signed >> 31) & 0x7fffffff)
 
 
-# Bucket of a value: 0 for the greatest, a later one for the least; never rises with the value.
+# Bucket of a value: 0 for the largest, a later one for the smallest; never rises with the value.
 cdef struct Spread:
     bint even
-    float greatest
+    float maximum
     float scale  # even
     int32_t key  # bit patterns
     int shift
@@ -45,19 +45,19 @@ cdef inline Spread spread_of(float least, float most, bint first_level) noexcept
         first_level and range_of_values <= FLT_MAX and last / range_of_values <= FLT_MAX
     )
     spread.scale = last / range_of_values if spread.even else 0
-    spread.greatest, spread.key, spread.shift = most, ordered(most), 0
+    spread.maximum, spread.key, spread.shift = most, ordered(most), 0
     while (keys >> spread.shift) >= BUCKETS:
         spread.shift += 1
     return spread
 
 
 cdef inline void buckets_of(Spread spread, const float *x, int32_t *buckets) noexcept nogil:
-    cdef float greatest = spread.greatest, scale = spread.scale, last = BUCKETS - 1, place
+    cdef float maximum = spread.maximum, scale = spread.scale, last = BUCKETS - 1, place
     cdef uint32_t key = <uint32_t>spread.key
     cdef int i
     if spread.even:
         for i in range(16):
-            place = (greatest - x[i]) * scale
+            place = (maximum - x[i]) * scale
             buckets[i] = <int32_t>(place if place < last else last)
     else:
         for i in range(16):

@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """sample in Cython: the next token of every row, float32 weights and float64 sums of blocks.
 
-See reference.py for the stages and cpp/sample.cpp for the way: the maximum first; top-k and typical-p
-leave a short list (list.pxd, select.pxd), top-p cuts and draws in one pass (top_p.pxd), the draw
+See reference.py for the stages and cpp/sample.cpp for the method: the maximum first; top-k and
+typical-p leave a short list (list.pxd, select.pxd), top-p cuts and draws in one pass (top_p.pxd), the draw
 adds weights up by blocks and walks one of them (draw.pxd).  Nothing sorts the vocabulary.
 A part handles whole rows, so bits do not depend on n_parts.
 """
@@ -90,13 +90,13 @@ cdef float at_least_float(double x) noexcept nogil:
     return nextafterf(f, INFINITY) if <double>f < x else f
 
 
-cdef float threshold(const Row *row, const float *z, int64_t n, float greatest) noexcept nogil:
+cdef float threshold(const Row *row, const float *z, int64_t n, float maximum) noexcept nogil:
     """The logit below which top_n_sigma or min_p cuts; -FLT_MAX keeps all but -inf."""
     cdef double lowest = -INFINITY
     if row.top_n_sigma > 0:
-        lowest = greatest - row.top_n_sigma * deviation(z, n, greatest)
+        lowest = maximum - row.top_n_sigma * deviation(z, n, maximum)
     if row.min_p > 0:
-        lowest = max(lowest, greatest + row.temperature * log(row.min_p))
+        lowest = max(lowest, maximum + row.temperature * log(row.min_p))
     return at_least_float(lowest)
 
 
@@ -129,9 +129,9 @@ cdef int32_t choose_token(
     cdef int64_t index, n_drawable
     n_kept[0] = 1
     if row.temperature < 1e-5:
-        return <int32_t>first_equal(z, n, extremes.greatest)
+        return <int32_t>first_equal(z, n, extremes.maximum)
     weigher = weigher_of(extremes, row.temperature)
-    cut.value, cut.n_ties = threshold(row, z, n, extremes.greatest), ALL_TIES
+    cut.value, cut.n_ties = threshold(row, z, n, extremes.maximum), ALL_TIES
     left.ids, left.logits, left.n = s.ids, s.logits, 0
     if 0 < row.top_k < n or row.typical_p < 1:
         cut_list(row, z, n, cut.value, &weigher, &left, s)
@@ -169,7 +169,7 @@ cdef void report_top(
     sort(order, order + left.n)
     for i in range(left.n):
         ids[i] = <int32_t>order[i]
-        logprobs[i] = <float>(<double>logits[ids[i]] - extremes.greatest - log_total)
+        logprobs[i] = <float>(<double>logits[ids[i]] - extremes.maximum - log_total)
     for i in range(left.n, row.n_top):
         ids[i], logprobs[i] = -1, -INFINITY
 
@@ -181,17 +181,17 @@ cdef void report(
     cdef const Row *row = a.rows + r
     cdef Out *out = a.out + r
     cdef int64_t n = a.vocab_size
-    cdef float chosen, greatest = extremes.greatest
+    cdef float chosen, maximum = extremes.maximum
     cdef double log_total
     if not row.want_logprob and not row.n_top:
         return
     log_total = log(sum_weights(logits, n, weigher_of(extremes, 1)))
     if row.want_logprob:
         chosen = logits[out.token_id]
-        out.logprob = <float>(<double>chosen - greatest - log_total)
+        out.logprob = <float>(<double>chosen - maximum - log_total)
         out.rank = <int32_t>(1 + count_above(logits, n, chosen))
         out.is_greedy = (
-            chosen == greatest and first_equal(logits, n, greatest) == out.token_id
+            chosen == maximum and first_equal(logits, n, maximum) == out.token_id
         )
     if row.n_top:
         report_top(
@@ -211,7 +211,7 @@ cdef void sample_row(const SampleArgs *a, int64_t r, Scratch *s) noexcept nogil:
     cdef Extremes extremes, z_extremes
     out.token_id, out.status, out.n_kept, out.rank = -1, OK, 0, 0
     out.is_greedy, out.logprob = 0, NAN
-    if not scan(logits, a.vocab_size, s.groups, &extremes) or extremes.greatest == INFINITY:
+    if not scan(logits, a.vocab_size, s.groups, &extremes) or extremes.maximum == INFINITY:
         out.status = NOT_FINITE
         return
     z_extremes = extremes
@@ -219,7 +219,7 @@ cdef void sample_row(const SampleArgs *a, int64_t r, Scratch *s) noexcept nogil:
         adjust(a, row, logits, s.adjusted)
         z = s.adjusted
         scan(z, a.vocab_size, s.groups, &z_extremes)
-    if extremes.greatest == -INFINITY or z_extremes.greatest == -INFINITY:
+    if extremes.maximum == -INFINITY or z_extremes.maximum == -INFINITY:
         out.status = NOTHING_ALLOWED
         return
     if row.target >= 0:

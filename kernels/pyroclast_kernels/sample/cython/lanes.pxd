@@ -70,19 +70,19 @@ cdef inline float power_of_two(float y) noexcept nogil:
 
 # Of a row: -inf is a value like others, NaN is none.
 cdef struct Extremes:
-    float greatest
-    float least
+    float maximum
+    float minimum
 
 
-# Weights exp((logit - greatest) / temperature), 0 below 2^-125 (and at -inf).
+# Weights exp((logit - maximum) / temperature), 0 below 2^-125 (and at -inf).
 cdef struct Weigher:
-    float greatest
+    float maximum
     float scale
     bint plain  # no weight underflows: a PlainWeigher will do
 
 
 cdef struct PlainWeigher:
-    float greatest
+    float maximum
     float scale
 
 
@@ -93,20 +93,20 @@ ctypedef fused AnyWeigher:
 
 cdef inline Weigher weigher_of(Extremes logits, double temperature) noexcept nogil:
     cdef Weigher weigher
-    weigher.greatest, weigher.scale = logits.greatest, <float>(1.4426950408889634 / temperature)
-    # Rounding keeps the order, so what holds for the least logit holds for all.
-    weigher.plain = (logits.least - logits.greatest) * weigher.scale >= -125
+    weigher.maximum, weigher.scale = logits.maximum, <float>(1.4426950408889634 / temperature)
+    # Rounding keeps the order, so what holds for the smallest logit holds for all.
+    weigher.plain = (logits.minimum - logits.maximum) * weigher.scale >= -125
     return weigher
 
 
 cdef inline PlainWeigher plain(Weigher weigher) noexcept nogil:
     cdef PlainWeigher same
-    same.greatest, same.scale = weigher.greatest, weigher.scale
+    same.maximum, same.scale = weigher.maximum, weigher.scale
     return same
 
 
 cdef inline float weigh(AnyWeigher weigher, float logit) noexcept nogil:
-    cdef float y = (logit - weigher.greatest) * weigher.scale, lowest = -125, zero = 0
+    cdef float y = (logit - weigher.maximum) * weigher.scale, lowest = -125, zero = 0
     if AnyWeigher is PlainWeigher:
         return power_of_two(y)
     else:
@@ -115,7 +115,7 @@ cdef inline float weigh(AnyWeigher weigher, float logit) noexcept nogil:
 
 cdef inline double logit_of(Weigher weigher, double weight) noexcept nogil:
     """The logit, not rounded to float32, of a weight > 0; at least the least float."""
-    return max(<double>-FLT_MAX, weigher.greatest + log2(weight) / weigher.scale)
+    return max(<double>-FLT_MAX, weigher.maximum + log2(weight) / weigher.scale)
 
 
 # ---- sums of blocks -----------------------------------------------------------------------------

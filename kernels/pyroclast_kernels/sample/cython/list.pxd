@@ -24,7 +24,7 @@ cdef struct Scratch:
     int32_t *ids
     float *top_logits  # top_p.pxd: a list besides `logits` and `ids`
     int32_t *top_ids
-    float *groups  # greatest values of groups: see scan
+    float *groups  # maxima of groups: see scan
     float *block_weights  # (BLOCK,)
     double *block_sums
     int64_t *block_ties  # the ties left at the start of each block
@@ -67,7 +67,7 @@ cdef inline void lay_out(Scratch *s, uint8_t *memory, int64_t vocab_size) noexce
 
 
 cdef inline bint scan_chunk(const float *x, float *top, Extremes *extremes) noexcept nogil:
-    """top (16,) = the greatest value of each group of a chunk; `extremes` are widened to hold all
+    """top (16,) = the maximum of each group of a chunk; `extremes` are widened to hold all
     of its values.  False if one is NaN."""
     cdef float lanes[64]
     cdef float low[16]
@@ -95,8 +95,8 @@ cdef inline bint scan_chunk(const float *x, float *top, Extremes *extremes) noex
         lanes[j] = lanes[j] if lanes[j] > lanes[j + 32] else lanes[j + 32]
     for j in range(16):
         top[j] = lanes[j] if lanes[j] > lanes[j + 16] else lanes[j + 16]
-        extremes.greatest = max(extremes.greatest, top[j])
-        extremes.least = min(extremes.least, low[j])
+        extremes.maximum = max(extremes.maximum, top[j])
+        extremes.minimum = min(extremes.minimum, low[j])
         any_nan |= nan[j]
     return any_nan == 0
 
@@ -104,7 +104,7 @@ cdef inline bint scan_chunk(const float *x, float *top, Extremes *extremes) noex
 cdef inline bint scan(
     const float *x, int64_t n, float *groups, Extremes *extremes
 ) noexcept nogil:
-    """The greatest and the least of n >= 1 values; false if one is NaN.  The greatest value of each
+    """The maximum and the minimum of n >= 1 values; false if one is NaN.  The maximum of each
     group of the whole chunks, or -FLT_MAX for one of -inf, goes to `groups`, if given:
     n / CHUNK * 16 floats."""
     cdef float top[16]
@@ -113,7 +113,7 @@ cdef inline bint scan(
     cdef int64_t i = 0
     cdef int j
     cdef Extremes found
-    found.greatest, found.least = -INFINITY, INFINITY
+    found.maximum, found.minimum = -INFINITY, INFINITY
     while i + CHUNK <= n:
         numbers &= scan_chunk(x + i, top, &found)
         if groups != NULL:
@@ -122,8 +122,8 @@ cdef inline bint scan(
         i += CHUNK
     while i < n:
         numbers &= x[i] == x[i]
-        found.greatest = max(found.greatest, x[i])
-        found.least = min(found.least, x[i])
+        found.maximum = max(found.maximum, x[i])
+        found.minimum = min(found.minimum, x[i])
         i += 1
     extremes[0] = found
     return numbers
@@ -153,13 +153,13 @@ cdef inline int64_t count_above(const float *x, int64_t n, float limit) noexcept
     return found
 
 
-cdef inline double deviation(const float *x, int64_t n, float greatest) noexcept nogil:
+cdef inline double deviation(const float *x, int64_t n, float maximum) noexcept nogil:
     """The population standard deviation of the finite values; two passes, for float32 sums."""
     cdef One one
     cdef Distance distance
     cdef Square square
     one.one = 1
-    distance.top = square.top = greatest
+    distance.top = square.top = maximum
     cdef double n_finite = sum_over(x, n, -FLT_MAX, one)
     square.shift = <float>(sum_over(x, n, -FLT_MAX, distance) / n_finite)
     return sqrt(sum_over(x, n, -FLT_MAX, square) / n_finite)
@@ -213,7 +213,7 @@ cdef inline void keep(List *to, const float *keys, Cut cut) noexcept nogil:
 cdef inline float bound_of_kth(
     const float *z, int64_t n, int64_t k, const float *groups, Scratch *s
 ) noexcept nogil:
-    """A lower bound of the k-th greatest value: the k-th greatest of the maxima of at least 4 k
+    """A lower bound of the k-th largest value: the k-th largest of the maxima of at least 4 k
     groups.  -FLT_MAX if that would take groups of a few values.  `groups`: as scan left them."""
     cdef float top[16]
     cdef float least = -FLT_MAX
@@ -243,9 +243,9 @@ cdef inline void cut_typical(
     List *to, double typical_p, Weigher weigher, Scratch *s
 ) noexcept nogil:
     """Stage 10, by closeness to the mean logit.  The mean is found in two steps and kept as the sum
-    of two floats: a distance is then exact to its own last places, however far the greatest is."""
+    of two floats: a distance is then exact to its own last places, however far the maximum is."""
     cdef double total = weigh_all(weigher, to.logits, to.n, s.select.weights), better
-    cdef float mean = weigher.greatest, rest = 0
+    cdef float mean = weigher.maximum, rest = 0
     cdef Moment moment
     cdef int64_t i
     cdef Active active

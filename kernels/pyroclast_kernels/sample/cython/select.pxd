@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # How far a prefix of the falling order reaches, without sorting: by count or by weight.
 #
-# Values are spread over the buckets of a histogram, from the greatest down; the bucket in which
+# Values are spread over the buckets of a histogram, from the largest down; the bucket in which
 # the running sum reaches its goal is taken apart by the next level, and so on, until it holds one
 # value.  Level 0 cuts the range of values evenly, which for logits leaves a few candidates.
 # Later levels cut the range of their bit patterns, 10 bits a time, so there are at most 4 more
@@ -181,7 +181,7 @@ cdef inline void narrow(
     cdef Weights of
     cdef int k
     of.weights, of.lowest = a.weights, 0
-    of.weigher.greatest = of.weigher.scale = 0
+    of.weigher.maximum = of.weigher.scale = 0
     if not bracket(a.values, a.n, goal / total, s, of, &lower, &upper):
         return
     for i in range(0, a.n, 1024):

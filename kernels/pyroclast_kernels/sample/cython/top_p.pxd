@@ -201,7 +201,7 @@ cdef inline int64_t draw_top_p(
     cdef Cut cut
     if top_p <= 0:
         n_kept[0] = 1
-        return first_equal(logits, n, weigher.greatest)
+        return first_equal(logits, n, weigher.maximum)
     floor = <float>logit_of(weigher, 0.99 * (1 - top_p) / <double>n)
     t.list.ids, t.list.logits = s.top_ids, s.top_logits
     cdef bint sampled = bounds(&t, logits, n, weigher, lowest, floor, top_p, s)

@@ -27,7 +27,7 @@ from pyroclast_kernels.numba.simd import (
     splat,
     store_f32x16,
 )
-from pyroclast_kernels.sample.numba.lanes import BLOCK, GREATEST, LEAST, weigh
+from pyroclast_kernels.sample.numba.lanes import BLOCK, FLOAT_MAX, LEAST, weigh
 from pyroclast_kernels.sample.numba.memory import MAX_SAMPLE
 from pyroclast_kernels.sample.numba.select import select_exactly
 
@@ -78,7 +78,7 @@ def bracket(values: Any, n: int, share: Any, s: Any, weights_at: Any, state: Any
     size = _take_sample(values, n, s, weights_at, state)
     total, squares = _sum_of_sample(s.sample_weights, size)
     noise = 3.0 * math.sqrt(share * (1.0 - share) * squares) / total + 2.0 / size
-    lower, upper = LEAST, GREATEST
+    lower, upper = LEAST, FLOAT_MAX
     if not noise < 0.2:  # also if the weights are all 0
         return lower, upper, False
     again = False

@@ -40,20 +40,20 @@ def _at_least_float(x: Any) -> Any:
 
 
 @outline
-def threshold(z: Any, n: int, greatest: Any, top_n_sigma: Any, min_p: Any, temperature: Any) -> Any:
+def threshold(z: Any, n: int, top: Any, top_n_sigma: Any, min_p: Any, temperature: Any) -> Any:
     """The logit below which top_n_sigma or min_p cuts; the least float keeps all but -inf."""
     apart()
     lowest = -math.inf
     if top_n_sigma > 0.0:
-        lowest = greatest - top_n_sigma * deviation(z, n, greatest)
+        lowest = top - top_n_sigma * deviation(z, n, top)
     if min_p > 0.0:
-        lowest = max(lowest, greatest + temperature * math.log(min_p))
+        lowest = max(lowest, top + temperature * math.log(min_p))
     return _at_least_float(lowest)
 
 
 @inline
 def _store_groups(z: Any, n_groups: int, stride: int, keys: Any) -> None:
-    """The greatest values of the groups of `stride` vectors, or the least float for -inf."""
+    """The maxima of the groups of `stride` vectors, or the least float for -inf."""
     for g in range(0, n_groups, 16):
         most = splat(LEAST)
         for i in range(stride):
@@ -63,7 +63,7 @@ def _store_groups(z: Any, n_groups: int, stride: int, keys: Any) -> None:
 
 @outline
 def bound_of_kth(z: Any, n: int, k: int, s: Any) -> Any:
-    """A lower bound of the k-th greatest value: the k-th greatest of the maxima of at least 4 k
+    """A lower bound of the k-th largest value: the k-th largest of the maxima of at least 4 k
     groups; the least float if that would take groups of a few values.  s.groups: as scan left it.
     """
     apart()
@@ -89,10 +89,10 @@ def _moment(x: Any, near_and_weigher: Any) -> Any:
 def cut_typical(n: int, typical_p: Any, by: Any, s: Any) -> Any:
     """Stage 10 on the list of n tokens, by closeness to the mean logit; how many are left.  The
     mean is found in two steps and kept as the sum of two floats: a distance is then exact to its
-    own last places, however far the greatest logit is."""
+    own last places, however far the maximum logit is."""
     apart()
     total = store_weights(s.logits, n, s.weights, by)
-    mean, rest = by.greatest, np.float32(0)
+    mean, rest = by.maximum, np.float32(0)
     for _ in range(2):
         moment = sum_over(s.logits, n, LEAST, _moment, (mean, by))
         better = mean + moment / total

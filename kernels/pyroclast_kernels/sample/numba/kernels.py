@@ -44,7 +44,7 @@ from pyroclast_kernels.sample.numba.cuts import bound_of_kth, cut_typical, thres
 from pyroclast_kernels.sample.numba.draw import draw, gather, keep, uniform
 from pyroclast_kernels.sample.numba.lanes import (
     ALL_TIES,
-    GREATEST,
+    FLOAT_MAX,
     LEAST,
     Cut,
     count_above,
@@ -87,7 +87,7 @@ _PENALTY_BYTES, _BIAS_BYTES, _BIAS_VALUE = PENALTY.itemsize, BIAS.itemsize, _off
 def _clip(x: Any) -> Any:
     if x == -math.inf:
         return np.float32(x)
-    return np.float32(min(max(x, np.float64(LEAST)), np.float64(GREATEST)))
+    return np.float32(min(max(x, np.float64(LEAST)), np.float64(FLOAT_MAX)))
 
 
 @inline
@@ -164,14 +164,14 @@ def _list(z: Any, n: int, by: Any, lowest: Any, row: Any, s: Any) -> Any:
 
 
 @paste
-def _choose(z: Any, n: int, greatest: Any, row: Any, s: Any) -> Any:
+def _choose(z: Any, n: int, maximum: Any, row: Any, s: Any) -> Any:
     """(token id, how many could be drawn), of adjusted logits one of which is finite."""
     temperature = load_f64(row, _TEMPERATURE)
     if temperature < MIN_TEMPERATURE:
-        return first_equal(z, n, greatest), 1
-    by = weigher(greatest, temperature)
+        return first_equal(z, n, maximum), 1
+    by = weigher(maximum, temperature)
     sigma, min_p = load_f64(row, _TOP_N_SIGMA), load_f64(row, _MIN_P)
-    lowest = threshold(z, n, greatest, sigma, min_p, temperature)
+    lowest = threshold(z, n, maximum, sigma, min_p, temperature)
     top_k, cuts_typical = load_i64(row, _TOP_K), load_f64(row, _TYPICAL_P) < 1.0
     if not (cuts_typical or (top_k > 0 and top_k < n)):
         return _draw(z, n, by, lowest, row, s)
@@ -188,28 +188,28 @@ def _choose(z: Any, n: int, greatest: Any, row: Any, s: Any) -> Any:
 
 
 @paste
-def _report(logits: Any, n: int, greatest: Any, args: Any, r: int, s: Any) -> None:
+def _report(logits: Any, n: int, maximum: Any, args: Any, r: int, s: Any) -> None:
     """Log-probability and rank of the chosen token, and the likeliest tokens, of the raw logits."""
     row = at(load_pointer(args, _ROWS), _ROW_BYTES * r)
     out = at(load_pointer(args, _OUTS), _OUT_BYTES * r)
     n_top = load_i64(row, _N_TOP)
-    log_total = math.log(sum_of_weights(logits, n, weigher(greatest, 1.0)))
+    log_total = math.log(sum_of_weights(logits, n, weigher(maximum, 1.0)))
     if load_i64(row, _WANT_LOGPROB) != 0:
         token_id = np.int64(load_i32(out, _TOKEN_ID))
         chosen = load_f32(logits, 4 * token_id)
-        store_f32(out, _LOGPROB, np.float32(np.float64(chosen) - greatest - log_total))
+        store_f32(out, _LOGPROB, np.float32(np.float64(chosen) - maximum - log_total))
         store_i32(out, _RANK, np.int32(1 + count_above(logits, n, chosen)))
-        if chosen == greatest and first_equal(logits, n, greatest) == token_id:
+        if chosen == maximum and first_equal(logits, n, maximum) == token_id:
             store_i32(out, _IS_GREEDY, np.int32(1))
     if n_top > 0:
         first = 4 * r * load_i64(args, _MAX_TOP)
         ids = at(load_pointer(args, _TOP_IDS), first)
         logprobs = at(load_pointer(args, _TOP_LOGPROBS), first)
-        report_top(logits, n, n_top, np.float64(greatest), log_total, ids, logprobs, s)
+        report_top(logits, n, n_top, np.float64(maximum), log_total, ids, logprobs, s)
 
 
 @paste
-def _choose_row(logits: Any, n: int, greatest: Any, args: Any, r: int, s: Any) -> Any:
+def _choose_row(logits: Any, n: int, maximum: Any, args: Any, r: int, s: Any) -> Any:
     """Stages 2 to 12, or the given target: fills token_id and n_kept, returns the status."""
     row = at(load_pointer(args, _ROWS), _ROW_BYTES * r)
     out = at(load_pointer(args, _OUTS), _OUT_BYTES * r)
@@ -224,10 +224,10 @@ def _choose_row(logits: Any, n: int, greatest: Any, args: Any, r: int, s: Any) -
     ):
         z = s.adjusted
         _adjust(z, logits, n, args, row)
-        greatest, _ = scan(z, n, s.groups, True)
-        if greatest == -math.inf:
+        maximum, _ = scan(z, n, s.groups, True)
+        if maximum == -math.inf:
             return NOTHING_ALLOWED
-    token_id, n_kept = _choose(z, n, greatest, row, s)
+    token_id, n_kept = _choose(z, n, maximum, row, s)
     store_i32(out, _TOKEN_ID, np.int32(token_id))
     store_i32(out, _N_KEPT, np.int32(n_kept))
     return OK
@@ -243,17 +243,17 @@ def _sample_row(args: Any, r: int, s: Any) -> None:
     for field in (_N_KEPT, _RANK, _IS_GREEDY):
         store_i32(out, field, np.int32(0))
     store_f32(out, _LOGPROB, np.float32(math.nan))
-    greatest, has_nan = scan(logits, n, s.groups, True)
-    if has_nan or greatest == math.inf:
+    maximum, has_nan = scan(logits, n, s.groups, True)
+    if has_nan or maximum == math.inf:
         store_i32(out, _STATUS, np.int32(NOT_FINITE))
         return
-    if greatest == -math.inf:
+    if maximum == -math.inf:
         store_i32(out, _STATUS, np.int32(NOTHING_ALLOWED))
         return
-    status = _choose_row(logits, n, greatest, args, r, s)
+    status = _choose_row(logits, n, maximum, args, r, s)
     store_i32(out, _STATUS, np.int32(status))
     if status == OK and (load_i64(row, _WANT_LOGPROB) != 0 or load_i64(row, _N_TOP) != 0):
-        _report(logits, n, greatest, args, r, s)
+        _report(logits, n, maximum, args, r, s)
 
 
 def sample_f32(args: Any, part: int, n_parts: int) -> None:

@@ -41,15 +41,15 @@ BLOCK = 1024  # tokens whose weights are summed together in float32
 STRIDE = 64  # vectors of a chunk; each of its 16 lanes is a group of values
 ALL_TIES = np.int64(2**63 - 1)
 LOG2E = 1.4426950408889634
-GREATEST = np.float32(np.finfo(np.float32).max)
+FLOAT_MAX = np.float32(np.finfo(np.float32).max)
 LEAST = np.float32(np.finfo(np.float32).min)
 NO_LOGIT = np.float32(-np.inf)
 
 
 class Weigher(NamedTuple):
-    """Weights exp((logit - greatest) / temperature); scale float32 = log2(e) / temperature."""
+    """Weights exp((logit - maximum) / temperature); scale float32 = log2(e) / temperature."""
 
-    greatest: Any
+    maximum: Any
     scale: Any
 
 
@@ -75,28 +75,28 @@ def power(y: Any) -> Any:
 
 
 @inline
-def weigher(greatest: Any, temperature: Any) -> Any:
-    return Weigher(greatest, np.float32(LOG2E / temperature))
+def weigher(top: Any, temperature: Any) -> Any:
+    return Weigher(top, np.float32(LOG2E / temperature))
 
 
 @inline
 def weigh(x: Any, by: Any) -> Any:
     """The weights of 16 logits."""
-    return power((x - splat(by.greatest)) * splat(by.scale))
+    return power((x - splat(by.maximum)) * splat(by.scale))
 
 
 @inline
 def logit_of_weight(weight: Any, by: Any) -> Any:
     """The logit, not rounded to float32, of a weight > 0; at least the least float."""
-    return max(np.float64(LEAST), np.float64(by.greatest) + math.log2(weight) / by.scale)
+    return max(np.float64(LEAST), np.float64(by.maximum) + math.log2(weight) / by.scale)
 
 
 # ---- passes -------------------------------------------------------------------------------------
 
 
 @inline
-def _greatest_of_chunk(x: Any, i: int) -> Any:
-    """(the greatest of each lane of STRIDE vectors, the lanes in which one was NaN)."""
+def _maximum_of_chunk(x: Any, i: int) -> Any:
+    """(the maximum of each lane of STRIDE vectors, the lanes in which one was NaN)."""
     m0 = splat(NO_LOGIT)
     m1, m2, m3, nan = m0, m0, m0, np.int64(0)
     for j in range(4 * i, 4 * i + 64 * STRIDE, 256):
@@ -109,13 +109,13 @@ def _greatest_of_chunk(x: Any, i: int) -> Any:
 
 @outline
 def scan(x: Any, n: int, groups: Any, wants_groups: bool) -> Any:
-    """(the greatest of n >= 1 values, whether one is NaN).  The greatest value of each group of the
+    """(the maximum of n >= 1 values, whether one is NaN).  the maximum of each group of the
     whole chunks, or the least float for one of -inf, goes to `groups` if wanted: n / (16 STRIDE)
     * 16 floats."""
     apart()
     most, nan, i = splat(NO_LOGIT), np.int64(0), 0
     while i + 16 * STRIDE <= n:
-        of_chunk, nan_here = _greatest_of_chunk(x, i)
+        of_chunk, nan_here = _maximum_of_chunk(x, i)
         nan |= nan_here
         most = maximum(most, of_chunk)
         i += 16 * STRIDE
@@ -194,12 +194,12 @@ def _squared_difference(x: Any, top_and_shift: Any) -> Any:
 
 
 @outline
-def deviation(x: Any, n: int, greatest: Any) -> Any:
+def deviation(x: Any, n: int, top: Any) -> Any:
     """The population standard deviation of the finite values; two passes, for float32 sums."""
     apart()
-    n_finite = sum_over(x, n, LEAST, _one, greatest)
-    mean = sum_over(x, n, LEAST, _difference, greatest) / n_finite
-    shift = (greatest, np.float32(mean))
+    n_finite = sum_over(x, n, LEAST, _one, top)
+    mean = sum_over(x, n, LEAST, _difference, top) / n_finite
+    shift = (top, np.float32(mean))
     return math.sqrt(sum_over(x, n, LEAST, _squared_difference, shift) / n_finite)
 
 

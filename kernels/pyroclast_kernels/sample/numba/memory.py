@@ -25,7 +25,7 @@ class Scratch(NamedTuple):
     weights: Any
     top_logits: Any  # top-p: a list besides `logits` and `ids`
     top_ids: Any
-    groups: Any  # greatest values of groups: see scan
+    groups: Any  # maxima of groups: see scan
     sample_values: Any  # MAX_SAMPLE + 64 floats, like the next
     sample_weights: Any
     block_weights: Any  # BLOCK + 64 floats

@@ -26,7 +26,7 @@ from pyroclast_kernels.sample.numba.sort import falling_key, index_of_key, sorte
 
 @outline
 def report_top(
-    logits: Any, n: int, n_top: int, greatest: Any, log_total: Any, ids: Any, logprobs: Any,
+    logits: Any, n: int, n_top: int, maximum: Any, log_total: Any, ids: Any, logprobs: Any,
     s: Any,
 ) -> None:  # fmt: skip
     """The n_top most likely of the raw logits, best first; -1 and -inf where there are fewer."""
@@ -45,6 +45,6 @@ def report_top(
         token_id, logprob = np.int64(-1), -math.inf
         if i < listed:
             token_id = index_of_key(load_i64(order, 8 * i))
-            logprob = np.float64(load_f32(logits, 4 * token_id)) - greatest - log_total
+            logprob = np.float64(load_f32(logits, 4 * token_id)) - maximum - log_total
         store_i32(ids, 4 * i, np.int32(token_id))
         store_f32(logprobs, 4 * i, np.float32(logprob))

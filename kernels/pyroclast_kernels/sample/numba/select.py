@@ -1,6 +1,6 @@
 """How far a prefix of the falling order reaches, without sorting: by count or by weight.  In Numba.
 
-The way of select.h: values are spread over the buckets of a histogram, from the greatest down; the
+The way of select.h: values are spread over the buckets of a histogram, from the largest down; the
 bucket in which the running sum reaches its goal is taken apart by the next level, until it holds
 one value or few.  Level 0 cuts the range of values evenly, later ones the range of their bit
 patterns, 10 bits a time, so there are at most 4 more whatever the values: no input is slow.  A
@@ -44,7 +44,7 @@ from pyroclast_kernels.numba.simd import (
     store_i64,
     to_int,
 )
-from pyroclast_kernels.sample.numba.lanes import ALL_TIES, GREATEST, Cut
+from pyroclast_kernels.sample.numba.lanes import ALL_TIES, FLOAT_MAX, Cut
 from pyroclast_kernels.sample.numba.memory import BUCKETS, COPIES
 from pyroclast_kernels.sample.numba.sort import falling_key, index_of_key, sorted_keys
 
@@ -53,11 +53,11 @@ _KEY_BYTES = 8 * _SHORT_LIST
 
 
 class Spread(NamedTuple):
-    """How values become buckets: evenly (greatest, scale float32), or by bit pattern (key, shift
-    int32).  Bucket 0 is the greatest's; the bucket never rises with the value."""
+    """How values become buckets: evenly (maximum, scale float32), or by bit pattern (key, shift
+    int32).  Bucket 0 has the largest; the bucket never rises with the value."""
 
     even: Any
-    greatest: Any
+    maximum: Any
     scale: Any
     key: Any
     shift: Any
@@ -67,7 +67,7 @@ class Spread(NamedTuple):
 def _spread(least: Any, most: Any, first_level: bool) -> Any:
     reach = most - least
     steps = np.float32(BUCKETS - 1) / reach
-    even = first_level and reach <= GREATEST and steps <= GREATEST
+    even = first_level and reach <= FLOAT_MAX and steps <= FLOAT_MAX
     keys = (np.int64(ordered(most)) - np.int64(ordered(least))) & 0xFFFFFFFF
     shift = 0
     while (keys >> shift) >= BUCKETS:
@@ -78,7 +78,7 @@ def _spread(least: Any, most: Any, first_level: bool) -> Any:
 @inline
 def _buckets(x: Any, spread: Any) -> Any:
     if spread.even:
-        scaled = (splat(spread.greatest) - x) * splat(spread.scale)
+        scaled = (splat(spread.maximum) - x) * splat(spread.scale)
         return to_int(minimum(scaled, splat(BUCKETS - 1)))
     return keys_below(x, spread.key, spread.shift)
 

@@ -47,7 +47,7 @@ from pyroclast_kernels.sample.numba.draw import draw, draw_from_blocks
 from pyroclast_kernels.sample.numba.lanes import (
     ALL_TIES,
     BLOCK,
-    GREATEST,
+    FLOAT_MAX,
     LEAST,
     NO_LOGIT,
     Cut,
@@ -194,16 +194,16 @@ def draw_top_p(logits: Any, n: int, by: Any, lowest: Any, top_p: Any, u: Any, s:
     many tokens are left)."""
     apart()
     if top_p <= 0.0:
-        return first_equal(logits, n, by.greatest), 1
+        return first_equal(logits, n, by.maximum), 1
     floor = np.float32(logit_of_weight(0.99 * (1.0 - top_p) / n, by))
-    lower, upper, sampled = floor, GREATEST, False
+    lower, upper, sampled = floor, FLOAT_MAX, False
     if n >= LONG_LIST:
         lower, upper, sampled = bracket(logits, n, top_p, s, weights_of_logits, (lowest, by))
     lower = max(lower, floor)
     found = _pass(logits, n, by, lowest, lower, upper, s)
     goal = top_p * found.total
     if sampled and (found.above_upper >= goal or found.above_upper + found.listed < goal):
-        lower, upper = floor, GREATEST
+        lower, upper = floor, FLOAT_MAX
         found = _pass(logits, n, by, lowest, lower, upper, s)
         goal = top_p * found.total
     if lower == upper:

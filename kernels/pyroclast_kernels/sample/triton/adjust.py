@@ -24,14 +24,14 @@ from pyroclast_kernels.sample.triton.memory import (
 )
 
 _ENTRIES = tl.constexpr(1024)  # of a list at once
-_GREATEST = tl.constexpr(3.4028234663852886e38)
+_FLOAT_MAX = tl.constexpr(3.4028234663852886e38)
 _LATER = tl.constexpr(0x7FFFFFFF)
 
 
 @triton.jit
 def _clipped(x):
-    """float64 -> float32, its greatest values instead of infinities; -inf stays."""
-    clipped = tl.minimum(tl.maximum(x, -_GREATEST), _GREATEST)
+    """float64 -> float32, its largest values instead of infinities; -inf stays."""
+    clipped = tl.minimum(tl.maximum(x, -_FLOAT_MAX), _FLOAT_MAX)
     return tl.where(x == float("-inf"), x, clipped).to(tl.float32)
 
 

@@ -17,7 +17,7 @@ from pyroclast_kernels.sample.triton.memory import (
     CHUNK,
     CUT,
     DONE,
-    GREATEST,
+    MAXIMUM,
     N_KEPT,
     NEAR_CUT,
     OUT_FIELDS,
@@ -50,8 +50,8 @@ def _kept_weights(x, chunk, vocab_size, state, state_f, inverse_temperature):
     near_cut = tl.load(state + NEAR_CUT)
     if near_cut > NOWHERE:
         kept = kept & is_within(nearness(values, tl.load(state_f + CENTRE)), ids, near_cut)
-    greatest = tl.load(state_f + GREATEST).to(tl.float32)
-    return kept, tl.where(kept, weight(values, greatest, inverse_temperature), 0.0)
+    maximum = tl.load(state_f + MAXIMUM).to(tl.float32)
+    return kept, tl.where(kept, weight(values, maximum, inverse_temperature), 0.0)
 
 
 @triton.jit(do_not_specialize=["first_row", "n_chunks"])

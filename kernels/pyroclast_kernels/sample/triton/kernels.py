@@ -5,7 +5,7 @@ every kernel is launched, and the programs of a row that does not need it end at
 
     survey   (survey.py)  adjusts, checks and sums; greedy rows and those that nothing cuts
                                  are done after it
-    count    (list.py)    top_k or top_p: how many tokens lie how far below the greatest
+    count    (list.py)    top_k or top_p: how many tokens lie how far below the maximum
     listing  (list.py)    ... lists the few that may be kept, sorts them, and draws
     select   (select.py)  ... finds the cut where they are many, or typical_p wants its own
     draw     (draw.py)    draws where a cut is known: min_p, top_n_sigma, and after select

@@ -1,6 +1,6 @@
 """The list of a row's best tokens, among which top-k or top-p cuts, in Triton.
 
-`count` spreads a row's logits over a histogram of equal steps below the greatest.  From the counts
+`count` spreads a row's logits over a histogram of equal steps below the maximum.  From the counts
 alone its last program bounds the weight of every bin on both sides, and so finds a bin behind which
 nothing can be kept.  `listing` lists what comes before: each chunk knows its place in the list, so
 that the list is in order of token id whoever writes first.  select.py goes on with it.
@@ -20,9 +20,9 @@ from pyroclast_kernels.sample.triton.memory import (
     CHUNK,
     COUNT_CUT,
     CUT,
-    GREATEST,
     LAST_BIN,
     LIST,
+    MAXIMUM,
     N_LISTED,
     PART,
     PLACE,
@@ -45,7 +45,7 @@ from pyroclast_kernels.sample.triton.order import (
 )
 from pyroclast_kernels.sample.triton.survey import is_adjusted
 
-# The bins reach 24 below the greatest exponent: what lies lower weighs less than 4e-11 of it.
+# The bins reach 24 below the maximum exponent: what lies lower weighs less than 4e-11 of it.
 _RANGE = tl.constexpr(24.0)
 _STEP = tl.constexpr(math.exp(-24.0 / BINS.value))
 _ROUNDING = tl.constexpr(0.9999)  # of a bound on sums: no rounding reaches as far
@@ -70,9 +70,9 @@ def chunk_of(x, chunk, vocab_size, size: tl.constexpr):
 
 
 @triton.jit
-def _bin_of(x, greatest, inverse_temperature):
-    """int32: 0 for the greatest logit, BINS - 1 for all that are _RANGE below it or more."""
-    steps = (greatest - x) * (inverse_temperature * (BINS / _RANGE))
+def _bin_of(x, maximum, inverse_temperature):
+    """int32: 0 for the maximum logit, BINS - 1 for all that are _RANGE below it or more."""
+    steps = (maximum - x) * (inverse_temperature * (BINS / _RANGE))
     return tl.minimum(steps, BINS - 1.0).to(tl.int32)
 
 
@@ -142,8 +142,8 @@ def count(
     row, row_f = rows + r * ROW_FIELDS, rows_f + r * ROW_FIELDS
     x = adjusted_logits(logits, z, row, r, slot, logits_stride, z_stride)
     ids, x = chunk_of(x, chunk, vocab_size, CHUNK)
-    greatest = tl.load(state_f + slot * STATE + GREATEST).to(tl.float32)
-    bin = _bin_of(x, greatest, inverse(tl.load(row_f + TEMPERATURE)))
+    maximum = tl.load(state_f + slot * STATE + MAXIMUM).to(tl.float32)
+    bin = _bin_of(x, maximum, inverse(tl.load(row_f + TEMPERATURE)))
     counts = tl.histogram(bin, BINS, mask=is_within(x, ids, tl.load(state + CUT)))
     bins += slot * n_chunks * BINS
     tl.store(bins + chunk * BINS + tl.arange(0, BINS), counts)
@@ -171,13 +171,13 @@ def listing(
     list_ids += slot * LIST
     x = adjusted_logits(logits, z, row, r, slot, logits_stride, z_stride)
     ids, x = chunk_of(x, chunk, vocab_size, CHUNK)
-    greatest = tl.load(state_f + slot * STATE + GREATEST).to(tl.float32)
+    maximum = tl.load(state_f + slot * STATE + MAXIMUM).to(tl.float32)
     inverse_temperature = inverse(tl.load(row_f + TEMPERATURE))
     inside = is_within(x, ids, tl.load(state + CUT))
-    w = tl.where(inside, weight(x, greatest, inverse_temperature), 0.0)
+    w = tl.where(inside, weight(x, maximum, inverse_temperature), 0.0)
     tl.store(part + SUM, tl.sum(w, 0).to(tl.float64))
     last_bin = tl.load(state + LAST_BIN).to(tl.int32)
-    chosen = (inside & (_bin_of(x, greatest, inverse_temperature) <= last_bin)).to(tl.int32)
+    chosen = (inside & (_bin_of(x, maximum, inverse_temperature) <= last_bin)).to(tl.int32)
     if tl.max(chosen, 0) > 0:
         place = tl.load(part + PLACE).to(tl.int32) + tl.cumsum(chosen, 0) - chosen
         tl.store(list_z + place, x, mask=chosen > 0)

@@ -53,7 +53,7 @@ PART = tl.constexpr(12)
 # Fields of a row's state, the first six int64.
 (
     STAGE, CUT, NEAR_CUT, LAST_BIN, N_LISTED, COUNT_CUT,
-    GREATEST, LOWEST, CENTRE, RAW_GREATEST, RAW_BEST, LOG_TOTAL,
+    MAXIMUM, LOWEST, CENTRE, RAW_MAXIMUM, RAW_BEST, LOG_TOTAL,
 ) = (tl.constexpr(i) for i in range(12))  # fmt: skip
 STATE = tl.constexpr(12)
 # What a row still needs, as STAGE says.

@@ -70,9 +70,9 @@ def inverse(temperature):
 
 
 @triton.jit
-def weight(x, greatest, inverse_temperature):
-    """float32 exp((x - greatest) / temperature); 0 for -inf."""
-    return tl.exp((x - greatest) * inverse_temperature)
+def weight(x, maximum, inverse_temperature):
+    """float32 exp((x - maximum) / temperature); 0 for -inf."""
+    return tl.exp((x - maximum) * inverse_temperature)
 
 
 @triton.jit

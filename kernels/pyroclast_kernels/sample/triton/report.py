@@ -22,7 +22,7 @@ from pyroclast_kernels.sample.triton.memory import (
     PART,
     RANK,
     RAW_BEST,
-    RAW_GREATEST,
+    RAW_MAXIMUM,
     ROW_FIELDS,
     STATE,
     STATUS,
@@ -38,7 +38,7 @@ _INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def _store_best(places, n_top, top):
-    """The n_top greatest places, one after the other; NOWHERE where there are fewer."""
+    """The n_top highest places, one after the other; NOWHERE where there are fewer."""
     i = 0
     while i < n_top:
         best = tl.max(places, 0)
@@ -50,7 +50,7 @@ def _store_best(places, n_top, top):
 @triton.jit
 def _log_probability(x, state_f):
     """float32 log-softmax of a float32 logit of the row."""
-    below = x.to(tl.float64) - tl.load(state_f + RAW_GREATEST)
+    below = x.to(tl.float64) - tl.load(state_f + RAW_MAXIMUM)
     return (below - tl.load(state_f + LOG_TOTAL)).to(tl.float32)
 
 

@@ -2,8 +2,8 @@
 
 A cut is found between two places by summing what lies above three places in between, again and
 again, until one token is left between the two.  Every pass reads the row, or its list, once; there
-are at most 27, whatever the logits, and half as many for most.  Slower than all else, and rarely
-needed for what a language model gives: most lists are short, and not cut this way.
+are at most 27, whatever the logits, and half as many for most.  This is the
+slowest path, and a language model's logits rarely need it: most lists are short and cut otherwise.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -18,8 +18,8 @@ from pyroclast_kernels.sample.triton.memory import (
     COUNT_CUT,
     CUT,
     DONE,
-    GREATEST,
     LIST,
+    MAXIMUM,
     N_LISTED,
     NEAR_CUT,
     OUT_FIELDS,
@@ -51,7 +51,7 @@ from pyroclast_kernels.sample.triton.short import draw_from_list
 
 @triton.jit
 def nearness(x, centre):
-    """float32: the greater, the nearer x is to the centre, a float64 scalar."""
+    """float32, larger the nearer x is to the centre, a float64 scalar."""
     return -tl.abs(x.to(tl.float64) - centre).to(tl.float32)
 
 
@@ -96,8 +96,8 @@ def _bounds(source, cuts, by_nearness: tl.constexpr):
 
 
 @triton.jit
-def _totals(source, cuts, greatest, by):
-    """(the weight, the weighted logits less the greatest) of the kept tokens, float64."""
+def _totals(source, cuts, maximum, by):
+    """(the weight, the weighted logits less the maximum) of the kept tokens, float64."""
     n_tokens = source[2]
     total = tl.zeros((TILE,), tl.float64)
     moment = tl.zeros((TILE,), tl.float64)
@@ -105,15 +105,15 @@ def _totals(source, cuts, greatest, by):
     while chunk * TILE < n_tokens:
         x, place = _tokens(source, cuts, chunk, False)
         kept = place > NOWHERE
-        w = tl.where(kept, weight(x, greatest, by), 0.0).to(tl.float64)
+        w = tl.where(kept, weight(x, maximum, by), 0.0).to(tl.float64)
         total += w
-        moment += w * tl.where(kept, x.to(tl.float64) - greatest, 0.0)
+        moment += w * tl.where(kept, x.to(tl.float64) - maximum, 0.0)
         chunk += 1
     return tl.sum(total, 0), tl.sum(moment, 0)
 
 
 @triton.jit
-def _down_to(source, cuts, greatest, by, t1, t2, t3, by_nearness: tl.constexpr):
+def _down_to(source, cuts, maximum, by, t1, t2, t3, by_nearness: tl.constexpr):
     """The kept tokens whose place is at least t1, or t2, or t3: their weights and numbers."""
     n_tokens = source[2]
     n1 = tl.zeros((TILE,), tl.int32)
@@ -123,7 +123,7 @@ def _down_to(source, cuts, greatest, by, t1, t2, t3, by_nearness: tl.constexpr):
     chunk = 0
     while chunk * TILE < n_tokens:
         x, place = _tokens(source, cuts, chunk, by_nearness)
-        w = weight(x, greatest, by).to(tl.float64)
+        w = weight(x, maximum, by).to(tl.float64)
         n1 += (place >= t1).to(tl.int32)
         n2 += (place >= t2).to(tl.int32)
         n3 += (place >= t3).to(tl.int32)
@@ -145,14 +145,14 @@ def _reached(sum, number, goal, by_count: tl.constexpr):
 
 @triton.jit
 def _select(
-    source, cuts, greatest, by, goal, by_nearness: tl.constexpr, by_count: tl.constexpr
+    source, cuts, maximum, by, goal, by_nearness: tl.constexpr, by_count: tl.constexpr
 ):  # fmt: skip
     """The first place of the kept tokens down to which their weights, or their number, reach the
     goal, which all of them together do; the first of all if the goal is 0.
 
     `low` is a place down to which the goal is reached, `high` one down to which it is not; of the
     three places that cut the range between them in four, one becomes low, and its upper neighbour
-    high.  Sums that leave out some of the same addends are never greater, so the three agree.
+    high.  Sums that leave out some of the same addends are never larger, so the three agree.
     """
     low, high, n_low = _bounds(source, cuts, by_nearness)
     high += 1
@@ -160,7 +160,7 @@ def _select(
     while n_low - n_high > 1:
         step = high - low
         t1, t2, t3 = low + (step + 3) // 4, low + (2 * step + 3) // 4, low + (3 * step + 3) // 4
-        sums, numbers = _down_to(source, cuts, greatest, by, t1, t2, t3, by_nearness)
+        sums, numbers = _down_to(source, cuts, maximum, by, t1, t2, t3, by_nearness)
         s1, s2, s3 = sums
         n1, n2, n3 = numbers
         r1 = _reached(s1, n1, goal, by_count)
@@ -175,32 +175,32 @@ def _select(
 
 @triton.jit
 def _cut(source, state, state_f, row_f, top_k, total):
-    """Stages 9 to 11: leaves the cuts, and the greatest logit that they keep.  total: the weight
+    """Stages 9 to 11: leaves the cuts, and the maximum logit that they keep.  total: the weight
     of all tokens, or 0 if they are all in `source`."""
     by = inverse(tl.load(row_f + TEMPERATURE))
-    greatest = tl.load(state_f + GREATEST).to(tl.float32)
+    maximum = tl.load(state_f + MAXIMUM).to(tl.float32)
     cut, near_cut, centre = tl.load(state + CUT), tl.load(state + NEAR_CUT), 0.0 * total
     if top_k > 0:
         n = _bounds(source, (cut, near_cut, centre), False)[2]
         if n > top_k:
-            cut = _select(source, (cut, near_cut, centre), greatest, by, top_k, False, True)
+            cut = _select(source, (cut, near_cut, centre), maximum, by, top_k, False, True)
     typical_p = tl.load(row_f + TYPICAL_P)
     if typical_p < 1.0:
-        weights, moment = _totals(source, (cut, near_cut, centre), greatest, by)
-        centre = greatest + moment / weights
+        weights, moment = _totals(source, (cut, near_cut, centre), maximum, by)
+        centre = maximum + moment / weights
         goal = typical_p * weights
-        near_cut = _select(source, (cut, near_cut, centre), greatest, by, goal, True, False)
+        near_cut = _select(source, (cut, near_cut, centre), maximum, by, goal, True, False)
         # The best logits may be gone: weigh by the best one left, so that not all weigh 0.
-        greatest = value_at(_bounds(source, (cut, near_cut, centre), False)[1])
+        maximum = value_at(_bounds(source, (cut, near_cut, centre), False)[1])
     top_p = tl.load(row_f + TOP_P)
     if top_p < 1.0:
-        weights = _totals(source, (cut, near_cut, centre), greatest, by)[0]
+        weights = _totals(source, (cut, near_cut, centre), maximum, by)[0]
         goal = top_p * tl.where(total > 0.0, total, weights)
-        cut = _select(source, (cut, near_cut, centre), greatest, by, goal, False, False)
+        cut = _select(source, (cut, near_cut, centre), maximum, by, goal, False, False)
     tl.store(state + CUT, cut)
     tl.store(state + NEAR_CUT, near_cut)
     tl.store(state_f + CENTRE, centre)
-    tl.store(state_f + GREATEST, greatest.to(tl.float64))
+    tl.store(state_f + MAXIMUM, maximum.to(tl.float64))
     tl.store(state + STAGE, TO_DRAW)
 
 
@@ -229,9 +229,9 @@ def select(
         total = tl.sum(tl.load(sums, mask=chunk < n_chunks, other=0.0), 0)
         total = tl.where(top_k > 0, 0.0, total)
         if n <= SHORT_LIST:
-            greatest = tl.load(state_f + GREATEST).to(tl.float32)
+            maximum = tl.load(state_f + MAXIMUM).to(tl.float32)
             out += r * OUT_FIELDS
-            draw_from_list(list_z, list_ids, n, total, greatest, top_k, row, row_f, out)
+            draw_from_list(list_z, list_ids, n, total, maximum, top_k, row, row_f, out)
             tl.store(state + STAGE, DONE)
         else:
             _cut((list_z, list_ids, n, True), state, state_f, row_f, top_k, total)
@@ -239,5 +239,5 @@ def select(
         x = adjusted_logits(logits, z, row, r, slot, logits_stride, z_stride)
         top_k = tl.load(row + TOP_K)
         top_k = tl.where(top_k < vocab_size, top_k, 0)
-        total = 0.0 * tl.load(state_f + GREATEST)
+        total = 0.0 * tl.load(state_f + MAXIMUM)
         _cut((x, list_ids, vocab_size, False), state, state_f, row_f, top_k, total)

@@ -1,8 +1,8 @@
-"""The first look at every row, in Triton: what is adjusted, checked, summed, and often drawn.
+"""The first pass over every row, in Triton: it adjusts, checks and sums, and often draws.
 
-A program per row and chunk adjusts its logits and leaves their greatest and their sums; the last
-one of a row knows from these its status, its greatest logit and what has to follow.  The rows that
-nothing cuts are done here: each chunk's weights are about its own greatest logit, which takes one
+A program per row and chunk adjusts its logits and leaves their maximum and their sums; the last
+one of a row knows from these its status, its maximum logit and what has to follow.  The rows that
+nothing cuts are done here: each chunk's weights are about its own maximum logit, which takes one
 factor per chunk to set right, so that no second pass is needed.
 """
 
@@ -25,10 +25,10 @@ from pyroclast_kernels.sample.triton.memory import (
     CUT,
     DONE,
     FIRST,
-    GREATEST,
     IS_GREEDY,
     LOG_TOTAL,
     LOGPROB,
+    MAXIMUM,
     MEAN,
     MIN_P,
     MOST,
@@ -43,7 +43,7 @@ from pyroclast_kernels.sample.triton.memory import (
     RANK,
     RAW_BEST,
     RAW_FIRST,
-    RAW_GREATEST,
+    RAW_MAXIMUM,
     RAW_MOST,
     RAW_SUM,
     ROW_FIELDS,
@@ -90,7 +90,7 @@ def is_adjusted(row):
 
 @triton.jit
 def _finite_base(most):
-    """The greatest logit of a chunk, to subtract from all; 0 where all are -inf."""
+    """The maximum logit of a chunk, to subtract from all; 0 where all are -inf."""
     return tl.where(most > -_INFINITY, most, 0.0)
 
 
@@ -119,14 +119,14 @@ def _deviation(part, there):
 
 
 @triton.jit
-def _lowest(part, there, greatest, row_f):
+def _lowest(part, there, maximum, row_f):
     """The logit, float64, below which top_n_sigma or min_p cuts."""
-    lowest = greatest - _INFINITY
+    lowest = maximum - _INFINITY
     sigma, min_p = tl.load(row_f + TOP_N_SIGMA), tl.load(row_f + MIN_P)
     if sigma > 0.0:
-        lowest = greatest - sigma * _deviation(part, there)
+        lowest = maximum - sigma * _deviation(part, there)
     if min_p > 0.0:
-        bound = greatest + tl.load(row_f + TEMPERATURE) * tl.log(min_p)
+        bound = maximum + tl.load(row_f + TEMPERATURE) * tl.log(min_p)
         lowest = tl.maximum(lowest, bound)
     return lowest
 
@@ -142,14 +142,14 @@ def _needs(row, row_f, vocab_size):
 
 
 @triton.jit
-def _drawn(x, part, there, greatest, row, row_f, vocab_size, n_lanes: tl.constexpr):
+def _drawn(x, part, there, maximum, row, row_f, vocab_size, n_lanes: tl.constexpr):
     """(token id, how many there were) of a row that nothing cuts; x points to its logits."""
     chunk = tl.arange(0, n_lanes)
     inverse_temperature = inverse(tl.load(row_f + TEMPERATURE))
     most = tl.load(part + MOST, mask=there, other=-_INFINITY, cache_modifier=".cg")
     sums = tl.load(part + SUM, mask=there, other=0.0, cache_modifier=".cg")
     n = tl.load(part + N, mask=there, other=0.0, cache_modifier=".cg")
-    factor = tl.exp((most - greatest) * inverse_temperature.to(tl.float64))
+    factor = tl.exp((most - maximum) * inverse_temperature.to(tl.float64))
     sums = sums * factor
     t = uniform(row) * tl.sum(sums, 0)
     chosen, before = first_beyond(sums, t, n_lanes)
@@ -172,9 +172,9 @@ def _settle(
     bad = tl.max(tl.load(part + BAD, mask=there, other=0.0, cache_modifier=".cg"), 0)
     raw = tl.load(part + RAW_MOST, mask=there, other=-_INFINITY, cache_modifier=".cg")
     most = tl.load(part + MOST, mask=there, other=-_INFINITY, cache_modifier=".cg")
-    raw_greatest, greatest = tl.max(raw, 0), tl.max(most, 0)
+    raw_maximum, maximum = tl.max(raw, 0), tl.max(most, 0)
     target = tl.load(row + TARGET)
-    nothing = (raw_greatest == -_INFINITY) | ((target < 0) & (greatest == -_INFINITY))
+    nothing = (raw_maximum == -_INFINITY) | ((target < 0) & (maximum == -_INFINITY))
     status = tl.where(bad > 0.0, NOT_FINITE, tl.where(nothing, NOTHING_ALLOWED, OK))
     token, n_kept, stage = 0 * target - 1, 0 * status, 0 * status + DONE
     if status == OK:
@@ -182,26 +182,26 @@ def _settle(
             token = target
         elif tl.load(row_f + TEMPERATURE) < MIN_TEMPERATURE:
             first = tl.load(part + FIRST, mask=there, other=0.0, cache_modifier=".cg")
-            first = tl.min(tl.where(most == greatest, first, _INFINITY), 0)
+            first = tl.min(tl.where(most == maximum, first, _INFINITY), 0)
             token, n_kept = first.to(tl.int64), n_kept + 1
         else:
             stage = _needs(row, row_f, vocab_size)
             if stage == DONE:
-                id, n = _drawn(x, part, there, greatest, row, row_f, vocab_size, n_lanes)
+                id, n = _drawn(x, part, there, maximum, row, row_f, vocab_size, n_lanes)
                 token, n_kept = id.to(tl.int64), n
             else:
-                lowest = _lowest(part, there, greatest, row_f)
+                lowest = _lowest(part, there, maximum, row_f)
                 tl.store(state + CUT, last_place(lowest))
                 tl.store(state + NEAR_CUT, NOWHERE)
                 tl.store(state + N_LISTED, 0)
-                tl.store(state_f + GREATEST, greatest)
+                tl.store(state_f + MAXIMUM, maximum)
         if (tl.load(row + WANT_LOGPROB) != 0) | (tl.load(row + N_TOP) > 0):
             first = tl.load(part + RAW_FIRST, mask=there, other=0.0, cache_modifier=".cg")
             sums = tl.load(part + RAW_SUM, mask=there, other=0.0, cache_modifier=".cg")
-            tl.store(state_f + RAW_GREATEST, raw_greatest)
-            best = tl.min(tl.where(raw == raw_greatest, first, _INFINITY), 0)
+            tl.store(state_f + RAW_MAXIMUM, raw_maximum)
+            best = tl.min(tl.where(raw == raw_maximum, first, _INFINITY), 0)
             tl.store(state_f + RAW_BEST, best)
-            tl.store(state_f + LOG_TOTAL, tl.log(tl.sum(sums * tl.exp(raw - raw_greatest), 0)))
+            tl.store(state_f + LOG_TOTAL, tl.log(tl.sum(sums * tl.exp(raw - raw_maximum), 0)))
     tl.store(state + STAGE, stage.to(tl.int64))
     tl.store(out + TOKEN_ID, token.to(tl.int32))
     tl.store(out + STATUS, status)

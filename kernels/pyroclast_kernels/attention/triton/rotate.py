@@ -1,8 +1,8 @@
-"""rope inside of attention: what a program that decodes does to its own heads.
+"""rope inside attention, for steps that only decode.
 
-Every program turns the query heads that it reads.  Those that see the newest position also turn its
-key and write key and value to the cache, before they read them there like any other; where several
-do, they write the same bytes.  The bits are those of rope/triton_kernels.py.
+Every program rotates the query heads that it reads.  Those that see the newest position also rotate
+its key, and write key and value to the cache before they read them there like any other; where
+several do, they write the same bytes.  The bits are those of rope/triton_kernels.py.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -18,17 +18,17 @@ _BLOCK = tl.constexpr(32)  # cache.BLOCK_SIZE
 
 
 @triton.jit
-def _turned(qkv, angles, at, dim, mask, half: tl.constexpr):
+def _rotated(qkv, angles, at, dim, mask, half: tl.constexpr):
     """float32 (rows, dims): dimensions `dim` (1, dims) of the heads that begin at qkv[at], at
-    (rows,), turned by the angles of their token: cosines, then sines."""
+    (rows,), rotated by the angles of their token: cosines, then sines."""
     is_first = dim < half
     x = qkv + at[:, None]
     own = tl.load(x + dim, mask, 0.0)
     other = tl.load(x + tl.where(is_first, dim + half, dim - half), mask, 0.0)
-    turn = angles + tl.where(is_first, dim, dim - half)
+    angle_at = angles + tl.where(is_first, dim, dim - half)
     angle_mask = dim < 2 * half
-    cosine = tl.load(turn, angle_mask, 0.0)
-    sine = tl.load(turn + half, angle_mask, 0.0)
+    cosine = tl.load(angle_at, angle_mask, 0.0)
+    sine = tl.load(angle_at + half, angle_mask, 0.0)
     sine = tl.where(is_first, -sine, sine)
     return product(own, tl.broadcast_to(cosine, own.shape)) + product(
         other, tl.broadcast_to(sine, own.shape)
@@ -36,21 +36,21 @@ def _turned(qkv, angles, at, dim, mask, half: tl.constexpr):
 
 
 @triton.jit
-def turned_rows(
+def rotated_rows(
     qkv, angles, at, mask, head_dim: tl.constexpr, block_d: tl.constexpr, dot_type: tl.constexpr,
     in_pairs: tl.constexpr,
 ):  # fmt: skip
-    """triton_tile.query_rows of heads that are not turned yet."""
+    """tile.query_rows of heads that are not rotated yet."""
     half: tl.constexpr = head_dim // 2
     if in_pairs:
         dim = 2 * tl.arange(0, block_d // 2)[None, :]
         q_mask = mask[:, None] & (dim < head_dim)
-        even = _turned(qkv, angles, at, dim, q_mask, half)
-        odd = _turned(qkv, angles, at, dim + 1, q_mask, half)
+        even = _rotated(qkv, angles, at, dim, q_mask, half)
+        odd = _rotated(qkv, angles, at, dim + 1, q_mask, half)
         return to_bf16(even).to(dot_type), to_bf16(odd).to(dot_type)
     else:
         dim = tl.arange(0, block_d)[None, :]
-        q = _turned(qkv, angles, at, dim, mask[:, None] & (dim < head_dim), half)
+        q = _rotated(qkv, angles, at, dim, mask[:, None] & (dim < head_dim), half)
         return q.to(dot_type), q.to(dot_type)
 
 
@@ -60,7 +60,7 @@ def write_newest(
     n_kv_heads: tl.constexpr, head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr,
     in_pairs: tl.constexpr,
 ):  # fmt: skip
-    """The key, turned, and the value of a kv head of the token that begins at qkv[at], to its
+    """The rotated key and the value of a kv head of the token that begins at qkv[at], to its
     position in the cache; table: the blocks of its sequence."""
     if in_pairs:  # two to a word here; they are written one by one
         k_cache = k_cache.to(tl.pointer_type(tl.int16))
@@ -69,7 +69,7 @@ def write_newest(
     cell = tl.load(table + position // _BLOCK).to(tl.int64) * n_kv_heads + kv_head
     one, dim = tl.arange(0, 1), tl.arange(0, block_d)
     mask, slot = (dim < head_dim)[None, :], position % _BLOCK + one
-    k = _turned(qkv, angles, key_at + one, dim[None, :], mask, head_dim // 2)
+    k = _rotated(qkv, angles, key_at + one, dim[None, :], mask, head_dim // 2)
     v = tl.load(qkv + key_at + n_kv_heads * head_dim + dim[None, :], mask, 0.0)
     put_keys(k_cache, cell * (head_dim * _BLOCK) + one, slot, k, dim, mask)
     put_values(v_cache, cell * (stride * _BLOCK) + one, slot, v, dim, mask, stride)

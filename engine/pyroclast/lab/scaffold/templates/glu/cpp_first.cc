@@ -1,5 +1,5 @@
 // $contract
-// OP = "swiglu"
+// OP = "glu"
 // FORMATS = ("f32",)
 
 #include <cmath>
@@ -18,11 +18,12 @@ struct Args {
   float *out;
   Q8Block *out_q8;
   int64_t d_ff;
+  int64_t activation;
 };
 
 }  // namespace
 
-extern "C" void swiglu_f32(const void *args, int part, int n_parts) {
+extern "C" void glu_f32(const void *args, int part, int n_parts) {
   const Args &a = *static_cast<const Args *>(args);
   const int64_t n = *a.n_tokens;
   // This part's share; the others run at the same time, on other threads.
@@ -31,7 +32,10 @@ extern "C" void swiglu_f32(const void *args, int part, int n_parts) {
     float y[32];
     for (int64_t i = 0; i < a.d_ff; i++) {
       // In float64 no exponential of a float32 that matters overflows.
-      y[i % 32] = float(gate[i] / (1.0 + std::exp(-double(gate[i]))) * up[i]);
+      const double g = gate[i], u = 0.7978845608028654 * g * (1 + 0.044715 * g * g);
+      const double f = a.activation == 2 ? g / 2 * std::erfc(-g * 0.7071067811865476)
+                                         : g / (1 + std::exp(a.activation == 0 ? -g : -2 * u));
+      y[i % 32] = float(f) * up[i];
       if (a.out) a.out[t * a.d_ff + i] = y[i % 32];
       if (a.out_q8 && i % 32 == 31) quantize_block(y, a.out_q8[(t * a.d_ff + i) / 32]);
     }

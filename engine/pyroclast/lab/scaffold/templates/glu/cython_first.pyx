@@ -1,9 +1,9 @@
 # $contract
-# OP = "swiglu"
+# OP = "glu"
 # FORMATS = ("f32",)
 
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-from libc.math cimport NAN, exp, fabsf, isfinite, rintf
+from libc.math cimport NAN, erfc, exp, fabsf, isfinite, rintf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
 
 
@@ -17,11 +17,13 @@ cdef struct Args:
     float *out
     Q8Block *out_q8
     int64_t d_ff
+    int64_t activation
 
 
 cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
     cdef const Args *a = <const Args *>args
     cdef int64_t t, i
+    cdef double g, u, f
     cdef const float *gate
     cdef const float *up
     cdef float y[32]
@@ -32,7 +34,13 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
         up = gate + a.d_ff
         for i in range(a.d_ff):
             # In float64 no exponential of a float32 that matters overflows.
-            y[i % 32] = <float>(gate[i] / (1.0 + exp(-<double>gate[i])) * up[i])
+            g = gate[i]
+            u = 0.7978845608028654 * g * (1 + 0.044715 * g * g)
+            if a.activation == 2:
+                f = g / 2 * erfc(-g * 0.7071067811865476)
+            else:
+                f = g / (1 + exp(-g if a.activation == 0 else -2 * u))
+            y[i % 32] = <float>f * up[i]
             if a.out != NULL:
                 a.out[t * a.d_ff + i] = y[i % 32]
             if a.out_q8 != NULL and i % 32 == 31:
@@ -40,4 +48,4 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
 
 
 def kernels():
-    return {"swiglu.f32": <size_t>&kernel}
+    return {"glu.f32": <size_t>&kernel}
