@@ -56,8 +56,9 @@ _FUNCTIONS = dict(zip(ACTIVATIONS, (silu, gelu_tanh, gelu), strict=True))
 
 
 def gated(gate: Array, up: Array, activation: int) -> Array:
-    """float32 ACTIVATIONS[activation](gate) * up; an exponential that overflows is no error."""
-    with np.errstate(over="ignore"):
+    """float32 ACTIVATIONS[activation](gate) * up.  No warnings: an exponential may overflow, and the
+    NaN of a gate of -inf is found at the logits."""
+    with np.errstate(over="ignore", invalid="ignore"):
         y: Array = _FUNCTIONS[ACTIVATIONS[activation]](gate) * up
     return y
 

@@ -6,9 +6,9 @@ positions in the lanes and one query value broadcast; values have 64 dimensions 
 probability broadcast.  An item is a tile of query rows (tokens times the heads of a group) against
 one kv head; 32 positions of keys, then of values, are converted to float32 once for all rows.
 
-A row's positions are worked off in splits of 512, cut at multiples of 512 whatever the batch, and
-merged from left to right: its bits depend on the sequence alone.  `scratch` and `counters` go
-unused: one token's positions are not shared among threads.
+A row's context is processed in splits of 512 positions, cut at multiples of 512 whatever the batch,
+and merged from left to right: its bits depend on the sequence alone.  `scratch` and `counters` go
+unused: one token's context stays on one thread.
 """
 
 from libc.math cimport INFINITY, expf, sqrtf
