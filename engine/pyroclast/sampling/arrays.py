@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 class SampleArrays:
     """Attributes are named as the parameters of `pyroclast_kernels.sample`, for `max_rows` rows of
-    logits of at most `max_seqs` sequences.  n_rows[0] = 0: nothing is sampled.
+    logits of at most `max_seqs` requests.  n_rows[0] = 0: nothing is sampled.
 
-    In `penalties`, `biases` and `allowed` each sequence of a step has a segment of full size
-    (n_penalties, MAX_LOGIT_BIASES, n_words); on the host, pages that nobody touches cost no memory.
-    Whoever changes a part of one tells the memory."""
+    `penalties`, `biases` and `allowed` have `max_seqs` segments of full size (n_penalties,
+    MAX_LOGIT_BIASES, n_words): one for each request of a step; those left over are for drafts.  On
+    the host, pages that nobody touches cost no memory.  Whoever changes a part of a table tells
+    the memory."""
 
     def __init__(
         self,
