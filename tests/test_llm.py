@@ -550,7 +550,7 @@ def test_ctrl_c_at_any_place_leaves_the_llm_usable(where, call, monkeypatch):
     begun = [next(other).token_ids[0]]
     stepper = llm._loop.stepper
     owners = {"token_ids": stepper._results, "_give": stepper._outcome, "_finish": stepper}
-    owner = owners[where]
+    owner = type(owners[where])
     real = getattr(owner, where)
     n_calls = 0
 

@@ -64,8 +64,7 @@ class GenerateRequest(ReadRequest):
         )
         self.params = params
         self.seed = seed
-        self.prompt_index = prompt_index
-        self.index = index
+        self.prompt_index, self.index = prompt_index, index
         self.clock = Clock(call.arrived_s)
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None

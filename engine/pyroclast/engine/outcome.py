@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.output import TokenLogprobs
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_results import StepResults
@@ -12,6 +13,8 @@ from pyroclast.errors import NumericalError, PyroclastError, SamplingError
 class Outcome:
     """Hands a request what the step that has run computed for it.  `start` is the first of the
     request's rows, `token_ids` has the token of every row of the step."""
+
+    __slots__ = ("_model", "_results")
 
     def __init__(self, model: StepModel, results: StepResults) -> None:
         self._model = model
@@ -109,11 +112,15 @@ class Outcome:
                 scored = self._results.logprobs(row + position - first, request.n_top)
                 request.scored[position + 1] = scored
 
+    def note_logprobs(self, request: GenerateRequest, row: int) -> list[TokenLogprobs] | None:
+        """What a request that asked for it is told about the token of its row."""
+        if request.logprobs is None:
+            return None
+        logprobs = [self._results.logprobs(row, request.params.logprobs or 0)]
+        request.logprobs += logprobs
+        return logprobs
+
     def _give(self, request: GenerateRequest, token_id: int, row: int) -> None:
         """One sampled token."""
         text = request.accept(token_id)
-        logprobs = None
-        if request.logprobs is not None:
-            logprobs = [self._results.logprobs(row, request.params.logprobs or 0)]
-            request.logprobs += logprobs
-        request.emit(text, [token_id], logprobs)
+        request.emit(text, [token_id], self.note_logprobs(request, row))

@@ -64,7 +64,7 @@ class SampleWriter:
         self.processed: list[tuple[int, GenerateRequest]] = []
 
     def write(self, step: Sequence[ReadRequest]) -> None:
-        self.changing = []
+        self.changing.clear()
         self.processed = []
         n_rows, spare = 0, len(step)  # the first segment that no request of the step owns
         for i, request in enumerate(step):

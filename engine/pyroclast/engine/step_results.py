@@ -12,6 +12,8 @@ class StepResults:
     token of row r, -1 where none could be chosen (`is_finite` tells why).  has_top: the lists of
     most likely tokens need no fetching from a GPU; whoever begins a step sets it."""
 
+    __slots__ = ("_arrays", "_n_rows", "_on_gpu", "_out", "has_top", "sampled")
+
     def __init__(self, arrays: SampleArrays) -> None:
         self._arrays = arrays
         # Single values through memoryviews: half the time of NumPy's.

@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 class StepWriter:
     """Fills the arrays for the steps that `Scheduler.schedule` plans."""
 
+    __slots__ = (
+        "_batch",
+        "_block_size",
+        "_changing",
+        "_layout",
+        "_positions",
+        "_sample_positions",
+        "_samples",
+        "_token_ids",
+        "processed",
+    )
+
     def __init__(self, batch: Batch, arrays: SampleArrays, block_size: int) -> None:
         self._batch = BatchWriter(batch, block_size)
         self._samples = SampleWriter(arrays)
+        self._changing = self._samples.changing
         self._block_size = block_size
         self._layout = -1  # of the step that is in the arrays; -1 if there is none to trust
         # The rows of the step whose logits users' callables change.
@@ -65,6 +78,6 @@ class StepWriter:
             token_ids[i] = request.token_ids[-1]
             positions[i] = n_tokens - 1
             sample_positions[i] = n_tokens
-        if self._samples.changing:
+        if self._changing:
             self._samples.update()
         return True

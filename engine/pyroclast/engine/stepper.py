@@ -111,6 +111,7 @@ class Stepper:
             return False
         self.model.forward(True)
         now_s = perf_counter()
+        self._results.has_top = False
         sampled = self._sampled
         finished: list[ReadRequest] = []
         failed: list[tuple[ReadRequest, int]] = []
@@ -125,8 +126,11 @@ class Stepper:
             text = request.accept(token_id)
             if request.finish_reason is not None:
                 finished.append(request)
+            logprobs = None
+            if request.logprobs is not None:
+                logprobs = self._outcome.note_logprobs(request, i)
             if request.call.chunks is not None:
-                request.emit(text, [token_id])
+                request.emit(text, [token_id], logprobs)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
@@ -151,7 +155,7 @@ class Stepper:
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
-            steady = [r for r in step if isinstance(r, GenerateRequest) and r.logprobs is None]
+            steady = [request for request in step if isinstance(request, GenerateRequest)]
             if len(steady) == len(step):
                 self._steady = steady
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 class SampleArrays:
     """The parameters of `pyroclast_kernels.sample` under their names, for `max_rows` rows of logits
-    of at most `max_seqs` sequences.  n_rows[0] = 0: nothing is sampled.
+    of at most `max_seqs` requests.  n_rows[0] = 0: nothing is sampled.
 
-    In `penalties`, `biases` and `allowed` each sequence of a step has a segment of full size
-    (n_penalties, MAX_LOGIT_BIASES, n_words); on the host, untouched pages cost no memory.
-    Code that changes a part of one must tell the memory."""
+    `penalties`, `biases` and `allowed` have `max_seqs` segments of full size (n_penalties,
+    MAX_LOGIT_BIASES, n_words): one for each request of a step; those left over are for drafts.  On
+    the host, untouched pages cost no memory.  Code that changes a part of one must tell the memory."""
 
     def __init__(
         self,
