@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.families.registry import config_of
@@ -21,6 +22,9 @@ from pyroclast.lab.gpu import engine as gpu_engine
 from pyroclast.lab.gpu import run as runner
 from pyroclast.lab.peers.client import WORKERS
 from pyroclast.model.kv_cache import BLOCK_SIZE
+from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.gpu import kernel_spans
+from pyroclast_kernels.gpu.kernel_spans import Span
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
@@ -454,6 +458,30 @@ def test_the_ops_of_a_step_add_up(engine: Any) -> None:
     [row] = engine.breakdown(2, 10)
     assert row["value"] == 21.0
     assert list(row["ops_us"].items()) == [("matmul.bf16", 12.0), ("norm.f32", 9.0)]
+
+
+def test_gaps_are_the_longest_waits(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 steps of two kernels: 1 us between the kernels of a step, 30 us between steps."""
+    spans, now = [], 0.0
+    for _ in range(24):
+        for took, wait in ((5.0, 1.0), (3.0, 30.0)):
+            spans.append(Span("k", now, now + took))
+            now += took + wait
+    seen = []
+    monkeypatch.setattr(kernel_spans, "kernel_spans", lambda run: seen.append(run) or spans)
+    [row] = engine.gaps(10)
+    assert (row["value"], row["waits_within_us"], row["kernels_per_step"]) == (30.0, 1.0, 2.0)
+    assert row["longest_kernels"] == {"k": [4.0, 48]}
+    engine._passes.clear()
+    seen[0]()
+    assert len(engine._passes) == 24
+
+
+def test_without_a_gpu_nothing_is_profiled() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(KernelError, match="there is no GPU to profile"):
+        kernel_spans.kernel_spans(lambda: pytest.fail("it ran"))
 
 
 def test_the_longest_kernels_are_those_of_all_their_runs() -> None:

@@ -20,13 +20,14 @@ class Span:
 
 
 def kernel_spans(run: Callable[[], object]) -> list[Span]:
-    """What the device did while `run` ran, in order.  KernelError where there is no GPU, or the
-    profiler saw nothing on it."""
+    """What the device did while `run` ran, in order; a first run warms up.  KernelError, before
+    any run, where there is no GPU, and after it where the profiler saw nothing."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     if not torch.cuda.is_available():
         raise KernelError("there is no GPU to profile")
+    run()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
     spans = [

@@ -123,7 +123,6 @@ class Engine:
         take longest.  The longest waits of n steps are those between the steps."""
         from pyroclast_kernels.gpu.kernel_spans import kernel_spans
 
-        self._generate(1, n_depth, _PROFILED_STEPS)
         spans = kernel_spans(lambda: self._generate(1, n_depth, _PROFILED_STEPS))
         waits, busy_until = [], spans[0].end_us
         for span in spans[1:]:
