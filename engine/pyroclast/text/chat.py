@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import jinja2
 
 from pyroclast.errors import RequestError, TemplateError
+from pyroclast.text.template_meter import MAX_INTEGER_BITS
 from pyroclast.text.template_sandbox import MeteredEnvironment
 
 _MAX_SOURCE_CHARS = 1 << 17  # the longest in use have some 30,000
@@ -134,6 +135,10 @@ class ChatTemplate:
         if isinstance(value, str):
             size.units += len(value)
             return self._guard(_valid(value, where)) if guard else _valid(value, where)
+        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+            raise RequestError(
+                f"{where} is a number of {value.bit_length()} bits; at most {MAX_INTEGER_BITS}"
+            )
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, Mapping):
