@@ -79,6 +79,7 @@ LARGE = {
     "fields of a dict": "{{ ('%(a)999d' * 50000) % {'a': 1} }}",
     "colons in a field": "{{ ('{' ~ ':' * 400000).format() }}",
     "a list of characters": LONG + "{{ a | list }}",
+    "sorted characters": LONG + "{{ (a ~ a) | sort }}",
     "reversed twins": NEST + "{{ [ns.x, ns.x] | reverse | sort }}",
     "deep lists": grown("[]", "[ns.x]", 999) + "{{ ns.x }}",
     "macros in macros": CALLS_TWICE + "{{ f(300) }}",

@@ -65,6 +65,8 @@ class Meter:
     def allow_cost(self, cost: Cost, subject: Any, others: tuple[Any, ...]) -> None:
         """Refuse an operation that takes too long by its class in the table, on values of this
         size.  Each value has passed `bound` before."""
+        if isinstance(subject, str) and cost in (Cost.ITEMS, Cost.EACH, Cost.HASHED):
+            self.allow(SLOT_UNITS * len(subject))
         if cost is Cost.NUMBERS:
             if not all(isinstance(value, int | float) for value in (subject, *others)):
                 raise TemplateError("the chat template tests the parity of what is no number")
@@ -74,8 +76,6 @@ class Meter:
                 self.allow_pairs(len(items), self.bound(items))
             else:
                 self.hashed(items)
-        elif cost is Cost.ITEMS and isinstance(subject, str):
-            self.allow(SLOT_UNITS * len(subject))
         elif cost in (Cost.PAIRS, Cost.EACH) and others:
             n = len(subject) if isinstance(subject, Sized) else self.bound(subject)
             self.allow_pairs(n, self.bound(others))

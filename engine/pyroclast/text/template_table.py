@@ -22,8 +22,8 @@ class Cost(Enum):
     LINEAR = "the sum of their sizes"
     ITEMS = "a list with one slot for each character"
     PAIRS = "the product of their sizes"
-    EACH = "the number of items times the size of the further arguments"
-    HASHED = "the product of the items' number and size: numbers can be made to collide in a hash"
+    EACH = "as ITEMS, and the number of items times the size of the further arguments"
+    HASHED = "as ITEMS, and the items' number times their size: numbers can be made to collide"
     NUMBERS = "constant, for numbers; a string would be formatted by %"
 
 
