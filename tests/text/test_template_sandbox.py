@@ -173,6 +173,15 @@ def test_no_error_text_is_longer_than_a_screen():
         assert len(str(caught.value)) < 2500, source[:80]
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["{{a}}" * 20_000, "{{ a" + "<a" * 50_000 + " }}", "{%if a%}{%set b=1%}{%endif%}" * 4000],
+)
+def test_a_template_too_large_to_compile_soon_is_refused(source):
+    with pytest.raises(TemplateError, match="more than 12000 parts"):
+        ChatTemplate(source)
+
+
 def test_numbers_in_messages_are_bounded():
     with pytest.raises(RequestError, match="bits"):
         ChatTemplate("x").render([{"role": "user", "content": "hi", "n": 1 << 5000}])

@@ -33,6 +33,7 @@ from pyroclast.text.template_table import (
     GLOBALS,
     LIST_METHODS,
     OPERATORS,
+    PASSING_FILTERS,
     STR_METHODS,
     TESTS,
     Cost,
@@ -66,7 +67,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         filters: dict[str, Any] = dict(self.filters) | self._own_filters()
         self.filters.clear()
         for name, cost in FILTERS.items():
-            self.filters[name] = self._metered(filters[name], cost, printable=True)
+            prints = name not in PASSING_FILTERS
+            self.filters[name] = self._metered(filters[name], cost, prints)
         tests: dict[str, Any] = dict(self.tests)
         self.tests.clear()
         for name, cost in TESTS.items():
@@ -166,9 +168,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             self._allow_product(operator, left, right)
         for value in (left, right):
             if operator in OPERATORS and not isinstance(value, OPERATORS[operator]):
-                raise TemplateError(
-                    f"the chat template computes {operator} of a {type(value).__name__}"
-                )
+                raise TypeError(f"{operator} of a {type(value).__name__}")
         return self.meter.made(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:

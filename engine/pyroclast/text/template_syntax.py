@@ -14,13 +14,18 @@ from jinja2.visitor import NodeTransformer
 from pyroclast.text.template_meter import MAX_INTEGER_BITS
 from pyroclast.text.template_table import NODES
 
+# The largest in use have some 1,300 nodes.  Compiling takes more than linear time in some of them.
+_MAX_NODES = 12_000
+
 
 def write_meter(tree: nodes.Template) -> None:
     """Put calls of MeteredEnvironment's meter_* methods where a template can loop or grow."""
-    for node in tree.find_all(nodes.Node):
+    for i, node in enumerate(tree.find_all(nodes.Node)):
+        if i == _MAX_NODES:
+            raise TemplateSyntaxError(f"a template of more than {_MAX_NODES} parts", node.lineno)
         if type(node) not in NODES:
             refused = f"a chat template may not use {type(node).__name__}"
-            raise TemplateSyntaxError(refused, node.lineno or 1)
+            raise TemplateSyntaxError(refused, node.lineno)
     _Metering().visit(tree)
 
 

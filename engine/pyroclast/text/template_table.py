@@ -75,6 +75,11 @@ FILTERS = _table(
     EACH="groupby map max min reject rejectattr select selectattr sort",
     HASHED="unique",
 )
+# These pass values on and print none, so the values may be what does not print, as a namespace in
+# a list of messages.
+_PASSING = """count d default dictsort first groupby items last length list map max min reject
+    rejectattr reverse select selectattr sort unique"""
+PASSING_FILTERS = frozenset(_PASSING.split())
 REFUSED_FILTERS = {
     "attr": "reaches attributes by a computed name",
     "batch center slice": "pad to a length that the template names",
