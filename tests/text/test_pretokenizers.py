@@ -98,14 +98,15 @@ def cutter(patterns):
 def test_a_rewritten_rule_cuts_as_the_original_does(name):
     rewritten = PRE_RULES[name].patterns
     original = [ORIGINALS[name].get(i, pattern) for i, pattern in enumerate(rewritten)]
+    cut, cut_as_published = cutter(rewritten), cutter(original)
     rng = random.Random(5)
     for _ in range(3000):
         alphabet = rng.choice(
             ["12", "123½", "123٣५²Ⅷ", "12½ a_é", "1٢½a .\u0301", " \u00a0\n1a,中"]
         )
         text = "".join(rng.choice(alphabet) for _ in range(rng.randint(0, rng.choice([4, 9, 25]))))
-        expected = cutter(original).pre_tokenize_str(text)
-        assert cutter(rewritten).pre_tokenize_str(text) == expected, repr(text)
+        expected = cut_as_published.pre_tokenize_str(text)
+        assert cut.pre_tokenize_str(text) == expected, repr(text)
 
 
 @pytest.mark.parametrize("name", sorted({rule: name for name, rule in PRE_RULES.items()}.values()))
