@@ -20,9 +20,23 @@ Programming errors inside Pyroclast are plain asserts and never one of these.
 
 from pyroclast_kernels.errors import KernelError as _KernelLibraryError
 
+# A file may name something with megabytes of text; a message that quotes it stays readable.
+_MAX_MESSAGE_CHARS = 2000
+
 
 class PyroclastError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose.  The middle of a long message is left out."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*[_clipped(arg) if isinstance(arg, str) else arg for arg in args])
+
+
+def _clipped(message: str) -> str:
+    n_left_out = len(message) - _MAX_MESSAGE_CHARS
+    if n_left_out <= 0:
+        return message
+    half = _MAX_MESSAGE_CHARS // 2
+    return f"{message[:half]} ... ({n_left_out} characters left out) ... {message[-half:]}"
 
 
 class ModelFileError(PyroclastError):

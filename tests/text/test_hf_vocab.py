@@ -12,7 +12,7 @@ TEXTS = ["", "hello world", " hello", "é🚀 x", "a<|im_end|>b<tool>c", "<bos>"
 
 def folder(path, metadata, decoder, post_processor=None, **files):
     """A Hugging Face folder with the vocabulary of some GGUF metadata."""
-    backend = Tokenizer.from_gguf_metadata(metadata)._backend
+    backend = Tokenizer.from_gguf_metadata(metadata)._backend.backend
     state = json.loads(backend.to_str())
     state |= {"decoder": decoder, "post_processor": post_processor}
     (path / "tokenizer.json").write_text(json.dumps(state))
@@ -137,8 +137,8 @@ def test_a_folder_without_a_tokenizer_says_what_it_needs(tmp_path):
     [
         ("tokenizer.json", "{", "cannot be read"),
         ("tokenizer.json", "{}", "cannot be read"),
-        ("tokenizer_config.json", "[1]", "must hold a JSON object, got list"),
-        ("tokenizer_config.json", "{", r"tokenizer_config\.json cannot be read"),
+        ("tokenizer_config.json", "[1]", "must be a JSON object, got list"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not valid JSON"),
         ("tokenizer_config.json", '{"add_bos_token": true}', "names no such token"),
         ("generation_config.json", '{"eos_token_id": 10000}', r"10000.*0\.\.261"),
         ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id 'x'"),

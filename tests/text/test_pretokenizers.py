@@ -1,7 +1,9 @@
 import random
 import string
+import time
 
 import pytest
+from tokenizers import Regex, pre_tokenizers
 
 from pyroclast.errors import TokenizerError
 from pyroclast.text.pretokenizers import PRE_RULES, pre_rule
@@ -12,7 +14,7 @@ from vocabularies import byte_level
 
 def pieces(name, text):
     tok = Tokenizer.from_gguf_metadata(byte_level(pre=name))
-    words = tok._backend.pre_tokenizer.pre_tokenize_str(text)
+    words = tok._backend.backend.pre_tokenizer.pre_tokenize_str(text)
     alphabet = byte_level_alphabet()
     return [bytes(alphabet[char] for char in word).decode() for word, _ in words]
 
@@ -76,3 +78,42 @@ def test_an_unknown_rule_is_an_error_that_lists_the_known_ones():
         pre_rule("kimi-k2")
     assert "'kimi-k2'" in str(error.value)
     assert all(name in str(error.value) for name in PRE_RULES)
+
+
+# --- time
+
+ORIGINALS = {  # rules whose published patterns take time with the square of a run
+    "afmoe": {0: r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"},
+    "tiny_aya": {0: r"\d{1,3}(?=(?:\d{3})*\b)"},
+    "superbpe": {1: r"(?=(\d{3})+(?!\d))"},
+    "deepseek-llm": {3: r"\s+$"},
+}
+
+
+def cutter(patterns):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated") for p in patterns])
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_rewritten_rule_cuts_as_the_original_does(name):
+    rewritten = PRE_RULES[name].patterns
+    original = [ORIGINALS[name].get(i, pattern) for i, pattern in enumerate(rewritten)]
+    cut, cut_as_published = cutter(rewritten), cutter(original)
+    rng = random.Random(5)
+    for _ in range(3000):
+        alphabet = rng.choice(
+            ["12", "123½", "123٣५²Ⅷ", "12½ a_é", "1٢½a .\u0301", " \u00a0\n1a,中"]
+        )
+        text = "".join(rng.choice(alphabet) for _ in range(rng.randint(0, rng.choice([4, 9, 25]))))
+        expected = cut_as_published.pre_tokenize_str(text)
+        assert cut.pre_tokenize_str(text) == expected, repr(text)
+
+
+@pytest.mark.parametrize("name", sorted({rule: name for name, rule in PRE_RULES.items()}.values()))
+def test_a_rule_takes_linear_time_on_any_run(name):
+    cut = cutter(PRE_RULES[name].patterns)
+    for run in ("1", " ", "\u00a0", "\n", "A", "a", "中", "\u0301", "!", "½", "a ", "A\u0301"):
+        for end in ("", "1", "a", "中", " !"):
+            start = time.thread_time()
+            cut.pre_tokenize_str(run * (6000 // len(run)) + end)
+            assert time.thread_time() - start < 0.06, (run, end)  # a quadratic one takes 0.15 s

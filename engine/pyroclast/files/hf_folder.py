@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.errors import ModelFileError
-from pyroclast.files.safetensors import SafetensorsFile, parse_json_object
-
-_MAX_JSON_BYTES = 64 << 20  # an index of 10,000 tensors takes 1 MB
+from pyroclast.files.safetensors import SafetensorsFile
+from pyroclast.files.small_file import CONFIG_BYTES, INDEX_BYTES, read_small_json
 
 
 class HFFolder:
@@ -16,9 +15,10 @@ class HFFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = _read_json(path / "config.json")
+        self.config = _read_json(path / "config.json", CONFIG_BYTES)
         generation = path / "generation_config.json"
-        self.generation_config = _read_json(generation) if generation.exists() else {}
+        exists = generation.exists()
+        self.generation_config = _read_json(generation, CONFIG_BYTES) if exists else {}
         self.files: list[SafetensorsFile] = []
         try:
             for name in _weight_files(path):
@@ -44,14 +44,11 @@ class HFFolder:
             file.close()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ModelFileError(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
-        text = path.read_bytes()
-    except OSError as error:
+        return read_small_json(path, max_bytes)
+    except FileNotFoundError as error:
         raise ModelFileError(f"{path}: cannot be read: {error}") from error
-    return parse_json_object(text, str(path))
 
 
 def _weight_files(path: Path) -> list[str]:
@@ -65,7 +62,7 @@ def _weight_files(path: Path) -> list[str]:
                 f"{path}: neither model.safetensors nor model.safetensors.index.json{hint}"
             )
         return ["model.safetensors"]
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = _read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{index}: 'weight_map' must be an object with tensor names")
     for file in weight_map.values():

@@ -21,7 +21,7 @@ class SampleArrays:
 
     `penalties`, `biases` and `allowed` have `max_seqs` segments of full size (n_penalties,
     MAX_LOGIT_BIASES, n_words): one for each request of a step; those left over are for drafts.  On
-    the host, untouched pages cost no memory.  Code that changes a part of one must tell the memory."""
+    the host, untouched pages cost no memory.  Code that changes a part must tell the memory."""
 
     def __init__(
         self,

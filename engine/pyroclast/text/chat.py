@@ -8,14 +8,17 @@ unknown, so that is an error too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 import jinja2
 
 from pyroclast.errors import RequestError, TemplateError
+from pyroclast.text.content_parts import as_text, takes_parts
+from pyroclast.text.control_names import ControlNames
+from pyroclast.text.template_meter import MAX_INTEGER_BITS
 from pyroclast.text.template_sandbox import MeteredEnvironment
 
 _MAX_SOURCE_CHARS = 1 << 17  # the longest templates in use have about 30,000
@@ -46,16 +49,13 @@ class ChatTemplate:
                 f"the chat template has {len(source)} characters; at most {_MAX_SOURCE_CHARS}"
             )
         self._names = {"bos_token": bos_token, "eos_token": eos_token}
-        names = [re.escape(t) for t in sorted(control_tokens, key=len, reverse=True) if t]
-        self._name_here = re.compile(f"(?={'|'.join(names)})" if names else r"(?!)")
-        self._name = re.compile(f"(?<!{_MARK})(?:{'|'.join(names)})" if names else r"(?!)")
-        self._beginnings = {t[:i] for t in control_tokens for i in range(1, len(t))}
-        self._longest = max(map(len, control_tokens), default=0)
+        self._control_names = ControlNames(control_tokens)
         self._environment = MeteredEnvironment()
         self._environment.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
         }
+        self._source = source
         self._template = self._compile(source)
 
     def render(
@@ -80,9 +80,9 @@ class ChatTemplate:
             return [(text, True)]
         parts: list[tuple[str, bool]] = []
         end = 0
-        for match in self._name.finditer(text):
-            parts += [(text[end : match.start()], False), (match[0], True)]
-            end = match.end()
+        for start, name in self._control_names.unmarked(text, _MARK):
+            parts += [(text[end:start], False), (name, True)]
+            end = start + len(name)
         parts.append((text[end:], False))
         return [(part.replace(_MARK, ""), trusted) for part, trusted in parts if part]
 
@@ -111,7 +111,7 @@ class ChatTemplate:
         size = _Size()
         values = {key: self._copy(value, key, size, guard) for key, value in extra.items()}
         copied = [
-            self._copy(dict(message), f"messages[{i}]", size, guard)
+            self._copy(self._with_text(message, f"messages[{i}]"), f"messages[{i}]", size, guard)
             for i, message in enumerate(messages)
         ]
         self._environment.start_meter(size.units)
@@ -135,7 +135,12 @@ class ChatTemplate:
         size.units += 8
         if isinstance(value, str):
             size.units += len(value)
-            return self._guard(_valid(value, where)) if guard else _valid(value, where)
+            text = _valid(value, where)
+            return self._control_names.marked(text, _MARK) if guard else text
+        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+            raise RequestError(
+                f"{where} is a number of {value.bit_length()} bits; at most {MAX_INTEGER_BITS}"
+            )
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, Mapping):
@@ -153,14 +158,16 @@ class ChatTemplate:
             "values: dict, list, str, numbers, bool, None"
         )
 
-    def _guard(self, text: str) -> str:
-        """Marks where a control token's name begins, also if only the next text completes it."""
-        for n in range(min(self._longest - 1, len(text)), 0, -1):
-            if text[-n:] in self._beginnings:
-                return self._name_here.sub(_MARK, text[:-n]) + "".join(
-                    _MARK + char for char in text[-n:]
-                )
-        return self._name_here.sub(_MARK, text)
+    @cached_property
+    def _takes_parts(self) -> bool:
+        return takes_parts(self._environment.parse(self._source))
+
+    def _with_text(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """A message whose content has a form that the template takes."""
+        content = message.get("content")
+        if isinstance(content, list) and not self._takes_parts:
+            return {**message, "content": as_text(content, f"{where}['content']")}
+        return dict(message)
 
 
 class _Size:

@@ -17,16 +17,26 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.native_tokenizer import NativeTokenizer, call_native
 from pyroclast.text.pretokenizers import PreRule, pre_rule
-from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary, byte_level_alphabet
+from pyroclast.text.vocab import (
+    END_OF_TURN,
+    SPACE,
+    Vocabulary,
+    byte_level_alphabet,
+    check_added_tokens,
+)
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
-    from tokenizers import Tokenizer as Backend
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ggml's token types
-_MAX_PIECE_CHARS = 4096  # the time to find the pairs of a token grows with the square of its length
+# Finding the pairs of a token takes time with the square of its length.  The sum of squares of
+# Gemma's 262,144 tokens is 2e7; they have 2 pairs each.
+_MAX_PIECE_CHARS = 4096
+_MAX_SQUARES = 1 << 30
+_MAX_PAIRS_PER_TOKEN = 16
 
 
 def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
@@ -64,7 +74,7 @@ def _vocabulary(
     metadata: Mapping[str, Any],
     tokens: list[str],
     ids_of_type: Mapping[int, Sequence[int]],
-    backend: Backend,
+    backend: NativeTokenizer,
     defaults: _Defaults,
 ) -> Vocabulary:
     byte_level = metadata[_KEY + "model"] == "gpt2"
@@ -164,7 +174,9 @@ def _ids(tokens: Sequence[str]) -> dict[str, int]:
     return ids
 
 
-def _byte_level_backend(metadata: Mapping[str, Any], tokens: list[str], rule: PreRule) -> Backend:
+def _byte_level_backend(
+    metadata: Mapping[str, Any], tokens: list[str], rule: PreRule
+) -> NativeTokenizer:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     lines = metadata.get(_KEY + "merges")
@@ -173,23 +185,27 @@ def _byte_level_backend(metadata: Mapping[str, Any], tokens: list[str], rule: Pr
     try:
         # A token may begin with a space, so the first character never separates.
         merges = [(line[: (i := line.index(" ", 1))], line[i + 1 :]) for line in lines]
-        model = models.BPE(_ids(tokens), merges, ignore_merges=rule.ignore_merges)
-    except TokenizerError:
-        raise
-    except Exception as error:  # `tokenizers` raises nothing more precise
-        raise TokenizerError(f"tokenizer.ggml.merges does not fit its tokens: {error}") from error
+    except (AttributeError, ValueError) as error:
+        raise TokenizerError(f"tokenizer.ggml.merges must be pairs: {error}") from error
+    model = call_native(
+        "tokenizer.ggml.merges does not fit its tokens",
+        models.BPE,
+        _ids(tokens),
+        merges,
+        ignore_merges=rule.ignore_merges,
+    )
     backend = Tokenizer(model)
     split: list[Any] = [
         pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns
     ]
     split.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     backend.pre_tokenizer = pre_tokenizers.Sequence(split)
-    return backend
+    return NativeTokenizer(backend)
 
 
 def _sentencepiece_backend(
     metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]
-) -> Backend:
+) -> NativeTokenizer:
     from tokenizers import Tokenizer, models, normalizers
 
     scores = _array(metadata, "scores", len(tokens))
@@ -197,7 +213,9 @@ def _sentencepiece_backend(
         raise TokenizerError("tokenizer.ggml.scores is missing: SentencePiece merges by score")
     ids = _ids(tokens)
     unknown = _special_id(metadata, "unknown_token_id", len(tokens), 0)
-    model = models.BPE(
+    model = call_native(
+        "tokenizer.ggml.tokens cannot be used",
+        models.BPE,
         ids,
         list(merges_of_scores(tokens, scores, types)),
         unk_token=tokens[unknown or 0],
@@ -211,7 +229,7 @@ def _sentencepiece_backend(
         if _adds_space_prefix(metadata)
         else replace
     )
-    return backend
+    return NativeTokenizer(backend)
 
 
 def merges_of_scores(
@@ -229,6 +247,9 @@ def merges_of_scores(
         for token, kind in zip(tokens, types, strict=True)
         if kind not in (_CONTROL, _BYTE, _UNKNOWN, _UNUSED)
     }
+    n_pairs = 0
+    if sum(len(token) ** 2 for token in joinable) > _MAX_SQUARES:
+        raise TokenizerError("the tokens are too long to find the pairs that they split into")
     for _, token in sorted(zip(scores, tokens, strict=True), key=itemgetter(0), reverse=True):
         if token not in joinable:
             continue
@@ -237,11 +258,16 @@ def merges_of_scores(
         for i in range(1, len(token)):
             left = token[:i]
             if left in joinable and (right := token[i:]) in joinable:
+                n_pairs += 1
                 yield left, right
+        if n_pairs > _MAX_PAIRS_PER_TOKEN * (len(tokens) + _MAX_PIECE_CHARS):
+            raise TokenizerError(
+                f"more than {_MAX_PAIRS_PER_TOKEN} pairs for each of {len(tokens)} tokens"
+            )
 
 
 def _add_tokens(
-    backend: Backend,
+    backend: NativeTokenizer,
     metadata: Mapping[str, Any],
     tokens: Sequence[str],
     ids_of_type: Mapping[int, Sequence[int]],
@@ -258,5 +284,7 @@ def _add_tokens(
         return AddedToken(tokens[i], normalized=False, special=special, rstrip=rstrip)
 
     control = sorted([*ids_of_type.get(_CONTROL, ()), *ids_of_type.get(_UNKNOWN, ())])
-    backend.add_special_tokens([added(i, True) for i in control])
-    backend.add_tokens([added(i, False) for i in ids_of_type.get(_USER_DEFINED, ())])
+    others = ids_of_type.get(_USER_DEFINED, ())
+    check_added_tokens(tokens[i] for i in (*control, *others))
+    backend.add_tokens([added(i, True) for i in control], special=True)
+    backend.add_tokens([added(i, False) for i in others], special=False)

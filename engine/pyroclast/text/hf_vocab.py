@@ -7,29 +7,36 @@ generation_config.json name the special tokens, chat_template.jinja the template
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyroclast.errors import TokenizerError
-from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Backend
+from pyroclast.files.small_file import (
+    CONFIG_BYTES,
+    TEMPLATE_BYTES,
+    TOKENIZER_BYTES,
+    read_small_json,
+    read_small_text,
+)
+from pyroclast.text.encoding_process import EncodingProcess
+from pyroclast.text.native_tokenizer import NativeTokenizer
+from pyroclast.text.tokenizer_steps import check_steps
+from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary, check_added_tokens
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
-    """The vocabulary of a folder with a tokenizer.json; a TokenizerError says what is wrong."""
+    """The vocabulary of a folder with a tokenizer.json; anything missing or odd: TokenizerError."""
     path = folder / "tokenizer.json"
-    backend = _read_backend(path)
+    backend = _read_tokenizer(path)
     config = _read_json(folder / "tokenizer_config.json")
     names = _read_json(folder / "special_tokens_map.json") | config
     kind, strip_leading_space = _spelling(backend, path)
     bos, eos = (_named_id(backend, names, key) for key in ("bos_token", "eos_token"))
     prefix, suffix = _surroundings(backend, config, bos, eos)
-    added = backend.get_added_tokens_decoder()
-    size = max(backend.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
+    added = backend.added_tokens()
+    check_added_tokens(token.content for token in added.values())
+    size = max(backend.vocab_size(), max(added, default=-1) + 1)
     ends = {i for i, token in added.items() if token.content in END_OF_TURN and token.special}
     ends |= _configured_ends(folder, size) | ({eos} if eos is not None else set())
     return Vocabulary(
@@ -50,40 +57,32 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     )
 
 
-def _read_backend(path: Path) -> Backend:
-    """The tokenizer in a tokenizer.json, without the truncation and padding of training."""
-    from tokenizers import Tokenizer as BackendType
-
-    if not path.is_file():
+def _read_tokenizer(path: Path) -> NativeTokenizer:
+    """The tokenizer of a tokenizer.json; a file with a slow pattern gets a process of its own."""
+    try:
+        text = read_small_text(path, TOKENIZER_BYTES, TokenizerError)
+    except FileNotFoundError as error:
         raise TokenizerError(
             f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
             "tokenizer.model, are not read; `transformers` can save one)"
-        )
-    try:
-        backend = BackendType.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises nothing more precise
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
+        ) from error
+    backend = NativeTokenizer.from_json(text, f"{path} cannot be read")
+    if slow := check_steps(backend, str(path)):
+        backend.process = EncodingProcess(text, slow[0])
     return backend
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or {} if the file does not exist."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_small_json(path, CONFIG_BYTES, TokenizerError)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
-def _spelling(backend: Backend, path: Path) -> tuple[str, bool]:
-    """(kind, whether decoding drops a leading space), from the decoder in tokenizer.json."""
-    state = None if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+def _spelling(backend: NativeTokenizer, path: Path) -> tuple[str, bool]:
+    """(kind, whether decoding drops a leading space), read off tokenizer.json's decoder."""
+    state = backend.state("decoder")
     steps = state.get("decoders", [state]) if isinstance(state, dict) else []
     by_type = {step["type"]: step for step in steps}
     if "ByteLevel" in by_type:
@@ -99,19 +98,18 @@ def _spelling(backend: Backend, path: Path) -> tuple[str, bool]:
     )
 
 
-def _named_id(backend: Backend, names: Mapping[str, Any], key: str) -> int | None:
+def _named_id(backend: NativeTokenizer, names: Mapping[str, Any], key: str) -> int | None:
     token = names.get(key)
     content = token.get("content") if isinstance(token, dict) else token
     return backend.token_to_id(content) if isinstance(content, str) else None
 
 
 def _surroundings(
-    backend: Backend, config: Mapping[str, Any], bos: int | None, eos: int | None
+    backend: NativeTokenizer, config: Mapping[str, Any], bos: int | None, eos: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens before and after a text: those that tokenizer.json's post-processor adds to a
-    probe, overruled by add_bos_token and add_eos_token of tokenizer_config.json."""
-    bare = backend.encode("a", add_special_tokens=False).ids
-    full = backend.encode("a").ids
+    """What goes before and after a text: tokenizer.json's post-processor as seen on a probe, and
+    then add_bos_token and add_eos_token of tokenizer_config.json, which overrule it."""
+    bare, full = backend.encode("a"), backend.encode("a", add_special_tokens=True)
     start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     prefix, suffix = full[:start], full[start + len(bare) :]
     for key, token_id, around in (("add_bos_token", bos, prefix), ("add_eos_token", eos, suffix)):
@@ -142,11 +140,10 @@ def _configured_ends(folder: Path, size: int) -> set[int]:
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template: its own file, else tokenizer_config.json's (the one named "default")."""
     path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"{path} cannot be read: {error}") from error
+    try:
+        return read_small_text(path, TEMPLATE_BYTES, TokenizerError)
+    except FileNotFoundError:
+        pass
     template = config.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}

@@ -28,36 +28,32 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pyroclast.errors import TemplateError
 from pyroclast.text.template_meter import SLOT_UNITS, Meter
 from pyroclast.text.template_syntax import GenerationTag, write_meter
-
-_MAX_INTEGER_BITS = 4096
-_MAX_INDENT = 64
-_FILTERS = """abs capitalize count d default dictsort e escape first float format groupby indent int
-    items join last length list lower map max min reject rejectattr replace reverse safe select
-    selectattr sort string title tojson trim truncate unique upper wordcount"""
-_STR_METHODS = """capitalize casefold count endswith find index isalnum isalpha isascii isdecimal
-    isdigit islower isnumeric isspace istitle isupper join lower lstrip partition removeprefix
-    removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip
-    swapcase title upper"""
-_METHODS: tuple[tuple[type, str], ...] = (
-    (str, _STR_METHODS),
-    (dict, "get items keys values"),
-    (list, "count index"),
-    (tuple, "count index"),
-    (int, ""),
-    (float, ""),
-    (bytes, ""),
-    (GeneratorType, ""),
+from pyroclast.text.template_table import (
+    FILTERS,
+    GLOBALS,
+    LIST_METHODS,
+    OPERATORS,
+    PASSING_FILTERS,
+    STR_METHODS,
+    TESTS,
+    Cost,
+    is_listed,
 )
-_ALLOWED_METHODS = tuple((kind, frozenset(names.split())) for kind, names in _METHODS)
-_NOT_ASCII = re.compile("[\u0080-\ud7ff\ue000-\U0010ffff]")
-_WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)|\{[^{}]*:[^{}]*(?:\d{4}|\{)")
+
+_MAX_INDENT = 64
+_MAX_CALLS_IN_CALLS = 200  # macros and recursive loops; those in use nest some ten deep
+_CONTEXTS = (Context, EvalContext, Environment)  # what jinja2 itself passes to filters and tests
+# A format field may pad to 999 characters.
+_FIELD_UNITS = 1000
+_NOT_ASCII = re.compile("[\u0080-\ud7ff\ue000-\U0010ffff]+")
+_WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)|\{[^{}:]*:[^{}]*(?:\d{4}|\{)")
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
     """Compiles templates with calls of the meter in them.  `start_meter`, before each rendering,
     sets the calling thread's meter, so several threads can render at once."""
 
-    intercepted_binops = frozenset(("+", "*", "**", "%"))
+    intercepted_binops = frozenset((*OPERATORS, "%"))
 
     def __init__(self) -> None:
         super().__init__(
@@ -70,12 +66,16 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         self._local = threading.local()
         filters: dict[str, Any] = dict(self.filters) | self._own_filters()
         self.filters.clear()
-        for name in _FILTERS.split():
-            self.filters[name] = self._metered(filters[name], printable=True)
+        for name, cost in FILTERS.items():
+            prints = name not in PASSING_FILTERS
+            self.filters[name] = self._metered(filters[name], cost, prints)
         tests: dict[str, Any] = dict(self.tests)
-        for name, test in tests.items():
-            self.tests[name] = self._metered(test, printable=name in ("lower", "upper"))
-        del self.globals["lipsum"]
+        self.tests.clear()
+        for name, cost in TESTS.items():
+            self.tests[name] = self._metered(tests[name], cost, name in ("lower", "upper"))
+        known = dict(self.globals)
+        self.globals.clear()
+        self.globals |= {name: known[name] for name in GLOBALS} | {"dict": self._dict}
 
     @property
     def meter(self) -> Meter:
@@ -86,6 +86,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
     def start_meter(self, input_units: int) -> None:
         """A fresh meter for what the calling thread renders next."""
         self._local.meter = Meter(input_units)
+        self._local.n_calls = 0
 
     def compile_metered(self, source: str) -> Template:
         """The template of a source text, with calls of the meter in it."""
@@ -93,10 +94,15 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         write_meter(tree)
         return self.from_string(tree)
 
-    def _metered(self, function: Callable[..., Any], printable: bool) -> Callable[..., Any]:
+    def _metered(
+        self, function: Callable[..., Any], cost: Cost, printable: bool
+    ) -> Callable[..., Any]:
         @functools.wraps(function)  # also copies the mark by which jinja2 passes the context first
         def metered(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = self._admit(args, kwargs, printable)
+            values = [a for a in args if not isinstance(a, _CONTEXTS)]
+            if values:
+                self.meter.allow_cost(cost, values[0], (*values[1:], *kwargs.values()))
             return self.meter.made(function(*args, **kwargs))
 
         return metered
@@ -108,16 +114,13 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         meter = self.meter
         args = tuple(meter.drained(a) if isinstance(a, GeneratorType) else a for a in args)
         for value in (*args, *kwargs.values()):
-            if not isinstance(value, Context | EvalContext | Environment):
+            if not isinstance(value, _CONTEXTS):
                 meter.bound(value, printable=printable)
         return args, kwargs
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Allows only those methods of builtin types that cannot multiply their input."""
-        for kind, allowed in _ALLOWED_METHODS:
-            if isinstance(obj, kind):
-                return attr in allowed
-        return super().is_safe_attribute(obj, attr, value)
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ARG002
+        """Only the attributes in the table; of types, functions and all else, none."""
+        return is_listed(obj, attr)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         """Raises at once for a forbidden attribute; jinja2 would print it as nothing."""
@@ -140,20 +143,32 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """A call from the template, with its arguments and its result metered."""
-        owner = getattr(__obj, "__self__", None)
+        owner, local = getattr(__obj, "__self__", None), __self._local
         args, kwargs = __self._admit(args, kwargs, isinstance(owner, str))
+        if isinstance(owner, str | list | tuple):
+            __self.meter.bound(owner)
+            methods = STR_METHODS if isinstance(owner, str) else LIST_METHODS
+            __self.meter.allow_cost(methods[__obj.__name__], owner, (*args, *kwargs.values()))
         if isinstance(owner, str) and __obj.__name__ == "join":
             return __self._join(args[0], owner)
         if isinstance(owner, str) and __obj.__name__ == "replace":
             return __self._replace(owner, *args)
-        return __self.meter.made(super().call(__context, __obj, *args, **kwargs))
+        local.n_calls += 1
+        if local.n_calls > _MAX_CALLS_IN_CALLS:
+            raise TemplateError(f"the chat template nests more than {_MAX_CALLS_IN_CALLS} calls")
+        result = super().call(__context, __obj, *args, **kwargs)
+        local.n_calls -= 1  # not after an exception, because that ends the rendering
+        return __self.meter.made(result)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """+ * ** %, with the size of the result checked first."""
+        """An operator of arithmetic, with the size of the result foreseen."""
         if operator == "%" and isinstance(left, str):
             self._allow_format(left, right)
         elif operator in ("*", "**"):
             self._allow_product(operator, left, right)
+        for value in (left, right):
+            if operator in OPERATORS and not isinstance(value, OPERATORS[operator]):
+                raise TypeError(f"{operator} of a {type(value).__name__}")
         return self.meter.made(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -166,8 +181,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             bits = left.bit_length() + right.bit_length()
             if operator == "**":
                 bits = left.bit_length() * max(right, 1)
-            if bits > _MAX_INTEGER_BITS:
-                raise TemplateError(f"the chat template computes a number of {bits} bits")
+            self.meter.allow_bits(bits)
         for sequence, times in ((left, right), (right, left)):
             if isinstance(sequence, str | list | tuple) and isinstance(times, int):
                 self.meter.allow(SLOT_UNITS * len(sequence) * max(times, 0))
@@ -176,7 +190,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         if _WIDE_FIELD.search(pattern):
             raise TemplateError(f"the chat template formats with a width or *: {pattern[:80]!r}")
         units = self.meter.bound(values, printable=True)
-        self.meter.allow(len(pattern) + (pattern.count("{") + pattern.count("%")) * units)
+        n_fields = pattern.count("{") + pattern.count("%")
+        self.meter.allow(len(pattern) + n_fields * (units + _FIELD_UNITS))
 
     def _own_filters(self) -> dict[str, Callable[..., Any]]:
         """Filters whose jinja2 versions could produce more than the size of their arguments."""
@@ -238,9 +253,17 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         separator_units = sum(map(len, separators or ()))
         self.meter.allow(separator_units * self.meter.bound(value, printable=True))
         text = "".join(self.meter.drained(encoder.iterencode(value)))
-        if ensure_ascii:  # all except lone surrogates, which chat.py uses as marks
-            return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text)
+        if ensure_ascii:  # all but lone surrogates, which chat.py marks places with
+            return _NOT_ASCII.sub(self._ascii, text)
         return text
+
+    def _ascii(self, match: re.Match[str]) -> str:
+        self.meter.spend(len(match[0]))
+        return json.dumps(match[0])[1:-1]
+
+    def _dict(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        pairs = args and not isinstance(args[0], dict)
+        return self.meter_dict(args[0]) | kwargs if pairs else dict(*args, **kwargs)
 
     # What `write_meter` puts into the template.  Public names: the sandbox hides others.
 
@@ -252,8 +275,10 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         """A list, tuple or dict written in the template; its slots were counted as a result."""
         return value
 
-    def meter_dict(self, pairs: Any) -> Any:
+    def meter_dict(self, pairs: Any) -> dict[Any, Any]:
         """A dict written in the template, as (key, value) pairs: keys are hashed, and so walked."""
+        pairs = [(key, value) for key, value in pairs]
+        self.meter.hashed([key for key, _ in pairs])
         return dict(pairs)
 
     def meter_operand(self, value: Any) -> Any:

@@ -6,14 +6,26 @@ large and counts the result.
 
 from __future__ import annotations
 
-from jinja2 import nodes
+from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 
+from pyroclast.text.template_meter import MAX_INTEGER_BITS
+from pyroclast.text.template_table import NODES
+
+# The largest in use have some 1,300 nodes.  Compiling takes more than linear time in some of them.
+_MAX_NODES = 12_000
+
 
 def write_meter(tree: nodes.Template) -> None:
-    """Inserts calls of MeteredEnvironment's meter_* methods where a template can loop or grow."""
+    """Put calls of MeteredEnvironment's meter_* methods where a template can loop or grow."""
+    for i, node in enumerate(tree.find_all(nodes.Node)):
+        if i == _MAX_NODES:
+            raise TemplateSyntaxError(f"a template of more than {_MAX_NODES} parts", node.lineno)
+        if type(node) not in NODES:
+            refused = f"a chat template may not use {type(node).__name__}"
+            raise TemplateSyntaxError(refused, node.lineno)
     _Metering().visit(tree)
 
 
@@ -43,6 +55,12 @@ class _Metering(NodeTransformer):
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
         return nodes.Const(node.data, lineno=node.lineno)  # unlike data, goes through finalize
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802
+        if isinstance(node.value, int) and node.value.bit_length() > MAX_INTEGER_BITS:
+            refused = f"a number of {node.value.bit_length()} bits; at most {MAX_INTEGER_BITS}"
+            raise TemplateSyntaxError(refused, node.lineno)
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
@@ -74,4 +92,5 @@ class _Metering(NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = self._call("meter_operand", [node.node], node.lineno)
+            return self._call("meter_literal", [node], node.lineno)  # a slice is a copy
         return node

@@ -18,9 +18,8 @@ from pyroclast.errors import TokenizerError
 from pyroclast.text.vocab import SPACE, Vocabulary, byte_level_alphabet
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Backend
-
     from pyroclast.text.chat import ChatTemplate
+    from pyroclast.text.native_tokenizer import NativeTokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -36,7 +35,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._backend = vocabulary.backend
-        self._plain: Backend | None = None
+        self._plain: NativeTokenizer | None = None
         self._lock = threading.Lock()
         self._bytes: list[bytes | None] = [None] * vocabulary.size
         self._alphabet = byte_level_alphabet()
@@ -83,10 +82,7 @@ class Tokenizer:
         Pass parse_special=False for untrusted text: its characters then stay ordinary ones.
         """
         backend = self._backend if parse_special else self._plain_backend()
-        try:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise TokenizerError(_why_not_text(text)) from error
+        ids = backend.encode(text)
         lossy = self._vocabulary.lossy_bytes
         if lossy and (lost := lossy.intersection(text.encode())):
             raise TokenizerError(f"this vocabulary has no token for the byte 0x{min(lost):02x}")
@@ -158,7 +154,7 @@ class Tokenizer:
             from pyroclast.text.chat import ChatTemplate
 
             vocabulary = self._vocabulary
-            added = self._backend.get_added_tokens_decoder()
+            added = self._backend.added_tokens()
             self._chat = ChatTemplate(
                 self.chat_template,
                 bos_token=self._name(vocabulary.bos_token_id),
@@ -170,11 +166,11 @@ class Tokenizer:
     def _name(self, token_id: int | None) -> str:
         return "" if token_id is None else self._vocabulary.token_text(token_id) or ""
 
-    def _plain_backend(self) -> Backend:
-        """The same model, which reads the names of control tokens as ordinary text."""
+    def _plain_backend(self) -> NativeTokenizer:
+        """The same model, which takes the names of control tokens for ordinary text."""
         with self._lock:
             if self._plain is None:
-                self._plain = _without_control_tokens(self._backend)
+                self._plain = self._backend.without_control_tokens()
             return self._plain
 
     def _join(self, ids: Iterable[int], skip_special_tokens: bool, continuation: bool) -> bytes:
@@ -225,32 +221,3 @@ class TextDecoder:
     def flush(self) -> str:
         """The end of the text: U+FFFD for the bytes of an incomplete character, else ""."""
         return self._decoder.decode(b"", final=True)
-
-
-def _without_control_tokens(backend: Backend) -> Backend:
-    """A tokenizer over the same model (shared, not copied) that reads no control tokens."""
-    from tokenizers import Tokenizer as BackendType
-
-    plain = BackendType(backend.model)
-    if backend.normalizer is not None:
-        plain.normalizer = backend.normalizer
-    if backend.pre_tokenizer is not None:
-        plain.pre_tokenizer = backend.pre_tokenizer
-    added = sorted(backend.get_added_tokens_decoder().items())
-    for _, token in added:
-        (plain.add_special_tokens if token.special else plain.add_tokens)([token])
-    if any(plain.token_to_id(token.content) != token_id for token_id, token in added):
-        plain = BackendType.from_str(
-            backend.to_str()
-        )  # adding tokens again would renumber ids with gaps
-    plain.encode_special_tokens = True
-    return plain
-
-
-def _why_not_text(text: object) -> str:
-    if not isinstance(text, str):
-        return f"text must be a str, got {type(text).__name__}"
-    bad = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
-    return (
-        f"text is not valid Unicode: a lone surrogate (U+{ord(text[bad]):04X}) at character {bad}"
-    )

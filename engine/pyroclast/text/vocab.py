@@ -6,12 +6,14 @@ gguf_vocab.py and hf_vocab.py make them.  Nothing is cached on disk: building th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyroclast.errors import TokenizerError
+
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Backend
+    from pyroclast.text.native_tokenizer import NativeTokenizer
 
 SPACE = "▁"  # U+2581 stands for a space in SentencePiece vocabularies
 
@@ -21,6 +23,27 @@ _END_OF_TURN = """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|endoftext|
     <|eom_id|> <end_of_turn> <turn|> <end_of_utterance> <EOT> _<EOT> [EOT] [EOS] <eos> </s>
     <｜end▁of▁sentence｜>"""
 END_OF_TURN = frozenset(_END_OF_TURN.split())
+
+# The longest control tokens in use have some 60 characters; Gemma's 6,242 have 70,000 in all.
+# A message is searched for each of them.
+_MAX_ADDED_CHARS = 1024
+_MAX_ADDED_CHARS_IN_ALL = 1 << 20
+
+
+def check_added_tokens(tokens: Iterable[str]) -> None:
+    """Refuse control and user-defined tokens that make every text slow to search."""
+    in_all = 0
+    for token in tokens:
+        in_all += len(token)
+        if len(token) > _MAX_ADDED_CHARS:
+            raise TokenizerError(
+                f"a special token of {len(token)} characters ({token[:20]!r}...); "
+                f"at most {_MAX_ADDED_CHARS}"
+            )
+    if in_all > _MAX_ADDED_CHARS_IN_ALL:
+        raise TokenizerError(
+            f"the special tokens have {in_all} characters; at most {_MAX_ADDED_CHARS_IN_ALL}"
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +55,7 @@ class Vocabulary:
     `prefix_ids` and `suffix_ids` are what add_special_tokens adds.  `lossy_bytes` have no token.
     """
 
-    backend: Backend
+    backend: NativeTokenizer
     kind: str
     size: int
     token_text: Callable[[int], str | None]

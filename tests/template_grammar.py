@@ -1,0 +1,103 @@
+"""Random chat templates that try to be slow: every filter, test, method, operator and global of the
+sandbox (and some that it refuses), on values as large as it lets them become."""
+
+from __future__ import annotations
+
+import random
+
+from jinja2.defaults import DEFAULT_FILTERS
+
+from pyroclast.text.template_table import FILTERS, STR_METHODS, TESTS
+
+VALUES = {
+    "a": "'a' * 400000 ~ 'a' * 400000",
+    "b": "'a' * 5000 ~ 'b' ~ 'a' * 5000",
+    "c": "'é中' * 200000",
+    "w": "' a\n' * 150000",
+    "f": "'{0}%s' * 2000",
+    "q": "'{:' * 100000",
+    "n": "(2 ** 2000) * (2 ** 2000)",
+    "h": "('f' * 900) | int(base=16)",
+    "x": "1.5",
+    "l": "range(99999) | list",
+    "m": "range(0, 2305843009213693951 * 3000, 2305843009213693951) | list",
+    "s": "['a' * 300000 ~ 'b'] * 100",
+    "t": "[[[['a' * 9, 1]] * 9] * 9] * 9",
+    "d": "{'a': 1, 'b': [1, 2], 'c': 'x' * 100000}",
+    "g": "[{'a': 'x' * 1000}, {'a': 'y' * 1000}] * 500",
+    "p": "('a.' * 100000)",
+    "u": "none",
+    "z": "messages",
+}
+_OTHER_METHODS = [n for n in dir(str) + dir(list) + dir(dict) + dir(int) if n[0] != "_"]
+_METHODS = [*STR_METHODS, *STR_METHODS, *STR_METHODS, *_OTHER_METHODS]
+_BINARY = ("+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", ">=", "and", "or", "in")
+_GLOBALS = ("range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now")
+_NAMED = ("base=16", "base=2", "attribute='a'", "default=a", "d=a", "width=999", "first=true")
+_FILTERS = [*FILTERS, *FILTERS, *sorted(DEFAULT_FILTERS)]
+_TESTS = [name for name in TESTS if name.isalpha()]
+_TEXTS = ("a", "a", "b", "c", "w", "p", "'a'", "'b'")
+
+
+class Templates:
+    """`next()` makes the next template of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def next(self) -> str:
+        pick = self._random
+        body = "".join([self._statement() for _ in range(pick.randint(1, 3))])
+        names = [name for name in VALUES if f"{name}" in body]
+        return "".join([f"{{% set {n} = {VALUES[n]} %}}" for n in names]) + body
+
+    def _statement(self) -> str:
+        value, kind = self._value(3), self._random.randrange(8)
+        if kind == 0:
+            return f"{{% for i in {value} %}}{{{{ {self._value(2)} }}}}{{% endfor %}}"
+        if kind == 1:
+            grow = f"{{% set ns.v = {self._value(2, ('ns.v', 'a', 'n', 'l', 'd'))} %}}"
+            return (
+                f"{{% set ns = namespace(v={value}) %}}{{% for i in range(999) %}}{grow}"
+                "{% endfor %}{{ ns.v is string }}"
+            )
+        if kind == 2:
+            return (
+                f"{{% macro k(v) %}}{{{{ {value} }}}}{{{{ k(v) }}}}{{% endmacro %}}{{{{ k(a) }}}}"
+            )
+        if kind == 3:
+            return f"{{% set v %}}{{{{ {value} }}}}{{% endset %}}{{{{ v | length }}}}"
+        return f"{{{{ ({value}) is string }}}}" if kind < 6 else f"{{{{ {value} }}}}"
+
+    def _value(self, depth: int, names: tuple[str, ...] = tuple(VALUES)) -> str:
+        pick = self._random
+        if depth == 0 or pick.random() < 0.1:
+            return pick.choice([*names, *names, "1", "''", "'a'", "3.5", "{}", "[]", "10 ** 9"])
+        left, right = self._value(depth - 1, names), self._value(depth - 1, names)
+        kind = pick.randrange(7)
+        if kind == 0:
+            return f"({left} {pick.choice(_BINARY)} {right})"
+        if kind == 1:
+            owner = left if pick.random() < 0.4 else pick.choice(_TEXTS)
+            return f"({owner}).{pick.choice(_METHODS)}({self._arguments(depth)})"
+        if kind == 2:
+            name = pick.choice(_FILTERS)
+            some = f"'{pick.choice(_FILTERS)}', " if name == "map" else ""
+            return f"({left} | {name}({some}{self._arguments(depth)}))"
+        if kind == 3:
+            return f"({left} is {pick.choice(_TESTS)}({self._arguments(depth)}))"
+        if kind == 4:
+            return f"{pick.choice(_GLOBALS)}({self._arguments(depth)})"
+        if kind == 5:
+            return pick.choice(
+                [f"[{left}, {right}]", f"({left}, {right})", f"{{{left}: {right}}}", f"-{left}"]
+            )
+        return f"({left})[{right}:]" if pick.random() < 0.5 else f"({left})[{right}]"
+
+    def _arguments(self, depth: int) -> str:
+        pick = self._random
+        values = [
+            pick.choice(_TEXTS) if pick.random() < 0.4 else self._value(depth - 1)
+            for _ in range(pick.randint(0, 2))
+        ]
+        return ", ".join(values + ([pick.choice(_NAMED)] if pick.random() < 0.15 else []))
