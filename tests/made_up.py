@@ -3,6 +3,7 @@ its forward pass in plain NumPy, which knows nothing of Pyroclast."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -90,6 +91,7 @@ def _gelu_tanh(x: Floats) -> Floats:
 _ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu_tanh": _gelu_tanh,
+    "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
 }
 
 
