@@ -15,6 +15,7 @@ from pyroclast import LLM, NumericalError, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
 from pyroclast.model.device import plan
+from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model
 from stepping import load, logits_of, step
 
@@ -228,6 +229,12 @@ def test_profile_names_every_call_and_close_frees(folder: Path) -> None:
     for use in (model.forward, model.profile, model.find_non_finite):
         with pytest.raises(ClosedError):
             use()
+
+
+def test_inspection_is_refused(gpu: LLM) -> None:
+    assert isinstance(gpu.model, Model)
+    with pytest.raises(KernelError, match=r'on the CPU only.*device="cpu"'):
+        inspect_step(gpu.model, TOKENS)
 
 
 def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
