@@ -60,7 +60,10 @@ RANKS = [
     ("pyroclast_kernels.errors",),
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
-OPS = ("activation", "attention", "ceiling", "embed", "matmul", "norm", "rope", "sample", "softmax")
+OPS = (
+    "activation", "attention", "ceiling", "embed", "gather_rows", "matmul", "norm", "rope",
+    "sample", "softmax",
+)  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")
 DISTRIBUTIONS = {  # import name -> the requirement that brings it, where the two differ

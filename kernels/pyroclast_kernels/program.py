@@ -43,7 +43,7 @@ PARTS_PER_THREAD = 2
 
 # Ops that give a whole token (or row) to one thread: with one there is nothing to share, and so no
 # need to meet before it.
-TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample")
+TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample", "gather_rows")
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 

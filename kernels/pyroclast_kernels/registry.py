@@ -37,7 +37,7 @@ CPP_LEVELS = tuple(features.LEVEL_FLAGS)
 TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_gpu"}
 OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "swiglu", "softmax",
-    "sample", "gate_up", "pack",
+    "sample", "gate_up", "pack", "gather_rows",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",

@@ -62,6 +62,7 @@ _WIDTHS = {
     "swiglu": ("d_ff",),
     "rope_table": ("half_dim",),
     "sample": ("vocab_size",),
+    "gather_rows": ("n_cols",),
 }
 
 
