@@ -161,6 +161,24 @@ def test_stored_formats_are_near_the_cpu_and_decode_to_the_same_bits(
     np.testing.assert_array_equal(np.concatenate(decoded), got[[5, 0]])
 
 
+def test_hidden_rows_equal_the_cpu_s(folder: Path) -> None:
+    """In a step that reads a prompt, and in one that decodes; and memory is planned for them."""
+    options: dict[str, Any] = {"compute": "float32", "hidden_layers": (0, "final"), "n_blocks": 16}
+    models = [load(write(folder, "F32"), device=name, **options) for name in ("cpu", "cuda")]
+    for span in ((0, 0, TOKENS[:6]), (0, 6, TOKENS[6:7])):
+        want, got = (step(model, [span]) and model.hidden for model in models)
+        n = len(span[2])
+        bound = 2e-5 * float(np.abs(want[:, :n]).max())
+        np.testing.assert_allclose(got[:, :n], want[:, :n], atol=bound, rtol=0)
+    sizes = {"max_batch_tokens": 16, "max_seqs": 8, "max_logits": 16, "n_blocks": 5}
+    with open_checkpoint(write(folder, "F32")) as checkpoint:
+        plain, more = (
+            plan(checkpoint, kernels=None, compute="auto", kv_dtype="auto", **sizes, **hidden)
+            for hidden in ({}, {"hidden_layers": (0, "final")})
+        )
+    assert more.n_bytes["a step"] - plain.n_bytes["a step"] == 2 * 16 * CONFIG.d_model * 4
+
+
 # ---- against itself ------------------------------------------------------------------------
 
 

@@ -7,12 +7,14 @@ how the model itself is tested), or of launches for the GPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig, inv_freq
+from pyroclast.model import hidden
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
 from pyroclast.model.weights import Layer, Product, Weights
 from pyroclast.model.workspace import Activations, Workspace
@@ -37,12 +39,16 @@ class Decoder:
         *,
         kv_dtype: str,
         n_blocks: int,
+        hidden_layers: Sequence[hidden.HiddenLayer] = (),
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
         self.kv_dtype = kv_dtype
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
         self.work = Workspace(config, weights, batch, max_splits, memory)
+        self.hidden = hidden.HiddenRows(
+            hidden_layers, config.n_layers, config.d_model, batch, memory
+        )
         self.inv_freq = memory.constant(np.ascontiguousarray(inv_freq(config), np.float32))
 
     def record_step(self, ops: Recorder) -> None:
@@ -71,7 +77,10 @@ class Decoder:
             ops.label = f"layer {i}"
             self._attention_block(ops, i, layer)
             self._ffn_block(ops, layer)
+            self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
+        for out in self.hidden.final:
+            self._norm(ops, weights.output_norm, out, batch.n_logits_at, batch.logit_rows)
         self._norm(ops, weights.output_norm, work.head_in, batch.n_logits_at, batch.logit_rows)
         self._product(ops, work.head_in, Product(output, 0), work.logits, batch.n_logits_at)
 

@@ -7,12 +7,14 @@ only counts.  Neither torch nor Triton is imported unless they can run here.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import KernelError, MemoryBudgetError, RequestError
 from pyroclast.model.decoder import Decoder
+from pyroclast.model.hidden import HiddenLayer
 from pyroclast.model.kv_cache import BLOCK_SIZE, available_bytes, block_bytes
 from pyroclast.model.weights import load_weights
 from pyroclast.sampling.arrays import SampleArrays
@@ -94,6 +96,7 @@ def plan(
     max_seqs: int,
     max_logits: int,
     n_blocks: int | None,
+    hidden_layers: Sequence[HiddenLayer] = (),
 ) -> Plan:
     """How a model would lie on the GPU.  kv_dtype "auto" is f16, or f32 in float32 mode; n_blocks
     None takes what memory there is, up to max_seqs full contexts.  KernelError if there is no GPU
@@ -123,7 +126,9 @@ def plan(
     n_bytes = {"weights": -memory.n_bytes}
     weights = load_weights(checkpoint, memory, float32=float32)
     n_bytes["weights"] += memory.n_bytes
-    Decoder(config, weights, batch, memory, kv_dtype=kv_dtype, n_blocks=0)
+    Decoder(
+        config, weights, batch, memory, kv_dtype=kv_dtype, n_blocks=0, hidden_layers=hidden_layers
+    )
     SampleArrays(
         vocab_size=config.vocab_size,
         max_seq_len=max_seq_len,

@@ -17,6 +17,7 @@ from pyroclast.errors import ClosedError, KernelError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.model import device as devices
 from pyroclast.model.decoder import Decoder
+from pyroclast.model.hidden import HiddenLayer
 from pyroclast.model.kv_cache import BLOCK_SIZE, DTYPES, automatic_dtype, choose_n_blocks
 from pyroclast.model.weights import load_weights
 from pyroclast_kernels import features, timeline
@@ -37,7 +38,8 @@ class Model:
     the weights and keeps float32 throughout; "auto" computes with the weights as they are stored.
     kv_dtype is "auto", "f32", "f16", "bf16" or "q8_0"; auto is f32 in float32 mode, else f16, or on
     a CPU that multiplies it bf16.  kernels are selection rules; threads None takes what the machine
-    offers, and means nothing on the GPU.  Raises KernelError for rules that cannot hold here,
+    offers, and means nothing on the GPU.  hidden_layers are the states that every step keeps beside
+    the logits: see `hidden`.  Raises KernelError for rules that cannot hold here,
     UnsupportedModelError for shapes that no kernel takes, MemoryBudgetError for what does not fit.
     """
 
@@ -57,6 +59,7 @@ class Model:
         max_seqs: int = 64,
         max_logits: int = 64,
         n_blocks: int | None = None,
+        hidden_layers: Sequence[HiddenLayer] = (),
         on_layer: Callable[[int], None] = lambda _: None,
     ) -> None:
         config = checkpoint.config
@@ -64,7 +67,7 @@ class Model:
         self.config, self.compute = config, compute
         self.device, self.device_note = device, device_note
         self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
-        self.max_logits = max_logits
+        self.max_logits, self._hidden_layers = max_logits, hidden_layers
         try:
             if device == "cuda":
                 self._take_gpu(checkpoint, kernels, kv_dtype, n_blocks)
@@ -83,6 +86,7 @@ class Model:
                 self.memory,
                 kv_dtype=self.kv_dtype,
                 n_blocks=self.n_blocks,
+                hidden_layers=hidden_layers,
             )
             self._weights, self._cache = weights, self._decoder.cache
             recorder = Recorder(self._selection)
@@ -132,6 +136,7 @@ class Model:
             max_seqs=self.max_seqs,
             max_logits=self.max_logits,
             n_blocks=n_blocks,
+            hidden_layers=self._hidden_layers,
         )
         from pyroclast_kernels.gpu.memory import DeviceMemory
 
@@ -164,6 +169,12 @@ class Model:
             self._fetched[:n_rows] = self.memory.to_host(self._decoder.work.logits, n_rows)
             self._is_fetched = True
         return self._fetched
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """float32 (len(hidden_layers), max_logits, d_model): the state after layer i, or what the
+        final norm makes of the last; after forward() the first batch.n_logits rows of each hold."""
+        return self._decoder.hidden.read()
 
     @property
     def kernels(self) -> dict[str, str]:
