@@ -102,7 +102,8 @@ class Engine:
         config, best = self._model.config, statistics.median(seconds[1:])
         products = 2 * layer_multiply_adds(config) * n_prompt
         products += 2 * config.vocab_size * config.d_model
-        attention = 2 * config.n_layers * config.n_heads * config.head_dim * n_prompt**2
+        q_dims = sum(spec.attention.q_dim for spec in config.layers)
+        attention = 2 * q_dims * n_prompt**2
         return [
             {
                 "value": n_prompt / best,

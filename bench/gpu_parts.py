@@ -11,7 +11,7 @@ from typing import Any
 
 from gpu_sizes import FORMATS, Sizes
 from pyroclast.checkpoint import dummy as shapes
-from pyroclast.families.family import FAMILIES
+from pyroclast.families.registry import FAMILIES
 from pyroclast.model.kv_cache import BLOCK_SIZE
 
 

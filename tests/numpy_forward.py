@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.families.config import ModelConfig
+from pyroclast.families.hyperparameters import Hyperparameters
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class ForwardPass:
 
 
 def numpy_forward(
-    config: ModelConfig, weights: dict[str, Any], token_ids: list[int]
+    config: Hyperparameters, weights: dict[str, Any], token_ids: list[int]
 ) -> ForwardPass:
     """One sequence from its first position on; plain rotary embeddings only."""
     assert config.rope_scaling is None and config.rope_freq_factors is None
@@ -66,7 +66,7 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
-def attention(config: ModelConfig, x: Array, w: dict[str, Any], p: str) -> tuple[Array, Array]:
+def attention(config: Hyperparameters, x: Array, w: dict[str, Any], p: str) -> tuple[Array, Array]:
     """(what it adds, probabilities)."""
     n, d = len(x), config.head_dim
 
@@ -88,7 +88,7 @@ def attention(config: ModelConfig, x: Array, w: dict[str, Any], p: str) -> tuple
     return y @ w[p + "wo"].T, probs
 
 
-def rotate(x: Array, config: ModelConfig) -> Array:
+def rotate(x: Array, config: Hyperparameters) -> Array:
     """Rotary embedding of (n_heads, n_tokens, head_dim), pairs half a head apart."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-np.arange(half) / half)

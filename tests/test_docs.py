@@ -16,7 +16,7 @@ import pytest
 from demo import demo_path
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.cli import main as cli
-from pyroclast.families.family import FAMILIES
+from pyroclast.families.registry import FAMILIES
 from pyroclast_kernels import matmul
 from pyroclast_kernels.registry import OP_NAMES
 from pyroclast_kernels.selection import FUSED, Selection, all_variants

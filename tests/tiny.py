@@ -14,12 +14,14 @@ from typing import Any
 import gguf
 import numpy as np
 
-from pyroclast.families.config import ModelConfig, RopeScaling
-from pyroclast.families.family import FAMILIES, tensor_shapes
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.families.rope import RopeScaling
+from pyroclast.families.tensors import tensor_shapes
 
 Weights = dict[str, np.ndarray]
 
-BASE = ModelConfig(
+BASE = Hyperparameters(
     family="llama",
     n_layers=2,
     n_heads=6,
@@ -37,7 +39,7 @@ BASE = ModelConfig(
 )
 
 # Every family, and every option that changes the forward pass or its reading.
-CONFIGS: dict[str, ModelConfig] = {
+CONFIGS: dict[str, Hyperparameters] = {
     "llama": BASE,
     "llama-tied": replace(BASE, tie_embeddings=True),
     "llama-mha": replace(BASE, n_kv_heads=6, n_layers=1),
@@ -60,24 +62,23 @@ CONFIGS: dict[str, ModelConfig] = {
 MERGES = ["t h", "th e", "i n", "a n", "an d", "Ġ t", "Ġ a"]
 
 
-def random_weights(config: ModelConfig, seed: int = 0) -> Weights:
+def random_weights(config: Hyperparameters, seed: int = 0) -> Weights:
     """Canonical name -> float32, every value exact in bfloat16 and in float16."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
-    for template, shape in tensor_shapes(config).items():
-        for layer in range(config.n_layers if "{i}" in template else 1):
-            values = rng.standard_normal(shape).astype(np.float32)
-            values *= 0.8 / np.sqrt(shape[-1]) if len(shape) == 2 else 0.1
-            if "norm" in template:
-                values += 1
-            # Seven bits of mantissa, and nothing so small that float16 would round it.
-            values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
-            values[np.abs(values) < 1e-4] = 0
-            weights[template.format(i=layer)] = values
+    for name, shape in tensor_shapes(config_of(config)).items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        values *= 0.8 / np.sqrt(shape[-1]) if len(shape) == 2 else 0.1
+        if "norm" in name:
+            values += 1
+        # Seven bits of mantissa, and nothing so small that float16 would round it.
+        values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        values[np.abs(values) < 1e-4] = 0
+        weights[name] = values
     return weights
 
 
-def vocabulary(config: ModelConfig) -> list[str]:
+def vocabulary(config: Hyperparameters) -> list[str]:
     """Byte-level tokens, two control tokens, the merges, and fillers up to vocab_size."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -94,7 +95,7 @@ def vocabulary(config: ModelConfig) -> list[str]:
 
 def write_gguf(
     path: Path,
-    config: ModelConfig,
+    config: Hyperparameters,
     weights: Weights,
     quant: str = "F32",
     raw: Mapping[str, tuple[str, np.ndarray]] = MappingProxyType({}),
@@ -105,6 +106,8 @@ def write_gguf(
     arch = family.gguf_architecture or "llama"
     writer = gguf.GGUFWriter(path, arch)
     _add_gguf_config(writer, arch, config)
+    for field, value in config.extra.items():
+        writer.add_float64(f"{arch}.{family.gguf_keys[field]}", value)
     _add_gguf_vocabulary(writer, config)
     for name, given in weights.items():
         kind = gguf.GGMLQuantizationType[quant if given.ndim == 2 else "F32"]
@@ -127,7 +130,7 @@ def write_gguf(
     return path
 
 
-def _add_gguf_config(writer: gguf.GGUFWriter, arch: str, config: ModelConfig) -> None:
+def _add_gguf_config(writer: gguf.GGUFWriter, arch: str, config: Hyperparameters) -> None:
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.max_seq_len)
     writer.add_embedding_length(config.d_model)
@@ -148,7 +151,7 @@ def _add_gguf_config(writer: gguf.GGUFWriter, arch: str, config: ModelConfig) ->
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
 
 
-def _add_gguf_vocabulary(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+def _add_gguf_vocabulary(writer: gguf.GGUFWriter, config: Hyperparameters) -> None:
     tokens = vocabulary(config)
     control = {config.bos_token_id, *config.eos_token_ids}
     writer.add_tokenizer_model("gpt2")
@@ -169,7 +172,7 @@ def pair_rows(values: np.ndarray, n_heads: int) -> np.ndarray:
     return np.ascontiguousarray(paired).reshape(values.shape)
 
 
-def llama3_factors(config: ModelConfig) -> np.ndarray:
+def llama3_factors(config: Hyperparameters) -> np.ndarray:
     """rope_freqs.weight as convert_hf_to_gguf.py computes it, in plain Python."""
     scaling = config.rope_scaling
     assert scaling is not None
@@ -191,7 +194,11 @@ def llama3_factors(config: ModelConfig) -> np.ndarray:
 
 
 def write_folder(
-    folder: Path, config: ModelConfig, weights: Weights, dtype: str = "float32", n_files: int = 1
+    folder: Path,
+    config: Hyperparameters,
+    weights: Weights,
+    dtype: str = "float32",
+    n_files: int = 1,
 ) -> Path:
     """Write config.json, tokenizer files, and the weights in one safetensors file or several."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,12 +223,13 @@ def write_folder(
     return folder
 
 
-def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
+def hf_config(config: Hyperparameters, dtype: str = "float32") -> dict[str, Any]:
     """config.json as transformers writes it."""
-    class_name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[config.family]
+    class_name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}.get(config.family, "")
+    family = FAMILIES[config.family]
     result: dict[str, Any] = {
         "architectures": [f"{class_name}ForCausalLM"],
-        "model_type": config.family,
+        "model_type": family.hf_model_type,
         "hidden_act": "silu",
         "torch_dtype": dtype,
         "num_hidden_layers": config.n_layers,
@@ -239,6 +247,7 @@ def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
     }
     if config.head_dim * config.n_heads != config.d_model:
         result["head_dim"] = config.head_dim
+    result |= {family.hf_keys[field]: value for field, value in config.extra.items()}
     if config.family == "mistral":
         result["sliding_window"] = config.sliding_window
     scaling = config.rope_scaling
@@ -253,7 +262,7 @@ def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
     return result
 
 
-def write_hf_tokenizer(folder: Path, config: ModelConfig) -> None:
+def write_hf_tokenizer(folder: Path, config: Hyperparameters) -> None:
     """tokenizer.json and tokenizer_config.json: the same vocabulary as in the GGUF file."""
     tokens = vocabulary(config)
     control = [i for i in (config.bos_token_id, *config.eos_token_ids) if i is not None]

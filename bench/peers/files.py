@@ -14,8 +14,9 @@ import numpy as np
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.open import open_checkpoint
-from pyroclast.families.config import ModelConfig, inv_freq
-from pyroclast.families.family import FAMILIES
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.families.rope import inv_freq
 from pyroclast.text.vocab import byte_level_alphabet
 
 # (source, target, format): writes the source anew in a format.
@@ -88,7 +89,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_random_gguf(path: Path, config: ModelConfig) -> None:
+def write_random_gguf(path: Path, config: Hyperparameters) -> None:
     """Random weights in f16 in a model's real shape, with a vocabulary of its size."""
     import gguf
 
@@ -97,7 +98,7 @@ def write_random_gguf(path: Path, config: ModelConfig) -> None:
     writer = gguf.GGUFWriter(path, family.gguf_architecture)
     _add_config(writer, config)
     _add_vocabulary(writer, config)
-    tensors = list(shapes.dummy_tensors(config, "f16").values())
+    tensors = list(shapes.dummy_tensors(config_of(config), "f16").values())
     freqs = _rope_freqs(config)
     if freqs is not None:
         writer.add_tensor_info("rope_freqs.weight", freqs.shape, freqs.dtype, freqs.nbytes)
@@ -123,7 +124,7 @@ def _gguf_name(names: Mapping[str, str], canonical: str) -> str:
     return names["layers.{i}." + name].format(i=layer)
 
 
-def _add_config(writer: Any, config: ModelConfig) -> None:
+def _add_config(writer: Any, config: Hyperparameters) -> None:
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.max_seq_len)
     writer.add_embedding_length(config.d_model)
@@ -137,7 +138,7 @@ def _add_config(writer: Any, config: ModelConfig) -> None:
     writer.add_file_type(_F16_FILE)
 
 
-def _add_vocabulary(writer: Any, config: ModelConfig) -> None:
+def _add_vocabulary(writer: Any, config: Hyperparameters) -> None:
     """Bytes, two control tokens, one merge (llama.cpp wants some), and names for all others."""
     letter_of_byte = {byte: letter for letter, byte in byte_level_alphabet().items()}
     tokens = [letter_of_byte[byte] for byte in range(_BYTES)] + _CONTROL + ["th"]
@@ -153,9 +154,11 @@ def _add_vocabulary(writer: Any, config: ModelConfig) -> None:
     writer.add_eos_token_id(_BYTES + 1)
 
 
-def _rope_freqs(config: ModelConfig) -> Any:
+def _rope_freqs(config: Hyperparameters) -> Any:
     """What the rotary frequencies are divided by, float32 (head_dim / 2,); None for nothing."""
     if config.rope_scaling is None:
         return None
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    return (config.rope_theta**-exponents / inv_freq(config)).astype(np.float32)
+    return (config.rope_theta**-exponents / inv_freq(config.rope, config.head_dim)).astype(
+        np.float32
+    )

@@ -14,8 +14,8 @@ import numpy as np
 from peers.files import cache_directory, made_once, source_of
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
-from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import FAMILIES
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import FAMILIES
 from pyroclast.files.gguf import GGUFFile
 
 # (folder, target): writes the folder anew as another engine reads it.
@@ -34,7 +34,7 @@ def hf_folder(model: str, directory: Path | None = None) -> Path:
     def make(target: Path) -> None:
         with open_checkpoint(source) as checkpoint:
             # A dummy's GGUF has numbers where its shape has a rule for them (the frequencies).
-            write_hf_folder(target, checkpoint, config or checkpoint.config)
+            write_hf_folder(target, checkpoint, config or checkpoint.hyperparameters)
 
     made_once(found, make)
     return found
@@ -48,7 +48,7 @@ def ct2_folder(model: str, convert: Convert, directory: Path | None = None) -> P
     return found
 
 
-def write_hf_folder(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> None:
+def write_hf_folder(path: Path, checkpoint: Checkpoint, config: Hyperparameters) -> None:
     """Writes the three files."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(_config(config), indent=1))
@@ -56,7 +56,7 @@ def write_hf_folder(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> 
     _write_weights(path / "model.safetensors", checkpoint, config)
 
 
-def _config(config: ModelConfig) -> dict[str, Any]:
+def _config(config: Hyperparameters) -> dict[str, Any]:
     family = FAMILIES[config.family]
     found = {key: getattr(config, name) for name, key in family.hf_keys.items()}
     found |= {
@@ -102,7 +102,7 @@ def _write_tokenizer(path: Path, tokens: list[str]) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(about))
 
 
-def _write_weights(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> None:
+def _write_weights(path: Path, checkpoint: Checkpoint, config: Hyperparameters) -> None:
     """A safetensors file: the header's length, the header, the tensors; one at a time in memory."""
     names = FAMILIES[config.family].hf_tensors
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

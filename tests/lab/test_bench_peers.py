@@ -18,7 +18,7 @@ import tiny
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli import main as cli
 from pyroclast.cli import peers as cli_peers
-from pyroclast.families.config import RopeScaling
+from pyroclast.families.rope import RopeScaling
 from pyroclast.lab.speed import throughput as bench
 from pyroclast.lab.speed.throughput import Workload
 
@@ -230,7 +230,7 @@ def test_a_folder_holds_what_the_file_holds(peers, tmp_path, config):
     with open_checkpoint(path) as checkpoint:
         folders.write_hf_folder(tmp_path / "m.hf", checkpoint, config)
     with open_checkpoint(tmp_path / "m.hf") as checkpoint:
-        found = checkpoint.config
+        found = checkpoint.hyperparameters
         # The file format numbers nothing but 0 as an end of text that a config must name.
         assert replace(found, bos_token_id=None, eos_token_ids=()) == replace(
             config, bos_token_id=None, eos_token_ids=()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import made_up
 from numpy_forward import numpy_forward
 from pyroclast.errors import (
     ClosedError,
@@ -15,6 +17,7 @@ from pyroclast.errors import (
     MemoryBudgetError,
     RequestError,
 )
+from pyroclast.families.registry import FAMILIES
 from pyroclast.model import step_reader
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.kv_cache import DTYPES
@@ -22,7 +25,7 @@ from pyroclast_kernels.activations import dequantize
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.cases import _bound
 from stepping import load, logits_of, step
-from tiny import CONFIGS, random_weights, write_gguf
+from tiny import BASE, CONFIGS, random_weights, write_gguf
 
 TOKENS = np.random.default_rng(7).integers(0, 256, 70).tolist()
 # Llama with grouped heads, a window, biases, a tied output head.
@@ -108,6 +111,24 @@ def test_probabilities_explain_what_attention_gave(folder: Path, name: str, kv_d
         largest = float(np.abs(v).max())  # the cases' values are below 5
         bound = _bound(a, want) * max(1.0, largest / 5)
         np.testing.assert_allclose(explained.swapaxes(0, 1), want, atol=bound, rtol=0)
+
+
+def test_layers_may_differ(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads, windows and widths by layer; the logits after the last are the model's."""
+    monkeypatch.setitem(FAMILIES, made_up.FAMILY.name, made_up.FAMILY)
+    n_layers = len(made_up.LAYERS)
+    extra = {"local_rope_theta": made_up.LOCAL_THETA}
+    config = replace(BASE, family="made-up", n_layers=n_layers, extra=extra)
+    weights = random_weights(config)
+    path = write_gguf(folder / "made-up.gguf", config, weights)
+    got = inspect_step(load(path, compute="float32"), TOKENS, logits=True)
+    for layer, spec in zip(got.layers.values(), made_up.LAYERS, strict=True):
+        assert layer.probs.shape == (spec.n_heads, 70, 70)
+        window = spec.window or 70
+        assert ((layer.probs > 0).sum(axis=-1) == np.minimum(np.arange(70) + 1, window)).all()
+    want = made_up.forward(weights, TOKENS, config.norm_eps)
+    bound = 5e-5 * float(np.abs(want).max())
+    np.testing.assert_allclose(got.layers[n_layers - 1].logits, want, atol=bound, rtol=0)
 
 
 def test_layers_and_positions_choose_what_is_kept(folder: Path) -> None:

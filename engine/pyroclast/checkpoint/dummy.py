@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import ModelFileError
-from pyroclast.families.config import ModelConfig, RopeScaling
-from pyroclast.families.family import tensor_shapes
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.rope import RopeScaling
+from pyroclast.families.tensors import tensor_shapes
 from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ _LLAMA3_SCALING = RopeScaling(
     original_max_seq_len=8192,
 )
 
-SHAPES: dict[str, ModelConfig] = {
-    "smollm2-135m": ModelConfig(
+SHAPES: dict[str, Hyperparameters] = {
+    "smollm2-135m": Hyperparameters(
         family="llama",
         n_layers=30,
         n_heads=9,
@@ -50,7 +52,7 @@ SHAPES: dict[str, ModelConfig] = {
         norm_eps=1e-5,
         tie_embeddings=True,
     ),
-    "qwen2.5-0.5b": ModelConfig(
+    "qwen2.5-0.5b": Hyperparameters(
         family="qwen2",
         n_layers=24,
         n_heads=14,
@@ -65,7 +67,7 @@ SHAPES: dict[str, ModelConfig] = {
         tie_embeddings=True,
         qkv_bias=True,
     ),
-    "llama-3.2-1b": ModelConfig(
+    "llama-3.2-1b": Hyperparameters(
         family="llama",
         n_layers=16,
         n_heads=32,
@@ -80,7 +82,7 @@ SHAPES: dict[str, ModelConfig] = {
         tie_embeddings=True,
         rope_scaling=_LLAMA3_SCALING,
     ),
-    "llama-3.1-8b": ModelConfig(
+    "llama-3.1-8b": Hyperparameters(
         family="llama",
         n_layers=32,
         n_heads=32,
@@ -122,18 +124,16 @@ def parse(model: str) -> tuple[str, str]:
 def dummy_tensors(config: ModelConfig, format_name: str, seed: int = 0) -> dict[str, Tensor]:
     """Every tensor of such a model by canonical name: matrices in format_name, vectors in f32."""
     tensors: dict[str, Tensor] = {}
-    for template, shape in tensor_shapes(config).items():
-        for layer in range(config.n_layers) if "{i}" in template else range(1):
-            name = template.format(i=layer)
-            tensor_seed = zlib.crc32(name.encode(), seed)
-            if len(shape) == 1:
-                source: RandomVector | RandomRows = RandomVector(
-                    shape[0], tensor_seed, mean=1.0 if "norm" in name else 0.0
-                )
-                tensors[name] = Tensor(name, name, "f32", shape, source)
-            else:
-                source = RandomRows(shape[0], shape[1], format_name, tensor_seed)
-                tensors[name] = Tensor(name, name, format_name, shape, source)
+    for name, shape in tensor_shapes(config).items():
+        tensor_seed = zlib.crc32(name.encode(), seed)
+        if len(shape) == 1:
+            source: RandomVector | RandomRows = RandomVector(
+                shape[0], tensor_seed, mean=1.0 if "norm" in name else 0.0
+            )
+            tensors[name] = Tensor(name, name, "f32", shape, source)
+        else:
+            source = RandomRows(shape[0], shape[1], format_name, tensor_seed)
+            tensors[name] = Tensor(name, name, format_name, shape, source)
     return tensors
 
 
@@ -165,7 +165,7 @@ class RandomRows:
     seed: int
 
     def rows(self) -> npt.NDArray[np.uint8]:
-        """The blocks, made anew: uint8 (n_rows, row_bytes)."""
+        """The blocks, made again at each call: uint8 (n_rows, row_bytes)."""
         pattern = _pattern(self.format_name, self.n_cols)
         row_bytes = formats.row_bytes(self.n_cols, self.format_name)
         out = np.empty(self.n_rows * row_bytes, dtype=np.uint8)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from pyroclast.checkpoint.tensor import JoinedRows, MappedRows, Tensor
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, tensor_shapes
+from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES
+from pyroclast.families.layer_spec import AttentionSpec
+from pyroclast.families.tensors import name_in_file, template_of, tensor_shapes
 from pyroclast.files.mapped_file import MappedFile
 from pyroclast_kernels.weights import formats
 
@@ -40,15 +42,16 @@ def match_tensors(
     """
     tensors: dict[str, Tensor] = {}
     used: set[str] = set()
-    for template, shape in tensor_shapes(config).items():
-        layers = range(config.n_layers) if "{i}" in template else range(1)
-        for layer in layers:
-            name, source_name = template.format(i=layer), names[template].format(i=layer)
-            if source_name not in stored:
-                raise ModelFileError(f"tensor {source_name!r} is missing")
-            order = _row_order(config, template.rpartition(".")[2], paired)
-            tensors[name] = _tensor(name, stored[source_name], shape, order)
-            used.add(source_name)
+    for name, shape in tensor_shapes(config).items():
+        source_name = name_in_file(names, name)
+        if source_name not in stored:
+            raise ModelFileError(f"tensor {source_name!r} is missing")
+        template, layer = template_of(name)
+        weight, order = template.rpartition(".")[2], None
+        if weight in paired and layer is not None:
+            order = _pairs_apart(config.layers[layer].attention, weight)
+        tensors[name] = _tensor(name, stored[source_name], shape, order)
+        used.add(source_name)
     surplus = [
         name for name in stored if name not in used and not name.endswith(IGNORED_TENSOR_SUFFIXES)
     ]
@@ -86,16 +89,13 @@ def _tensor(
     return Tensor(name, stored.name, stored.format, shape, source)
 
 
-def _row_order(
-    config: ModelConfig, weight: str, paired: frozenset[str]
-) -> npt.NDArray[np.intp] | None:
+def _pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:
     """Where each row of a rotary projection lies in a file that orders rows by rotary pairs.
 
     Within a head such a file has rows 0, h, 1, h + 1, ... of the half-split order, h being
     head_dim / 2; so our row (half, i) is its row (i, half).
     """
-    if weight not in paired:
-        return None
-    n_heads = config.n_heads if weight in ("wq", "bq") else config.n_kv_heads
-    in_file = np.arange(n_heads * config.head_dim).reshape(n_heads, config.head_dim // 2, 2)
+    n_heads = attention.n_heads if weight in ("wq", "bq") else attention.n_kv_heads
+    head_dim = attention.head_dim
+    in_file = np.arange(n_heads * head_dim).reshape(n_heads, head_dim // 2, 2)
     return in_file.swapaxes(1, 2).reshape(-1)

@@ -18,8 +18,10 @@ from pyroclast.checkpoint.match import StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import FAMILIES, GGUF_ROPE_FREQS
-from pyroclast.families.read_config import config_from_gguf, config_from_hf
+from pyroclast.families.family import GGUF_ROPE_FREQS
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.read_config import hyperparameters_from_gguf, hyperparameters_from_hf
+from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.files.gguf import GGUFFile
 from pyroclast.files.hf_folder import HFFolder
 from pyroclast_kernels.weights import formats
@@ -46,13 +48,15 @@ class Closable(Protocol):
 class Checkpoint:
     """config, and tensors by canonical name; use as a context manager, or close().
 
-    file_bytes is the size of all files that hold weights (of the weights themselves for a
-    dummy).  Views from Tensor.rows() outlive close(); new ones are refused.
+    hyperparameters is what the file itself says, of which its family made the config.  file_bytes
+    is the size of all files that hold weights (of the weights themselves for a dummy).  Views from
+    Tensor.rows() outlive close(); new ones are refused.
     """
 
     def __init__(
         self,
         *,
+        hyperparameters: Hyperparameters,
         config: ModelConfig,
         tensors: dict[str, Tensor],
         path: str,
@@ -61,6 +65,7 @@ class Checkpoint:
         make_tokenizer: Callable[[], Tokenizer],
         files: Closable | None = None,
     ) -> None:
+        self.hyperparameters = hyperparameters
         self.config = config
         self.tensors = tensors
         self.path = path
@@ -71,7 +76,7 @@ class Checkpoint:
         self._closed = False
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that comes with the weights, made anew at each call."""
+        """The tokenizer that comes with the weights; each call makes another."""
         if self._closed:
             raise ClosedError(f"{self.path}: used after close()")
         return self._make_tokenizer()
@@ -160,12 +165,13 @@ def _open_gguf(path: Path) -> Checkpoint:
             )
             for info in file.tensors.values()
         }
-        config = config_from_gguf(
+        hyperparameters = hyperparameters_from_gguf(
             file.metadata,
             has_output="output.weight" in stored,
             has_qkv_bias="blk.0.attn_q.bias" in stored,
             rope_freq_factors=_rope_freq_factors(stored.get(GGUF_ROPE_FREQS)),
         )
+        config = config_of(hyperparameters)
         family = FAMILIES[config.family]
         tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
 
@@ -175,6 +181,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         return Tokenizer.from_gguf_metadata(file.metadata)
 
     return Checkpoint(
+        hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=str(path),
@@ -188,7 +195,8 @@ def _open_gguf(path: Path) -> Checkpoint:
 def _open_folder(path: Path) -> Checkpoint:
     folder = HFFolder(path)
     with _opening(path, folder):
-        config = config_from_hf(folder.config, folder.generation_config)
+        hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
+        config = config_of(hyperparameters)
         stored = {
             info.name: StoredTensor(
                 info.name, info.shape, info.dtype, info.format, file.map, info.offset
@@ -208,6 +216,7 @@ def _open_folder(path: Path) -> Checkpoint:
         return Tokenizer.from_folder(path)
 
     return Checkpoint(
+        hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=str(path),
@@ -220,9 +229,11 @@ def _open_folder(path: Path) -> Checkpoint:
 
 def _open_dummy(model: str) -> Checkpoint:
     shape_name, format_name = shapes.parse(model)
-    config = shapes.SHAPES[shape_name]
+    hyperparameters = shapes.SHAPES[shape_name]
+    config = config_of(hyperparameters)
     tensors = shapes.dummy_tensors(config, format_name)
     return Checkpoint(
+        hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=model,

@@ -32,7 +32,7 @@ class Tensor:
     """One weight: canonical name, the file's own name, block format, and shape.
 
     shape is (n_rows, n_cols) = (out_features, in_features), or (n,), which counts as one row.
-    Nothing is cached: each call of rows() or float32() reads, or makes, the data anew.
+    Nothing is cached: each call of rows() or float32() reads, or makes, the data again.
     """
 
     name: str
@@ -109,7 +109,7 @@ class QuantizedRows:
     to_format: str
 
     def rows(self) -> Bytes:
-        """The converted rows, made anew."""
+        """The converted rows, made again at each call."""
         raw = self.inner.rows()
         n_rows, n_bytes = raw.shape
         layout = formats.FORMATS[self.from_format]

@@ -1,59 +1,53 @@
-"""From a file's own words to a ModelConfig: config.json, or a GGUF file's metadata.
+"""From a file's own words to Hyperparameters: config.json, or a GGUF file's metadata.
 
-Both readers go by the tables of `family`.  What a file asks for and Pyroclast does not do (another
-architecture, rope scaling or activation, experts) is an UnsupportedModelError; a value of the wrong
-kind is a ModelFileError.
+Both readers go by the tables of the family.  What a file asks for and Pyroclast does not do
+(another architecture, rope scaling or activation, experts) is an UnsupportedModelError; a value of
+the wrong kind is a ModelFileError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
-from pyroclast.families.config import ModelConfig, RopeScaling
-from pyroclast.families.family import FAMILIES, Family
+from pyroclast.families.family import Family
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import FAMILIES
+from pyroclast.families.rope import RopeScaling
 from pyroclast.files.gguf_metadata import Metadata
 
 # End-of-text ids in GGUF metadata: any of them ends a turn.
 _GGUF_EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_MISSING = object()
+_FIELDS = frozenset(each.name for each in fields(Hyperparameters))
 
 
-def config_from_gguf(
+def hyperparameters_from_gguf(
     metadata: Metadata,
     *,
     has_output: bool,
     has_qkv_bias: bool,
     rope_freq_factors: tuple[float, ...] | None,
-) -> ModelConfig:
-    """The config in a GGUF file's metadata, with what only its tensors tell."""
+) -> Hyperparameters:
+    """What a GGUF file's metadata says, with what only its tensors tell."""
     architecture = metadata.get("general.architecture")
     family = _family("gguf_architecture", architecture, "architecture")
     prefix = f"{architecture}."
-    values = {
-        field: metadata[prefix + key]
-        for field, key in family.gguf_keys.items()
-        if prefix + key in metadata
-    }
+    keys = {field: prefix + key for field, key in family.gguf_keys.items()}
+    values = {field: metadata[key] for field, key in keys.items() if key in metadata}
     _check_gguf_options(metadata, prefix)
     n_tokens = metadata.length("tokenizer.ggml.tokens")
     if "vocab_size" not in values and n_tokens is not None:
         values["vocab_size"] = n_tokens
     values.setdefault("rope_theta", 10000.0)
-    _fill_head_sizes(values, {field: prefix + key for field, key in family.gguf_keys.items()})
-    rope_dim = metadata.get(prefix + "rope.dimension_count", values["head_dim"])
-    value_length = metadata.get(prefix + "attention.value_length", values["head_dim"])
-    for key, size in (("rope.dimension_count", rope_dim), ("attention.value_length", value_length)):
-        if size != values["head_dim"]:
-            raise UnsupportedModelError(
-                f"{prefix}{key} must equal the head size {values['head_dim']}, got {size!r}"
-            )
+    _fill_head_sizes(values, keys)
+    _check_gguf_head_sizes(metadata, prefix, values["head_dim"])
     bos = _token_ids(metadata.get("tokenizer.ggml.bos_token_id"))
     eos = [metadata.get(f"tokenizer.ggml.{key}") for key in _GGUF_EOS_KEYS]
-    return ModelConfig(
+    return Hyperparameters(
         family=family.name,
-        **values,
+        **_with_extra(values),
         tie_embeddings=not has_output,
         qkv_bias=has_qkv_bias,
         rope_scaling=_gguf_rope_scaling(metadata, prefix),
@@ -63,10 +57,12 @@ def config_from_gguf(
     )
 
 
-def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
-    """The config in config.json's object; generation_config.json may add end-of-text ids."""
+def hyperparameters_from_hf(
+    config: Mapping[str, Any], generation: Mapping[str, Any]
+) -> Hyperparameters:
+    """What config.json's object says; generation_config.json may add end-of-text ids."""
     family = _family("hf_model_type", config.get("model_type"), "model_type")
-    _check_hf_options(config)
+    _check_hf_options(family, config)
     rope = _hf_rope(config)
     values = {
         field: config[key] for field, key in family.hf_keys.items() if config.get(key) is not None
@@ -85,13 +81,19 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any]) -> 
                 f"{family.hf_keys[field]} must be true or false, got {values[field]!r}"
             )
     bos = _token_ids(config.get("bos_token_id"))
-    return ModelConfig(
+    return Hyperparameters(
         family=family.name,
-        **values,
+        **_with_extra(values),
         rope_scaling=_hf_rope_scaling(rope),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=_token_ids(config.get("eos_token_id"), generation.get("eos_token_id")),
     )
+
+
+def _with_extra(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters' arguments: what is no field of theirs goes into `extra`."""
+    extra = {name: value for name, value in values.items() if name not in _FIELDS}
+    return {name: value for name, value in values.items() if name in _FIELDS} | {"extra": extra}
 
 
 def _family(table_field: str, name: object, what: str) -> Family:
@@ -145,6 +147,15 @@ def _check_gguf_options(metadata: Metadata, prefix: str) -> None:
         )
 
 
+def _check_gguf_head_sizes(metadata: Metadata, prefix: str, head_dim: object) -> None:
+    for key in ("rope.dimension_count", "attention.value_length"):
+        size = metadata.get(prefix + key, head_dim)
+        if size != head_dim:
+            raise UnsupportedModelError(
+                f"{prefix}{key} must equal the head size {head_dim}, got {size!r}"
+            )
+
+
 def _gguf_rope_scaling(metadata: Metadata, prefix: str) -> RopeScaling | None:
     kind = metadata.get(prefix + "rope.scaling.type", "none")
     legacy_factor = metadata.get(prefix + "rope.scale_linear")
@@ -164,9 +175,8 @@ def _linear(factor: Any) -> RopeScaling | None:
     return None if factor == 1 else RopeScaling("linear", factor)
 
 
-def _check_hf_options(config: Mapping[str, Any]) -> None:
-    allowed = {"hidden_act": ("silu", "swish"), "mlp_bias": (False,)}
-    for key, values in allowed.items():
+def _check_hf_options(family: Family, config: Mapping[str, Any]) -> None:
+    for key, values in family.hf_allowed.items():
         if config.get(key) is not None and config[key] not in values:
             raise UnsupportedModelError(
                 f"{key} {config[key]!r} is not supported; supported: "

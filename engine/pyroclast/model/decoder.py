@@ -1,4 +1,4 @@
-"""One decoder for every family: the forward pass, written once against ops and recorded.
+"""One decoder for every family: the forward pass, written once against LayerSpec and recorded.
 
 `record_step` says what a step computes, on arrays of whatever memory they were asked of.  Under a
 Recorder it yields the step program: of native kernels, of the NumPy reference (kernels="*=numpy";
@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.families.config import ModelConfig, inv_freq
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from pyroclast.model import hidden
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
+from pyroclast.model.supported import ACTIVATIONS
 from pyroclast.model.weights import Layer, Product, Weights
-from pyroclast.model.workspace import Activations, Workspace
+from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
@@ -49,7 +50,6 @@ class Decoder:
         self.hidden = hidden.HiddenRows(
             hidden_layers, config.n_layers, config.d_model, batch, memory
         )
-        self.inv_freq = memory.constant(np.ascontiguousarray(inv_freq(config), np.float32))
 
     def record_step(self, ops: Recorder) -> None:
         """Embedding, layers, final norm, output head: the rows in logit_rows only."""
@@ -65,42 +65,59 @@ class Decoder:
             out=work.x,
             n_cols=config.d_model,
         )
-        ops.call(
-            "rope_table",
-            n_tokens=batch.n_tokens_at,
-            positions=batch.positions,
-            inv_freq=self.inv_freq,
-            out=work.rope_table,
-            half_dim=config.head_dim // 2,
-        )
-        for i, layer in enumerate(weights.layers):
+        for table in work.rope_tables.values():
+            ops.call(
+                "rope_table",
+                n_tokens=batch.n_tokens_at,
+                positions=batch.positions,
+                inv_freq=table.inv_freq,
+                out=table.out,
+                half_dim=table.half_dim,
+            )
+        for i, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
-            self._attention_block(ops, i, layer)
-            self._ffn_block(ops, layer)
+            buffers = work.of_layer(spec, layer)
+            self._attention_block(ops, i, spec, layer, buffers)
+            self._ffn_block(ops, spec, layer, buffers)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
-        for out in self.hidden.final:
-            self._norm(ops, weights.output_norm, out, batch.n_logits_at, batch.logit_rows)
-        self._norm(ops, weights.output_norm, work.head_in, batch.n_logits_at, batch.logit_rows)
+        head_norm, rows = config.output_norm, batch.logit_rows
+        for out in (*self.hidden.final, work.head_in):
+            self._norm(ops, weights.output_norm, head_norm, out, batch.n_logits_at, rows)
         self._product(ops, work.head_in, Product(output, 0), work.logits, batch.n_logits_at)
 
-    def _attention_block(self, ops: Recorder, i: int, layer: Layer) -> None:
-        batch, work, config = self.batch, self.work, self.config
-        self._norm(ops, layer.attn_norm, work.attn_in)
+    def _attention_block(
+        self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
+    ) -> None:
+        """x += wo @ attention(norm(x))."""
+        self._norm(ops, layer.attn_norm, spec.norm, buffers.attn_in)
         for product in layer.qkv:
-            self._product(ops, work.attn_in, product, work.qkv)
-        paged = {
-            "qkv": work.qkv,
-            "k_cache": self.cache.k[i],
-            "v_cache": self.cache.v[i],
-        }
-        heads = {
-            "n_heads": config.n_heads,
-            "n_kv_heads": config.n_kv_heads,
-            "head_dim": config.head_dim,
+            self._product(ops, buffers.attn_in, product, buffers.qkv)
+        self._attend(ops, i, spec.attention, buffers)
+        if buffers.quantizes_attention:
+            ops.call(
+                "quantize",
+                n_tokens=self.batch.n_tokens_at,
+                x=buffers.attn_out.values,
+                out_q8=buffers.attn_out.q8,
+                n_cols=spec.attention.q_dim,
+            )
+        for product in layer.wo:
+            self._product(ops, buffers.attn_out, product, self.work.x, accumulate=True)
+
+    def _attend(
+        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
+    ) -> None:
+        """Rotates q and k, writes k and v to the cache, and reads it."""
+        batch, work = self.batch, self.work
+        arrays = {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
+        sizes = {
+            "n_heads": attention.n_heads,
+            "n_kv_heads": attention.n_kv_heads,
+            "head_dim": attention.head_dim,
             "block_size": BLOCK_SIZE,
             "max_blocks": batch.max_blocks,
-            "value_stride": value_stride(config.head_dim),
+            "value_stride": value_stride(attention.head_dim),
         }
         ops.call(
             "rope",
@@ -109,9 +126,9 @@ class Decoder:
             positions=batch.positions,
             seq_index=batch.seq_index,
             block_tables=batch.block_tables,
-            table=work.rope_table,
-            **paged,
-            **heads,
+            table=buffers.rope_table.out,
+            **arrays,
+            **sizes,
         )
         ops.call(
             "attention",
@@ -121,49 +138,43 @@ class Decoder:
             seq_starts=batch.seq_starts,
             positions=batch.positions,
             block_tables=batch.block_tables,
-            **paged,
-            out=work.attn_out.values,
-            out_q8=None if work.quantizes_attention else work.attn_out.q8,
+            **arrays,
+            out=buffers.attn_out.values,
+            out_q8=None if buffers.quantizes_attention else buffers.attn_out.q8,
             scratch=work.scratch,
             counters=work.counters,
-            **heads,
-            window=config.sliding_window or 0,
+            **sizes,
+            window=attention.window or 0,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
-        if work.quantizes_attention:
-            ops.call(
-                "quantize",
-                n_tokens=batch.n_tokens_at,
-                x=work.attn_out.values,
-                out_q8=work.attn_out.q8,
-                n_cols=config.n_heads * config.head_dim,
-            )
-        for product in layer.wo:
-            self._product(ops, work.attn_out, product, work.x, accumulate=True)
 
-    def _ffn_block(self, ops: Recorder, layer: Layer) -> None:
-        batch, work = self.batch, self.work
-        self._norm(ops, layer.ffn_norm, work.ffn_in)
-        if not self._fused_gate_up(ops, layer):
+    def _ffn_block(
+        self, ops: Recorder, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
+    ) -> None:
+        """x += w_down @ (activation(gate) * up), gate and up being products of norm(x)."""
+        self._norm(ops, layer.ffn_norm, spec.norm, buffers.ffn_in)
+        if not self._fused_gate_up(ops, spec.ffn, layer, buffers):
             for product in layer.gate_up:
-                self._product(ops, work.ffn_in, product, work.gate_up)
+                self._product(ops, buffers.ffn_in, product, buffers.gate_up)
             ops.call(
                 "swiglu",
-                n_tokens=batch.n_tokens_at,
-                gate_up=work.gate_up,
-                out=work.ffn_out.values,
-                out_q8=work.ffn_out.q8,
-                d_ff=self.config.d_ff,
+                n_tokens=self.batch.n_tokens_at,
+                gate_up=buffers.gate_up,
+                out=buffers.ffn_out.values,
+                out_q8=buffers.ffn_out.q8,
+                d_ff=spec.ffn.d_ff,
+                **activation_arguments(spec.ffn),
             )
         for product in layer.w_down:
-            self._product(ops, work.ffn_out, product, work.x, accumulate=True)
+            self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)
 
-    def _fused_gate_up(self, ops: Recorder, layer: Layer) -> bool:
-        """Notes gate, up and SwiGLU as one op where these weights allow it."""
-        work, product, d_ff = self.work, layer.gate_up[0], self.config.d_ff
-        weight = product.weight
-        fits = len(layer.gate_up) == 1 and product.bias is None and d_ff % 16 == 0
+    def _fused_gate_up(
+        self, ops: Recorder, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers
+    ) -> bool:
+        """Notes gate, up and activation as one op where these weights allow it."""
+        product, weight = layer.gate_up[0], layer.gate_up[0].weight
+        fits = len(layer.gate_up) == 1 and product.bias is None and ffn.d_ff % 16 == 0
         return (
             fits
             and weight.format in get_op("gate_up").formats
@@ -171,12 +182,13 @@ class Decoder:
                 "gate_up",
                 weight.format,
                 n_tokens=self.batch.n_tokens_at,
-                x=work.ffn_in.of(weight),
+                x=buffers.ffn_in.of(weight),
                 weight=weight,
-                out=work.ffn_out.values,
-                out_q8=work.ffn_out.q8,
-                d_ff=d_ff,
+                out=buffers.ffn_out.values,
+                out_q8=buffers.ffn_out.q8,
+                d_ff=ffn.d_ff,
                 n_cols=weight.n_cols,
+                **activation_arguments(ffn),
             )
         )
 
@@ -184,6 +196,7 @@ class Decoder:
         self,
         ops: Recorder,
         weight: Array,
+        spec: NormSpec,
         out: Activations,
         n_tokens: Array | None = None,
         rows: Array | None = None,
@@ -197,7 +210,7 @@ class Decoder:
             out=out.values,
             out_q8=out.q8,
             d_model=self.config.d_model,
-            eps=self.config.norm_eps,
+            eps=spec.eps,
         )
 
     def _product(
@@ -223,3 +236,9 @@ class Decoder:
             out_stride=out.shape[1],
             accumulate=int(accumulate),
         )
+
+
+def activation_arguments(ffn: FeedForwardSpec) -> dict[str, Any]:
+    """What swiglu and gate_up take to know the gate's activation: nothing, they are of silu."""
+    assert ffn.activation in ACTIVATIONS, "check_supported refuses others"
+    return {}

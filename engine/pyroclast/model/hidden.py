@@ -20,9 +20,8 @@ from pyroclast_kernels.program import Recorder
 
 FINAL = "final"
 
-HiddenLayer = (
-    int | str
-)  # i: the state after layer i, as the next layer reads it; FINAL: the final norm's
+# i is the state after layer i, FINAL is what the final norm makes of the last one.
+HiddenLayer = int | str
 
 
 class HiddenRows:
@@ -60,15 +59,10 @@ class HiddenRows:
 
     @property
     def final(self) -> list[Activations]:
-        """What the final norm writes to in float32, whatever the output head reads: no array, or
-        one for each FINAL that was chosen."""
-        found = []
-        for i, chosen in enumerate(self._chosen):
-            if chosen == FINAL:
-                out = Activations(0, 0, (), self._memory)
-                out.values = self._rows[i]
-                found.append(out)
-        return found
+        """What the final norm writes to in float32, whatever the output head reads: one output for
+        each FINAL that was chosen."""
+        chosen = [i for i, layer in enumerate(self._chosen) if layer == FINAL]
+        return [Activations(self._rows[i], None) for i in chosen]
 
     def read(self) -> NDArray[np.float32]:
         """The rows, of which the first batch.n_logits hold; from a GPU a copy."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from pyroclast.errors import MemoryBudgetError, RequestError
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.selection import Selection
@@ -30,6 +31,7 @@ __all__ = [
     "available_bytes",
     "block_bytes",
     "choose_n_blocks",
+    "layer_block_bytes",
     "value_stride",
 ]  # fmt: skip
 
@@ -57,8 +59,13 @@ def automatic_dtype(selection: Selection, quantized: bool) -> str:
 
 def block_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of one block over all layers, keys and values."""
-    cells = sum(math.prod(shape) for shape in block_shapes(dtype, config.head_dim))
-    return config.n_layers * config.n_kv_heads * cells * np.dtype(DTYPES[dtype]).itemsize
+    return sum(layer_block_bytes(spec.attention, dtype) for spec in config.layers)
+
+
+def layer_block_bytes(attention: AttentionSpec, dtype: str) -> int:
+    """Bytes of one block in one layer."""
+    cells = sum(math.prod(shape) for shape in block_shapes(dtype, attention.head_dim))
+    return attention.n_kv_heads * cells * np.dtype(DTYPES[dtype]).itemsize
 
 
 def available_bytes() -> int:
@@ -99,11 +106,12 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, dtype: str, n_blocks: int, memory: Memory) -> None:
         self.dtype, self.n_blocks = dtype, n_blocks
-        heads = (n_blocks, config.n_kv_heads)
-        k_shape, v_shape = block_shapes(dtype, config.head_dim)
-        layers = range(config.n_layers)
-        self.k = [memory.zeros((*heads, *k_shape), DTYPES[dtype]) for _ in layers]
-        self.v = [memory.zeros((*heads, *v_shape), DTYPES[dtype]) for _ in layers]
+        attentions = [spec.attention for spec in config.layers]
+        shapes = [block_shapes(dtype, attention.head_dim) for attention in attentions]
+        heads = [(n_blocks, attention.n_kv_heads) for attention in attentions]
+        each = list(zip(heads, shapes, strict=True))
+        self.k = [memory.zeros((*head, *k_shape), DTYPES[dtype]) for head, (k_shape, _) in each]
+        self.v = [memory.zeros((*head, *v_shape), DTYPES[dtype]) for head, (_, v_shape) in each]
 
     @property
     def n_bytes(self) -> int:

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint
-from pyroclast.errors import ClosedError, KernelError, UnsupportedModelError
+from pyroclast.errors import ClosedError, KernelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.model import device as devices
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.hidden import HiddenLayer
 from pyroclast.model.kv_cache import BLOCK_SIZE, DTYPES, automatic_dtype, choose_n_blocks
+from pyroclast.model.supported import check_supported
 from pyroclast.model.weights import load_weights
 from pyroclast_kernels import features, timeline
-from pyroclast_kernels.attention import MAX_HEAD_DIM
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.matmul import BLOCK_FORMATS
@@ -294,7 +294,4 @@ def _check(config: ModelConfig, compute: str, kv_dtype: str, threads: int | None
         raise KernelError(f"kv_dtype must be 'auto', {', '.join(DTYPES)}, got {kv_dtype!r}")
     if threads is not None and not 1 <= threads <= 1024:
         raise KernelError(f"threads must be between 1 and 1024, got {threads}")
-    if config.head_dim > MAX_HEAD_DIM or config.head_dim % 2:
-        raise UnsupportedModelError(
-            f"head_dim must be even and at most {MAX_HEAD_DIM}, got {config.head_dim}"
-        )
+    check_supported(config)

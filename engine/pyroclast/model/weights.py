@@ -6,7 +6,7 @@ the other, and a file's pages are let go as soon as they are laid out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint, Tensor
+from pyroclast.families.layer_spec import LayerSpec
 from pyroclast_kernels.memory import CountingMemory, Memory, Weight
 
 Floats = NDArray[np.float32]
@@ -70,13 +71,13 @@ class Packer:
         self._memory, self._float32 = memory, float32
         self._reads = not isinstance(memory, CountingMemory)
 
-    def vector(self, *names: str) -> Any:
-        """A norm's weights, or biases one after the other: float32, contiguous."""
+    def vector(self, *names: str, offset: float = 0.0) -> Any:
+        """A norm's weights plus its offset, or biases one after the other: float32, contiguous."""
         tensors = [self._tensors[name] for name in names]
         if not self._reads:
             return self._memory.zeros((sum(t.shape[0] for t in tensors),), np.float32)
-        parts = [np.array(tensor.float32(), dtype=np.float32) for tensor in tensors]
-        return self._memory.constant(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        values = np.concatenate([tensor.float32() for tensor in tensors], dtype=np.float32)
+        return self._memory.constant(values + np.float32(offset) if offset else values)
 
     def products(self, names: list[str], biases: list[str] | None = None) -> tuple[Product, ...]:
         """The named matrices below one another, neighbours of one format as one product."""
@@ -129,20 +130,28 @@ def load_weights(
     packer, config = Packer(checkpoint, memory, float32), checkpoint.config
     token_embd = packer.products(["token_embd"])[0].weight
     layers = []
-    for i in range(config.n_layers):
-        p = f"layers.{i}."
-        biases = [p + "bq", p + "bk", p + "bv"] if config.qkv_bias else None
-        layers.append(
-            Layer(
-                attn_norm=packer.vector(p + "attn_norm"),
-                qkv=packer.products([p + "wq", p + "wk", p + "wv"], biases),
-                wo=packer.products([p + "wo"]),
-                ffn_norm=packer.vector(p + "ffn_norm"),
-                gate_up=packer.products([p + "w_gate", p + "w_up"]),
-                w_down=packer.products([p + "w_down"]),
-            )
-        )
+    for i, spec in enumerate(config.layers):
+        layers.append(_load_layer(packer, f"layers.{i}.", spec))
         on_layer(i)
-    tied = "output" not in checkpoint.tensors
-    output = token_embd if tied else packer.products(["output"])[0].weight
-    return Weights(token_embd, tuple(layers), packer.vector("output_norm"), output)
+    output = token_embd if config.tie_embeddings else packer.products(["output"])[0].weight
+    output_norm = packer.vector("output_norm", offset=config.output_norm.weight_offset)
+    return Weights(token_embd, tuple(layers), output_norm, output)
+
+
+def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
+    """The weights of the layer whose names begin like that."""
+
+    def products(*names: str, biases: Sequence[str] = ()) -> tuple[Product, ...]:
+        return packer.products([prefix + name for name in names], [prefix + b for b in biases])
+
+    offset = spec.norm.weight_offset
+    return Layer(
+        attn_norm=packer.vector(prefix + "attn_norm", offset=offset),
+        qkv=products(
+            "wq", "wk", "wv", biases=("bq", "bk", "bv") if spec.attention.qkv_bias else ()
+        ),
+        wo=products("wo", biases=("bo",) if spec.attention.o_bias else ()),
+        ffn_norm=packer.vector(prefix + "ffn_norm", offset=offset),
+        gate_up=products("w_gate", "w_up", biases=("b_gate", "b_up") if spec.ffn.bias else ()),
+        w_down=products("w_down", biases=("b_down",) if spec.ffn.bias else ()),
+    )

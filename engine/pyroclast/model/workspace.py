@@ -1,42 +1,58 @@
 """The buffers of a step, shared by all layers.  Unused rows of a buffer are never touched, so a
 large step size costs address space only.
+
+Layers may differ in size.  Each buffer has room for the widest of them, and a layer uses the
+beginning of it as rows of its own width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
+from pyroclast.families.rope import RopeSpec, inv_freq
 from pyroclast.model.kv_cache import value_stride
-from pyroclast.model.weights import Product, Weights
+from pyroclast.model.weights import Layer, Product, Weights
 from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory, Weight
 
 Array = NDArray[Any]
+RopeKey = tuple[RopeSpec | None, int]  # with head_dim
 
 # Steps of at most this many tokens share one token's positions among threads; larger ones have
 # enough tokens to go round.
 MAX_SPLIT_TOKENS = 16
 
 
+@dataclass(frozen=True)
 class Activations:
     """One intermediate result of a step, in the forms that its readers take: float32 values,
     8-bit blocks, or both.  On the GPU bfloat16 values (uint16 here) where bf16 weights are all that
     reads them: its kernels would round them to that anyway."""
 
-    def __init__(self, max_tokens: int, n: int, readers: Sequence[Weight], memory: Memory) -> None:
+    values: Array | None
+    q8: Array | None
+
+    @classmethod
+    def zeros(
+        cls, n_rows: int, width: int, readers: Sequence[Weight], memory: Memory, *, keep: bool
+    ) -> Activations:
+        """Buffers for these readers.  keep: float32 values, whoever reads them."""
         plain = {weight.format for weight in readers if not weight.takes_q8}
-        dtype = np.uint16 if memory.on_gpu and plain == {"bf16"} else np.float32
-        quantized = any(weight.takes_q8 for weight in readers)
-        self.values: Array | None = memory.zeros((max_tokens, n), dtype) if plain else None
-        self.q8: Array | None = None
-        if quantized:
-            self.q8 = memory.zeros((max_tokens, n // BLOCK), Q8_BLOCK)
+        rounds = memory.on_gpu and plain == {"bf16"} and not keep
+        values = q8 = None
+        if plain or keep:
+            values = memory.zeros((n_rows, width), np.uint16 if rounds else np.float32)
+        if any(weight.takes_q8 for weight in readers):
+            q8 = memory.zeros((n_rows, width // BLOCK), Q8_BLOCK)
+        return cls(values, q8)
 
     def of(self, weight: Weight) -> Array:
         """What a product with `weight` reads."""
@@ -44,9 +60,45 @@ class Activations:
         assert x is not None
         return x
 
+    def part(self, width: int, readers: Sequence[Weight], *, keep: bool = False) -> Activations:
+        """The forms that these readers take, as rows of `width`."""
+        plain = keep or any(not weight.takes_q8 for weight in readers)
+        quantized = any(weight.takes_q8 for weight in readers)
+        return Activations(
+            None if self.values is None or not plain else as_rows(self.values, width),
+            None if self.q8 is None or not quantized else as_rows(self.q8, width // BLOCK),
+        )
 
-def _weights_of(products: Sequence[Product]) -> list[Weight]:
-    return [product.weight for product in products]
+
+def as_rows(array: Array, width: int) -> Array:
+    """The same memory, as many rows, but of a smaller width and adjacent."""
+    n_rows, whole = array.shape
+    return array if width == whole else array.reshape(-1)[: n_rows * width].reshape(n_rows, width)
+
+
+@dataclass(frozen=True)
+class RopeTable:
+    """Cosines and sines of a step's positions, for all layers that rotate alike: out
+    (max_tokens, 2, half_dim) of the frequencies (half_dim,)."""
+
+    inv_freq: Array
+    out: Array
+    half_dim: int
+
+
+@dataclass(frozen=True)
+class LayerBuffers:
+    """The workspace as one layer uses it.  quantizes_attention: attention cannot give the 8-bit
+    blocks that wo reads, so an op of its own makes them of attn_out.values."""
+
+    attn_in: Activations
+    qkv: Array
+    attn_out: Activations
+    quantizes_attention: bool
+    ffn_in: Activations
+    gate_up: Array
+    ffn_out: Activations
+    rope_table: RopeTable
 
 
 class Workspace:
@@ -56,31 +108,73 @@ class Workspace:
     def __init__(
         self, config: ModelConfig, weights: Weights, batch: Batch, max_splits: int, memory: Memory
     ) -> None:
-        n, layers, zeros = batch.max_tokens, weights.layers, memory.zeros
-        q_dim = config.n_heads * config.head_dim
-        kv_dim = config.n_kv_heads * config.head_dim
-        stride = value_stride(config.head_dim)
+        n, zeros, d_model = batch.max_tokens, memory.zeros, config.d_model
+        attentions = [spec.attention for spec in config.layers]
+        q_dim = max(attention.q_dim for attention in attentions)
+        d_ff = max(spec.ffn.d_ff for spec in config.layers)
 
-        def for_readers(size: int, group: str, rows: int = n) -> Activations:
-            readers = [w for layer in layers for w in _weights_of(getattr(layer, group))]
-            return Activations(rows, size, readers, memory)
+        def for_readers(width: int, group: str, *, keep: bool = False) -> Activations:
+            readers = [w for layer in weights.layers for w in _weights_of(getattr(layer, group))]
+            return Activations.zeros(n, width, readers, memory, keep=keep)
 
-        self.x = zeros((n, config.d_model), np.float32)
-        self.rope_table = zeros((n, 2, config.head_dim // 2), np.float32)
-        self.qkv = zeros((n, q_dim + 2 * kv_dim), np.float32)
-        self.gate_up = zeros((n, 2 * config.d_ff), np.float32)
-        self.attn_in = for_readers(config.d_model, "qkv")
-        self.attn_out = for_readers(q_dim, "wo")
-        # Attention quantizes head by head; where a block spans two heads, an op of its own does it.
-        self.quantizes_attention = self.attn_out.q8 is not None and config.head_dim % BLOCK != 0
-        if self.quantizes_attention:
-            self.attn_out.values = zeros((n, q_dim), np.float32)
-        self.ffn_in = for_readers(config.d_model, "gate_up")
-        self.ffn_out = for_readers(config.d_ff, "w_down")
-        self.head_in = Activations(batch.max_logits, config.d_model, [weights.output], memory)
+        self.x = zeros((n, d_model), np.float32)
+        self.rope_tables = _rope_tables(attentions, n, memory)
+        self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
+        self._gate_up = zeros((n, 2 * d_ff), np.float32)
+        self._attn_in = for_readers(d_model, "qkv")
+        keep = any(map(_quantizes_attention, attentions, weights.layers))
+        self._attn_out = for_readers(q_dim, "wo", keep=keep)
+        self._ffn_in = for_readers(d_model, "gate_up")
+        self._ffn_out = for_readers(d_ff, "w_down")
+        head = [weights.output]
+        self.head_in = Activations.zeros(batch.max_logits, d_model, head, memory, keep=False)
         # The GPU's kernels share out positions in scratch memory of their own.
         self.max_split_tokens = 1 if memory.on_gpu else MAX_SPLIT_TOKENS
-        cells = self.max_split_tokens * config.n_heads
+        cells = self.max_split_tokens * max(attention.n_heads for attention in attentions)
+        stride = max(value_stride(attention.head_dim) for attention in attentions)
         self.scratch = zeros((cells, max_splits, stride + 2), np.float32)
         self.counters = zeros((cells,), np.int32)
         self.logits = zeros((batch.max_logits, config.vocab_size), np.float32)
+
+    def of_layer(self, spec: LayerSpec, layer: Layer) -> LayerBuffers:
+        """What a layer of this spec and with these weights reads and writes."""
+        attention, d_ff = spec.attention, spec.ffn.d_ff
+        d_model = self.x.shape[1]
+        quantizes = _quantizes_attention(attention, layer)
+        return LayerBuffers(
+            attn_in=self._attn_in.part(d_model, _weights_of(layer.qkv)),
+            qkv=as_rows(self._qkv, attention.qkv_dim),
+            attn_out=self._attn_out.part(attention.q_dim, _weights_of(layer.wo), keep=quantizes),
+            quantizes_attention=quantizes,
+            ffn_in=self._ffn_in.part(d_model, _weights_of(layer.gate_up)),
+            gate_up=as_rows(self._gate_up, 2 * d_ff),
+            ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down)),
+            rope_table=self.rope_tables[attention.rope, attention.head_dim],
+        )
+
+
+def _weights_of(products: Sequence[Product]) -> list[Weight]:
+    return [product.weight for product in products]
+
+
+def _quantizes_attention(attention: AttentionSpec, layer: Layer) -> bool:
+    """Attention quantizes head by head; where a block of 32 spans two heads, it cannot."""
+    takes_q8 = any(weight.takes_q8 for weight in _weights_of(layer.wo))
+    return takes_q8 and attention.head_dim % BLOCK != 0
+
+
+def _rope_tables(
+    attentions: Sequence[AttentionSpec], max_tokens: int, memory: Memory
+) -> dict[RopeKey, RopeTable]:
+    tables: dict[RopeKey, RopeTable] = {}
+    for attention in attentions:
+        key, half_dim = (attention.rope, attention.head_dim), attention.head_dim // 2
+        if key in tables:
+            continue
+        if attention.rope is None:  # angles of 0, by which rotating changes no value
+            frequencies = np.zeros(half_dim, np.float32)
+        else:
+            frequencies = inv_freq(attention.rope, attention.head_dim)
+        out = memory.zeros((max_tokens, 2, half_dim), np.float32)
+        tables[key] = RopeTable(memory.constant(frequencies), out, half_dim)
+    return tables

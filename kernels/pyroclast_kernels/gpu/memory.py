@@ -46,6 +46,11 @@ class DeviceArray:
     def __getitem__(self, key: Any) -> DeviceArray:
         return DeviceArray(self.tensor[key], self.dtype)
 
+    def reshape(self, *shape: int) -> DeviceArray:
+        """The same memory in another shape."""
+        inner = self.tensor.shape[len(self.shape) :]
+        return DeviceArray(self.tensor.view(*shape, *inner), self.dtype)
+
     def __setitem__(self, key: Any, value: float) -> None:
         self.tensor[key] = value
 

@@ -24,9 +24,9 @@ import numpy as np
 from pyroclast import __version__
 from pyroclast.errors import RequestError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import tensor_shapes
+from pyroclast.families.tensors import tensor_shapes
 from pyroclast.lab.speed.throughput import Runner, Workload
-from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
+from pyroclast.model.kv_cache import BLOCK_SIZE, layer_block_bytes
 from pyroclast_kernels import ceiling as machine
 from pyroclast_kernels import features
 from pyroclast_kernels.matmul import BLOCK_FORMATS
@@ -83,9 +83,9 @@ def layer_multiply_adds(config: ModelConfig) -> int:
     matrices = (
         math.prod(shape)
         for name, shape in tensor_shapes(config).items()
-        if "{i}" in name and len(shape) == 2
+        if name.startswith("layers.") and len(shape) == 2
     )
-    return config.n_layers * sum(matrices)
+    return sum(matrices)
 
 
 def giga_work(runner: Runner, workload: Workload) -> float:
@@ -97,10 +97,12 @@ def giga_work(runner: Runner, workload: Workload) -> float:
     if workload.n_prompt:
         head = config.vocab_size * config.d_model * workload.n_batch
         return 2 * (layer_multiply_adds(config) * workload.n_timed + head) / 1e9
-    window = config.sliding_window or workload.n_end
-    seen = sum(min(n, window) for n in range(workload.n_depth + 1, workload.n_end + 1))
-    kv_bytes = workload.n_batch * seen * block_bytes(config, runner.model.kv_dtype) / BLOCK_SIZE
-    return (workload.n_gen * runner.model.weight_bytes + kv_bytes) / 1e9
+    kv_bytes = 0.0
+    for attention in (spec.attention for spec in config.layers):
+        window = attention.window or workload.n_end
+        seen = sum(min(n, window) for n in range(workload.n_depth + 1, workload.n_end + 1))
+        kv_bytes += seen * layer_block_bytes(attention, runner.model.kv_dtype) / BLOCK_SIZE
+    return (workload.n_gen * runner.model.weight_bytes + workload.n_batch * kv_bytes) / 1e9
 
 
 # ---- rows ----------------------------------------------------------------------------------

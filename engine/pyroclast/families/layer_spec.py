@@ -1,0 +1,153 @@
+"""What one decoder layer is, as data: a family builds a list of these, the decoder reads it.
+
+Sizes and constants come from files that may lie, so every spec checks itself: a ModelFileError
+names the field, what it got, and what is allowed.  A spec may ask for what no kernel does yet;
+`pyroclast.model.supported` refuses that before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.checks import check_positive, check_size
+from pyroclast.families.rope import RopeSpec
+
+# Upper limits far above any published model; they keep a lying file from asking for absurd work
+# (a cos/sin table of 2**60 rows) before its tensors have been compared with the file's size.
+_MAX_HEADS = 4096
+_MAX_HEAD_DIM = 4096
+_MAX_D_FF = 1 << 22
+_MAX_WINDOW = 1 << 28
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """A norm over d_model (or over head_dim).  weight_offset is added to the stored weights: some
+    families store a weight of 1 as 0."""
+
+    eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    weight_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive("norm_eps", self.eps, largest=1)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Causal attention: head counts, positions, and what changes its scores.
+
+    rope None: nothing is rotated.  window: a token sees itself and the window - 1 positions before
+    it; None is all of them.  scale multiplies the scores, None is 1 / sqrt(head_dim); softcap
+    bounds them by softcap * tanh(score / softcap).  qk_norm norms each head of q and k.  sinks:
+    each head has a logit that takes probability and gives no value.  gate: a sigmoid of a
+    projection multiplies the result.  cache_layer: the layer whose keys and values this one reads,
+    None its own.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    rope: RopeSpec | None
+    window: int | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+    scale: float | None = None
+    softcap: float | None = None
+    qk_norm: NormSpec | None = None
+    sinks: bool = False
+    gate: bool = False
+    cache_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        check_size("n_heads", self.n_heads, _MAX_HEADS)
+        check_size("n_kv_heads", self.n_kv_heads, _MAX_HEADS)
+        check_size("head_dim", self.head_dim, _MAX_HEAD_DIM)
+        if self.n_heads % self.n_kv_heads:
+            raise ModelFileError(
+                f"n_heads must be a multiple of n_kv_heads {self.n_kv_heads}, got {self.n_heads}"
+            )
+        if self.head_dim % 2:
+            raise ModelFileError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
+        if self.window is not None:
+            check_size("sliding_window", self.window, _MAX_WINDOW)
+        factors = None if self.rope is None else self.rope.freq_factors
+        if factors is not None and len(factors) != self.head_dim // 2:
+            raise ModelFileError(
+                f"rope_freqs must hold head_dim / 2 = {self.head_dim // 2} values, "
+                f"got {len(factors)}"
+            )
+
+    @property
+    def q_dim(self) -> int:
+        """Values of all query heads of a token."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Values of all key heads of a token, and of all value heads."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def qkv_dim(self) -> int:
+        """Queries, keys and values of a token, side by side."""
+        return self.q_dim + 2 * self.kv_dim
+
+
+@dataclass(frozen=True)
+class RecurrentSpec:
+    """A mixer whose state has a fixed size ("mamba2", "gated_delta_net", "short_conv", ...)."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class ExpertsSpec:
+    """A feed-forward of n_experts, of which a router picks n_active for a token; n_shared more run
+    for every token."""
+
+    n_experts: int
+    n_active: int
+    n_shared: int = 0
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """w_down @ (activation(w_gate @ x) * (w_up @ x)); without the gate w_down @ activation(w_up @
+    x).  bias: every product has one."""
+
+    d_ff: int
+    activation: str = "silu"
+    gated: bool = True
+    bias: bool = False
+    experts: ExpertsSpec | None = None
+
+    def __post_init__(self) -> None:
+        check_size("d_ff", self.d_ff, _MAX_D_FF)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: x += mixer(norm(x)), then x += ffn(norm(x)).
+
+    norm_before and norm_after say where the norms are: before the mixer and the feed-forward, after
+    them, or both.  residual_scale multiplies what is added to x.
+    """
+
+    mixer: AttentionSpec | RecurrentSpec
+    ffn: FeedForwardSpec
+    norm: NormSpec
+    norm_before: bool = True
+    norm_after: bool = False
+    residual_scale: float = 1.0
+
+    @property
+    def attention(self) -> AttentionSpec:
+        """The mixer, which has to be attention."""
+        if isinstance(self.mixer, RecurrentSpec):
+            raise UnsupportedModelError(
+                f"a recurrent mixer ({self.mixer.kind}) is not supported; supported: attention"
+            )
+        return self.mixer

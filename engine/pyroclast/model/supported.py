@@ -1,0 +1,89 @@
+"""What a LayerSpec may ask for and no kernel does yet: refused by name, before anything is loaded.
+
+Whoever adds the op takes its line away here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyroclast.errors import UnsupportedModelError
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.layer_spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    NormSpec,
+    RecurrentSpec,
+)
+from pyroclast_kernels.attention import MAX_HEAD_DIM
+
+# Of the feed-forward's gate; see decoder.activation_arguments.
+ACTIVATIONS = ("silu",)
+
+
+def check_supported(config: ModelConfig) -> None:
+    """UnsupportedModelError that names the first layer and what it asks for in vain."""
+    for i, spec in enumerate(config.layers):
+        for feature in _unsupported_in_layer(spec):
+            raise UnsupportedModelError(f"layer {i} has {feature}, which no kernel supports yet")
+    for feature in _unsupported_in_model(config):
+        raise UnsupportedModelError(f"the model has {feature}, which no kernel supports yet")
+
+
+def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
+    if isinstance(spec.mixer, RecurrentSpec):
+        yield f"a recurrent mixer ({spec.mixer.kind})"
+    else:
+        yield from _unsupported_in_attention(spec.mixer)
+    yield from _unsupported_in_ffn(spec.ffn)
+    yield from _unsupported_in_norm(spec.norm)
+    if not spec.norm_before:
+        yield "no norm before attention and feed-forward (norm_before=False)"
+    if spec.norm_after:
+        yield "norms after attention and feed-forward (norm_after)"
+    if spec.residual_scale != 1:
+        yield f"a residual multiplier of {spec.residual_scale}"
+
+
+def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
+    if attention.head_dim > MAX_HEAD_DIM:
+        yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
+    if attention.rope is not None and attention.rope.rotary_dim not in (None, attention.head_dim):
+        yield f"partial rotary positions ({attention.rope.rotary_dim} of {attention.head_dim})"
+    if attention.scale is not None:
+        yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
+    if attention.softcap is not None:
+        yield f"a softcap of {attention.softcap} on attention scores"
+    if attention.qk_norm is not None:
+        yield "a norm on queries and keys (qk_norm)"
+    if attention.sinks:
+        yield "attention sinks"
+    if attention.gate:
+        yield "a gate on attention"
+    if attention.cache_layer is not None:
+        yield f"the cache of layer {attention.cache_layer} instead of its own"
+
+
+def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:
+    if ffn.experts is not None:
+        yield f"a mixture of {ffn.experts.n_experts} experts"
+    if not ffn.gated:
+        yield "a feed-forward without a gate"
+    if ffn.activation not in ACTIVATIONS:
+        yield f"the activation {ffn.activation!r} (supported: {', '.join(ACTIVATIONS)})"
+
+
+def _unsupported_in_norm(norm: NormSpec) -> Iterator[str]:
+    if norm.kind != "rms":
+        yield f"a norm of kind {norm.kind!r} (supported: rms)"
+
+
+def _unsupported_in_model(config: ModelConfig) -> Iterator[str]:
+    yield from _unsupported_in_norm(config.output_norm)
+    if config.embedding_scale != 1:
+        yield f"an embedding scale of {config.embedding_scale}"
+    if config.logit_scale != 1:
+        yield f"a logit scale of {config.logit_scale}"
+    if config.logit_softcap is not None:
+        yield f"a softcap of {config.logit_softcap} on logits"

@@ -1,0 +1,233 @@
+"""Layers as data: a made-up family whose layers differ, and what a spec may not ask for yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import made_up
+import tiny
+from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.layer_spec import (
+    AttentionSpec,
+    ExpertsSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    NormSpec,
+    RecurrentSpec,
+)
+from pyroclast.families.registry import FAMILIES
+from pyroclast.families.rope import RopeSpec
+from pyroclast.model.kv_cache import BLOCK_SIZE
+from pyroclast.model.model import Model
+from stepping import load, logits_of, step
+
+TOKENS = np.random.default_rng(5).integers(0, 256, 100).tolist()
+CONFIG = replace(
+    tiny.BASE,
+    family="made-up",
+    n_layers=len(made_up.LAYERS),
+    extra={"local_rope_theta": made_up.LOCAL_THETA},
+)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a new family takes beside its own file: its name in the registry."""
+    monkeypatch.setitem(FAMILIES, "made-up", made_up.FAMILY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made-up")
+
+
+def gguf_file(folder: Path, quant: str = "F32") -> Path:
+    path = folder / f"{quant}.gguf"
+    if not path.exists():
+        tiny.write_gguf(path, CONFIG, tiny.random_weights(CONFIG), quant)
+    return path
+
+
+# ---- layers that differ --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernels", [None, "*=numpy"])
+@pytest.mark.parametrize("source", ["gguf", "folder"])
+def test_both_file_formats_equal_a_plain_forward_pass(
+    folder: Path, source: str, kernels: str | None
+) -> None:
+    weights = tiny.random_weights(CONFIG)
+    path = gguf_file(folder)
+    if source == "folder":
+        path = tiny.write_folder(folder / "hf", CONFIG, weights)
+    want = made_up.forward(weights, TOKENS, CONFIG.norm_eps)
+    got = logits_of(load(path, compute="float32", kernels=kernels), TOKENS)
+    assert float(want.std()) > 0.1
+    np.testing.assert_allclose(got, want, atol=2e-5 * float(np.abs(want).max()), rtol=0)
+
+
+@pytest.mark.parametrize("field", ["window", "theta", "norm_offset", "has_bias"])
+def test_what_varies_by_layer_matters(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain forward pass gives something else if the layers agree in that: so the comparison
+    above sees each of them."""
+    weights = tiny.random_weights(CONFIG)
+    want = made_up.forward(weights, TOKENS, CONFIG.norm_eps)
+    uniform = tuple(
+        replace(layer, **{field: getattr(made_up.LAYERS[0], field)}) for layer in made_up.LAYERS
+    )
+    monkeypatch.setattr(made_up, "LAYERS", uniform)
+    if field == "has_bias":
+        weights = {name: values for name, values in weights.items() if ".b" not in name}
+    got = made_up.forward(weights, TOKENS, CONFIG.norm_eps)
+    assert np.abs(got - want).max() > 1e-3 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("quant", "options"),
+    [
+        ("F32", {"compute": "float32"}),
+        ("Q8_0", {}),
+        ("Q8_0", {"kv_dtype": "q8_0", "threads": 2}),
+        ("BF16", {}),
+    ],
+)
+def test_chunks_give_the_bits_of_the_whole(
+    folder: Path, quant: str, options: dict[str, Any]
+) -> None:
+    model = load(gguf_file(folder, quant), **options)
+    whole = logits_of(model, TOKENS)
+    for size in (1, 7, 33):
+        chunks = [
+            step(model, [(1, first, TOKENS[first : first + size])])[0]
+            for first in range(0, len(TOKENS), size)
+        ]
+        np.testing.assert_array_equal(np.concatenate(chunks), whole, err_msg=f"chunks of {size}")
+
+
+def test_quantized_layers_of_several_widths_equal_the_numpy_reference(folder: Path) -> None:
+    path = gguf_file(folder, "Q8_0")
+    want = logits_of(load(path, kernels="*=numpy"), TOKENS[:40])
+    got = logits_of(load(path), TOKENS[:40])
+    assert np.abs(got - want).mean() < 0.03 * want.std()
+    # Attention quantizes heads of 32 itself; those of 16 take an op of their own.
+    calls = [(c.label, c.kernel.op) for c in load(path)._calls if c.kernel.op == "quantize"]
+    assert calls == [(f"layer {i}", "quantize") for i in (0, 2, 3)]
+
+
+def test_the_cache_and_the_tables_follow_the_layers(folder: Path) -> None:
+    model = load(gguf_file(folder), kv_dtype="f32", n_blocks=3)
+    cells = [2 * layer.n_kv_heads * layer.head_dim for layer in made_up.LAYERS]
+    assert model.kv_bytes == 3 * BLOCK_SIZE * 4 * sum(cells)
+    assert [array.shape[1] for array in model._cache.k] == [2, 1, 6, 2]
+    # Layers 0 and 3 rotate alike.
+    ops = [call.kernel.op for call in model._calls]
+    assert ops.count("rope_table") == 3
+
+
+# ---- what no kernel does yet ---------------------------------------------------------------
+
+REFUSED_ATTENTION: list[tuple[dict[str, Any], str]] = [
+    ({"head_dim": 258}, r"a head_dim of 258 \(the maximum is 256\)"),
+    ({"rope": RopeSpec(1e4, rotary_dim=8)}, r"partial rotary positions \(8 of 16\)"),
+    ({"scale": 0.1}, r"an attention scale of 0.1 \(supported: 1 / sqrt\(head_dim\)\)"),
+    ({"softcap": 50.0}, "a softcap of 50.0 on attention scores"),
+    ({"qk_norm": NormSpec(1e-6)}, "a norm on queries and keys"),
+    ({"sinks": True}, "attention sinks"),
+    ({"gate": True}, "a gate on attention"),
+    ({"cache_layer": 0}, "the cache of layer 0"),
+]
+REFUSED_FFN: list[tuple[dict[str, Any], str]] = [
+    ({"experts": ExpertsSpec(8, 2)}, "a mixture of 8 experts"),
+    ({"gated": False}, "a feed-forward without a gate"),
+    ({"activation": "gelu_tanh"}, r"the activation 'gelu_tanh' \(supported: silu\)"),
+]
+REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
+    ({"mixer": RecurrentSpec("mamba2")}, r"a recurrent mixer \(mamba2\)"),
+    ({"norm": NormSpec(1e-5, kind="layer")}, r"a norm of kind 'layer' \(supported: rms\)"),
+    ({"norm_before": False}, "no norm before attention"),
+    ({"norm_after": True}, "norms after attention"),
+    ({"residual_scale": 0.22}, "a residual multiplier of 0.22"),
+]
+REFUSED_MODEL: list[tuple[dict[str, Any], str]] = [
+    ({"output_norm": NormSpec(1e-5, kind="layer")}, "a norm of kind 'layer'"),
+    ({"embedding_scale": 12.0}, "an embedding scale of 12.0"),
+    ({"logit_scale": 0.5}, "a logit scale of 0.5"),
+    ({"logit_softcap": 30.0}, "a softcap of 30.0 on logits"),
+]
+
+
+def changed(spec: LayerSpec, part: str, change: dict[str, Any]) -> LayerSpec:
+    if part == "attention":
+        return replace(spec, mixer=replace(spec.attention, **change))
+    return (
+        replace(spec, ffn=replace(spec.ffn, **change)) if part == "ffn" else replace(spec, **change)
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        (part, change, words)
+        for part, refused in (
+            ("attention", REFUSED_ATTENTION),
+            ("ffn", REFUSED_FFN),
+            ("layer", REFUSED_LAYER),
+        )
+        for change, words in refused
+    ],
+)
+def test_a_layer_that_no_kernel_does_is_refused_before_anything_is_read(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setattr("pyroclast.checkpoint.tensor.Tensor.rows", lambda _: pytest.fail("read"))
+    with open_checkpoint(gguf_file(folder)) as checkpoint:
+        first, second, *rest = checkpoint.config.layers
+        layers = (first, second, changed(rest[0], part, change), *rest[1:])
+        checkpoint.config = replace(checkpoint.config, layers=layers)
+        with pytest.raises(UnsupportedModelError, match=f"layer 2 has {words}"):
+            Model(checkpoint)
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED_MODEL)
+def test_a_model_that_no_kernel_does_is_refused(
+    folder: Path, change: dict[str, Any], words: str
+) -> None:
+    with open_checkpoint(gguf_file(folder)) as checkpoint:
+        checkpoint.config = replace(checkpoint.config, **change)
+        with pytest.raises(UnsupportedModelError, match=f"the model has {words}"):
+            Model(checkpoint)
+
+
+def test_a_recurrent_mixer_has_no_attention() -> None:
+    spec = LayerSpec(RecurrentSpec("short_conv"), FeedForwardSpec(32), NormSpec(1e-5))
+    with pytest.raises(UnsupportedModelError, match=r"recurrent mixer \(short_conv\)"):
+        _ = spec.attention
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AttentionSpec(0, 1, 16, None), "n_heads must be a whole number"),
+        (lambda: AttentionSpec(4, 3, 16, None), "n_heads must be a multiple of n_kv_heads 3"),
+        (lambda: AttentionSpec(4, 0, 16, None), "n_kv_heads must be"),
+        (lambda: AttentionSpec(4, 2, 15, None), "head_dim must be even"),
+        (lambda: AttentionSpec(4, 2, 16, None, window=0), "sliding_window must be"),
+        (lambda: AttentionSpec(4, 2, 16, RopeSpec(1e4, None, (1.0,))), "rope_freqs must hold"),
+        (lambda: RopeSpec(0.0), "rope_theta must be"),
+        (lambda: FeedForwardSpec(0), "d_ff must be"),
+        (lambda: NormSpec(2.0), "norm_eps must be"),
+    ],
+)
+def test_specs_check_themselves(make: Any, words: str) -> None:
+    with pytest.raises(ModelFileError, match=words):
+        make()
