@@ -31,7 +31,7 @@ from pyroclast.checkpoint.open import open_checkpoint  # noqa: E402
 from pyroclast.errors import PyroclastError  # noqa: E402
 from pyroclast.lab.speed.throughput_rows import environment  # noqa: E402
 from pyroclast.model.kv_cache import BLOCK_SIZE  # noqa: E402
-from pyroclast.model.model import Model  # noqa: E402
+from pyroclast.model.model import load_model  # noqa: E402
 from pyroclast.progress import progress_bar  # noqa: E402
 
 FORMATS = "q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k_s,q3_k_m,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,bf16,f16"
@@ -59,7 +59,7 @@ class Ours:
         blocks = -(-n_tokens // BLOCK_SIZE)
         sizes = {"max_batch_tokens": n_tokens, "max_logits": n_tokens, "max_seqs": 1}
         with open_checkpoint(path) as checkpoint:
-            self.model = Model(checkpoint, n_blocks=blocks, **sizes, **options)
+            self.model = load_model(checkpoint, n_blocks=blocks, **sizes, **options)
 
     def every_logit(self, token_ids: list[int]) -> Any:
         """float32 (n_tokens, vocab_size), good until the next call."""

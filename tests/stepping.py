@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import open_checkpoint
-from pyroclast.model.model import Model
+from pyroclast.model.model import Model, load_model
 
 # (sequence id, first position, token ids): what one sequence contributes to a step.
 Span = tuple[int, int, Sequence[int]]
@@ -19,7 +19,7 @@ Span = tuple[int, int, Sequence[int]]
 def load(path: str | Path, **options: Any) -> Model:
     options = {"max_seqs": 8, "n_blocks": 128, "max_logits": 256, "max_batch_tokens": 256} | options
     with open_checkpoint(path) as checkpoint:
-        return Model(checkpoint, **options)
+        return load_model(checkpoint, **options)
 
 
 def step(model: Model, spans: Sequence[Span]) -> list[NDArray[np.float32]]:

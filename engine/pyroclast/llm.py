@@ -17,7 +17,7 @@ from pyroclast.engine.request import Generation, Job, PaddedTextStream, TextStre
 from pyroclast.engine.stepper import StepModel, Stepper
 from pyroclast.engine.stream import Stream
 from pyroclast.errors import RequestError
-from pyroclast.model.device import MAX_BATCH_TOKENS, check_device, choose
+from pyroclast.model.device import check_device
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 Params = SamplingParams | Sequence[SamplingParams] | None
 Messages = Sequence[Mapping[str, Any]]
-
-# Rows of logits a step may give: bounds the memory that scoring takes, and its chunks.
-_MAX_LOGITS = 256
 
 
 class LLM:
@@ -323,27 +320,16 @@ def _where(i: int, n_prompts: int) -> str:
     return "the prompt" if n_prompts == 1 else f"prompt {i} (of {n_prompts}, counted from 0)"
 
 
-def _load(
-    model: str | Path,
-    *,
-    device: str,
-    threads: int | None,
-    max_batch_tokens: int | None,
-    **rest: Any,
-) -> Parts:
-    """Opens the files, chooses the device, lays out the weights there, closes the files."""
+def _load(model: str | Path, device: str, **options: Any) -> Parts:
+    """Opens the files, plans where the model lies, loads it there, closes the files."""
     from pyroclast.checkpoint.open import open_checkpoint
     from pyroclast.model.model import Model
-
-    def options(device: str) -> dict[str, Any]:
-        n_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device]
-        n_rows = max(rest["max_seqs"], min(n_tokens, _MAX_LOGITS))
-        return {**rest, "max_batch_tokens": n_tokens, "max_logits": n_rows}
+    from pyroclast.model.options import LoadOptions
+    from pyroclast.model.plan import plan
 
     with open_checkpoint(model) as checkpoint:
-        device, note = choose(device, checkpoint, threads, **options("cuda"))
-        where: dict[str, Any] = {"device": device, "device_note": note, "threads": threads}
+        planned = plan(checkpoint, device, LoadOptions(**options))
         tokenizer = checkpoint.tokenizer()
         with progress_bar(checkpoint.config.n_layers, "layer") as show:
-            loaded = Model(checkpoint, on_layer=show, **where, **options(device))
+            loaded = Model(checkpoint, planned, on_layer=show)
         return loaded, tokenizer, checkpoint.name

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pyroclast_kernels.huge_pages import HugePages
 from pyroclast_kernels.weights import BLOCK_FORMATS
 from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
-from pyroclast_kernels.weights.packing import PackedWeight
+from pyroclast_kernels.weights.packing import PackedWeight, packed_bytes
 
 if TYPE_CHECKING:
     from pyroclast_kernels.selection import Selection
@@ -133,15 +133,12 @@ class HostMemory:
 
 @dataclass(frozen=True)
 class CountedWeight:
-    """The shape of a weight on the GPU, without its values."""
+    """The shape and size of a weight, without its values."""
 
     format: str
     n_rows: int
     n_cols: int
-
-    @property
-    def n_bytes(self) -> int:
-        return device_weight_bytes(self.format, self.n_rows, self.n_cols)
+    n_bytes: int
 
     @property
     def takes_q8(self) -> bool:
@@ -149,13 +146,11 @@ class CountedWeight:
 
 
 class CountingMemory:
-    """Counts the bytes on the GPU of all that is asked for; but for inputs, the arrays have a shape
-    and a dtype, and no memory of their own."""
+    """Counts the bytes, on the GPU or on the host, of all that is asked for; but for inputs, the
+    arrays have a shape and a dtype, and no memory of their own."""
 
-    on_gpu = True
-
-    def __init__(self) -> None:
-        self.n_bytes = 0
+    def __init__(self, *, on_gpu: bool) -> None:
+        self.on_gpu, self.n_bytes = on_gpu, 0
 
     def zeros(self, shape: Shape, dtype: Any) -> Array:
         array: Array = np.broadcast_to(np.zeros((), dtype), shape)
@@ -178,7 +173,8 @@ class CountingMemory:
         return self.zeros(values.shape, values.dtype)
 
     def weight(self, format: str, n_rows: int, n_cols: int) -> CountedWeight:
-        weight = CountedWeight(format, n_rows, n_cols)
+        count = device_weight_bytes if self.on_gpu else packed_bytes
+        weight = CountedWeight(format, n_rows, n_cols, count(format, n_rows, n_cols))
         self.n_bytes += weight.n_bytes
         return weight
 

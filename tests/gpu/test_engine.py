@@ -16,9 +16,10 @@ from pyroclast import LLM, NumericalError, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
 from pyroclast.families.registry import FAMILIES
-from pyroclast.model.device import plan
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model
+from pyroclast.model.options import LoadOptions
+from pyroclast.model.plan import plan
 from stepping import load, logits_of, step
 
 CONFIG = replace(
@@ -175,10 +176,10 @@ def test_hidden_rows_equal_the_cpu_s(folder: Path) -> None:
     sizes = {"max_batch_tokens": 16, "max_seqs": 8, "max_logits": 16, "n_blocks": 5}
     with open_checkpoint(write(folder, "F32")) as checkpoint:
         plain, more = (
-            plan(checkpoint, kernels=None, compute="auto", kv_dtype="auto", **sizes, **hidden)
-            for hidden in ({}, {"hidden_layers": (0, "final")})
+            plan(checkpoint, "cuda", LoadOptions(**sizes, hidden_layers=layers)).n_bytes["a step"]
+            for layers in ((), (0, "final"))
         )
-    assert more.n_bytes["a step"] - plain.n_bytes["a step"] == 2 * 16 * CONFIG.d_model * 4
+    assert more - plain == 2 * 16 * CONFIG.d_model * 4
 
 
 def test_layers_that_differ_equal_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,16 +307,8 @@ def test_the_plan_counts_what_loading_takes(folder: Path) -> None:
     path = write(folder, "Q8_0")
     model = load(path, device="cuda", max_batch_tokens=16, max_logits=16, n_blocks=5)
     with open_checkpoint(path) as checkpoint:
-        counted = plan(
-            checkpoint,
-            kernels=None,
-            compute="auto",
-            kv_dtype="auto",
-            max_batch_tokens=16,
-            max_seqs=8,
-            max_logits=16,
-            n_blocks=5,
-        ).n_bytes
+        options = LoadOptions(max_batch_tokens=16, max_seqs=8, max_logits=16, n_blocks=5)
+        counted = plan(checkpoint, "cuda", options).n_bytes
     weights = model._weights
     vectors: list[Any] = [weights.output_norm]
     for layer in weights.layers:

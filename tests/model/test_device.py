@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,21 +15,26 @@ from pyroclast import LLM, KernelError, MemoryBudgetError, RequestError, Samplin
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.cli import main as cli
 from pyroclast.model import device as devices
+from pyroclast.model import gpu_budget
+from pyroclast.model import plan as plans_module
 from pyroclast.model.kv_cache import block_bytes
+from pyroclast.model.model import Model
+from pyroclast.model.options import LoadOptions
+from pyroclast.model.plan import Plan, plan
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.triton import device as triton_device
 
 MIB = 1 << 20
 NO_TORCH = "torch is not installed: pip install pyroclast[gpu]"
 OPTIONS: dict[str, Any] = {
-    "kernels": None,
-    "compute": "auto",
-    "kv_dtype": "auto",
     "max_batch_tokens": 32,
     "max_seqs": 2,
     "max_logits": 8,
-    "n_blocks": None,
 }
+
+
+def planned(checkpoint: Checkpoint, device: str = "cuda", **options: Any) -> Plan:
+    return plan(checkpoint, device, LoadOptions(**OPTIONS | options))
 
 
 class FakeSelection:
@@ -43,6 +49,17 @@ class FakeSelection:
             raise KernelLibraryError("no variant")
         if self.rules:
             raise KernelLibraryError(f"{self.rules} runs on the CPU")
+
+
+class CpuSelection:
+    """The NumPy reference."""
+
+    def __init__(self, rules: str | None) -> None:
+        del rules
+
+    def variant(self, op: str, format: str) -> SimpleNamespace:
+        del op, format
+        return SimpleNamespace(name="numpy")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +89,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MiB, 10 of them taken: enough for the tiny model."""
     monkeypatch.setattr(triton_device, "why_not", lambda: "")
-    monkeypatch.setattr(devices, "Selection", FakeSelection)
+    monkeypatch.setattr(gpu_budget, "Selection", FakeSelection)
+    # The true one would find out now, and for good, which kernels there are.
+    monkeypatch.setattr(plans_module, "Selection", CpuSelection)
     monkeypatch.setattr(devices, "gpu_memory", lambda: (90 * MIB, 100 * MIB))
 
 
@@ -114,28 +133,28 @@ def test_cuda_without_a_gpu_is_an_error_before_anything_is_loaded(
 
 
 def test_auto_takes_a_gpu_with_room(small_gpu: None, checkpoint: Checkpoint) -> None:
-    chosen = devices.choose("auto", checkpoint, None, **OPTIONS)
-    assert chosen == ("cuda", "there is a GPU, and the model fits")
+    chosen = planned(checkpoint, "auto")
+    assert (chosen.device, chosen.note) == ("cuda", "there is a GPU, and the model fits")
 
 
 def test_auto_stays_on_the_cpu_where_somebody_asks_for_it(
     small_gpu: None, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert devices.choose("auto", checkpoint, 2, **OPTIONS) == ("cpu", "threads=2 asks for the CPU")
-    rules = OPTIONS | {"kernels": "norm=numpy"}
-    assert devices.choose("auto", checkpoint, None, **rules)[1] == "norm=numpy runs on the CPU"
-    assert devices.choose("cuda", checkpoint, 2, **OPTIONS)[0] == "cuda"
+    two = planned(checkpoint, "auto", threads=2)
+    assert (two.device, two.note, two.n_threads) == ("cpu", "threads=2 asks for the CPU", 2)
+    assert planned(checkpoint, "auto", kernels="norm=numpy").note == "norm=numpy runs on the CPU"
+    assert planned(checkpoint, "cuda", threads=2).device == "cuda"
     monkeypatch.setattr(triton_device, "INTERPRETED", True)
-    device, note = devices.choose("auto", checkpoint, None, **OPTIONS)
-    assert device == "cpu" and "interpreter" in note
+    interpreted = planned(checkpoint, "auto")
+    assert interpreted.device == "cpu" and "interpreter" in interpreted.note
 
 
 def test_auto_takes_the_cpu_where_the_model_does_not_fit(
     small_gpu: None, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "gpu_memory", lambda: (60 * MIB, 100 * MIB))
-    device, note = devices.choose("auto", checkpoint, None, **OPTIONS)
-    assert device == "cpu" and "90% of the 60 MiB that are free, of 100 MiB" in note
+    found = planned(checkpoint, "auto")
+    assert found.device == "cpu" and "90% of the 60 MiB that are free, of 100 MiB" in found.note
 
 
 # ---- the plan ------------------------------------------------------------------------------
@@ -144,7 +163,7 @@ def test_auto_takes_the_cpu_where_the_model_does_not_fit(
 def test_the_plan_takes_what_is_left_up_to_full_contexts(
     small_gpu: None, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = devices.plan(checkpoint, **OPTIONS)
+    full = planned(checkpoint)
     assert (full.kv_dtype, full.n_blocks) == ("f16", 2 * 256 // 32)
     block = block_bytes(checkpoint.config, "f16")
     assert full.n_bytes["cache"] == full.n_blocks * block
@@ -153,31 +172,31 @@ def test_the_plan_takes_what_is_left_up_to_full_contexts(
     for n_blocks in (1, 7):
         free = int((fixed + n_blocks * block) / devices.GPU_SHARE) + 2
         monkeypatch.setattr(devices, "gpu_memory", lambda free=free: (free, 100 * MIB))
-        assert devices.plan(checkpoint, **OPTIONS).n_blocks == n_blocks
+        assert planned(checkpoint).n_blocks == n_blocks
     monkeypatch.setattr(devices, "gpu_memory", lambda: (fixed, 100 * MIB))
     with pytest.raises(MemoryBudgetError, match=r"weights .* KiB, a step .*, 1 cache blocks"):
-        devices.plan(checkpoint, **OPTIONS)
+        planned(checkpoint)
 
 
 def test_an_exact_number_of_blocks_fits_or_is_an_error(
     small_gpu: None, checkpoint: Checkpoint
 ) -> None:
-    assert devices.plan(checkpoint, **OPTIONS | {"n_blocks": 3}).n_blocks == 3
-    assert devices.plan(checkpoint, **OPTIONS | {"n_blocks": 100}).n_blocks == 100
+    assert planned(checkpoint, n_blocks=3).n_blocks == 3
+    assert planned(checkpoint, n_blocks=100).n_blocks == 100
     with pytest.raises(MemoryBudgetError, match=r"100000 cache blocks .* 81 MiB can be had"):
-        devices.plan(checkpoint, **OPTIONS | {"n_blocks": 100_000})
+        planned(checkpoint, n_blocks=100_000)
     with pytest.raises(RequestError, match="at least 1"):
-        devices.plan(checkpoint, **OPTIONS | {"n_blocks": 0})
+        planned(checkpoint, n_blocks=0)
 
 
 def test_options_change_the_plan(small_gpu: None, checkpoint: Checkpoint) -> None:
-    plain = devices.plan(checkpoint, **OPTIONS)
-    wide = devices.plan(checkpoint, **OPTIONS | {"compute": "float32"})
+    plain = planned(checkpoint)
+    wide = planned(checkpoint, compute="float32")
     assert wide.kv_dtype == "f32"
     assert wide.n_bytes["weights"] > 3 * plain.n_bytes["weights"]
-    assert devices.plan(checkpoint, **OPTIONS | {"kv_dtype": "bf16"}).kv_dtype == "bf16"
+    assert planned(checkpoint, kv_dtype="bf16").kv_dtype == "bf16"
     for name in ("max_batch_tokens", "max_seqs", "max_logits"):
-        more = devices.plan(checkpoint, **OPTIONS | {name: 64})
+        more = planned(checkpoint, **{name: 64})
         assert more.n_bytes["a step"] > plain.n_bytes["a step"], name
 
 
@@ -185,7 +204,49 @@ def test_a_format_without_a_kernel_is_an_error_that_lists_the_others(
     small_gpu: None, checkpoint: Checkpoint
 ) -> None:
     with pytest.raises(KernelError, match="attention for a cache in q8_0; it has f32, f16, bf16"):
-        devices.plan(checkpoint, **OPTIONS | {"kv_dtype": "q8_0"})
+        planned(checkpoint, kv_dtype="q8_0")
+
+
+@pytest.mark.parametrize("quant", ["F32", "Q8_0"])
+@pytest.mark.parametrize("compute", ["auto", "float32"])
+def test_the_plan_of_the_cpu_counts_what_loading_takes(
+    tmp_path: Path, quant: str, compute: str
+) -> None:
+    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.BASE, tiny.random_weights(tiny.BASE), quant)
+    with open_checkpoint(path) as checkpoint:
+        found = planned(checkpoint, "cpu", compute=compute, n_blocks=3)
+        model = Model(checkpoint, found)
+    vectors = [model._weights.output_norm]
+    for layer in model._weights.layers:
+        vectors += [layer.attn_norm, layer.ffn_norm]
+    matrices = model._weights.token_embd.n_bytes + model.weight_bytes
+    assert found.n_bytes["weights"] == matrices + sum(vector.nbytes for vector in vectors)
+    assert found.n_bytes["cache"] == model.kv_bytes
+    assert (model.n_blocks, model.max_seq_len, model.batch.max_blocks) == (3, 96, 3)
+    assert (model.max_batch_tokens, model.max_seqs, model.max_logits) == (32, 2, 8)
+
+
+def test_limits_that_are_not_given_suit_the_device() -> None:
+    both = {"cpu": 512, "cuda": 2048}
+    for device, n_tokens in both.items():
+        expected = {"max_batch_tokens": n_tokens, "max_seqs": 64, "max_logits": 256}
+        assert LoadOptions().limits(device) == expected
+    assert LoadOptions(max_batch_tokens=40, max_seqs=8).limits("cpu")["max_logits"] == 40
+    assert LoadOptions(max_batch_tokens=40, max_seqs=50).limits("cpu")["max_logits"] == 50
+
+
+def test_a_model_is_planned_once(no_gpu: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+    plan_cpu = plans_module._plan_cpu
+
+    def noted(*args: Any) -> Plan:
+        plans.append(plan_cpu(*args))
+        return plans[-1]
+
+    monkeypatch.setattr(plans_module, "_plan_cpu", noted)
+    with LLM(path, max_seqs=2) as llm:
+        assert isinstance(llm.model, Model)
+        assert len(plans) == 1 and llm.model.plan is plans[0]
 
 
 def test_sizes_for_people() -> None:

@@ -24,7 +24,7 @@ from pyroclast.families.layer_spec import (
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.rope import RopeSpec
 from pyroclast.model.kv_cache import BLOCK_SIZE
-from pyroclast.model.model import Model
+from pyroclast.model.model import load_model
 from stepping import load, logits_of, step
 
 TOKENS = np.random.default_rng(5).integers(0, 256, 100).tolist()
@@ -195,7 +195,7 @@ def test_a_layer_that_no_kernel_does_is_refused_before_anything_is_read(
         layers = (first, second, changed(rest[0], part, change), *rest[1:])
         checkpoint.config = replace(checkpoint.config, layers=layers)
         with pytest.raises(UnsupportedModelError, match=f"layer 2 has {words}"):
-            Model(checkpoint)
+            load_model(checkpoint)
 
 
 @pytest.mark.parametrize(("change", "words"), REFUSED_MODEL)
@@ -205,7 +205,7 @@ def test_a_model_that_no_kernel_does_is_refused(
     with open_checkpoint(gguf_file(folder)) as checkpoint:
         checkpoint.config = replace(checkpoint.config, **change)
         with pytest.raises(UnsupportedModelError, match=f"the model has {words}"):
-            Model(checkpoint)
+            load_model(checkpoint)
 
 
 def test_a_recurrent_mixer_has_no_attention() -> None:

@@ -7,14 +7,14 @@ how the model itself is tested), or of launches for the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
-from pyroclast.model import hidden
+from pyroclast.model.extras import NO_EXTRAS, StepExtras
+from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
 from pyroclast.model.supported import ACTIVATIONS
 from pyroclast.model.weights import Layer, Product, Weights
@@ -40,16 +40,14 @@ class Decoder:
         *,
         kv_dtype: str,
         n_blocks: int,
-        hidden_layers: Sequence[hidden.HiddenLayer] = (),
+        extras: StepExtras = NO_EXTRAS,
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
         self.kv_dtype = kv_dtype
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
         self.work = Workspace(config, weights, batch, max_splits, memory)
-        self.hidden = hidden.HiddenRows(
-            hidden_layers, config.n_layers, config.d_model, batch, memory
-        )
+        self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
 
     def record_step(self, ops: Recorder) -> None:
         """Embedding, layers, final norm, output head: the rows in logit_rows only."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.errors import RequestError
+from pyroclast.families.config import ModelConfig
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
@@ -29,20 +30,16 @@ class HiddenRows:
     RequestError for a layer that the model does not have."""
 
     def __init__(
-        self,
-        chosen: Sequence[HiddenLayer],
-        n_layers: int,
-        d_model: int,
-        batch: Batch,
-        memory: Memory,
+        self, chosen: Sequence[HiddenLayer], config: ModelConfig, batch: Batch, memory: Memory
     ) -> None:
+        n_layers = config.n_layers
         for layer in chosen:
             if layer != FINAL and layer not in range(n_layers):
                 raise RequestError(
                     f'hidden_layers must be in 0..{n_layers - 1} or "{FINAL}", got {layer!r}'
                 )
         self._chosen, self._batch, self._memory = tuple(chosen), batch, memory
-        self._rows: Any = memory.zeros((len(chosen), batch.max_logits, d_model), np.float32)
+        self._rows: Any = memory.zeros((len(chosen), batch.max_logits, config.d_model), np.float32)
 
     def record_layer(self, ops: Recorder, layer: int, x: Any) -> None:
         """Copies rows of x (max_tokens, d_model), the state after `layer`, where it was chosen."""

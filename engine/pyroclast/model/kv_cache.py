@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyroclast.errors import MemoryBudgetError, RequestError
+from pyroclast.errors import MemoryBudgetError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
@@ -84,8 +84,6 @@ def choose_n_blocks(config: ModelConfig, dtype: str, n_blocks: int | None) -> in
     of the memory that is available.  MemoryBudgetError if even one block does not fit."""
     size, available = block_bytes(config, dtype), available_bytes()
     if n_blocks is not None:
-        if n_blocks < 1:
-            raise RequestError(f"n_blocks must be at least 1, got {n_blocks}")
         if n_blocks * size > available:
             raise MemoryBudgetError(
                 f"{n_blocks} cache blocks need {n_blocks * size >> 20} MiB, {available >> 20} MiB "

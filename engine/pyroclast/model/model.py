@@ -14,33 +14,24 @@ from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import ClosedError, KernelError
-from pyroclast.families.config import ModelConfig
-from pyroclast.model import device as devices
 from pyroclast.model.decoder import Decoder
-from pyroclast.model.hidden import HiddenLayer
-from pyroclast.model.kv_cache import BLOCK_SIZE, DTYPES, automatic_dtype, choose_n_blocks
-from pyroclast.model.supported import check_supported
+from pyroclast.model.device import kernel_errors
+from pyroclast.model.kv_cache import BLOCK_SIZE
+from pyroclast.model.options import LoadOptions
+from pyroclast.model.plan import Plan, plan
 from pyroclast.model.weights import load_weights
-from pyroclast_kernels import features, timeline
+from pyroclast_kernels import timeline
 from pyroclast_kernels.batch import Batch
-from pyroclast_kernels.errors import KernelError as KernelLibraryError
-from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.memory import HostMemory, Memory
 from pyroclast_kernels.program import Call, Program, Recorder, make_executor
-from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.tables import DEFAULTS
 
 
 class Model:
     """A loaded model and its one step: fill `batch`, call forward(), read `logits`.
 
-    checkpoint may be closed afterwards.  device is "cpu" or "cuda".  compute="float32" dequantizes
-    the weights and keeps float32 throughout; "auto" computes with the weights as they are stored.
-    kv_dtype is "auto", "f32", "f16", "bf16" or "q8_0"; auto is f32 in float32 mode, else f16, or on
-    a CPU that multiplies it bf16.  kernels are selection rules; threads None takes what the machine
-    offers, and means nothing on the GPU.  hidden_layers are the states that every step keeps beside
-    the logits: see `hidden`.  Raises KernelError for rules that cannot hold here,
-    UnsupportedModelError for shapes that no kernel takes, MemoryBudgetError for what does not fit.
+    plan says where it lies and what it runs on; on_layer(i) is called when layer i is loaded.  The
+    checkpoint may be closed afterwards.  KernelError if the GPU fails meanwhile.
     """
 
     block_size = BLOCK_SIZE
@@ -48,101 +39,52 @@ class Model:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        plan: Plan,
         *,
-        device: str = "cpu",
-        device_note: str = "",
-        kernels: str | None = None,
-        threads: int | None = None,
-        compute: str = "auto",
-        kv_dtype: str = "auto",
-        max_batch_tokens: int = 512,
-        max_seqs: int = 64,
-        max_logits: int = 64,
-        n_blocks: int | None = None,
-        hidden_layers: Sequence[HiddenLayer] = (),
         on_layer: Callable[[int], None] = lambda _: None,
     ) -> None:
-        config = checkpoint.config
-        _check(config, compute, kv_dtype, threads)
-        self.config, self.compute = config, compute
-        self.device, self.device_note = device, device_note
-        self.max_batch_tokens, self.max_seqs = max_batch_tokens, max_seqs
-        self.max_logits, self._hidden_layers = max_logits, hidden_layers
+        self.config, self.plan = checkpoint.config, plan
+        self.device, self.device_note = plan.device, plan.note
+        self.compute, self.kv_dtype, self.n_blocks = plan.compute, plan.kv_dtype, plan.n_blocks
+        self.max_batch_tokens, self.max_seqs = plan.max_batch_tokens, plan.max_seqs
+        self.max_logits, self.max_seq_len = plan.max_logits, plan.max_seq_len
         try:
-            if device == "cuda":
-                self._take_gpu(checkpoint, kernels, kv_dtype, n_blocks)
-            else:
-                self._take_cpu(checkpoint, kernels, kv_dtype, n_blocks, threads)
-            self.max_seq_len = min(config.max_seq_len, self.n_blocks * BLOCK_SIZE)
-            max_blocks = -(-self.max_seq_len // BLOCK_SIZE)
-            self.batch = Batch(max_batch_tokens, max_seqs, max_blocks, max_logits, self.memory)
-            float32 = compute == "float32"
-            weights = load_weights(checkpoint, self.memory, float32=float32, on_layer=on_layer)
-            self.memory.loaded()
-            self._decoder = Decoder(
-                config,
-                weights,
-                self.batch,
-                self.memory,
-                kv_dtype=self.kv_dtype,
-                n_blocks=self.n_blocks,
-                hidden_layers=hidden_layers,
-            )
-            self._weights, self._cache = weights, self._decoder.cache
-            recorder = Recorder(self._selection)
-            self._decoder.record_step(recorder)
-        except KernelLibraryError as error:
-            raise KernelError(str(error)) from error
+            with kernel_errors():
+                self._load(checkpoint, on_layer)
         except RuntimeError as error:
-            if device != "cuda":
+            if plan.device != "cuda":
                 raise
             raise KernelError(f"the GPU failed while the model was loaded: {error}") from error
-        self._calls = recorder.calls
-        self._program: Program | None = self._make_program(recorder.calls)
         self._sampling_program: Program | None = None
         self._fetched: NDArray[np.float32] | None = None  # logits of a GPU
         self._is_fetched = False
 
-    def _take_cpu(
-        self,
-        checkpoint: Checkpoint,
-        kernels: str | None,
-        kv_dtype: str,
-        n_blocks: int | None,
-        threads: int | None,
-    ) -> None:
-        self._selection = Selection(kernels)
-        if kv_dtype == "auto":
-            quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
-            float32 = self.compute == "float32"
-            kv_dtype = "f32" if float32 else automatic_dtype(self._selection, quantized)
-        self.kv_dtype = kv_dtype
-        self.n_threads = threads or features.n_cpus()
-        self.n_blocks = choose_n_blocks(checkpoint.config, kv_dtype, n_blocks)
-        self._executor = make_executor(self.n_threads)
-        if self._executor is None:
-            self.n_threads = 1
-        self.memory: Memory = HostMemory(self._selection, self._executor)
-
-    def _take_gpu(
-        self, checkpoint: Checkpoint, kernels: str | None, kv_dtype: str, n_blocks: int | None
-    ) -> None:
-        plan = devices.plan(
-            checkpoint,
-            kernels=kernels,
-            compute=self.compute,
-            kv_dtype=kv_dtype,
-            max_batch_tokens=self.max_batch_tokens,
-            max_seqs=self.max_seqs,
-            max_logits=self.max_logits,
-            n_blocks=n_blocks,
-            hidden_layers=self._hidden_layers,
+    def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None]) -> None:
+        """Memory, batch, weights, cache and workspace, then the recorded step."""
+        plan, config = self.plan, self.config
+        self._executor = make_executor(plan.n_threads) if plan.device == "cpu" else None
+        self.n_threads = plan.n_threads if self._executor is not None else 1
+        self.memory = _memory(plan, self._executor)
+        self.batch = Batch(
+            plan.max_batch_tokens, plan.max_seqs, plan.max_blocks, plan.max_logits, self.memory
         )
-        from pyroclast_kernels.gpu.memory import DeviceMemory
-
-        self._selection, self.kv_dtype, self.n_blocks = plan.selection, plan.kv_dtype, plan.n_blocks
-        self.n_threads, self._executor = 1, None
-        self.memory = DeviceMemory()
+        float32 = plan.compute == "float32"
+        self._weights = load_weights(checkpoint, self.memory, float32=float32, on_layer=on_layer)
+        self.memory.loaded()
+        self._decoder = Decoder(
+            config,
+            self._weights,
+            self.batch,
+            self.memory,
+            kv_dtype=plan.kv_dtype,
+            n_blocks=plan.n_blocks,
+            extras=plan.extras,
+        )
+        self._cache = self._decoder.cache
+        recorder = Recorder(plan.selection)
+        self._decoder.record_step(recorder)
+        self._calls = recorder.calls
+        self._program: Program | None = self._make_program(recorder.calls)
 
     def _make_program(self, calls: list[Call]) -> Program:
         if isinstance(self.memory, HostMemory):
@@ -151,7 +93,7 @@ class Model:
         from pyroclast_kernels.gpu.program import DeviceProgram
 
         assert isinstance(self.memory, DeviceMemory), "there is no third one"
-        tuned = self._selection.table != DEFAULTS
+        tuned = self.plan.selection.table != DEFAULTS
         return DeviceProgram(calls, self.memory, self.batch, self.max_seq_len, tuned=tuned)
 
     # ---- what callers see ------------------------------------------------------------------
@@ -179,12 +121,12 @@ class Model:
     @property
     def kernels(self) -> dict[str, str]:
         """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
-        return dict(self._selection.resolved)
+        return dict(self.plan.selection.resolved)
 
     @property
     def table(self) -> str:
         """The tuned table that chose where no rule did, or "defaults"."""
-        return self._selection.table
+        return self.plan.selection.table
 
     @property
     def weight_bytes(self) -> int:
@@ -205,11 +147,9 @@ class Model:
     def attach_sampler(self, **arguments: Any) -> None:
         """Lets forward(sample=True) end with the op `sample`: its arguments by name, logits
         excepted, as arrays that the caller refills."""
-        recorder = Recorder(self._selection)
-        try:
+        recorder = Recorder(self.plan.selection)
+        with kernel_errors():
             recorder.call("sample", logits=self._decoder.work.logits, **arguments)
-        except KernelLibraryError as error:
-            raise KernelError(str(error)) from error
         self._sampling_program = self._make_program(self._calls + recorder.calls)
 
     @property
@@ -219,17 +159,13 @@ class Model:
 
     def warm_up(self, show: Callable[[int], None] = lambda _: None) -> None:
         """Compiles kernels and captures graphs before the first request, the sampler attached."""
-        try:
+        with kernel_errors():
             self.program(sample=True).warm_up(show)
-        except KernelLibraryError as error:
-            raise KernelError(str(error)) from error
 
     def forward(self, sample: bool = False) -> None:
         """One step over what `batch` holds: writes the cache and the logits (and samples)."""
-        try:
+        with kernel_errors():  # of the GPU's driver
             self.program(sample).run()
-        except KernelLibraryError as error:  # the GPU's driver
-            raise KernelError(str(error)) from error
         self._is_fetched = False
 
     def program(self, sample: bool = False) -> Program:
@@ -286,12 +222,22 @@ class Model:
         self.memory.close()
 
 
-def _check(config: ModelConfig, compute: str, kv_dtype: str, threads: int | None) -> None:
-    """Options and shapes, before anything is read."""
-    if compute not in ("auto", "float32"):
-        raise KernelError(f"compute must be 'auto' or 'float32', got {compute!r}")
-    if kv_dtype not in ("auto", *DTYPES):
-        raise KernelError(f"kv_dtype must be 'auto', {', '.join(DTYPES)}, got {kv_dtype!r}")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise KernelError(f"threads must be between 1 and 1024, got {threads}")
-    check_supported(config)
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    on_layer: Callable[[int], None] = lambda _: None,
+    **options: Any,
+) -> Model:
+    """Plans and loads in one go; options: those of LoadOptions."""
+    planned = plan(checkpoint, device, LoadOptions(**options))
+    return Model(checkpoint, planned, on_layer=on_layer)
+
+
+def _memory(plan: Plan, executor: Any) -> Memory:
+    """Where the model's arrays will lie."""
+    if plan.device == "cpu":
+        return HostMemory(plan.selection, executor)
+    from pyroclast_kernels.gpu.memory import DeviceMemory
+
+    return DeviceMemory()

@@ -59,6 +59,11 @@ def group_bytes(n_cols: int, format: str) -> int:
     return -(-n_headers // step) * step * header + n_headers * codes
 
 
+def packed_bytes(format: str, n_rows: int, n_cols: int) -> int:
+    """Bytes of a whole packed weight."""
+    return -(-n_rows // LANES) * group_bytes(n_cols, format)
+
+
 def _chunk_headers(layout: Layout) -> int:
     return 1 if LANES * layout.header_bytes % ALIGN == 0 else 2
 

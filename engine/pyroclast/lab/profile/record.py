@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.llm import LLM
-from pyroclast.model.model import Model
+from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.program import Call
@@ -122,7 +122,9 @@ class ProfiledLLM:
         with open_checkpoint(model) as checkpoint:
             tokenizer = checkpoint.tokenizer()
             with progress_bar(checkpoint.config.n_layers, "layer") as show:
-                self.model = Model(checkpoint, on_layer=show, max_seqs=1, max_logits=1, **options)
+                self.model = load_model(
+                    checkpoint, on_layer=show, max_seqs=1, max_logits=1, **options
+                )
             name = checkpoint.name
         watched = _Watched(self.model, self._watch, {"forward": "step"})
         watched_tokenizer = _WatchedTokenizer(tokenizer, self._watch)

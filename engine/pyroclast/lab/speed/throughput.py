@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.errors import ContextOverflowError, NumericalError, RequestError
 from pyroclast.model.kv_cache import BLOCK_SIZE
-from pyroclast.model.model import Model
+from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 
 MAX_BATCH_TOKENS = 512  # prompts are read in steps of this many tokens
@@ -128,7 +128,7 @@ class Runner:
             self.name = checkpoint.name
             self.format = "f32" if compute == "float32" else main_format(checkpoint)
             with progress_bar(checkpoint.config.n_layers, "layer") as show:
-                self.model = Model(
+                self.model = load_model(
                     checkpoint,
                     kernels=kernels,
                     threads=threads,

@@ -12,7 +12,7 @@ from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.model.device import why_not_cuda
-from pyroclast.model.model import Model
+from pyroclast.model.model import Model, load_model
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 
 # As many sequences as the largest class of tokens that is tuned, each with its first token.
@@ -28,7 +28,7 @@ def tune(
         raise KernelError(f'device="cuda" cannot be used: {reason}')
     with open_checkpoint(model) as checkpoint:
         options: dict[str, Any] = _SIZES | {"compute": compute, "kv_dtype": kv_dtype}
-        loaded = Model(checkpoint, device="cuda", kernels="frozen", **options)
+        loaded = load_model(checkpoint, device="cuda", kernels="frozen", **options)
         name = checkpoint.name
     try:
         return _tune(loaded, name, show, keep)
