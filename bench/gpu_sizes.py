@@ -70,7 +70,7 @@ SMALL = Sizes(
     max_batch_tokens=32,
     max_seqs=2,
     pattern="q8_0-1x1x32",
-    suite_ops=("swiglu",),
+    suite_ops=("glu",),
     suite_cases=("1x*",),
 )
 

@@ -56,13 +56,18 @@ RANKS = [
     ("pyroclast_kernels.triton",),
     ("pyroclast_kernels.weights",),
     ("pyroclast_kernels.tables", "pyroclast_kernels.native"),
-    ("pyroclast_kernels.activations", "pyroclast_kernels.features", "pyroclast_kernels.huge_pages"),
+    (
+        "pyroclast_kernels.activations",
+        "pyroclast_kernels.features",
+        "pyroclast_kernels.huge_pages",
+        "pyroclast_kernels.table_files",
+    ),
     ("pyroclast_kernels.errors",),
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "ceiling", "embed", "gather_rows", "matmul", "norm", "rope",
-    "sample", "softmax",
+    "activation", "attention", "ceiling", "embed", "gather_rows", "low_rank", "matmul", "norm",
+    "rope", "sample", "softmax",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")

@@ -69,7 +69,7 @@ def native_program(
 
 
 def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
-    """A recording of the executor's runs (trace.py reads it), with room for that many."""
+    """A recording of the executor's runs (timeline.py reads it), with room for that many."""
     return _executor.Trace(executor, spans_per_thread, n_runs)
 
 
@@ -218,7 +218,7 @@ class Program:
 
     def watch(self, note: Callable[[int, int, int], None] | None) -> None:
         """From now on `note` is told each segment's number, begin and end (perf_counter_ns), until
-        it is None again; see trace.py."""
+        it is None again; see timeline.py."""
         self._steps = self._unwatched
         if note is not None:
             self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]

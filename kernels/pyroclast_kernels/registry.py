@@ -36,13 +36,13 @@ CPP_LEVELS = tuple(features.LEVEL_FLAGS)
 # A technology's file in an op's folder, where it is not a folder of the technology's name.
 TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_gpu"}
 OP_NAMES = (
-    "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "swiglu", "softmax",
-    "sample", "gate_up", "pack", "gather_rows",
+    "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "glu", "softmax",
+    "sample", "gate_up", "pack", "low_rank", "gather_rows",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",
     "quantize": "activation",
-    "swiglu": "activation",
+    "glu": "activation",
     "gate_up": "matmul",
     "pack": "matmul",
 }

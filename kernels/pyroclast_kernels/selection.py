@@ -25,7 +25,7 @@ PREFERENCE = (
 )  # fmt: skip
 GPU_PREFERENCE = ("triton",)  # all that device="cuda" runs
 # An op that does the work of others in one pass, with the same bits -> those others.
-FUSED = {"gate_up": ("matmul", "swiglu")}
+FUSED = {"gate_up": ("matmul", "glu")}
 
 
 @dataclass(frozen=True)

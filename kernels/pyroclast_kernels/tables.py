@@ -21,8 +21,6 @@ import hashlib
 import json
 import math
 import os
-import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -30,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyroclast_kernels import features
-from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.table_files import TableError, read_file, write_file
 
 SCHEMA = 1
 KIND = "pyroclast tuned table"
@@ -41,7 +39,6 @@ FROZEN_NOTE = "frozen: tuned tables are left out"
 FEW_TOKENS = 16
 TokenClass = Literal["few", "many"]
 TOKEN_CLASSES: tuple[TokenClass, TokenClass] = ("few", "many")
-_MAX_BYTES = 4 << 20  # far more than a table of every op, format and class has
 _HERE = Path(__file__).parent
 # What decides how fast a kernel is.  The number of CPUs is part of it, as threads share caches and
 # memory; the clock governor is not: it slows every variant alike.
@@ -59,15 +56,12 @@ _WIDTHS = {
     "norm": ("d_model",),
     "matmul": ("n_rows", "n_cols"),
     "quantize": ("n_cols",),
-    "swiglu": ("d_ff",),
+    "glu": ("d_ff",),
+    "low_rank": ("n_rows", "n_cols"),
+    "gather_rows": ("n_cols",),
     "rope_table": ("half_dim",),
     "sample": ("vocab_size",),
-    "gather_rows": ("n_cols",),
 }
-
-
-class TableError(KernelError):
-    """A file that is no table for this machine and build; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Table:
+class TunedTable:
     """The choices for one CPU and build.  any_bits: they may leave the default's bit group."""
 
     cpu: str
@@ -196,7 +190,7 @@ def path_for(cpu: str, build: str) -> Path:
 # ---- reading and writing -------------------------------------------------------------------
 
 
-def current() -> tuple[Table | None, str]:
+def current() -> tuple[TunedTable | None, str]:
     """(the table of this machine and build, "") or (None, why there is none)."""
     try:
         names = [path.name for path in directory().glob("*.json")]
@@ -217,30 +211,7 @@ def current() -> tuple[Table | None, str]:
         return None, f"{path} is not used: {error}"
 
 
-def read_file(path: Path, kind: str, schema: int, **wanted: str) -> dict[str, Any]:
-    """The JSON object in a file of that kind and schema, with these values; TableError if it is
-    another one."""
-    try:
-        status = path.stat()  # before it is opened: opening a pipe would wait
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-            raise TableError(f"it is no file of at most {_MAX_BYTES} bytes")
-        with path.open("rb") as file:
-            raw = json.loads(file.read(_MAX_BYTES).decode("utf-8"))
-    except OSError as error:
-        raise TableError(f"it cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"it is cut or no JSON: {error}") from error
-    if not isinstance(raw, dict) or raw.get("kind") != kind:
-        raise TableError(f'it has no "kind": "{kind}"')
-    if raw.get("schema") != schema:
-        raise TableError(f"its schema is {raw.get('schema')!r}, this version reads {schema}")
-    for name, value in wanted.items():
-        if raw.get(name) != value:
-            raise TableError(f"its {name} is {raw.get(name)!r}, this one's is {value!r}")
-    return raw
-
-
-def load(path: Path, cpu: str, build: str) -> Table:
+def load(path: Path, cpu: str, build: str) -> TunedTable:
     """The table in a file; TableError if it is not one for this CPU and build."""
     raw = read_file(path, KIND, SCHEMA, cpu=cpu, build=build)
     entries, any_bits, made = raw.get("entries"), raw.get("any_bits"), raw.get("made", {})
@@ -249,7 +220,7 @@ def load(path: Path, cpu: str, build: str) -> Table:
     if not isinstance(made, dict):
         raise TableError('its "made" is no object')
     read = tuple(_entry(each, i) for i, each in enumerate(entries))
-    return Table(cpu, build, read, any_bits, made)
+    return TunedTable(cpu, build, read, any_bits, made)
 
 
 def _entry(raw: Any, i: int) -> Entry:
@@ -269,7 +240,7 @@ def _entry(raw: Any, i: int) -> Entry:
     return Entry(**raw)
 
 
-def save(table: Table) -> Path:
+def save(table: TunedTable) -> Path:
     """Writes a table where `current` finds it, whole or not at all; KernelError if that fails."""
     path = path_for(table.cpu, table.build)
     raw = {
@@ -283,22 +254,3 @@ def save(table: Table) -> Path:
     }
     write_file(path, raw)
     return path
-
-
-def write_file(path: Path, raw: Mapping[str, Any]) -> None:
-    """Writes a JSON object, whole or not at all; KernelError if that fails."""
-    part = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".table-", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(raw, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(path)
-    except OSError as error:
-        Path(part).unlink(missing_ok=True) if part else None
-        raise KernelError(
-            f"the table cannot be written to {path}: {error.strerror}; "
-            "set XDG_CACHE_HOME to a directory that can be written"
-        ) from error

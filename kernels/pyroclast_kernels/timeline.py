@@ -1,16 +1,16 @@
 """What every thread did in a step: the executor's own record, begin and end of each part.
 
-    with Tracer([program], n_runs=1) as tracer:
+    with TimelineRecorder([program], n_runs=1) as recorder:
         program.run()
-    [run] = tracer.runs()
+    [run] = recorder.runs()
 
 Times are nanoseconds of time.perf_counter_ns.  A call lasts from the end of the call before it (the
 barrier) until its own last part ends, whichever thread ran that; so the calls of a run and its
 tail add up to the run, and on every thread what is not a part is waiting.  A Python function, or a
 step without the native executor, is one part on thread 0.
 
-All memory is taken before the first run.  A tracer costs two clock reads a part while it is on and
-nothing when it is off.
+All memory is taken before the first run.  While a recorder is on it costs two clock reads a part;
+when it is off it costs nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RUN = np.dtype([("begin_ns", "<i8"), ("end_ns", "<i8")])
 
 
 @dataclass(frozen=True)
-class TracedRun:
+class TimelineRun:
     """One Program.run.  parts: PART (n,), `call` counting the program's calls, sorted by begin."""
 
     program: Program
@@ -85,7 +85,7 @@ class CallTimes:
         return self.end_ns - self.begin_ns
 
 
-class Tracer:
+class TimelineRecorder:
     """Records the runs of some programs that share an executor; a context manager.
 
     n_runs: how many runs of them there is room for; KernelError from `runs` if there were more."""
@@ -95,7 +95,7 @@ class Tracer:
         self._log: list[tuple[int, int, int, int]] = []  # program, segment, begin, end
         executors = {id(p.executor): p.executor for p in programs if p.executor is not None}
         if len(executors) > 1:
-            raise KernelError("a tracer watches one executor, got programs of several")
+            raise KernelError("a timeline records one executor, got programs of several")
         # A thread whose neighbours are off their cores runs more than its share of the parts: up to
         # four threads it may run all of them, with more four times its share.
         n_parts = max(
@@ -106,7 +106,7 @@ class Tracer:
         for executor in executors.values():
             self._native = native_trace(executor, n_parts * n_runs, n_segments * n_runs)
 
-    def __enter__(self) -> Tracer:
+    def __enter__(self) -> TimelineRecorder:
         for number, program in enumerate(self._programs):
             program.watch(self._noter(number))
         if self._native is not None:
@@ -123,10 +123,10 @@ class Tracer:
         append = self._log.append
         return lambda segment, begin, end: append((number, segment, begin, end))
 
-    def runs(self) -> list[TracedRun]:
+    def runs(self) -> list[TimelineRun]:
         """Every whole run so far, in order."""
         parts, bounds = self._native_parts()
-        found: list[TracedRun] = []
+        found: list[TimelineRun] = []
         pieces: list[Array] = []
         begin_ns = i = 0
         for number, segment, begin, end in self._log:
@@ -146,7 +146,7 @@ class Tracer:
             if segment == len(program.segments) - 1:
                 joined = np.concatenate(pieces)
                 joined = joined[np.argsort(joined["begin_ns"], kind="stable")]
-                found.append(TracedRun(program, begin_ns, end, joined))
+                found.append(TimelineRun(program, begin_ns, end, joined))
         return found
 
     def _native_parts(self) -> tuple[list[Array], Array]:
@@ -154,7 +154,9 @@ class Tracer:
         if self._native is None:
             return [], np.zeros(0, RUN)
         if self._native.n_dropped:
-            raise KernelError(f"the trace had no room for {self._native.n_dropped} of its records")
+            raise KernelError(
+                f"the timeline had no room for {self._native.n_dropped} of its records"
+            )
         runs = np.frombuffer(self._native.runs, RUN)
         parts = np.frombuffer(self._native.spans, PART)
         parts = parts[np.argsort(parts["run"], kind="stable")]
@@ -164,7 +166,7 @@ class Tracer:
 
 def profile(program: Program) -> list[float]:
     """Runs one step; the microseconds of each call, from barrier to barrier."""
-    with Tracer([program], 1) as tracer:
+    with TimelineRecorder([program], 1) as recorder:
         program.run()
-    [run] = tracer.runs()
+    [run] = recorder.runs()
     return [float(ns) / 1000 for ns in run.calls().wall_ns]

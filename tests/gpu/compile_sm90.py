@@ -142,18 +142,19 @@ def _fused(formats: list[str], d_model: int, d_ff: int) -> list[tuple[str, Any]]
         out = {"out": torch.zeros(1, 2 * d_ff), "n_rows": 2 * d_ff, "out_stride": 2 * d_ff}
         matmul = product | out | {"bias": None, "accumulate": 0}
         gate = {"out": torch.zeros(1, d_ff, dtype=dtype), "out_q8": None, "d_ff": d_ff}
+        gate["activation"] = 0
         calls: dict[tuple[str, ...], tuple[Any, ...]] = {("norm", "matmul"): (norm, matmul)}
         if blocks:
             calls[("norm", "gate_up")] = norm, product | gate
         else:
-            calls[("matmul", "swiglu")] = matmul, gate
-            calls[("norm", "matmul", "swiglu")] = norm, matmul, gate
+            calls[("matmul", "glu")] = matmul, gate
+            calls[("norm", "matmul", "glu")] = norm, matmul, gate
         for ops, given in calls.items():
             name = f"{' + '.join(ops)} of {format}"
             found.append((name, partial(launch_of[ops], limits, *given)))
         for n in (64, 512):
-            many = partial(launch_of[("matmul", "swiglu")], Limits(n), matmul, gate)
-            found += [] if blocks else [(f"matmul + swiglu of {format}, {n} tokens", many)]
+            many = partial(launch_of[("matmul", "glu")], Limits(n), matmul, gate)
+            found += [] if blocks else [(f"matmul + glu of {format}, {n} tokens", many)]
     for format in ("f32", "f16", "bf16"):
         made = _attention(Shape(32, 8, 128, ((600, 1),)), format, 0, False)
         tensors = {k: host_tensor(v) if hasattr(v, "dtype") else v for k, v in made.items()}

@@ -1,4 +1,4 @@
-"""quantize and swiglu in Triton, where their case lists do not look: exact blocks, bfloat16,
+"""quantize and glu in Triton, where their case lists do not look: exact blocks, bfloat16,
 infinities, neighbours."""
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from pyroclast_kernels import activations
-from pyroclast_kernels.activation.reference import swiglu as reference
+from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.activation.reference import glu as reference
 from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import EPS
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.triton.device import INTERPRETED
 
 QUANTIZE: Any = all_variants("quantize")["triton"].bind("f32")
-SWIGLU: Any = all_variants("swiglu")["triton"].bind("f32")
+GLU: Any = all_variants("glu")["triton"].bind("f32")
 # What a number loses as bfloat16, with its 8 bits: the interpreter of Triton 3.6 does not round.
 LOST = 2.0**-7 if INTERPRETED else 2.0**-8
 RNG = np.random.default_rng(5)
@@ -32,12 +33,21 @@ def quantized(x: Any, n_tokens: int | None = None) -> Any:
     return out
 
 
-def swiglu(gate_up: Any, *, bfloat16: bool = False, blocks: bool = False) -> Any:
+def glu(
+    gate_up: Any, activation: str = "silu", *, bfloat16: bool = False, blocks: bool = False
+) -> Any:
     """(the values, the blocks) of every row."""
     n_rows, d_ff = gate_up.shape[0], gate_up.shape[1] // 2
     out = np.full((n_rows, d_ff), 7, np.uint16 if bfloat16 else np.float32)
     out_q8 = np.zeros((n_rows, d_ff // 32), Q8_BLOCK) if blocks else None
-    SWIGLU(n_tokens=np.array([n_rows]), gate_up=gate_up.copy(), out=out, out_q8=out_q8, d_ff=d_ff)
+    GLU(
+        n_tokens=np.array([n_rows]),
+        gate_up=gate_up.copy(),
+        out=out,
+        out_q8=out_q8,
+        d_ff=d_ff,
+        activation=ACTIVATIONS.index(activation),
+    )
     return (as_float(out) if bfloat16 else out), out_q8
 
 
@@ -49,7 +59,7 @@ def wanted(gate_up: Any) -> Any:
     out = np.zeros((len(gate_up), gate_up.shape[1] // 2), np.float32)
     given = deepcopy(gate_up)
     with np.errstate(all="ignore"):
-        reference(np.array([len(given)]), given, out, None, out.shape[1])
+        reference(np.array([len(given)]), given, out, None, out.shape[1], 0)
     return out
 
 
@@ -98,14 +108,14 @@ def test_quantize_takes_bfloat16_and_leaves_the_rest_alone() -> None:
     assert not got[3:].view(np.uint8).any(), "wrote beyond the tokens"
 
 
-# ---- swiglu -----------------------------------------------------------------------------------
+# ---- glu -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("d_ff", [1, 33, 1000, 1056])
-def test_swiglu_of_widths_of_every_kind(d_ff: int) -> None:
+def test_glu_of_widths_of_every_kind(d_ff: int) -> None:
     gate_up = (RNG.standard_normal((2, 2 * d_ff)) * 3).astype(np.float32)
     expected = wanted(gate_up)
-    assert (np.abs(swiglu(gate_up)[0] - expected) <= 8 * EPS * np.abs(expected)).all()
+    assert (np.abs(glu(gate_up)[0] - expected) <= 8 * EPS * np.abs(expected)).all()
 
 
 def test_gates_from_one_end_of_the_exponential_to_the_other() -> None:
@@ -114,32 +124,35 @@ def test_gates_from_one_end_of_the_exponential_to_the_other() -> None:
     gate_up = gate_up.astype(np.float32)
     exact = gate_up[:, : len(gate)].astype(np.float64)
     exact = exact / (1 + np.exp(-exact)) * gate_up[:, len(gate) :]
-    assert (np.abs(swiglu(gate_up)[0] - exact) <= 8 * EPS * np.abs(exact) + 1e-36).all()
+    assert (np.abs(glu(gate_up)[0] - exact) <= 8 * EPS * np.abs(exact) + 1e-36).all()
 
 
-def test_gates_that_are_not_finite() -> None:
-    gate_up = np.array([[3e38, -3e38, np.nan, np.inf, 1.0, 1.0, 1.0, 1.0]], np.float32)
-    assert np.array_equal(swiglu(gate_up)[0][0], [np.float32(3e38), 0.0, np.nan, np.inf], True)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gates_that_are_not_finite(activation: str) -> None:
+    gate_up = np.array([[3e38, -3e38, np.nan, np.inf, -np.inf, *[1.0] * 5]], np.float32)
+    wanted = [np.float32(3e38), 0.0, np.nan, np.inf, np.nan]
+    assert np.array_equal(glu(gate_up, activation)[0][0], wanted, True)
 
 
 def test_bfloat16_is_the_float32_result_rounded() -> None:
     gate_up = RNG.standard_normal((3, 2 * 96)).astype(np.float32)
-    exact = swiglu(gate_up)[0]
-    got = swiglu(gate_up, bfloat16=True)[0]
+    exact = glu(gate_up)[0]
+    got = glu(gate_up, bfloat16=True)[0]
     assert (np.abs(got - exact) <= LOST * np.abs(exact)).all()
     assert (got != exact).any()
 
 
 def test_the_blocks_are_those_of_the_values() -> None:
-    values, blocks = swiglu(RNG.standard_normal((3, 2 * 1056)).astype(np.float32), blocks=True)
+    values, blocks = glu(RNG.standard_normal((3, 2 * 1056)).astype(np.float32), blocks=True)
     assert_the_same_blocks(values, blocks)
 
 
-def test_a_token_does_not_see_its_neighbours() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_token_does_not_see_its_neighbours(activation: str) -> None:
     gate_up = RNG.standard_normal((4, 2 * 352)).astype(np.float32)
-    values, blocks = swiglu(gate_up, blocks=True)
+    values, blocks = glu(gate_up, activation, blocks=True)
     for row in range(4):
-        one, one_q8 = swiglu(gate_up[row : row + 1], blocks=True)
+        one, one_q8 = glu(gate_up[row : row + 1], activation, blocks=True)
         assert one.tobytes() == values[row].tobytes()
         assert one_q8.tobytes() == blocks[row].tobytes()
 
@@ -148,5 +161,5 @@ def test_no_tokens() -> None:
     assert not quantized(np.ones((2, 64), np.float32), 0).view(np.uint8).any()
     out = np.full((1, 40), 7.0, np.float32)
     gate_up = np.ones((1, 80), np.float32)
-    SWIGLU(n_tokens=np.array([0]), gate_up=gate_up, out=out, out_q8=None, d_ff=40)
+    GLU(n_tokens=np.array([0]), gate_up=gate_up, out=out, out_q8=None, d_ff=40, activation=0)
     assert (out == 7.0).all()

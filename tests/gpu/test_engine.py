@@ -261,7 +261,7 @@ def test_profile_names_every_call_and_close_frees(folder: Path) -> None:
     logits_of(model, TOKENS[:2])
     rows = model.profile()
     assert {label for label, *_ in rows} == {"embedding", "layer 0", "output"}
-    # The product of gate and up is done by swiglu.
+    # The product of gate and up is done by glu.
     assert [op for _, op, _, time_us in rows if not time_us] == ["matmul.f32"]
     assert model.find_non_finite() == ""
     model.close()

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from pyroclast_kernels import activations
-from pyroclast_kernels.activation.triton.kernels import launch_swiglu
+from pyroclast_kernels.activation.triton.kernels import launch_glu
 from pyroclast_kernels.attention.cases import _attention as attention_arguments
 from pyroclast_kernels.attention.triton.attention import launch_attention
 from pyroclast_kernels.gpu import program as triton_program
@@ -137,7 +137,12 @@ def test_norm_and_gate_up(format: str) -> None:
 
     def product_of(t: Arguments) -> Arguments:
         names = ("n_tokens", "weight", "out", "out_q8")
-        return {name: t[name] for name in names} | {"x": hidden(t), "d_ff": d_ff, "n_cols": d_model}
+        return {name: t[name] for name in names} | {
+            "x": hidden(t),
+            "d_ff": d_ff,
+            "n_cols": d_model,
+            "activation": 2,
+        }
 
     def together(_: Limits, **t: Any) -> None:
         fusion("norm", "gate_up").launch(Limits(1), norm_of(t), product_of(t))
@@ -186,7 +191,7 @@ def test_the_order_of_columns_changes_no_bit_of_a_norm(scale: float) -> None:
     np.testing.assert_array_equal(results[0][:, order], results[1])
 
 
-# ---- a product of plain values, and SwiGLU ----------------------------------------------------
+# ---- a product of plain values, and a gated linear unit ---------------------------------------
 
 
 @pytest.mark.parametrize("with_norm", [False, True])
@@ -196,12 +201,12 @@ def test_the_order_of_columns_changes_no_bit_of_a_norm(scale: float) -> None:
     ("bf16", 1, 80, 64, "values"), ("bf16", 1, 64, 45, "values-q8"),
     ("bf16", 5, 2112, 64, "values"), ("bf16", 130, 160, 72, "values-q8"),
 ])  # fmt: skip
-def test_product_and_swiglu(
+def test_product_and_glu(
     format: str, n_tokens: int, d_ff: int, d_model: int, outputs: str, with_norm: bool
 ) -> None:
     limits = Limits(n_tokens)
     if with_norm and n_tokens > 1:
-        assert not fusion("norm", "matmul", "swiglu").fits(limits)
+        assert not fusion("norm", "matmul", "glu").fits(limits)
         return
     rows = max(3, n_tokens + 1)
     one = normed_arguments(format, d_model) | {
@@ -221,20 +226,24 @@ def test_product_and_swiglu(
             "accumulate": 0,
         }  # fmt: skip
         names = ("n_tokens", "out", "out_q8")
-        return product, {n: t[n] for n in names} | {"gate_up": t["sums"], "d_ff": d_ff}
+        return product, {n: t[n] for n in names} | {
+            "gate_up": t["sums"],
+            "d_ff": d_ff,
+            "activation": 1,
+        }
 
     def together(_: Limits, **t: Any) -> None:
         if with_norm:
-            fusion("norm", "matmul", "swiglu").launch(limits, norm_of(t), *calls(t))
+            fusion("norm", "matmul", "glu").launch(limits, norm_of(t), *calls(t))
         else:
-            fusion("matmul", "swiglu").launch(limits, *calls(t))
+            fusion("matmul", "glu").launch(limits, *calls(t))
 
     def apart(_: Limits, **t: Any) -> None:
         product, gate = calls(t)
         if with_norm:
             launch_norm(limits, **norm_of(t))
         launch_values(limits, **product)
-        launch_swiglu(limits, **gate)
+        launch_glu(limits, **gate)
 
     on_host(together)(**one)
     on_host(apart)(**other)
@@ -256,7 +265,7 @@ def test_a_share_of_a_tile_is_written_alone() -> None:
     cut = (x.view(np.uint32) >> 16).astype(np.uint16)  # bfloat16, so that tiles come by TMA
     given = {"n_tokens": np.array([1]), "x": cut, "weight": weight}
     given |= {"out": np.zeros((1, d_ff), np.float32), "out_q8": None}
-    on_host(launch_gated)(**given, d_ff=d_ff, n_cols=d_model)
+    on_host(launch_gated)(**given, d_ff=d_ff, n_cols=d_model, activation=0)
     values = (cut.astype(np.uint32) << 16).view(np.float32)
     y = values @ weight.dequantize().T
     gate, up = y[:, :d_ff], y[:, d_ff:]
@@ -361,7 +370,7 @@ def test_what_does_not_belong_together_stays_apart(tmp_path: Path) -> None:
     model = load(written(tmp_path, "BF16"), device="cuda", max_batch_tokens=4, max_logits=4)
     calls = model.program().calls
     at = [call.kernel.op for call in calls].index("norm", 4)  # that of the feed-forward block
-    ops = ("norm", "matmul", "swiglu")
+    ops = ("norm", "matmul", "glu")
     found = [each.ops for each in fusions(calls[at:])]
     assert found == [ops, ops[:2]]
     assert [each.ops for each in fusions(calls[at + 1 :])] == [ops[1:]]

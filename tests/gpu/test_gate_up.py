@@ -1,4 +1,4 @@
-"""Triton's gate_up: the bits of matmul and swiglu, whatever the company; NaN, outputs, grids."""
+"""Triton's gate_up: the bits of matmul and glu, whatever the company; NaN, outputs, grids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyroclast_kernels import activations
-from pyroclast_kernels.activation.triton.kernels import launch_swiglu
+from pyroclast_kernels.activation.triton.kernels import launch_glu
 from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.matmul.cases import raw_rows
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks
@@ -21,7 +21,14 @@ from pyroclast_kernels.triton.weights import of_packed
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 D_FF, N_COLS = 64, 256
-SIZES = ("1x32x32-values-q8", "25x160x32-values-q8", "1x32x256-values-q8", "25x160x256-values-q8")
+SIZES = (
+    "1x96x512-gelu-values-q8",
+    "9x96x512-gelu_tanh-values-q8",
+    "1x32x32-values-q8",
+    "25x160x32-values-q8",
+    "1x32x256-values-q8",
+    "25x160x256-values-q8",
+)
 
 
 @cache
@@ -56,12 +63,13 @@ def fused(
         out_q8=out_q8,
         d_ff=D_FF,
         n_cols=N_COLS,
+        activation=0,
     )
     return out.cpu(), out_q8.cpu()
 
 
 def apart(limits: Limits, **given: Any) -> None:
-    """matmul, then swiglu."""
+    """matmul, then glu."""
     d_ff = given["d_ff"]
     sums = torch.zeros((given["x"].shape[0], 2 * d_ff), device=triton_device.device())
     launch_blocks(
@@ -76,12 +84,12 @@ def apart(limits: Limits, **given: Any) -> None:
         out_stride=2 * d_ff,
         accumulate=0,
     )
-    names = ("n_tokens", "out", "out_q8", "d_ff")
-    launch_swiglu(limits, gate_up=sums, **{name: given[name] for name in names})
+    names = ("n_tokens", "out", "out_q8", "d_ff", "activation")
+    launch_glu(limits, gate_up=sums, **{name: given[name] for name in names})
 
 
 @pytest.mark.parametrize("case", [c for c in op_cases("gate_up") if c.name in SIZES], ids=str)
-def test_same_bits_as_matmul_and_swiglu(case: Case) -> None:
+def test_same_bits_as_matmul_and_glu(case: Case) -> None:
     one, other = case.make(), case.make()
     other["weight"] = one["weight"]
     on_host(launch_gate_up)(**one)

@@ -134,7 +134,7 @@ def test_only_the_first_number_of_threads_has_launches(fake: Any) -> None:
 
 def test_the_lab_checks_the_packages_own_variant(fake: Any) -> None:
     """Through the child process, which inherits the choice of the interpreter."""
-    settings = Settings(ops=["swiglu"], variants=["triton"], cases=["1x*"], seconds=0.02)
+    settings = Settings(ops=["glu"], variants=["triton"], cases=["1x*"], seconds=0.02)
     run = Run(settings, plan(settings))
     shown = [line for rows in run.measure() for line in case_lines(rows)]
     results = run.results()
@@ -148,7 +148,7 @@ def test_the_lab_checks_the_packages_own_variant(fake: Any) -> None:
 
 def test_kernels_check_answers_for_a_launch() -> None:
     with Child(1) as child:
-        job = {"do": "check", "op": "swiglu", "variant": "triton", "pattern": "1x1"}
+        job = {"do": "check", "op": "glu", "variant": "triton", "pattern": "1x1"}
         found = child.ask(job, 240)
     assert found["n_cases"] >= 1 and found["failures"] == []
 
@@ -156,7 +156,7 @@ def test_kernels_check_answers_for_a_launch() -> None:
 # A pattern for each op that has a first loop: a few small cases.
 FIRST = {
     "norm": "2x40",
-    "swiglu": "1x",
+    "glu": "1x",
     "softmax": "wide-17-",
     "rope": "1h1k2d",
     "matmul": "-1x1x32",

@@ -204,7 +204,7 @@ for n_tokens, n_rows, n_cols in [(1, 4096, 1024), (32, 28672, 1024), (4096, 4096
         out=torch.empty(n_tokens, n_rows),
     )
     launch_gated(
-        Limits(n_tokens), **given, d_ff=n_rows // 2, out_q8=None,
+        Limits(n_tokens), **given, d_ff=n_rows // 2, out_q8=None, activation=0,
         out=torch.empty(n_tokens, n_rows // 2, dtype=torch.bfloat16),
     )
 for kernel in compiled:
@@ -216,7 +216,7 @@ for kernel in compiled:
 
 def test_on_hopper_tiles_come_by_tma_and_meet_on_its_tensor_cores() -> None:
     """Compiled for it, wherever this runs: the case list's float32 activations do not get there.
-    With SwiGLU and without."""
+    With a gated linear unit and without."""
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRITON_INTERPRET": "0"}
     command = [sys.executable, "-c", _COMPILE]

@@ -16,11 +16,11 @@ from pyroclast import LLM, SamplingParams
 from pyroclast.cli import main as cli
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.gpu import tuning as triton_tuning
-from pyroclast_kernels.matmul.triton.tiles import Tile
+from pyroclast_kernels.matmul.triton.tiles import ValueTile
 from pyroclast_kernels.selection import Selection
-from pyroclast_kernels.tables import TableError
+from pyroclast_kernels.table_files import TableError
 from pyroclast_kernels.triton import choices as triton_choices
-from pyroclast_kernels.triton.choices import Product, Table
+from pyroclast_kernels.triton.choices import Product, TileTable
 from stepping import load
 
 CONFIG = replace(
@@ -35,7 +35,7 @@ CONFIG = replace(
     max_seq_len=64,
 )
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
-DEFAULT = Tile(64, 64, 16, 256, 4, 5)
+DEFAULT = ValueTile(64, 64, 16, 256, 4, 5)
 OTHER = replace(DEFAULT, rows=32)
 PRODUCT = Product("values", "bf16", 64, 64, 1, normed=False)
 
@@ -47,13 +47,13 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     triton_choices._read.cache_clear()
 
 
-def table(**tiles: Any) -> Table:
+def table(**tiles: Any) -> TileTable:
     entries = {PRODUCT: asdict(OTHER)} | tiles
     made = triton_choices.fingerprint(), triton_choices.build_id()
-    return Table(*made, entries, dict.fromkeys(entries, 0.5), {"model": "mine"})
+    return TileTable(*made, entries, dict.fromkeys(entries, 0.5), {"model": "mine"})
 
 
-def choice(product: Product = PRODUCT, *, tuned: bool = True) -> Tile:
+def choice(product: Product = PRODUCT, *, tuned: bool = True) -> ValueTile:
     return triton_choices.choose(product, tuned, DEFAULT, lambda: [OTHER], [])
 
 

@@ -6,7 +6,6 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pyroclast_kernels.cases import Case, expected, mismatches, op_cases
@@ -65,6 +64,7 @@ def test_the_grid_changes_no_bit(variant: Variant) -> None:
             arguments = case.make()
             launch = widened(variant.launch(format), limits_of(arguments), more)
             on_host(launch)(**arguments)
-            results.append([arguments[o] for o in case.outputs if arguments[o] is not None])
-        for a, b in zip(*results, strict=True):
-            np.testing.assert_array_equal(a, b)
+            results.append(
+                [arguments[o].tobytes() for o in case.outputs if arguments[o] is not None]
+            )
+        assert results[0] == results[1]

@@ -17,11 +17,11 @@ SIZE = (2 << 20) + 4096 * 37
 pytestmark = pytest.mark.native
 
 
-def machine(n_threads: int, patterns=READ_PATTERNS) -> ceiling.Ceilings:
+def machine(n_threads: int, patterns=READ_PATTERNS) -> ceiling.CeilingMeter:
     executor = make_executor(n_threads)
     if executor is None or not ceiling.kernels():
         pytest.skip("no native build")
-    return ceiling.Ceilings(executor, SIZE, patterns)
+    return ceiling.CeilingMeter(executor, SIZE, patterns)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

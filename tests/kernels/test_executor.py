@@ -15,7 +15,7 @@ from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.program import Call, Program, Recorder, make_executor
 from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
-from pyroclast_kernels.timeline import Tracer, profile
+from pyroclast_kernels.timeline import TimelineRecorder, profile
 
 _executor = pytest.importorskip(
     "pyroclast_kernels._executor", reason="installed without a compiler"
@@ -24,21 +24,27 @@ _executor = pytest.importorskip(
 pytestmark = pytest.mark.native
 
 
-def swiglu_calls(n_calls: int, rules: str = "") -> tuple[list[Any], np.ndarray[Any, Any]]:
+def glu_calls(n_calls: int, rules: str = "") -> tuple[list[Any], np.ndarray[Any, Any]]:
     """Calls that each write another row block, so that a lost part leaves a zero behind."""
     gate_up = np.ones((64, 2 * 320), np.float32)
     out = np.zeros((n_calls, 64, 320), np.float32)
     recorder = Recorder(Selection(rules))
     for i in range(n_calls):
         recorder.call(
-            "swiglu", n_tokens=np.array([64]), gate_up=gate_up, out=out[i], out_q8=None, d_ff=320
+            "glu",
+            n_tokens=np.array([64]),
+            gate_up=gate_up,
+            out=out[i],
+            out_q8=None,
+            d_ff=320,
+            activation=0,
         )
     return recorder.calls, out
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
 def test_every_part_of_every_call_runs(n_threads: int) -> None:
-    calls, out = swiglu_calls(40)
+    calls, out = glu_calls(40)
     program = Program(calls, make_executor(n_threads))
     for _ in range(50):  # more runs than there are sets of counters
         out[:] = 0
@@ -84,7 +90,7 @@ def test_bad_calls_are_refused() -> None:
 
 
 def test_the_gil_is_free_while_a_program_runs() -> None:
-    calls, _ = swiglu_calls(4000)
+    calls, _ = glu_calls(4000)
     program = Program(calls, make_executor(2))
     turns, stop = 0, False
 
@@ -106,7 +112,7 @@ def test_the_gil_is_free_while_a_program_runs() -> None:
 
 
 def test_an_executor_survives_a_fork() -> None:
-    calls, out = swiglu_calls(4)
+    calls, out = glu_calls(4)
     program = Program(calls, make_executor(2))
     program.run()
     read, write = os.pipe()
@@ -129,8 +135,8 @@ def test_an_executor_survives_a_fork() -> None:
 
 
 def test_python_functions_stand_between_native_segments() -> None:
-    native, out = swiglu_calls(2)
-    eager, eager_out = swiglu_calls(1, "swiglu=numpy")
+    native, out = glu_calls(2)
+    eager, eager_out = glu_calls(1, "glu=numpy")
     program = Program([native[0], *eager, native[1]], make_executor(2))
     program.run()
     assert (out > 0.7).all() and (eager_out > 0.7).all()
@@ -138,14 +144,14 @@ def test_python_functions_stand_between_native_segments() -> None:
 
 
 def test_profile_gives_a_time_for_each_call() -> None:
-    calls, _ = swiglu_calls(5)
+    calls, _ = glu_calls(5)
     times = profile(Program(calls, make_executor(2)))
     assert len(times) == 5 and all(t > 0 for t in times)
 
 
 def test_arguments_must_be_those_of_the_op_in_order() -> None:
     with pytest.raises(KernelError, match="d_ff"):
-        Recorder(Selection("")).call("swiglu", n_tokens=np.array([1]), d_ff=3)
+        Recorder(Selection("")).call("glu", n_tokens=np.array([1]), d_ff=3)
 
 
 def python_kernel(function: Any) -> tuple[int, Any]:
@@ -158,12 +164,12 @@ def python_kernel(function: Any) -> tuple[int, Any]:
 
 @pytest.mark.parametrize("n_threads", [1, 2, 4])
 def test_a_trace_accounts_for_every_nanosecond_of_a_run(n_threads: int) -> None:
-    calls, _ = swiglu_calls(12)
+    calls, _ = glu_calls(12)
     program = Program(calls, make_executor(n_threads))
-    with Tracer([program], 30) as tracer:
+    with TimelineRecorder([program], 30) as recorder:
         for _ in range(30):
             program.run()
-    runs = tracer.runs()
+    runs = recorder.runs()
     assert len(runs) == 30
     for run in runs:
         parts, times = run.parts, run.calls()
@@ -185,9 +191,9 @@ def test_a_part_is_timed_where_it_ran() -> None:
     """The thread that waits must not shift its own delays into the call it waits for."""
     naps = [0.02, 0.0, 0.02]
     kept = [python_kernel(lambda nap=nap: time.sleep(nap)) for nap in naps]
-    [call], _ = swiglu_calls(1)
+    [call], _ = glu_calls(1)
     calls = [
-        Call(Kernel("swiglu", "f32", "test", address), call.arguments, "", call.slots)
+        Call(Kernel("glu", "f32", "test", address), call.arguments, "", call.slots)
         for address, _ in kept
     ]
     times = profile(Program(calls, make_executor(1)))
@@ -195,33 +201,33 @@ def test_a_part_is_timed_where_it_ran() -> None:
 
 
 def test_nothing_is_recorded_before_or_after_a_trace() -> None:
-    calls, _ = swiglu_calls(3)
+    calls, _ = glu_calls(3)
     program = Program(calls, make_executor(2))
     program.run()
-    with Tracer([program], 1) as tracer:
+    with TimelineRecorder([program], 1) as recorder:
         program.run()
     program.run()
-    assert len(tracer.runs()) == 1
+    assert len(recorder.runs()) == 1
 
 
 def test_a_trace_that_is_too_small_says_so() -> None:
-    calls, _ = swiglu_calls(3)
+    calls, _ = glu_calls(3)
     program = Program(calls, make_executor(2))
-    with Tracer([program], 1) as tracer:
+    with TimelineRecorder([program], 1) as recorder:
         program.run()
         program.run()
     with pytest.raises(KernelError, match="no room for 1"):
-        tracer.runs()
+        recorder.runs()
 
 
 def test_python_functions_are_traced_in_their_place() -> None:
-    native, _ = swiglu_calls(2)
-    eager, _ = swiglu_calls(1, "swiglu=numpy")
+    native, _ = glu_calls(2)
+    eager, _ = glu_calls(1, "glu=numpy")
     program = Program([native[0], *eager, native[1]], make_executor(2))
-    with Tracer([program], 2) as tracer:
+    with TimelineRecorder([program], 2) as recorder:
         program.run()
         program.run()
-    for run in tracer.runs():
+    for run in recorder.runs():
         middle = run.parts[run.parts["call"] == 1]
         assert len(middle) == 1 and middle["thread"][0] == 0
         times = run.calls()
@@ -231,13 +237,13 @@ def test_python_functions_are_traced_in_their_place() -> None:
 
 def test_two_programs_of_one_executor_are_told_apart() -> None:
     executor = make_executor(2)
-    first, second = (Program(swiglu_calls(n)[0], executor) for n in (2, 5))
-    with Tracer([first, second], 3) as tracer:
+    first, second = (Program(glu_calls(n)[0], executor) for n in (2, 5))
+    with TimelineRecorder([first, second], 3) as recorder:
         first.run()
-        Program(swiglu_calls(1)[0], executor).run()  # a stranger
+        Program(glu_calls(1)[0], executor).run()  # a stranger
         second.run()
-    assert [run.program for run in tracer.runs()] == [first, second]
-    assert [len(run.calls().wall_ns) for run in tracer.runs()] == [2, 5]
+    assert [run.program for run in recorder.runs()] == [first, second]
+    assert [len(run.calls().wall_ns) for run in recorder.runs()] == [2, 5]
 
 
 @pytest.mark.parametrize("n_threads", [None, 1, 2])
@@ -245,9 +251,9 @@ def test_the_count_of_a_call_decides_between_its_two_kernels(n_threads: int | No
     ran: list[str] = []
     few, keep_few = python_kernel(lambda: ran.append("few"))
     many, keep_many = python_kernel(lambda: ran.append("many"))
-    [call], _ = swiglu_calls(1)
+    [call], _ = glu_calls(1)
     call.kernel, call.many = (
-        Kernel("swiglu", "f32", name, address) for name, address in (("few", few), ("many", many))
+        Kernel("glu", "f32", name, address) for name, address in (("few", few), ("many", many))
     )
     program = Program([call], None if n_threads is None else make_executor(n_threads))
     for n_tokens, wanted in ((FEW_TOKENS, "few"), (FEW_TOKENS + 1, "many"), (1, "few")):

@@ -23,7 +23,7 @@ def same_bits(got: np.ndarray, expected: np.ndarray) -> bool:
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_block_sizes_are_those_of_ggml(name: str) -> None:
     layout = formats.FORMATS[name]
-    assert (layout.block_size, layout.block_bytes) == gguf.GGML_QUANT_SIZES[ggml(name)]
+    assert (layout.block_columns, layout.block_bytes) == gguf.GGML_QUANT_SIZES[ggml(name)]
     assert ggml(name).name.lower() == name
 
 

@@ -1,4 +1,4 @@
-"""gate_up stands for matmul and swiglu: the same bits, and only where nobody asked otherwise."""
+"""gate_up stands for matmul and glu: the same bits, and only where nobody asked otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIANTS = [
 
 
 def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any]:
-    """What matmul and then swiglu give for the arguments of gate_up."""
+    """What matmul and then glu give for the arguments of gate_up."""
     n_tokens, d_ff = int(arguments["n_tokens"][0]), arguments["d_ff"]
     gate_up = np.zeros((n_tokens, 2 * d_ff), np.float32)
     recorder = Recorder(Selection(f"*={variant}"))
@@ -37,7 +37,8 @@ def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any
         accumulate=0,
     )
     outputs = {name: arguments[name] for name in ("out", "out_q8")}
-    recorder.call("swiglu", n_tokens=arguments["n_tokens"], gate_up=gate_up, **outputs, d_ff=d_ff)
+    rest = {name: arguments[name] for name in ("d_ff", "activation")}
+    recorder.call("glu", n_tokens=arguments["n_tokens"], gate_up=gate_up, **outputs, **rest)
     Program(recorder.calls).run()
     return outputs
 
@@ -45,7 +46,7 @@ def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any
 @pytest.mark.native
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", op_cases("gate_up"), ids=str)
-def test_same_bits_as_matmul_and_swiglu(case: Case, variant: str) -> None:
+def test_same_bits_as_matmul_and_glu(case: Case, variant: str) -> None:
     if reason := all_variants("gate_up")[variant].unavailable:
         pytest.skip(reason)
     got, apart = case.make(), case.make()
@@ -61,8 +62,8 @@ def test_same_bits_as_matmul_and_swiglu(case: Case, variant: str) -> None:
     ("rules", "variant"),
     [
         ("*=numpy", "numpy"),
-        ("matmul=numpy,swiglu=numpy", "numpy"),
-        ("swiglu=numpy", None),  # the parts differ: nobody may stand for them
+        ("matmul=numpy,glu=numpy", "numpy"),
+        ("glu=numpy", None),  # the parts differ: nobody may stand for them
         ("matmul.q4_0=numpy", None),
         ("gate_up=numpy", "numpy"),  # a rule for the fused op itself
     ],
@@ -76,7 +77,7 @@ def test_rules_for_the_parts_are_kept(rules: str, variant: str | None) -> None:
 
 
 def test_a_technology_without_it_runs_the_parts() -> None:
-    if reason := all_variants("swiglu")["numba"].unavailable:
+    if reason := all_variants("glu")["numba"].unavailable:
         pytest.skip(reason)
     assert Selection("*=numba").fused("gate_up", "q4_0", {}) is None
 

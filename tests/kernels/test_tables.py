@@ -19,9 +19,10 @@ from pyroclast_kernels.listing import report
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.registry import Variant, get_op
 from pyroclast_kernels.selection import Selection
-from pyroclast_kernels.tables import Entry, Table, TableError
+from pyroclast_kernels.table_files import TableError
+from pyroclast_kernels.tables import Entry, TunedTable
 
-OP, SHAPE, WIDTH = "swiglu", "512", 320
+OP, SHAPE, WIDTH = "glu", "512", 320
 OTHER_SHAPE, OTHER_WIDTH = "1024", 640
 
 
@@ -36,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def variants(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Adds to swiglu `test-twin` of the default's bit group, `test-other` of another one and
+    """Adds to glu `test-twin` of the default's bit group, `test-other` of another one and
     `test-broken` that cannot run; the default's name."""
     op = get_op(OP)
     default = Selection("frozen").variant(OP)
@@ -56,8 +57,8 @@ def entry(tokens: str = "few", variant: str = "test-twin", **changes: Any) -> En
     return replace(made, tokens=tokens, **changes)
 
 
-def table(*entries: Entry, any_bits: bool = False) -> Table:
-    return Table(tables.fingerprint(), tables.build_id(), entries, any_bits)
+def table(*entries: Entry, any_bits: bool = False) -> TunedTable:
+    return TunedTable(tables.fingerprint(), tables.build_id(), entries, any_bits)
 
 
 def recorded(rules: str | None = None, width: int = WIDTH) -> tuple[str, str, Selection]:
@@ -70,6 +71,7 @@ def recorded(rules: str | None = None, width: int = WIDTH) -> tuple[str, str, Se
         out=np.zeros((1, width), np.float32),
         out_q8=None,
         d_ff=width,
+        activation=0,
     )
     [call] = recorder.calls
     return call.kernel.variant, (call.many or call.kernel).variant, recorder.selection
@@ -88,7 +90,7 @@ def test_a_table_chooses_for_its_shape_and_token_class_only(cache: Path, variant
     assert cache.exists()
 
 
-@pytest.mark.parametrize("rule", ["swiglu=numpy", "swiglu.f32=numpy", "*=numpy"])
+@pytest.mark.parametrize("rule", ["glu=numpy", "glu.f32=numpy", "*=numpy"])
 def test_an_explicit_rule_beats_the_table(
     cache: Path, variants: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +132,7 @@ def test_results_name_the_table_and_what_ran(cache: Path, variants: str) -> None
     tables.save(made)
     selection = recorded()[2]
     assert selection.table == made.name and made.name.startswith("tuned-")
-    assert selection.resolved == {"swiglu.f32": "+".join(sorted([variants, "test-twin"]))}
+    assert selection.resolved == {"glu.f32": "+".join(sorted([variants, "test-twin"]))}
     rows = {row["variant"]: row for row in report() if row["op"] == OP}
     assert rows[variants]["status"] == "chosen"
     assert (rows["test-twin"]["status"], rows["test-twin"]["reason"]) == ("tuned", "for 512 many")
@@ -187,7 +189,7 @@ def test_the_command_kernels_tells_what_does_not_hold(
     with pytest.raises(SystemExit):
         cli.main(["kernels", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["table"] == made.name and "swiglu.f32=gone" in found["table_notes"][0]
+    assert found["table"] == made.name and "glu.f32=gone" in found["table_notes"][0]
     with pytest.raises(SystemExit):
         cli.main(["kernels", "--frozen"])
     lines = capsys.readouterr().out.splitlines()
@@ -241,7 +243,7 @@ def test_the_build_changes_with_a_kernel_of_the_user_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tables.build_id()
-    source = tmp_path / "swiglu" / "numba_mine.py"
+    source = tmp_path / "glu" / "numba_mine.py"
     source.parent.mkdir()
     source.write_text("one")
     monkeypatch.setenv("PYROCLAST_KERNEL_PATH", str(tmp_path))

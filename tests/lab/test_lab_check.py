@@ -65,10 +65,10 @@ BUGS = {
         r"norm\.f32-1x1: out\[1, 0\] is .*, expected .* within",
     ),
     "wrong-part-split": (
-        "swiglu",
+        "glu",
         "range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts))",
         "range(n_tokens // n_parts * part, n_tokens // n_parts * (part + 1))",
-        r"swiglu\.f32-\S+: out\[\d+, \d+\] is .*, expected .* run in 6 parts",
+        r"glu\.f32-\S+: out\[\d+, \d+\] is .*, expected .* run in 6 parts",
     ),
     "order-of-parts": (
         "matmul",
@@ -83,16 +83,16 @@ BUGS = {
         r"rope\.f32-1h1k2d-1@0: writes outside qkv: byte \d after its end",
     ),
     "spoils-its-input": (
-        "swiglu",
+        "glu",
         "gate, up = gate_up[t, i], gate_up[t, d_ff + i]",
         "gate, up = gate_up[t, i], gate_up[t, d_ff + i]\n            gate_up[t, i] = 0",
-        r"swiglu\.f32-1x1: writes to its input gate_up",
+        r"glu\.f32-1x1: writes to its input gate_up",
     ),
     "segmentation-fault": (
-        "swiglu",
+        "glu",
         "gate, up = gate_up[t, i]",
         "gate, up = carray(load_pointer(args, D_FF), (1, 1), np.float32)[t, i]",
-        r"swiglu\.f32-1x1: crashed: the process died of SIGSEGV",
+        r"glu\.f32-1x1: crashed: the process died of SIGSEGV",
     ),
     "never-ends": (
         "quantize",
@@ -140,11 +140,11 @@ def test_a_planted_bug_is_caught_and_named(
 def test_without_a_bug_there_is_no_complaint(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(folder, "swiglu", "right", "OP =", "OP =")
+    plant(folder, "glu", "right", "OP =", "OP =")
     with pytest.raises(SystemExit) as end:
-        cli.main(["kernels", "check", "swiglu", "right", "--dir", str(folder), "--no-time"])
+        cli.main(["kernels", "check", "glu", "right", "--dir", str(folder), "--no-time"])
     assert end.value.code == 0
-    assert capsys.readouterr().out == "swiglu=numba-right: 6 cases, all as the reference\n"
+    assert capsys.readouterr().out == "glu=numba-right: 24 cases, all as the reference\n"
 
 
 def test_the_check_asks_for_the_same_bits_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:

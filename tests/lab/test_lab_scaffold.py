@@ -40,11 +40,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_has_a_first_loop() -> None:
-    """All but `sample`, whose reference has twelve stages, `gather_rows`, which is a copy, and what
-    other ops do too; in Triton, five."""
+    """All but `sample`, whose reference has twelve stages, what other ops do too, and the ops that
+    a step has only on request; in Triton, five."""
     for loops in FIRST.values():
-        assert set(OP_NAMES) - set(loops) == {"sample", "gather_rows", *FUSED}
-    assert set(first_triton.LOOPS) == {"softmax", "norm", "swiglu", "rope", "matmul"}
+        assert set(OP_NAMES) - set(loops) == {"sample", "low_rank", "gather_rows", *FUSED}
+    assert set(first_triton.LOOPS) == {"softmax", "norm", "glu", "rope", "matmul"}
 
 
 @pytest.mark.slow

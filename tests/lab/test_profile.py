@@ -24,7 +24,7 @@ from pyroclast.lab.profile.replay import explain, n_ops, replay
 from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.selection import all_variants
-from pyroclast_kernels.tables import FEW_TOKENS, TOKEN_CLASSES, Entry, Table
+from pyroclast_kernels.tables import FEW_TOKENS, TOKEN_CLASSES, Entry, TunedTable
 from pyroclast_kernels.timeline import PART
 
 N_PROMPT, N_GEN = 40, 6
@@ -197,12 +197,12 @@ def test_replaying_leaves_the_model_as_it_was(model: str) -> None:
 
 
 def test_a_reference_in_the_step_is_profiled_too(model: str) -> None:
-    with ProfiledLLM(model, kernels="swiglu=numpy", threads=2) as llm:
+    with ProfiledLLM(model, kernels="glu=numpy", threads=2) as llm:
         found, recorded = profile(llm, prompt_of(N_PROMPT, 256), N_GEN)
     assert sum(found["parts_us"].values()) == pytest.approx(found["wall_us"], rel=1e-9)
-    [row] = [op for op in found["phases"][1]["ops"] if op["name"] == "swiglu.f32"]
+    [row] = [op for op in found["phases"][1]["ops"] if op["name"] == "glu.f32"]
     assert row["variants"] == ["numpy"] and row["wall_us"] > 0
-    [chosen] = [o for o in found["replay"]["ops"] if o["op"] == "swiglu.f32" and o["chosen"]]
+    [chosen] = [o for o in found["replay"]["ops"] if o["op"] == "glu.f32" and o["chosen"]]
     assert chosen["variant"] == "numpy" and recorded.steps
 
 
@@ -223,7 +223,7 @@ def test_steps_of_many_tokens_name_the_table_s_other_kernel(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default, twin = _twin(monkeypatch)
-    table = Table("c", "b", (Entry("norm", "f32", "128", "many", twin, default, 0.9),))
+    table = TunedTable("c", "b", (Entry("norm", "f32", "128", "many", twin, default, 0.9),))
     monkeypatch.delenv("PYROCLAST_FROZEN", raising=False)
     monkeypatch.setattr("pyroclast_kernels.tables.current", lambda: (table, ""))
     assert N_PROMPT > FEW_TOKENS and TOKEN_CLASSES == ("few", "many")

@@ -25,7 +25,7 @@ from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.program import make_executor
 from pyroclast_kernels.registry import Variant, get_op
 from pyroclast_kernels.selection import Selection
-from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, Table, TokenClass
+from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, TokenClass, TunedTable
 
 HOME, OTHER = "fma", "numba"
 GROUPS = {"default": HOME, "twin": HOME, "foreign": OTHER, "foreign2": OTHER}
@@ -85,18 +85,18 @@ def both(**ratios: float) -> Truth:
     return {"few": ratios, "many": ratios}
 
 
-def chosen(bench: FakeBench, present: Table | None = None, **options: Any) -> dict[str, str]:
+def chosen(bench: FakeBench, present: TunedTable | None = None, **options: Any) -> dict[str, str]:
     """ "shape tokens" -> variant."""
     result = tune(bench, present, **options)
     return {f"{e.shape} {e.tokens}": e.variant for e in result.entries}
 
 
-def table_of(choices: Mapping[str, str], any_bits: bool = False) -> Table:
+def table_of(choices: Mapping[str, str], any_bits: bool = False) -> TunedTable:
     entries = []
     for key, variant in choices.items():
         shape, tokens = key.split()
         entries.append(Entry("matmul", "q8_0", shape, tokens, variant, "default", 0.9))  # type: ignore[arg-type]
-    return Table("cpu", "build", tuple(entries), any_bits)
+    return TunedTable("cpu", "build", tuple(entries), any_bits)
 
 
 # ---- stability and harm ------------------------------------------------------------------------
@@ -400,9 +400,9 @@ def test_frozen_stands_beside_rules(
     monkeypatch.setenv("PYROCLAST_KERNELS", "norm=numpy")
     _, out, _ = run(capsys, *args)
     assert json.loads(out)["kernels"]["norm.f32"] == "numpy"
-    _, out, _ = run(capsys, *args, "--kernels", "swiglu=numpy")
+    _, out, _ = run(capsys, *args, "--kernels", "glu=numpy")
     kernels = json.loads(out)["kernels"]
-    assert kernels["norm.f32"] != "numpy" and kernels["swiglu.f32"] == "numpy"
+    assert kernels["norm.f32"] != "numpy" and kernels["glu.f32"] == "numpy"
     assert list(cache.iterdir()) == []
 
 
@@ -432,7 +432,7 @@ def test_generation_under_a_table_gives_the_same_text(model: str, cache: Path, t
     entries = tuple(
         Entry("norm", "f32", "128", tokens, TWIN, twin, 0.9) for tokens in TOKEN_CLASSES[1:]
     )
-    tables.save(Table(tables.fingerprint(), tables.build_id(), entries))
+    tables.save(TunedTable(tables.fingerprint(), tables.build_id(), entries))
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     prompt = [i % 200 for i in range(40)]
     with LLM(model, kernels="frozen") as llm:

@@ -189,7 +189,7 @@ def _pattern(format_name: str, n_cols: int) -> npt.NDArray[np.uint8]:
     rng = np.random.default_rng(n_cols)
     layout = formats.FORMATS[format_name]
     deviation = 0.8 / math.sqrt(n_cols)
-    if layout.block_size == 1:
+    if layout.block_columns == 1:
         values = rng.random((1, _PATTERN_VALUES), dtype=np.float32)
         values = (values - np.float32(0.5)) * np.float32(deviation * math.sqrt(12))
         return formats.quantize(values, format_name).reshape(-1)

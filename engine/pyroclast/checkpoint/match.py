@@ -79,7 +79,7 @@ def _tensor(
         )
     if len(shape) == 1 and order is not None:
         # A vector's "rows" are its values.
-        if formats.FORMATS[stored.format].block_size != 1:
+        if formats.FORMATS[stored.format].block_columns != 1:
             raise UnsupportedModelError(f"{what} is a vector in {stored.type_name}; use F32")
         value_bytes = formats.row_bytes(1, stored.format)
         inner = MappedRows(stored.file, stored.offset, shape[0], value_bytes, order)

@@ -146,12 +146,12 @@ def _installed_path(name: str) -> Path:
 
 
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
-    block_size = formats.FORMATS[to_format].block_size
+    block_columns = formats.FORMATS[to_format].block_columns
     for tensor in tensors.values():
-        if len(tensor.shape) == 2 and tensor.shape[-1] % block_size:
+        if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
-                f"{to_format} needs a multiple of {block_size} (f16 and bf16 take any number)"
+                f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
             )
     return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
 

@@ -113,7 +113,7 @@ class QuantizedRows:
         raw = self.inner.rows()
         n_rows, n_bytes = raw.shape
         layout = formats.FORMATS[self.from_format]
-        n_cols = n_bytes // layout.block_bytes * layout.block_size
+        n_cols = n_bytes // layout.block_bytes * layout.block_columns
         out = np.empty((n_rows, formats.row_bytes(n_cols, self.to_format)), dtype=np.uint8)
         # In slices, so that a float32 copy of a whole vocabulary matrix never exists.
         step = max(1, (1 << 20) // n_cols)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyroclast.lab.tune.search import Outcome
     from pyroclast.lab.tune.steps import Steps
-    from pyroclast_kernels.tables import Table
+    from pyroclast_kernels.tables import TunedTable
 
 _COLUMNS = ("op", "shape", "tokens", "share", "chosen", "time/default", "noise", "")
 
@@ -73,7 +73,7 @@ def _measure(steps: Steps, args: Namespace) -> dict[str, Any]:
         bench = ModelBench(steps, args.any_bits, show)
         result = lab.tune(bench, present, any_bits=args.any_bits, n_blocks=args.repetitions)
     made = environment() | {"model": steps.llm.name, "n_threads": steps.llm.n_threads}
-    table = tables.Table(
+    table = tables.TunedTable(
         tables.fingerprint(), tables.build_id(), result.entries, args.any_bits, made
     )
     table = lab.merged(present, table)
@@ -98,7 +98,7 @@ def _measure(steps: Steps, args: Namespace) -> dict[str, Any]:
     }
 
 
-def _n_changed(table: Table) -> int:
+def _n_changed(table: TunedTable) -> int:
     return sum(entry.variant != entry.default for entry in table.entries)
 
 

@@ -142,12 +142,12 @@ def _tensor_bytes(cursor: Cursor, what: str, shape: tuple[int, ...], ggml_type: 
     layout = FORMATS[_FORMAT_OF_TYPE[ggml_type]]
     if 0 in shape:
         raise cursor.error(f"{what} has a zero dimension: {shape}")
-    if shape[-1] % layout.block_size:
+    if shape[-1] % layout.block_columns:
         raise cursor.error(
             f"{what} has rows of {shape[-1]} values; {layout.name.upper()} needs a multiple of "
-            f"{layout.block_size}"
+            f"{layout.block_columns}"
         )
-    return math.prod(shape) // layout.block_size * layout.block_bytes
+    return math.prod(shape) // layout.block_columns * layout.block_bytes
 
 
 def _check_overlaps(cursor: Cursor, tensors: dict[str, GGUFTensorInfo]) -> None:

@@ -19,6 +19,7 @@ from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
 from pyroclast.model.supported import ACTIVATIONS
 from pyroclast.model.weights import Layer, Product, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
+from pyroclast_kernels import activation
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
@@ -156,7 +157,7 @@ class Decoder:
             for product in layer.gate_up:
                 self._product(ops, buffers.ffn_in, product, buffers.gate_up)
             ops.call(
-                "swiglu",
+                "glu",
                 n_tokens=self.batch.n_tokens_at,
                 gate_up=buffers.gate_up,
                 out=buffers.ffn_out.values,
@@ -237,6 +238,6 @@ class Decoder:
 
 
 def activation_arguments(ffn: FeedForwardSpec) -> dict[str, Any]:
-    """What swiglu and gate_up take to know the gate's activation: nothing, they are of silu."""
+    """What glu and gate_up take to know the gate's activation."""
     assert ffn.activation in ACTIVATIONS, "check_supported refuses others"
-    return {}
+    return {"activation": activation.ACTIVATIONS.index(ffn.activation)}

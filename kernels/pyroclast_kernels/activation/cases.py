@@ -1,40 +1,89 @@
-"""Cases of `swiglu` and `quantize`: widths that do not fill a block, exponentials that overflow."""
+"""Cases of `glu` and `quantize`: widths that do not fill a block, exponentials that overflow."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
 
+# Gates where something changes: an exponential overflows or is 0, an erf is 1 in float32, a square
+# overflows or is 0; and, last, those that are not finite.
+_EXTREMES = np.array(
+    [
+        *(0.0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 0.75, -0.75, 3.9, -3.9, 5.6, -5.6, 9.0, -9.0),
+        *(13.0, -13.0, 13.5, -13.5, 40.0, -40.0, 88.8, -88.8, 110.0, -110.0, 1e4, -1e4),
+        *(2e19, -2e19, 1e38, -1e38, 1.0, -1.0, np.inf, -np.inf, np.nan),
+    ],
+    np.float32,
+)
 
-def _swiglu(n_tokens: int, d_ff: int, quantized: bool, scale: float) -> Arguments:
+
+def _glu(
+    shape: tuple[int, int], activation: str, quantized: bool, gates: float | Array
+) -> Arguments:
+    """gates: their scale, or the gates of every token."""
+    n_tokens, d_ff = shape
     rng = np.random.default_rng([n_tokens, d_ff])
     gate_up = rng.standard_normal((n_tokens + 1, 2 * d_ff)).astype(np.float32)
-    gate_up[:, :d_ff] *= np.float32(scale)
+    if isinstance(gates, float):
+        gate_up[:, :d_ff] *= np.float32(gates)
+    else:
+        gate_up[:, : len(gates)] = gates
     return {
         "n_tokens": np.array([n_tokens]),
         "gate_up": gate_up,
         "out": rng.standard_normal((n_tokens + 1, d_ff)).astype(np.float32),
         "out_q8": np.zeros((n_tokens + 1, d_ff // BLOCK), Q8_BLOCK) if quantized else None,
         "d_ff": d_ff,
+        "activation": ACTIVATIONS.index(activation),
     }
 
 
+def steps_of(gate: Array, activation: int) -> Array | float:
+    """The largest relative error of the function of a gate, in units of 2^-23."""
+    g = np.minimum(np.abs(gate.astype(np.float64)), 100.0)
+    if ACTIVATIONS[activation] == "gelu_tanh":
+        bound: Array = 12 + 6 * np.minimum(0.8 * (g + 0.044715 * g**3), 45.0)
+        return bound
+    return 12 + g * g / 4 if ACTIVATIONS[activation] == "gelu" else 8.0
+
+
+_REASONS = {
+    "silu": "an exponential of 2 ulp, a sum, a quotient, a product; e^88 and more is infinite",
+    "gelu_tanh": "as silu of 2u; the exponent is rounded four times, |2u| 2^-24 each",
+    "gelu": "e^(-g^2 / 2) with g^2 rounded, a polynomial of 3 ulp, an exponential of 2, products",
+}
+
+
 def _bound(arguments: Arguments, expected: Array) -> Array:
-    bound: Array = 8 * EPS * np.abs(expected) + 1e-36
+    d_ff, activation = arguments["d_ff"], arguments["activation"]
+    gate, up = arguments["gate_up"][:, :d_ff], arguments["gate_up"][:, d_ff:]
+    steps = np.nan_to_num(steps_of(gate, activation))
+    # Below 1e-36 the share of a gate may be taken for 0, and 1 + erf may cancel in float64.
+    cancelled = 2.0**-52 * np.nan_to_num(np.abs(gate.astype(np.float64) * up), posinf=0.0)
+    bound: Array = steps * EPS * np.abs(expected) + 1e-36 * (1 + np.abs(up)) + cancelled
     return bound
 
 
-def _case(n: int, d_ff: int, quantized: bool, scale: float = 1.0) -> Case:
+def _case(
+    n: int,
+    d_ff: int,
+    activation: str,
+    quantized: bool,
+    gates: float | Array = 1.0,
+    suffix: str = "",
+) -> Case:
+    kind = f"-{activation}" * (activation != "silu")
     return Case(
-        op="swiglu",
+        op="glu",
         format="f32",
-        name=f"{n}x{d_ff}" + "-q8" * quantized + f"-scale{scale:g}" * (scale != 1),
-        make=lambda: _swiglu(n, d_ff, quantized, scale),
+        name=f"{n}x{d_ff}{kind}" + "-q8" * quantized + suffix,
+        make=lambda: _glu((n, d_ff), activation, quantized, gates),
         outputs=("out", "out_q8"),
         bound=_bound,
-        reason="an exponential of 2 ulp, a sum, a quotient, a product; e^88 and more is infinite",
+        reason=_REASONS[activation],
         flops=5 * n * d_ff,
         bytes=12 * n * d_ff,
     )
@@ -71,16 +120,25 @@ CASES = [
     _quantize_case(7, 96),
     _quantize_case(2, 64, 1e30),
     _quantize_case(2, 64, 1e-30),
-    _case(1, 1, False),
-    _case(3, 45, False),
-    _case(1, 1536, True),
-    _case(17, 96, True),
-    _case(2, 64, False, 60.0),
-    _case(64, 1536, True),
+    *(
+        case
+        for activation in ACTIVATIONS
+        for case in (
+            _case(1, 1, activation, False),
+            _case(3, 45, activation, False),
+            _case(1, 1536, activation, True),
+            _case(17, 96, activation, True),
+            _case(2, 64, activation, False, 60.0, "-scale60"),
+            _case(64, 1536, activation, True),
+            _case(2, 45, activation, False, _EXTREMES, "-extremes"),
+            _case(2, 64, activation, True, _EXTREMES, "-extremes"),
+        )
+    ),
 ]
 
 # Hidden sizes of 1B to 8B models; one token is decoding, 512 are a prompt.
 BENCH_CASES = [
     *(_quantize_case(n, d) for n in (1, 512) for d in (2048, 8192)),
-    *(_case(n, 8192, quantized) for n in (1, 512) for quantized in (False, True)),
+    *(_case(n, 8192, "silu", quantized) for n in (1, 512) for quantized in (False, True)),
+    *(_case(n, 8192, activation, True) for n in (1, 512) for activation in ACTIVATIONS[1:]),
 ]

@@ -1,15 +1,18 @@
-"""What `quantize` and `swiglu` mean, in NumPy."""
+"""What `quantize` and `glu` mean, in NumPy."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels import activations
+from pyroclast_kernels.activation import ACTIVATIONS
 
 Array = NDArray[Any]
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has no error function
 
 
 def quantize(n_tokens: Array, x: Array, out_q8: Array, n_cols: int) -> None:
@@ -20,16 +23,59 @@ def quantize(n_tokens: Array, x: Array, out_q8: Array, n_cols: int) -> None:
     activations.put(x[: int(n_tokens[0]), :n_cols], None, out_q8)
 
 
-def swiglu(
-    n_tokens: Array, gate_up: Array, out: Array | None, out_q8: Array | None, d_ff: int
+def silu(x: Array) -> Array:
+    """x / (1 + e^-x), the logistic function of x times x, in the type of x."""
+    y: Array = x / (x.dtype.type(1) + np.exp(-x))
+    return y
+
+
+def gelu_tanh(x: Array) -> Array:
+    """x (1 + tanh u) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3)  (Hendrycks and Gimpel 2016).
+
+    Computed in float64 as x / (1 + e^-2u), which is the same function and loses nothing where
+    tanh u is near -1.
+    """
+    wide = x.astype(np.float64)
+    u = np.sqrt(2 / np.pi) * wide * (1 + 0.044715 * wide * wide)
+    y: Array = (wide / (1 + np.exp(-2 * u))).astype(x.dtype)
+    return y
+
+
+def gelu(x: Array) -> Array:
+    """x (1 + erf(x / sqrt 2)) / 2: x times the normal distribution's share below x  (Hendrycks and
+    Gimpel 2016).
+
+    Computed in float64 as x erfc(-x / sqrt 2) / 2, which loses nothing where erf is near -1.
+    """
+    wide = x.astype(np.float64)
+    y: Array = (wide * 0.5 * _erfc(-wide * math.sqrt(0.5))).astype(x.dtype)
+    return y
+
+
+_FUNCTIONS = dict(zip(ACTIVATIONS, (silu, gelu_tanh, gelu), strict=True))
+
+
+def gated(gate: Array, up: Array, activation: int) -> Array:
+    """float32 ACTIVATIONS[activation](gate) * up; an exponential that overflows is no error."""
+    with np.errstate(over="ignore"):
+        y: Array = _FUNCTIONS[ACTIVATIONS[activation]](gate) * up
+    return y
+
+
+def glu(
+    n_tokens: Array,
+    gate_up: Array,
+    out: Array | None,
+    out_q8: Array | None,
+    d_ff: int,
+    activation: int,
 ) -> None:
-    """out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g))  (Shazeer 2020).
+    """out[t, i] = f(gate[t, i]) * up[t, i], f = ACTIVATIONS[activation]: a gated linear unit
+    (Shazeer 2020; SwiGLU with silu, GeGLU with gelu).
 
     n_tokens int64 (1,); gate_up float32 (max_tokens, 2 * d_ff), the gate first; out float32
-    (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are both optional.
+    (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are both optional.  A gate of
+    +inf gives inf, one of -inf or NaN gives NaN.
     """
     t = int(n_tokens[0])
-    gate, up = gate_up[:t, :d_ff], gate_up[:t, d_ff:]
-    with np.errstate(over="ignore"):
-        y = gate / (np.float32(1) + np.exp(-gate)) * up
-    activations.put(y, out, out_q8)
+    activations.put(gated(gate_up[:t, :d_ff], gate_up[:t, d_ff:], activation), out, out_q8)

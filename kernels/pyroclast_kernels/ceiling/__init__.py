@@ -80,7 +80,7 @@ def pages(n_bytes: int, page: int) -> NDArray[np.uint8]:
     return found
 
 
-class Ceilings:
+class CeilingMeter:
     """Measures on the threads of `executor`; n_bytes is how much one streaming pass reads."""
 
     def __init__(

@@ -1,3 +1,3 @@
-"""The op `gather_rows`: copies chosen rows of a matrix, such as some tokens' hidden states."""
+"""The op `gather_rows`: chosen rows of an array, side by side (hidden states as an output)."""
 
 FORMATS = ("f32",)

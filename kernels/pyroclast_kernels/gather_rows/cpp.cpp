@@ -1,6 +1,7 @@
-// gather_rows: out[t] = x[rows[t]], float32; one row per item.
+// gather_rows: out[i] = x[rows[i]], a row per item.
+#include <cstring>
+
 #include "native/abi.h"
-#include "native/simd.h"
 
 namespace {
 
@@ -15,11 +16,8 @@ struct GatherRowsArgs {
 void gather_rows(const void *args, int part, int n_parts) {
   const GatherRowsArgs &a = *static_cast<const GatherRowsArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
-  for (int64_t t = mine.begin; t < mine.end; t++) {
-    const float *x = a.x + a.rows[t] * a.n_cols;
-    for (int64_t i = 0; i < a.n_cols; i += kLanes)
-      store_n(a.out + t * a.n_cols + i, load_n(x + i, a.n_cols - i), a.n_cols - i);
-  }
+  for (int64_t i = mine.begin; i < mine.end; i++)
+    std::memcpy(a.out + i * a.n_cols, a.x + a.rows[i] * a.n_cols, size_t(a.n_cols) * sizeof(float));
 }
 
 PYRO_KERNEL("gather_rows.f32", gather_rows);

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""gather_rows in Cython: out[t] = x[rows[t]], float32; one row per item."""
+"""gather_rows in Cython: out[i] = x[rows[i]], a row per item."""
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
@@ -18,9 +18,9 @@ cdef struct GatherRowsArgs:
 cdef void gather_rows(const void *args, int part, int n_parts) noexcept nogil:
     cdef const GatherRowsArgs *a = <const GatherRowsArgs *>args
     cdef Range mine = split(a.n_tokens[0], part, n_parts)
-    cdef int64_t t
-    for t in range(mine.begin, mine.end):
-        memcpy(a.out + t * a.n_cols, a.x + a.rows[t] * a.n_cols, a.n_cols * sizeof(float))
+    cdef int64_t i
+    for i in range(mine.begin, mine.end):
+        memcpy(a.out + i * a.n_cols, a.x + a.rows[i] * a.n_cols, a.n_cols * sizeof(float))
 
 
 def kernels():

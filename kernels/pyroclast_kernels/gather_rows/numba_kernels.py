@@ -1,4 +1,4 @@
-"""gather_rows in Numba: out[t] = x[rows[t]], one row per item."""
+"""gather_rows in Numba: out[i] = x[rows[i]], a row per item."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _N_TOKENS, _ROWS, _X, _OUT, _N_COLS = range(0, 40, 8)
 
 
 def gather_rows_f32(args: Any, part: int, n_parts: int) -> None:
-    n_tokens, n_cols = load_i64(load_pointer(args, _N_TOKENS), 0), load_i64(args, _N_COLS)
+    n, n_cols = load_i64(load_pointer(args, _N_TOKENS), 0), load_i64(args, _N_COLS)
     rows, out = load_pointer(args, _ROWS), load_pointer(args, _OUT)
-    for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
-        x = at(load_pointer(args, _X), 4 * np.int64(load_i32(rows, 4 * t)) * n_cols)
-        for i in range(0, n_cols, 16):
-            store_n(out, 4 * (t * n_cols + i), load_n(x, 4 * i, n_cols - i), n_cols - i)
+    for i in range(split_begin(n, part, n_parts), split_begin(n, part + 1, n_parts)):
+        x = at(load_pointer(args, _X), 4 * np.int64(load_i32(rows, 4 * i)) * n_cols)
+        for k in range(0, n_cols, 16):
+            store_n(out, 4 * (i * n_cols + k), load_n(x, 4 * k, n_cols - k), n_cols - k)

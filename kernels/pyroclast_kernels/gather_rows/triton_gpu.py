@@ -8,7 +8,7 @@ from pyroclast_kernels.triton.launch import Launch
 
 @get_op("gather_rows").gpu_variant("triton")
 def gather_rows(_format: str) -> Launch:
-    """Chosen rows of a matrix."""
+    """Chosen rows, copied."""
     from pyroclast_kernels.gather_rows.triton_kernels import launch_gather_rows
 
     return launch_gather_rows

@@ -1,4 +1,4 @@
-"""gather_rows in Triton: a program per row and run of columns."""
+"""gather_rows in Triton: a program per row and 1024 columns of it."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from pyroclast_kernels.triton.launch import Limits
 
-_COLUMNS = 1024  # of a program: 8 for each of its threads
+_COLUMNS = 1024  # of a program
 
 
 @triton.jit
-def _gather(n_tokens, rows, x, out, n_cols, columns: tl.constexpr):
-    token = tl.program_id(0).to(tl.int64)
-    if token >= tl.load(n_tokens):
+def _gather_rows(n_tokens, rows, x, out, n_cols, block: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64)
+    if i >= tl.load(n_tokens):
         return
-    row = tl.load(rows + token).to(tl.int64)
-    column = tl.program_id(1) * columns + tl.arange(0, columns)
+    row = tl.load(rows + i).to(tl.int64)
+    column = tl.program_id(1) * block + tl.arange(0, block)
     values = tl.load(x + row * n_cols + column, column < n_cols)
-    tl.store(out + token * n_cols + column, values, column < n_cols)
+    tl.store(out + i * n_cols + column, values.to(out.dtype.element_ty), column < n_cols)
 
 
 def launch_gather_rows(
@@ -35,6 +35,6 @@ def launch_gather_rows(
     out: torch.Tensor,
     n_cols: int,
 ) -> None:
-    """reference.gather_rows of tensors."""
-    grid = (max(1, limits.n_tokens), triton.cdiv(n_cols, _COLUMNS))
-    _gather[grid](n_tokens, rows, x, out, n_cols, _COLUMNS)
+    """reference.gather_rows of tensors; x and out float32 or bfloat16."""
+    grid = max(1, limits.n_tokens), triton.cdiv(n_cols, _COLUMNS)
+    _gather_rows[grid](n_tokens, rows, x, out, n_cols, _COLUMNS)

@@ -71,7 +71,7 @@ class Arena:
             chunk.pinned[:n].copy_(chunk.twin[:n], non_blocking=True)
 
 
-class Table:
+class MirroredTable:
     """A NumPy array, its twin on the device, and both as words of 4 bytes.  shadow: what the twin
     holds, of a table whose changes nobody notes."""
 

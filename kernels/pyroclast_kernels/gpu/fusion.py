@@ -6,7 +6,7 @@ so in which nothing is read from memory, is lost.  So the calls of a layer becom
     norm, matmul            one token: every program norms it anew (norm_first), q, k and v follow
     rope, attention         decoding: a program turns the heads it reads (triton_turn.py)
     matmul                  adds to x
-    norm, gate_up           as the first; of plain values norm, matmul, swiglu
+    norm, gate_up           as the first; for plain values norm, matmul, glu
     matmul                  adds to x
 
 The results are those of the calls one after the other, to the bit, so it may depend on the number
@@ -65,14 +65,14 @@ def _norm_gate_up(limits: Limits, norm: Tensors, product: Tensors) -> None:
     launch_gate_up(limits, **product, normed=_normed(norm))
 
 
-def _matmul_swiglu(limits: Limits, product: Tensors, gate: Tensors, norm: Any = None) -> None:
+def _matmul_glu(limits: Limits, product: Tensors, gate: Tensors, norm: Any = None) -> None:
     given = {name: product[name] for name in ("n_tokens", "x", "weight", "n_cols")}
-    given |= {name: gate[name] for name in ("out", "out_q8", "d_ff")}
+    given |= {name: gate[name] for name in ("out", "out_q8", "d_ff", "activation")}
     launch_gated(limits, **given, normed=norm and _normed(norm))
 
 
-def _norm_matmul_swiglu(limits: Limits, norm: Tensors, product: Tensors, gate: Tensors) -> None:
-    _matmul_swiglu(limits, product, gate, norm)
+def _norm_matmul_glu(limits: Limits, norm: Tensors, product: Tensors, gate: Tensors) -> None:
+    _matmul_glu(limits, product, gate, norm)
 
 
 def _rope_attention(limits: Limits, rope: Tensors, attention: Tensors) -> None:
@@ -83,8 +83,8 @@ def _rope_attention(limits: Limits, rope: Tensors, attention: Tensors) -> None:
 
 # The longest comes first.
 FUSIONS = (
-    Fusion(("norm", "matmul", "swiglu"), _is_one_token, _norm_matmul_swiglu),
-    Fusion(("matmul", "swiglu"), lambda _: True, _matmul_swiglu),
+    Fusion(("norm", "matmul", "glu"), _is_one_token, _norm_matmul_glu),
+    Fusion(("matmul", "glu"), lambda _: True, _matmul_glu),
     Fusion(("norm", "gate_up"), _is_one_token, _norm_gate_up),
     Fusion(("norm", "matmul"), _is_one_token, _norm_matmul),
     Fusion(("rope", "attention"), lambda limits: limits.decode, _rope_attention),
@@ -110,7 +110,7 @@ def _feeds(first: Call, second: Call) -> bool:
         return False
     if first.kernel.op == "norm":
         return any(_same(a[name], b["x"]) for name in ("out", "out_q8"))
-    if first.kernel.op == "matmul":  # of plain values, and both halves of what swiglu reads
+    if first.kernel.op == "matmul":  # of plain values, and both halves of what glu reads
         whole = a["n_rows"] == a["out_stride"] == 2 * b["d_ff"] and a["bias"] is None
         plain = not a["weight"].takes_q8 and not a["accumulate"]
         blocks = b["out_q8"] is None or b["d_ff"] % 32 == 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyroclast_kernels.gpu.arena import MAX_PATCHES, Arena, Table, apply_patches
+from pyroclast_kernels.gpu.arena import MAX_PATCHES, Arena, MirroredTable, apply_patches
 from pyroclast_kernels.memory import Array, Shape
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import host_tensor
@@ -63,8 +63,8 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._device = triton_device.device()
         self._inputs, self._outputs, self._rare = Arena(), Arena(), Arena()
-        self._tables: dict[int, Table] = {}
-        self._noted: list[tuple[Table, int, int]] = []
+        self._tables: dict[int, MirroredTable] = {}
+        self._noted: list[tuple[MirroredTable, int, int]] = []
         self._n_patches = self.inputs((1,), np.int64)
         self._patches = self.inputs((MAX_PATCHES, 2), np.int64)
         self._patch_tensors: tuple[Any, ...] = (
@@ -88,7 +88,7 @@ class DeviceMemory:
         return (self._rare if rarely else self._outputs).take(shape, dtype)
 
     def table(self, shape: Shape, dtype: Any) -> Array:
-        table = Table(shape, dtype)
+        table = MirroredTable(shape, dtype)
         self._tables[table.host.ctypes.data] = table
         return table.host
 

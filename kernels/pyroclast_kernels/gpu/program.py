@@ -88,7 +88,7 @@ class DeviceProgram(Program):
         """tuned: products take the tiles of this GPU's table (triton/choices.py)."""
         self.calls, self.segments = calls, [calls]
         self.native_seconds = 0.0
-        self.executor, self.n_parts = None, 1  # what trace.py asks: no parts are seen from here
+        self.executor, self.n_parts = None, 1  # what timeline.py asks: no parts are seen from here
         self._memory, self.batch, self.max_seq_len = memory, batch, max_seq_len
         self._tensors = [self._tensors_of(call) for call in calls]
         self._fusions = [fusions(calls[i:]) for i in range(len(calls))]

@@ -21,7 +21,7 @@ from pyroclast_kernels.gpu.bounds import Bounds, bounds_of
 from pyroclast_kernels.gpu.program import DeviceProgram
 from pyroclast_kernels.triton import choices as triton_choices
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, Table
+from pyroclast_kernels.triton.choices import Product, TileTable
 
 MIN_GAIN = 0.03  # what a tile must save before it stands in for the default
 N_ROUNDS = 9
@@ -194,10 +194,10 @@ def _device_us(replay: Callable[[], None]) -> float:
     return 1000 * float(begin.elapsed_time(end))
 
 
-def table_of(outcomes: Sequence[Outcome], made: dict[str, Any]) -> Table:
-    """The table of what won, and of what the present one has of other products."""
+def table_of(outcomes: Sequence[Outcome], made: dict[str, Any]) -> TileTable:
+    """A table of the winners, and of the present table's entries for other products."""
     present = triton_choices.current()[0]
-    table = present or Table(triton_choices.fingerprint(), triton_choices.build_id(), {})
+    table = present or TileTable(triton_choices.fingerprint(), triton_choices.build_id(), {})
     tiles, ratios = dict(table.tiles), dict(table.ratios)
     for outcome in outcomes:
         tiles.pop(outcome.product, None)

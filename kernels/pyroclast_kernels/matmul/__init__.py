@@ -1,5 +1,5 @@
 """The op `matmul`: packed weights times a ragged batch of tokens; `gate_up`, two such products and
-their SwiGLU in one; and `pack`, which lays the weights out.
+their gated linear unit in one; and `pack`, which lays the weights out.
 
 See reference.py for the contract, weights/packing.py for the layout, cases.py for the case list.
 """

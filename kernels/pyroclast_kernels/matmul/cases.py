@@ -8,6 +8,9 @@ from functools import lru_cache
 import numpy as np
 
 from pyroclast_kernels import activations
+from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.activation.cases import steps_of
+from pyroclast_kernels.activation.reference import gated
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
 from pyroclast_kernels.weights import BLOCK_FORMATS, PACKED_FORMATS, formats
 from pyroclast_kernels.weights.blocks import LAYOUTS, SUPER
@@ -119,7 +122,7 @@ def _matmul_case(
     )
 
 
-def _gate_up(shape: tuple[int, int, int], format: str, outputs: str) -> Arguments:
+def _gate_up(shape: tuple[int, int, int], format: str, outputs: str, activation: str) -> Arguments:
     n_tokens, d_ff, n_cols = shape
     rng = np.random.default_rng([n_tokens, d_ff, n_cols])
     x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32) / np.float32(np.sqrt(n_cols))
@@ -133,36 +136,40 @@ def _gate_up(shape: tuple[int, int, int], format: str, outputs: str) -> Argument
         "out_q8": q8 if "q8" in outputs else None,
         "d_ff": d_ff,
         "n_cols": n_cols,
+        "activation": ACTIVATIONS.index(activation),
     }
 
 
 def _gate_up_bound(arguments: Arguments, expected: Array) -> Array:
-    """|d(silu(g) u)| <= 1.1 |u| dg + |silu(g)| du and the rounding of silu itself; dg and du are
-    the bounds of the products."""
+    """|d(f(g) u)| <= 1.2 |u| dg + |f(g)| du and the rounding of f itself: the slope of silu is at
+    most 1.1, that of gelu 1.13.  dg and du are the bounds of the products."""
     weight, d_ff = arguments["weight"], arguments["d_ff"]
     x = activations.dequantize(arguments["x"])
     sums = np.zeros((len(x), 2 * d_ff), np.float32)
     errors = _matmul_bound(arguments, sums)
     y = x @ weight.dequantize().T
     gate, up = y[:, :d_ff], y[:, d_ff:]
-    with np.errstate(over="ignore"):
-        silu = np.abs(gate / (1 + np.exp(-gate)))
+    function = np.abs(gated(gate, np.ones_like(gate), arguments["activation"]))
     bound = np.zeros_like(expected)
-    bound[: len(x)] = 1.1 * np.abs(up) * errors[:, :d_ff] + silu * errors[:, d_ff:]
-    bound[: len(x)] += 8 * EPS * silu * np.abs(up) + 1e-37
+    bound[: len(x)] = 1.2 * np.abs(up) * errors[:, :d_ff] + function * errors[:, d_ff:]
+    steps = steps_of(gate, arguments["activation"])
+    bound[: len(x)] += steps * EPS * function * np.abs(up) + 1e-36 * (1 + np.abs(up))
     return bound
 
 
-def _gate_up_case(shape: tuple[int, int, int], format: str, outputs: str) -> Case:
+def _gate_up_case(
+    shape: tuple[int, int, int], format: str, outputs: str, activation: str = "silu"
+) -> Case:
     n_tokens, d_ff, n_cols = shape
+    kind = f"-{activation}" * (activation != "silu")
     return Case(
         op="gate_up",
         format=format,
-        name=f"{n_tokens}x{d_ff}x{n_cols}-{outputs}",
-        make=lambda: _gate_up(shape, format, outputs),
+        name=f"{n_tokens}x{d_ff}x{n_cols}{kind}-{outputs}",
+        make=lambda: _gate_up(shape, format, outputs, activation),
         outputs=("out", "out_q8"),
         bound=_gate_up_bound,
-        reason="two float32 dot products, carried through silu(g) * u; silu to a few ulp",
+        reason="two float32 dot products, carried through f(g) * u; f as in the cases of glu",
         flops=4 * n_tokens * d_ff * n_cols,
         bytes=2 * d_ff * formats.row_bytes(n_cols, format) + 4 * n_tokens * (d_ff + n_cols),
     )
@@ -214,6 +221,12 @@ CASES = [
         (1, 32, 1, "values-q8"), (2, 48, 3, "values"), (7, 96, 2, "q8"), (25, 160, 1, "values-q8"),
     ]
 ]  # fmt: skip
+CASES += [
+    _gate_up_case((n, 96, LAYOUTS[f].columns * 2), f, outputs, activation)
+    for f in ("q8_0", "q4_k")
+    for activation in ACTIVATIONS[1:]
+    for n, outputs in ((1, "values-q8"), (9, "values-q8"), (2, "values"))
+]
 CASES += [
     case
     for f in PACKED_FORMATS

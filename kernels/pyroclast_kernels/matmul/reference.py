@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast_kernels.activation.reference import gated
 from pyroclast_kernels.activations import dequantize, put
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
@@ -49,10 +50,10 @@ def gate_up(
     out_q8: Array | None,
     d_ff: int,
     n_cols: int,
+    activation: int,
 ) -> None:
-    """out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g))  (Shazeer 2020), where
-    gate[t, i] = sum over k of weight[i, k] * x[t, k], and up the same with row d_ff + i: `matmul`
-    and `swiglu` in one.
+    """`matmul` and `glu` in one: out[t, i] = f(gate[t, i]) * up[t, i], f = ACTIVATIONS[activation],
+    where gate[t, i] = sum over k of weight[i, k] * x[t, k], and up the same with row d_ff + i.
 
     n_tokens int64 (1,); x Q8_BLOCK (max_tokens, n_cols // 32); weight (2 * d_ff, n_cols), d_ff a
     multiple of 16; out float32 (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are
@@ -61,8 +62,7 @@ def gate_up(
     assert d_ff % (32 if out_q8 is not None else 16) == 0 and n_cols == weight.n_cols
     y = dequantize(x[: int(n_tokens[0])]) @ weight.dequantize().T
     gate, up = y[:, :d_ff], y[:, d_ff:]
-    with np.errstate(over="ignore"):
-        put(gate / (np.float32(1) + np.exp(-gate)) * up, out, out_q8)
+    put(gated(gate, up, activation), out, out_q8)
 
 
 def pack(raw: Array, weight: PackedWeight, n_rows: int, n_cols: int, row_offset: int) -> None:

@@ -24,7 +24,7 @@ _PRODUCTS = 10  # of a round: the clock of a whole row of products, not of the f
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class GpuCeiling:
     """The best of several rounds.  kind "copy": bytes read and written, in GB/s, n_bytes each;
     "matmul": a product of BF16 matrices, in Gop/s, a multiply-add being two operations."""
 
@@ -66,18 +66,18 @@ def elapsed_s(work: Callable[[], Any]) -> float:
     return float(start.elapsed_time(stop)) / 1000.0
 
 
-def copy_rate() -> Ceiling:
-    """Of a copy on the device."""
+def copy_rate() -> GpuCeiling:
+    """Measures a large copy on the device."""
     source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device()).random_()
     target = torch.empty_like(source)
     target.copy_(source)
     best = min(elapsed_s(lambda: target.copy_(source)) for _ in range(2 * _ROUNDS))
     how = f"best of {2 * _ROUNDS} copies on the device, bytes read and written"
-    return Ceiling("copy", 2 * _COPY_BYTES / best / 1e9, "GB/s", _COPY_BYTES, how)
+    return GpuCeiling("copy", 2 * _COPY_BYTES / best / 1e9, "GB/s", _COPY_BYTES, how)
 
 
-def matmul_rate() -> Ceiling:
-    """Of torch.matmul on two square matrices."""
+def matmul_rate() -> GpuCeiling:
+    """Measures torch.matmul on two square matrices."""
     shape, where = (_N_SQUARE, _N_SQUARE), device()
     a, b = (torch.randn(shape, dtype=torch.bfloat16, device=where) for _ in range(2))
     out = torch.empty_like(a)
@@ -92,7 +92,7 @@ def matmul_rate() -> Ceiling:
         f"best mean of {_PRODUCTS} products of {_N_SQUARE} x {_N_SQUARE}, normal deviates; the "
         f"median of {_ROUNDS} such means is {_gops(statistics.median(times)):.0f}"
     )
-    return Ceiling("matmul", _gops(min(times)), "Gop/s", 0, how)
+    return GpuCeiling("matmul", _gops(min(times)), "Gop/s", 0, how)
 
 
 def _gops(seconds: float) -> float:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pyroclast_kernels import tables
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.tables import TableError
+from pyroclast_kernels.table_files import TableError, read_file, write_file
 from pyroclast_kernels.triton import device as triton_device
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Table:
+class TileTable:
     """Tiles of one GPU and build, as the fields of each; ratios of their time to the default's."""
 
     gpu: str
@@ -163,13 +163,13 @@ def path() -> Path:
     return tables.directory() / "gpu" / f"{fingerprint()}-{build_id()}.json"
 
 
-def current() -> tuple[Table | None, str]:
+def current() -> tuple[TileTable | None, str]:
     """(the table of this GPU and build, "") or (None, why there is none); read once."""
     return _read(path())
 
 
 @cache
-def _read(file: Path) -> tuple[Table | None, str]:
+def _read(file: Path) -> tuple[TileTable | None, str]:
     if not file.exists():
         return None, "this GPU has not been tuned (`pyroclast tune --device cuda`)"
     try:
@@ -178,10 +178,10 @@ def _read(file: Path) -> tuple[Table | None, str]:
         return None, f"{file} is not used: {error}"
 
 
-def load(file: Path) -> Table:
+def load(file: Path) -> TileTable:
     """The table in a file; TableError if it is not one for this GPU and build."""
     gpu, build = fingerprint(), build_id()
-    raw = tables.read_file(file, KIND, SCHEMA, gpu=gpu, build=build)
+    raw = read_file(file, KIND, SCHEMA, gpu=gpu, build=build)
     entries, made = raw.get("entries"), raw.get("made", {})
     if not isinstance(entries, list) or not isinstance(made, dict):
         raise TableError('it needs a list "entries" and an object "made"')
@@ -189,7 +189,7 @@ def load(file: Path) -> Table:
     tiles = {product: tile for product, tile, _ in read}
     if len(tiles) != len(read):
         raise TableError("it has two entries for one product")
-    return Table(gpu, build, tiles, {product: ratio for product, _, ratio in read}, made)
+    return TileTable(gpu, build, tiles, {product: ratio for product, _, ratio in read}, made)
 
 
 def _entry(raw: Any, i: int) -> tuple[Product, dict[str, int], float]:
@@ -209,7 +209,7 @@ def _entry(raw: Any, i: int) -> tuple[Product, dict[str, int], float]:
     return Product(**{name: raw[name] for name in names}), tile, float(ratio)
 
 
-def save(table: Table) -> Path:
+def save(table: TileTable) -> Path:
     """Writes a table where `current` finds it, whole or not at all; KernelError if that fails."""
     entries = [
         asdict(product) | {"tile": dict(tile), "ratio": table.ratios.get(product, 1.0)}
@@ -217,6 +217,6 @@ def save(table: Table) -> Path:
     ]
     file = path()
     raw = {"kind": KIND, "schema": SCHEMA, "gpu": table.gpu, "build": table.build}
-    tables.write_file(file, raw | {"made": dict(table.made), "entries": entries})
+    write_file(file, raw | {"made": dict(table.made), "entries": entries})
     _read.cache_clear()
     return file

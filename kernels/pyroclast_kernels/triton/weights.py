@@ -104,7 +104,7 @@ def pack_on_device(raw: torch.Tensor, format: str) -> DeviceWeight:
     layout = formats.get_format(format)
     if raw.ndim != 2:
         raise KernelError(f"rows must be (n_rows, row_bytes), got {tuple(raw.shape)}")
-    n_cols = raw.shape[1] // layout.block_bytes * layout.block_size
+    n_cols = raw.shape[1] // layout.block_bytes * layout.block_columns
     weight = DeviceWeight.empty(format, raw.shape[0], n_cols)
     pack_rows(raw, weight, 0)
     return weight

@@ -1,7 +1,7 @@
 """How the blocks of each weight format turn into float32 values, and back.
 
 decode_* take whole blocks (n_blocks,) of the format's structured dtype (`formats.FORMATS`) and
-give float32 (n_blocks, block_size); encode_* do the reverse and take that dtype as well.  The
+give float32 (n_blocks, block_columns); encode_* do the reverse and take that dtype as well.  The
 order of operations is ggml's reference order, so that results are the same to the bit.
 """
 

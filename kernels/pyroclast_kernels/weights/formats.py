@@ -1,6 +1,6 @@
 """Weight formats as they lie on disk: block layouts, dequantization, quantization.
 
-A matrix (n_rows, n_cols) is stored row by row; a row is n_cols / block_size blocks one after the
+A matrix (n_rows, n_cols) is stored row by row; a row is n_cols / block_columns blocks one after the
 other, little endian.  The layouts are those of ggml (as in GGUF files); dequantize() follows
 ggml's reference order of operations, so that its float32 results are the same to the bit.
 This is the truth that packed kernels are tested against, not a fast path.
@@ -27,15 +27,15 @@ _GROUP_VALUES = 1 << 18
 
 @dataclass(frozen=True)
 class Format:
-    """One format: block_size values take block_bytes bytes, laid out as `dtype`.
+    """One format: block_columns values take block_bytes bytes, laid out as `dtype`.
 
     ggml_type is its number in a GGUF file.  decode and encode work on whole blocks
-    (n_blocks,) of `dtype` <-> float32 (n_blocks, block_size); encode is None where only reading
+    (n_blocks,) of `dtype` <-> float32 (n_blocks, block_columns); encode is None where only reading
     is supported.
     """
 
     name: str
-    block_size: int
+    block_columns: int
     block_bytes: int
     ggml_type: int
     dtype: np.dtype[np.void]
@@ -46,12 +46,12 @@ class Format:
 def row_bytes(n_cols: int, format_name: str) -> int:
     """Bytes of one row of n_cols values; n_cols must be a multiple of the format's block size."""
     layout = get_format(format_name)
-    if n_cols < 1 or n_cols % layout.block_size:
+    if n_cols < 1 or n_cols % layout.block_columns:
         raise KernelError(
-            f"a row in {format_name} must hold a multiple of {layout.block_size} values, "
+            f"a row in {format_name} must hold a multiple of {layout.block_columns} values, "
             f"got {n_cols}"
         )
-    return n_cols // layout.block_size * layout.block_bytes
+    return n_cols // layout.block_columns * layout.block_bytes
 
 
 def dequantize(raw: Bytes, format_name: str) -> Floats:
@@ -63,7 +63,7 @@ def dequantize(raw: Bytes, format_name: str) -> Floats:
             f"rows in {format_name} must be uint8, a multiple of {layout.block_bytes} bytes long; "
             f"got {raw.dtype} rows of {n_bytes} bytes"
         )
-    n_cols = n_bytes // layout.block_bytes * layout.block_size
+    n_cols = n_bytes // layout.block_bytes * layout.block_columns
     out = np.empty((n_rows, n_cols), dtype=np.float32)
     step = max(1, _GROUP_VALUES // max(1, n_cols))
     # A damaged file may hold infinite scales: inf * 0 is NaN here as in ggml, and no warning.
@@ -91,7 +91,7 @@ def quantize(values: Floats, format_name: str) -> Bytes:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for start in range(0, n_rows, step):
             group = np.ascontiguousarray(values[start : start + step], dtype=np.float32)
-            blocks = layout.encode(group.reshape(-1, layout.block_size), layout.dtype)
+            blocks = layout.encode(group.reshape(-1, layout.block_columns), layout.dtype)
             out[start : start + step] = blocks.view(np.uint8).reshape(-1, out.shape[1])
     return out
 
@@ -110,14 +110,14 @@ def quantizable_formats() -> list[str]:
 
 def _format(
     name: str,
-    block_size: int,
+    block_columns: int,
     ggml_type: int,
     fields: list[Any],
     decode: _Decode,
     encode: _Encode | None = None,
 ) -> Format:
     dtype = np.dtype(fields)
-    return Format(name, block_size, dtype.itemsize, ggml_type, dtype, decode, encode)
+    return Format(name, block_columns, dtype.itemsize, ggml_type, dtype, decode, encode)
 
 
 _D, _M, _DMIN = ("d", "<f2"), ("m", "<f2"), ("dmin", "<f2")

@@ -1,7 +1,7 @@
 """Records a real generation: what Python, the tokenizer and every thread did, and when.
 
 The engine runs as it always does; between it and its model and tokenizer stand two objects that
-note the times of the calls that pass through, and the executor records every part (trace.py).
+note the times of the calls that pass through, and the executor records every part (timeline.py).
 Times are nanoseconds of time.perf_counter_ns.
 """
 
@@ -20,7 +20,7 @@ from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.program import Call
 from pyroclast_kernels.tables import FEW_TOKENS
-from pyroclast_kernels.timeline import TracedRun, Tracer
+from pyroclast_kernels.timeline import TimelineRecorder, TimelineRun
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Completion
@@ -48,7 +48,7 @@ class Step:
     """One forward pass: as the engine saw it, and as the executor did."""
 
     span: Span
-    run: TracedRun
+    run: TimelineRun
     n_tokens: int
     count: Any  # where its calls read n_tokens
 
@@ -140,7 +140,7 @@ class ProfiledLLM:
         n_runs = -(-n_prompt // most) + params.max_tokens + _SPARE_RUNS
         programs = [self.model.program(sample=True), self.model.program(sample=False)]
         self._watch.spans.clear()
-        with Tracer(programs, n_runs) as tracer:
+        with TimelineRecorder(programs, n_runs) as recorder:
             begin = time.perf_counter_ns()
             [completion] = self.llm.generate(
                 prompt if isinstance(prompt, str) else list(prompt), params
@@ -149,7 +149,7 @@ class ProfiledLLM:
         spans = [span for span in self._watch.spans if span.name == "step"]
         texts = tuple(span for span in self._watch.spans if span.name != "step")
         steps = []
-        for span, run in zip(spans, tracer.runs(), strict=True):
+        for span, run in zip(spans, recorder.runs(), strict=True):
             n_tokens = min(max(n_prompt, 1), most)
             steps.append(Step(span, run, n_tokens, self.model.batch.n_tokens_at))
             n_prompt -= n_tokens

@@ -21,7 +21,7 @@ from pyroclast.lab.profile.record import Recorded
 from pyroclast.lab.tune.steps import bind, traced
 from pyroclast_kernels.program import Call, Program
 from pyroclast_kernels.selection import Kernel, all_variants
-from pyroclast_kernels.timeline import TracedRun
+from pyroclast_kernels.timeline import TimelineRun
 from pyroclast_kernels.weights.packing import PackedWeight
 
 Array = NDArray[Any]
@@ -48,7 +48,7 @@ class Alone:
 class Replayed:
     """step: the fastest of the replays of the whole step.  alone: every op and variant."""
 
-    step: TracedRun
+    step: TimelineRun
     alone: tuple[Alone, ...]
 
     def in_step(self) -> dict[str, float]:
@@ -106,12 +106,12 @@ def explain(recorded: Recorded, replayed: Replayed) -> list[dict[str, Any]]:
 # ---- inside --------------------------------------------------------------------------------
 
 
-def _own(run: TracedRun) -> Array:
+def _own(run: TimelineRun) -> Array:
     times = run.calls()
     return np.asarray(times.end_ns - times.first_ns)
 
 
-def _fastest(runs: Sequence[TracedRun]) -> TracedRun:
+def _fastest(runs: Sequence[TimelineRun]) -> TimelineRun:
     return min(runs, key=lambda run: run.wall_ns)
 
 
@@ -122,7 +122,7 @@ def _rounds(program: Program) -> int:
     return int(min(max(_ROUNDS[0], _SECONDS / seconds), _ROUNDS[1]))
 
 
-def _replay_op(program: Program, name: str, step: TracedRun) -> list[Alone]:
+def _replay_op(program: Program, name: str, step: TimelineRun) -> list[Alone]:
     calls = [call for call in program.calls if op_name(call) == name]
     op, format = calls[0].kernel.op, calls[0].kernel.format
     chosen = {call.running().variant for call in calls}
@@ -155,7 +155,7 @@ def _replay_op(program: Program, name: str, step: TracedRun) -> list[Alone]:
 
 
 def _python(
-    calls: Sequence[Call], name: str, kernel: Kernel, step: TracedRun, chosen: set[str]
+    calls: Sequence[Call], name: str, kernel: Kernel, step: TimelineRun, chosen: set[str]
 ) -> Alone:
     """A Python function, which may take seconds: the calls of the first layer that has the op,
     once, scaled by what they are of all of the op's calls in the step."""

@@ -141,7 +141,7 @@ LOOPS: dict[str, tuple[bool, str]] = {
   }
 """,
     ),
-    "swiglu": (
+    "glu": (
         True,
         _BY_TOKEN
         + """\
@@ -149,7 +149,10 @@ LOOPS: dict[str, tuple[bool, str]] = {
     float y[32];
     for (int64_t i = 0; i < a.d_ff; i++) {
       // In float64 no exponential of a float32 that matters overflows.
-      y[i % 32] = float(gate[i] / (1.0 + std::exp(-double(gate[i]))) * up[i]);
+      const double g = gate[i], u = 0.7978845608028654 * g * (1 + 0.044715 * g * g);
+      const double f = a.activation == 2 ? g / 2 * std::erfc(-g * 0.7071067811865476)
+                                         : g / (1 + std::exp(a.activation == 0 ? -g : -2 * u));
+      y[i % 32] = float(f) * up[i];
       if (a.out) a.out[t * a.d_ff + i] = y[i % 32];
       if (a.out_q8 && i % 32 == 31) quantize_block(y, a.out_q8[(t * a.d_ff + i) / 32]);
     }

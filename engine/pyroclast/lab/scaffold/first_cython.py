@@ -141,11 +141,12 @@ LOOPS: dict[str, tuple[bool, str, str]] = {
                 quantize_block(y, a.out_q8 + (t * a.d_model + i) // 32)
 """,
     ),
-    "swiglu": (
+    "glu": (
         True,
-        "NAN, exp, fabsf, isfinite, rintf",
+        "NAN, erfc, exp, fabsf, isfinite, rintf",
         """\
     cdef int64_t t, i
+    cdef double g, u, f
     cdef const float *gate
     cdef const float *up
     cdef float y[32]
@@ -156,7 +157,13 @@ LOOPS: dict[str, tuple[bool, str, str]] = {
         up = gate + a.d_ff
         for i in range(a.d_ff):
             # In float64 no exponential of a float32 that matters overflows.
-            y[i % 32] = <float>(gate[i] / (1.0 + exp(-<double>gate[i])) * up[i])
+            g = gate[i]
+            u = 0.7978845608028654 * g * (1 + 0.044715 * g * g)
+            if a.activation == 2:
+                f = g / 2 * erfc(-g * 0.7071067811865476)
+            else:
+                f = g / (1 + exp(-g if a.activation == 0 else -2 * u))
+            y[i % 32] = <float>f * up[i]
             if a.out != NULL:
                 a.out[t * a.d_ff + i] = y[i % 32]
             if a.out_q8 != NULL and i % 32 == 31:

@@ -122,10 +122,10 @@ LOOPS: dict[str, tuple[bool, str]] = {
                 quantize_block(y, load_pointer(args, OUT_Q8), (t * d_model + i) // 32)
 """,
     ),
-    "swiglu": (
+    "glu": (
         True,
         f"""{_TOKENS}
-    d_ff = load_i64(args, D_FF)
+    d_ff, activation = load_i64(args, D_FF), load_i64(args, ACTIVATION)
     gate_up = carray(load_pointer(args, GATE_UP), (n_tokens, 2 * d_ff), np.float32)
     out = carray(load_pointer(args, OUT), (n_tokens, d_ff), np.float32)
     has_out, has_q8 = load_i64(args, OUT) != 0, load_i64(args, OUT_Q8) != 0
@@ -134,7 +134,13 @@ LOOPS: dict[str, tuple[bool, str]] = {
         for i in range(d_ff):
             gate, up = gate_up[t, i], gate_up[t, d_ff + i]
             # In float64 no exponential of a float32 that matters overflows.
-            y[i % 32] = np.float64(gate) / (1.0 + math.exp(-np.float64(gate))) * up
+            g = np.float64(gate)
+            if activation == 2:
+                f = g / 2 * math.erfc(-g * math.sqrt(0.5))
+            else:
+                u = math.sqrt(2 / math.pi) * g * (1 + 0.044715 * g * g)
+                f = g / (1 + math.exp(-g if activation == 0 else -2 * u))
+            y[i % 32] = np.float32(f) * up
             if has_out:
                 out[t, i] = y[i % 32]
             if has_q8 and i % 32 == 31:

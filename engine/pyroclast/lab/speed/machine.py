@@ -52,9 +52,9 @@ class Machine:
             return []
         for n_bytes in {read_size(size) for size in sizes} | {read_size(4 * cache_bytes())}:
             repeats = min(max(3, (128 << 20) // n_bytes), 64)
-            value, how = ceiling.Ceilings(self._executor, n_bytes).read_gbs(repeats)
+            value, how = ceiling.CeilingMeter(self._executor, n_bytes).read_gbs(repeats)
             self._keep(Ceiling("read", self._n_threads, value, "GB/s", n_bytes, how))
-        arithmetic = ceiling.Ceilings(self._executor, _SMALLEST_READ)
+        arithmetic = ceiling.CeilingMeter(self._executor, _SMALLEST_READ)
         for kind in KINDS:
             value = arithmetic.arithmetic_gops(kind, _ARITHMETIC_REPEATS)
             if value:

@@ -57,7 +57,7 @@ class Ceilings:
         self._repeats = min(max(_READ_REPEATS[0], _READ_BYTES // n_bytes), _READ_REPEATS[1])
         executor = make_executor(runner.model.n_threads)
         available = executor is not None and bool(machine.kernels())
-        self._machine = machine.Ceilings(executor, n_bytes) if available else None
+        self._machine = machine.CeilingMeter(executor, n_bytes) if available else None
 
     def measure(self, workload: Workload) -> Ceiling | None:
         """None where it cannot be had: no native build, or no such instruction."""

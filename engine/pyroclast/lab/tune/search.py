@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, Table, TokenClass
+from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, TokenClass, TunedTable
 
 MIN_GAIN = 0.03
 MIN_STEP_GAIN = 0.0005  # of a whole step: what gains less is not worth an entry that may flip
@@ -253,7 +253,7 @@ def _reason(judge: Judge, chosen: str, groups: Sequence[str]) -> str:
 
 
 def tune(
-    bench: Bench, present: Table | None, *, any_bits: bool = False, n_blocks: int = N_BLOCKS
+    bench: Bench, present: TunedTable | None, *, any_bits: bool = False, n_blocks: int = N_BLOCKS
 ) -> Result:
     """Measures, chooses and verifies.  present: the table that is there, whose choices keep their
     places unless they lose."""
@@ -271,7 +271,7 @@ def tune(
     return replace(result, entries=defaults)
 
 
-def _incumbents(subject: Subject, present: Table | None) -> dict[TokenClass, str]:
+def _incumbents(subject: Subject, present: TunedTable | None) -> dict[TokenClass, str]:
     """The present table's choices for a subject."""
     if present is None:
         return {}
@@ -281,7 +281,7 @@ def _incumbents(subject: Subject, present: Table | None) -> dict[TokenClass, str
     return {tokens: name for tokens, name in found.items() if name is not None}
 
 
-def merged(present: Table | None, new: Table) -> Table:
+def merged(present: TunedTable | None, new: TunedTable) -> TunedTable:
     """The new table, with the present one's entries for what was not measured this time; tables
     for other bits than this one's are left behind."""
     if present is None or present.any_bits != new.any_bits:
@@ -289,4 +289,4 @@ def merged(present: Table | None, new: Table) -> Table:
     known = {entry.key for entry in new.entries}
     kept = [entry for entry in present.entries if entry.key not in known]
     entries = sorted((*kept, *new.entries), key=lambda entry: entry.key)
-    return Table(new.cpu, new.build, tuple(entries), new.any_bits, new.made)
+    return TunedTable(new.cpu, new.build, tuple(entries), new.any_bits, new.made)

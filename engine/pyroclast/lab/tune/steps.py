@@ -23,7 +23,7 @@ from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.program import Call, Program, make_executor
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.tables import shape_class
-from pyroclast_kernels.timeline import TracedRun, Tracer
+from pyroclast_kernels.timeline import TimelineRecorder, TimelineRun
 
 Array = NDArray[Any]
 PREFILL_TOKENS = 64  # of a prefill step: several tiles of every product
@@ -108,17 +108,17 @@ def bind(op: str, format: str, name: str) -> tuple[Kernel | None, str]:
     return Kernel(op, format, name, address=bound), ""
 
 
-def traced(programs: Sequence[Program], n_rounds: int) -> list[list[TracedRun]]:
+def traced(programs: Sequence[Program], n_rounds: int) -> list[list[TimelineRun]]:
     """Runs the programs in turn, n_rounds times, every other time in reverse; the runs of each."""
-    with Tracer(programs, n_rounds * len(programs)) as tracer:
+    with TimelineRecorder(programs, n_rounds * len(programs)) as recorder:
         for i in range(n_rounds):
             for program in programs if i % 2 == 0 else programs[::-1]:
                 program.run()
-    runs = tracer.runs()
+    runs = recorder.runs()
     return [[run for run in runs if run.program is program] for program in programs]
 
 
-def busy_ns(runs: Sequence[TracedRun]) -> Array:
+def busy_ns(runs: Sequence[TimelineRun]) -> Array:
     """Nanoseconds that the parts of each call took together, each part at its fastest: with other
     processes on the machine a thread loses its core in a third of the long parts, but hardly in
     the same part of each of four runs."""

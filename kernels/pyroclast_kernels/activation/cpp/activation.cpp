@@ -1,11 +1,11 @@
 // quantize: float32 activations to 8-bit blocks of 32.
-// swiglu: out[t, i] = silu(gate[t, i]) * up[t, i], silu(g) = g / (1 + exp(-g)); float32, and
-// quantized for the product that follows.  In both, items are blocks of 32 columns of a token, so
-// that one token's work can be shared by several threads.
+// glu: out[t, i] = f(gate[t, i]) * up[t, i], f one of gate.h; float32, and quantized for the
+// product that follows.  In both, items are blocks of 32 columns of a token, so that one token's
+// work can be shared by several threads.
 #include <algorithm>
 
+#include "gate.h"
 #include "quantize.h"
-#include "silu.h"
 
 namespace {
 
@@ -24,16 +24,17 @@ void quantize(const void *args, int part, int n_parts) {
   quantize_row(a.x + 32 * mine.begin, 32 * (mine.end - mine.begin), a.out_q8 + mine.begin);
 }
 
-struct SwigluArgs {
+struct GluArgs {
   const int64_t *n_tokens;
   const float *gate_up;
   float *out;
   Q8Block *out_q8;
   int64_t d_ff;
+  int64_t activation;
 };
 
-void swiglu(const void *args, int part, int n_parts) {
-  const SwigluArgs &a = *static_cast<const SwigluArgs *>(args);
+void glu(const void *args, int part, int n_parts) {
+  const GluArgs &a = *static_cast<const GluArgs *>(args);
   const int64_t blocks = (a.d_ff + 31) / 32;
   const Range mine = split(*a.n_tokens * blocks, part, n_parts);
   for (int64_t item = mine.begin; item < mine.end;) {
@@ -44,13 +45,13 @@ void swiglu(const void *args, int part, int n_parts) {
     alignas(64) float y[kRun];
     float *out = a.out ? a.out + t * a.d_ff + column : y;
     for (int64_t i = 0; i < n; i += kLanes)
-      store_n(out + i, silu(load_n(gate + i, n - i)) * load_n(up + i, n - i), n - i);
+      store_n(out + i, gated(a.activation, load_n(gate + i, n - i), load_n(up + i, n - i)), n - i);
     if (a.out_q8) quantize_row(out, n, a.out_q8 + t * blocks + block);
     item += n_blocks;
   }
 }
 
 PYRO_KERNEL("quantize.f32", quantize);
-PYRO_KERNEL("swiglu.f32", swiglu);
+PYRO_KERNEL("glu.f32", glu);
 
 }  // namespace

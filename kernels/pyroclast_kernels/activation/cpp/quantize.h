@@ -1,4 +1,4 @@
-// Activations to 8 bits, 32 at a time: the epilogue of norm, swiglu and attention.
+// Activations to 8 bits, 32 at a time: the epilogue of norm, glu and attention.
 #pragma once
 
 #include <cfloat>

@@ -1,6 +1,6 @@
-"""quantize and swiglu, compiled by Cython: see kernels.pyx."""
+"""quantize and glu, compiled by Cython: see kernels.pyx."""
 
 from pyroclast_kernels.cython import modules as cython_modules
 
 cython_modules.register("quantize")
-cython_modules.register("swiglu")
+cython_modules.register("glu")

@@ -1,6 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # Element-wise functions that GCC vectorizes inside a loop over lanes, and the quantization of
-# activations to 8 bits: the epilogue of norm, swiglu and attention.
+# activations to 8 bits: the epilogue of norm, glu and attention.
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, NAN, fmaf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t
@@ -56,6 +56,33 @@ cdef inline float exp_lane(float x) noexcept nogil:
     cdef int32_t whole = <int32_t>choose(n == n, n, zero), half = whole >> 1
     cdef float y = p * two_to_the(half) * two_to_the(whole - half)
     return choose(x < lo, zero, choose(x > hi, infinity, y))
+
+
+cdef inline float silu_lane(float g) noexcept nogil:
+    cdef float one = 1
+    return g / (one + exp_lane(-g))
+
+
+cdef inline float gelu_tanh_lane(float g) noexcept nogil:
+    """g (1 + tanh u) / 2 as g / (1 + e^-2u): see activation/cpp/gate.h, also for the error."""
+    cdef float one = 1, slope = fmaf(g * g, -0.0713548162726, -1.59576912161)
+    return g / (one + exp_lane(g * slope))
+
+
+cdef inline float gelu_lane(float g) noexcept nogil:
+    """g erfc(-g / sqrt 2) / 2; the polynomial of activation/cpp/gate.h, and its error."""
+    cdef float one = 1, half = 0.5, zero = 0
+    cdef float y = choose(g < zero, -g, g), t = one / fmaf(y, 0.35, one)
+    cdef float p = fmaf(-0.029115023, t, 0.143818453)
+    p = fmaf(p, t, -0.255391061)
+    p = fmaf(p, t, 0.158796638)
+    p = fmaf(p, t, -0.0228434708)
+    p = fmaf(p, t, 0.105392166)
+    p = fmaf(p, t, 0.119863085)
+    p = fmaf(p, t, 0.13985756)
+    p = fmaf(p, t, 0.13962166)
+    cdef float tail = exp_lane(-half * (y * y)) * (t * p)
+    return g * choose(g < zero, tail, one - tail)
 
 
 cdef inline float sum_lanes(float *x) noexcept nogil:

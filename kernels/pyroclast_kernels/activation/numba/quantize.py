@@ -1,4 +1,4 @@
-"""Activations to 8 bits, 32 at a time, in Numba: the epilogue of norm, swiglu and attention."""
+"""Activations to 8 bits, 32 at a time, in Numba: the epilogue of norm, glu and attention."""
 
 from __future__ import annotations
 

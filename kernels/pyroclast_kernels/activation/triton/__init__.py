@@ -1,4 +1,4 @@
-"""quantize and swiglu in Triton: see kernels.py."""
+"""quantize and glu in Triton: see kernels.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def quantize(_format: str) -> Launch:
     return launch_quantize
 
 
-@get_op("swiglu").gpu_variant("triton")
-def swiglu(_format: str) -> Launch:
-    """silu(gate) * up, quantized as well where that is asked for."""
-    from pyroclast_kernels.activation.triton.kernels import launch_swiglu
+@get_op("glu").gpu_variant("triton")
+def glu(_format: str) -> Launch:
+    """f(gate) * up, quantized as well where that is asked for."""
+    from pyroclast_kernels.activation.triton.kernels import launch_glu
 
-    return launch_swiglu
+    return launch_glu

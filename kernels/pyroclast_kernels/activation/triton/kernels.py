@@ -1,11 +1,11 @@
-"""quantize and swiglu in Triton: a program per token and 1024 columns, 32 blocks of 32.
+"""quantize and glu in Triton: a program per token and 1024 columns, 32 blocks of 32.
 
-Both are bound by memory: of each column quantize reads 4 bytes and writes 2, swiglu reads 8 and
+Both are bound by memory: of each column quantize reads 4 bytes and writes 2, glu reads 8 and
 writes 4 in float32, 2 in bfloat16 or in blocks.  A thread holds 8 columns.  No sum runs across
 blocks, so how columns are cut into programs changes no bit.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def _quantize(n_tokens, x, out_q8, n_cols):
 
 
 @triton.jit
-def _swiglu(n_tokens, gate_up, out, out_q8, d_ff):
+def _glu(n_tokens, gate_up, out, out_q8, d_ff, activation: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
@@ -47,7 +47,7 @@ def _swiglu(n_tokens, gate_up, out, out_q8, d_ff):
     row = gate_up + token * 2 * d_ff + column
     gate = tl.load(row, column < d_ff, 0.0).to(tl.float32)
     up = tl.load(row + d_ff, column < d_ff, 0.0).to(tl.float32)
-    y = gated(gate, up)
+    y = gated(gate, up, activation)
     if out is not None:
         tl.store(out + token * d_ff + column, y.to(out.dtype.element_ty), column < d_ff)
     if out_q8 is not None:
@@ -66,14 +66,15 @@ def launch_quantize(
     _quantize[_grid(limits, n_cols)](n_tokens, x, out_q8, n_cols, num_warps=_N_WARPS)
 
 
-def launch_swiglu(
+def launch_glu(
     limits: Limits,
     n_tokens: torch.Tensor,
     gate_up: torch.Tensor,
     out: torch.Tensor | None,
     out_q8: torch.Tensor | None,
     d_ff: int,
+    activation: int,
 ) -> None:
-    """reference.swiglu of tensors; gate_up and out float32 or bfloat16."""
+    """reference.glu of tensors; gate_up and out float32 or bfloat16."""
     grid = _grid(limits, d_ff)
-    _swiglu[grid](n_tokens, gate_up, out, out_q8, d_ff, num_warps=_N_WARPS)
+    _glu[grid](n_tokens, gate_up, out, out_q8, d_ff, activation, num_warps=_N_WARPS)

@@ -1,4 +1,4 @@
-"""Activations to 8 bits, 32 at a time, in Triton: what norm, swiglu, attention and quantize end in.
+"""Activations to 8 bits, 32 at a time, in Triton: what norm, glu, attention and quantize end in.
 
 The values, scales and sums of activations.quantize, bit for bit: divisions are rounded correctly,
 and nothing here can be contracted to a fused multiply-add.

@@ -1,12 +1,12 @@
-// gate_up: the first half of a SwiGLU feed-forward in one pass, out = silu(gate) * up where gate
-// and up are the products of the upper and the lower half of a block-quantized weight with a token.
-// Same bits as matmul and then swiglu; what it saves is the way of both products through memory,
-// and a barrier.  See reference.py for the contract, block_tile.h for the tile.
+// gate_up: the first half of a gated feed-forward in one pass, out = f(gate) * up where gate and up
+// are the products of the upper and the lower half of a block-quantized weight with a token.
+// Same bits as matmul and then glu.  It saves writing and reading both products, and a barrier.
+// See reference.py for the contract, block_tile.h for the tile.
 //
 // Loop order: panel of 32-column blocks of the result whose weights fit L2 -> tile of tokens ->
 // block.  A tile leaves its sums in L1, where the epilogue finds them.
+#include "activation/cpp/gate.h"
 #include "activation/cpp/quantize.h"
-#include "activation/cpp/silu.h"
 #include "block_tile.h"
 
 namespace {
@@ -19,6 +19,7 @@ struct GateUpArgs {
   Q8Block *out_q8;
   int64_t d_ff;
   int64_t n_cols;
+  int64_t activation;
 };
 
 // The sums of M tokens by the gate and the up rows of one group: two groups far apart at once
@@ -50,7 +51,7 @@ void result_block(const GateUpArgs &a, int64_t block, int64_t token, Fetch fetch
     f32x16 acc[M][2];
     gate_and_up<F, M>(a, (block * kBlock + i) / kLanes, x, fetch, acc);
 #pragma GCC unroll 6
-    for (int m = 0; m < M; m++) store(y[m] + i, silu(acc[m][0]) * acc[m][1]);
+    for (int m = 0; m < M; m++) store(y[m] + i, gated(a.activation, acc[m][0], acc[m][1]));
   }
   for (int m = 0; m < M; m++) {
     const int64_t t = token + m;

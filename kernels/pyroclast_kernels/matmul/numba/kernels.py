@@ -1,4 +1,5 @@
-"""matmul in Numba: the idea and the loops of matmul.cpp.  pack is in pack.py.
+"""matmul in Numba: the idea and the loops of matmul.cpp.  Steps of block formats are in blocks.py,
+pack is in pack.py.
 
 16 rows sit in the 16 lanes and an activation is broadcast to all of them.  A row's sum over k has
 one order whatever the number of tokens: blocks of 32 columns from left to right, an exact integer
@@ -11,6 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyroclast_kernels.matmul.numba.blocks import (
+    Q8_BYTES,
+    add_q4_0,
+    add_q4_1,
+    add_q4_k,
+    add_q8_0,
+    block_groups,
+    block_tokens,
+)
 from pyroclast_kernels.matmul.numba.pack import (
     pack_bf16,
     pack_f16,
@@ -26,7 +36,6 @@ from pyroclast_kernels.matmul.numba.packed import (
     Q4_K,
     Q8_0,
     block_group_bytes,
-    find,
     load_bytes,
     load_nibbles,
     value_group_bytes,
@@ -35,7 +44,6 @@ from pyroclast_kernels.numba.math import load_n, split_begin, store_n
 from pyroclast_kernels.numba.simd import (
     MAX_TILE,
     at,
-    dot_bytes,
     each,
     fma,
     inline,
@@ -43,15 +51,11 @@ from pyroclast_kernels.numba.simd import (
     load_f32,
     load_f32x16,
     load_halfx16,
-    load_i32,
     load_i64,
     load_pointer,
-    load_u8x16,
     paste,
     repeat,
     splat,
-    splat_i32,
-    to_float,
 )
 
 __all__ = [
@@ -60,95 +64,8 @@ __all__ = [
 
 # Byte offsets of the argument struct.
 _N_TOKENS, _X, _WEIGHT, _BIAS, _OUT, _N_ROWS, _N_COLS, _OUT_STRIDE, _ACCUMULATE = range(0, 72, 8)
-# A block of activations: scale, sum_scaled, then these, the last with 32 bytes, and two sums.
-_MINUS_8_SUM, _MINUS_128_SUM, _VALUES, _Q8_BYTES = 8, 12, 16, 64
 # As in C++: a panel is read once from memory, then from L2 for each further tile of tokens.
 _PANEL_BYTES = 512 * 1024
-
-
-# ---- block formats: one step adds a block of 32 columns to an accumulator -----------------------
-
-
-@inline
-def _dot(start: Any, q: Any, x: Any) -> Any:
-    """start + the exact products of 16 rows with the 32 values of the activation block x."""
-    s = dot_bytes(start, q[0], load_i32(x, _VALUES))
-    s = dot_bytes(s, q[1], load_i32(x, _VALUES + 4))
-    s = dot_bytes(s, q[2], load_i32(x, _VALUES + 8))
-    s = dot_bytes(s, q[3], load_i32(x, _VALUES + 12))
-    s = dot_bytes(s, q[4], load_i32(x, _VALUES + 16))
-    s = dot_bytes(s, q[5], load_i32(x, _VALUES + 20))
-    s = dot_bytes(s, q[6], load_i32(x, _VALUES + 24))
-    return to_float(dot_bytes(s, q[7], load_i32(x, _VALUES + 28)))
-
-
-@inline
-def _q8_0_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
-    """acc + block x of token m: scale * (sum (w + 128) v - 128 sum v)."""
-    header, block = scales
-    xm = at(x, m * stride)
-    total = _dot(splat_i32(load_i32(xm, _MINUS_128_SUM)), q, xm)
-    return fma(total, load_halfx16(header, 32 * block) * splat(load_f32(xm, 0)), acc)
-
-
-@inline
-def _q4_0_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
-    """The same with weights stored as w + 8."""
-    header, block = scales
-    xm = at(x, m * stride)
-    total = _dot(splat_i32(load_i32(xm, _MINUS_8_SUM)), q, xm)
-    return fma(total, load_halfx16(header, 32 * block) * splat(load_f32(xm, 0)), acc)
-
-
-@inline
-def _q4_1_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
-    """The same with scale * w + minimum."""
-    header, _ = scales
-    xm = at(x, m * stride)
-    total = _dot(splat_i32(0), q, xm)
-    acc = fma(total, load_halfx16(header, 0) * splat(load_f32(xm, 0)), acc)
-    return fma(load_halfx16(header, 32), splat(load_f32(xm, 4)), acc)
-
-
-@inline
-def _q4_k_token(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
-    """The same with d * scale and -dmin * minimum, integers of 6 bits."""
-    header, block = scales
-    xm, small = at(x, m * stride), at(header, 64 + 16 * block)
-    total = _dot(splat_i32(0), q, xm)
-    scale = load_halfx16(header, 0) * load_u8x16(small, 0)
-    minimum = load_halfx16(header, 32) * load_u8x16(small, 128)
-    acc = fma(total, scale * splat(load_f32(xm, 0)), acc)
-    return fma(minimum, splat(-load_f32(xm, 4)), acc)
-
-
-@inline
-def _block_group(g: int, acc: Any, x: Any, size: int, group: Any, b: int, format: Any) -> Any:
-    """acc + block b of x, the only token, for the rows of group g."""
-    layout, load_quants, token_step = format
-    scales, quants = find(at(group, g * size), b, layout)
-    return token_step(0, acc, x, 0, scales, load_quants(quants))
-
-
-@inline
-def _block_tokens(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any:
-    """A tile of tokens against one group of rows."""
-    layout, load_quants, token_step = format
-    n_blocks = n_cols // 32
-    for b in range(n_blocks):
-        scales, quants = find(group, b, layout)
-        shared = (at(x, b * _Q8_BYTES), n_blocks * _Q8_BYTES, scales, load_quants(quants))
-        acc = each(token_step, acc, shared)
-    return acc
-
-
-@inline
-def _block_groups(acc: Any, group: Any, n_cols: int, x: Any, format: Any) -> Any:
-    """One token against as many groups as acc has."""
-    size = block_group_bytes(n_cols, format[0])
-    for b in range(n_cols // 32):
-        acc = each(_block_group, acc, (at(x, b * _Q8_BYTES), size, group, b, format))
-    return acc
 
 
 # ---- plain values: one step adds one column -----------------------------------------------------
@@ -264,7 +181,7 @@ def _matmul(args: Any, part: int, n_parts: int, size: int, kind: Any) -> None:
 def _block_matmul(args: Any, part: int, n_parts: int, format: Any) -> None:
     n_cols = load_i64(args, _N_COLS)
     size = block_group_bytes(n_cols, format[0])
-    kind = (n_cols // 32 * _Q8_BYTES, _block_tokens, _block_groups, format)
+    kind = (n_cols // 32 * Q8_BYTES, block_tokens, block_groups, format)
     _matmul(args, part, n_parts, size, kind)
 
 
@@ -276,19 +193,19 @@ def _value_matmul(args: Any, part: int, n_parts: int, format: Any) -> None:
 
 
 def matmul_q8_0(args: Any, part: int, n_parts: int) -> None:
-    _block_matmul(args, part, n_parts, (Q8_0, load_bytes, _q8_0_token))
+    _block_matmul(args, part, n_parts, (Q8_0, load_bytes, add_q8_0))
 
 
 def matmul_q4_0(args: Any, part: int, n_parts: int) -> None:
-    _block_matmul(args, part, n_parts, (Q4_0, load_nibbles, _q4_0_token))
+    _block_matmul(args, part, n_parts, (Q4_0, load_nibbles, add_q4_0))
 
 
 def matmul_q4_1(args: Any, part: int, n_parts: int) -> None:
-    _block_matmul(args, part, n_parts, (Q4_1, load_nibbles, _q4_1_token))
+    _block_matmul(args, part, n_parts, (Q4_1, load_nibbles, add_q4_1))
 
 
 def matmul_q4_k(args: Any, part: int, n_parts: int) -> None:
-    _block_matmul(args, part, n_parts, (Q4_K, load_nibbles, _q4_k_token))
+    _block_matmul(args, part, n_parts, (Q4_K, load_nibbles, add_q4_k))
 
 
 def matmul_f32(args: Any, part: int, n_parts: int) -> None:

@@ -26,7 +26,7 @@ def matmul(format: str) -> Launch:
 
 @get_op("gate_up").gpu_variant("triton")
 def gate_up(_format: str) -> Launch:
-    """Two products of quantized blocks and their SwiGLU; the weight says which format."""
+    """Two products of quantized blocks and their `glu`; the weight says which format."""
     from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 
     return launch_gate_up

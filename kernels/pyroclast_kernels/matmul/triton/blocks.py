@@ -33,7 +33,7 @@ ENOUGH = 264
 
 
 @dataclass(frozen=True)
-class Tile:
+class BlockTile:
     """Of one program: rows, tokens (1: in registers), and how its loop is compiled."""
 
     rows: int
@@ -43,26 +43,26 @@ class Tile:
     unroll: int = 1
 
 
-def tile_for(limit: int, format: str) -> Tile:
+def tile_for(limit: int, format: str) -> BlockTile:
     """For a step of at most `limit` tokens.  In registers a warp has as many rows as one load of 16
     bytes a thread covers, and takes 1 KiB of each in an iteration; on tensor cores, with more
     tokens, larger tiles read less."""
     fixed = constants(format)
     if triton_device.INTERPRETED:  # a program of which takes milliseconds, whatever its size
-        return Tile(256, 1 if limit <= 1 else 16 if limit <= 16 else 64, 4, unroll=4)
+        return BlockTile(256, 1 if limit <= 1 else 16 if limit <= 16 else 64, 4, unroll=4)
     if limit <= 1:
-        return Tile(16 if fixed["nibbles"] else 8, 1, 4, unroll=4)
+        return BlockTile(16 if fixed["nibbles"] else 8, 1, 4, unroll=4)
     if limit <= 16:
-        return Tile(64, 16, 4, n_stages=6)
+        return BlockTile(64, 16, 4, n_stages=6)
     if limit <= 32:
-        return Tile(64, 32, 4, n_stages=5)
+        return BlockTile(64, 32, 4, n_stages=5)
     # The largest tiles leave no registers for minimums, nor for the sums of two halves.
     if limit <= 64 or fixed["n_halves"] > 1 or fixed["part_columns"] < BLOCK:
-        return Tile(64, 64, 8, n_stages=4)
-    return Tile(128, 64, 16, n_stages=4)
+        return BlockTile(64, 64, 8, n_stages=4)
+    return BlockTile(128, 64, 16, n_stages=4)
 
 
-def other_tiles(tile: Tile) -> list[Tile]:
+def other_tiles(tile: BlockTile) -> list[BlockTile]:
     """What else a product of few tokens may take for that tile of its own."""
     if tile.tokens > 1:
         some = {"n_stages": max(2, tile.n_stages // 2)}, {"n_stages": tile.n_stages + 2}

@@ -1,7 +1,7 @@
-"""gate_up: two products of block-quantized weights and their SwiGLU in one kernel.
+"""gate_up: two products of block-quantized weights and their gated linear unit in one kernel.
 
-The sums, to the bit, of matmul (blocks.py) and the gate of swiglu; what is saved is the way
-of both products through memory, and two launches.  A program has 32 rows of the gate, or 64, and
+The sums, to the bit, of matmul (blocks.py) and the result of glu; this saves writing and reading
+both products, and two launches.  A program has 32 rows of the gate, or 64, and
 the same ones of up, hence whole blocks of the result: it can quantize them itself.
 """
 
@@ -24,7 +24,7 @@ from pyroclast_kernels.matmul.triton.block_parts import (
 )
 from pyroclast_kernels.matmul.triton.block_rows import MOST_REGISTERS, rows_of
 from pyroclast_kernels.matmul.triton.block_tiles import tiles_of
-from pyroclast_kernels.matmul.triton.blocks import Tile, other_tiles, tile_for
+from pyroclast_kernels.matmul.triton.blocks import BlockTile, other_tiles, tile_for
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.choices import Product, choose, tokens_of
@@ -56,7 +56,8 @@ def _one_token(
     n_tokens, x_words, x_floats, codes, halves, small, out, out_q8, sums, normed, d_ff, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr,
     part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
-    n_offsets: tl.constexpr, nibbles: tl.constexpr, norm_blocks: tl.constexpr,
+    n_offsets: tl.constexpr, nibbles: tl.constexpr, activation: tl.constexpr,
+    norm_blocks: tl.constexpr,
 ):  # fmt: skip
     if tl.load(n_tokens) < 1:
         return
@@ -76,7 +77,7 @@ def _one_token(
         tl.store(sums + i * rows + tl.arange(0, rows), y)
     tl.debug_barrier()  # from here on all threads see all 64 sums
     i = tl.arange(0, 32)
-    y = gated(tl.load(sums + i), tl.load(sums + 32 + i))[None, :]
+    y = gated(tl.load(sums + i), tl.load(sums + 32 + i), activation)[None, :]
     token = tl.zeros((1,), tl.int64)
     _store(y, out, out_q8, token, token == 0, first + tl.zeros((1,), tl.int32), d_ff)
 
@@ -86,7 +87,7 @@ def _tokens(
     n_tokens, x, x_words, x_floats, codes, halves, small, out, out_q8, d_ff, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, tokens: tl.constexpr,
     part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
-    n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    n_offsets: tl.constexpr, nibbles: tl.constexpr, activation: tl.constexpr,
 ):  # fmt: skip
     count = tl.load(n_tokens)
     if tl.program_id(1) * tokens >= count:
@@ -105,16 +106,16 @@ def _tokens(
     pairs = tl.permute(tl.reshape(y, (2, half, tokens)), (2, 1, 0))
     gate, up = tl.split(pairs)  # (tokens, half)
     column = first + tl.arange(0, half // 32) * 32
-    _store(gated(gate, up), out, out_q8, token, has_token, column, d_ff)
+    _store(gated(gate, up, activation), out, out_q8, token, has_token, column, d_ff)
 
 
-def _tile_for(limit: int, format: str) -> Tile:
+def _tile_for(limit: int, format: str) -> BlockTile:
     """As for matmul; a program with one token takes all its 64 rows in a few goes."""
     tile = tile_for(limit, format)
     if tile.tokens > 1:
         return tile
     rows = 32 if triton_device.INTERPRETED else 2 * tile.rows
-    return Tile(rows, 1, 2 * tile.n_warps, unroll=tile.unroll)
+    return BlockTile(rows, 1, 2 * tile.n_warps, unroll=tile.unroll)
 
 
 def launch_gate_up(
@@ -127,6 +128,7 @@ def launch_gate_up(
     out_q8: torch.Tensor | None,
     d_ff: int,
     n_cols: int,
+    activation: int,
     normed: Normed | None = None,
 ) -> None:
     """reference.gate_up of tensors; out float32 or bfloat16.  normed: as launch_blocks."""
@@ -143,6 +145,7 @@ def launch_gate_up(
         "n_runs": n_runs,
         "run_steps": run_steps,
         "rows": tile.rows,
+        "activation": activation,
         "num_warps": tile.n_warps,
         **constants(weight.format),
     }

@@ -45,7 +45,7 @@ _INTERPRETED_DEPTH = 256
 
 
 @dataclass(frozen=True)
-class Tile:
+class ValueTile:
     """m rows by n tokens, k columns to a stage; `rows` of a result: of each part's share of the m
     rows, so many are used."""
 
@@ -71,7 +71,7 @@ def architecture() -> int:
 def tile_of(
     format: str, x_bytes: int, n_rows: int, n_tokens: int, stacked: bool, parts: int = 1,
     whole: bool = False,
-) -> Tile:  # fmt: skip
+) -> ValueTile:  # fmt: skip
     """The tile for up to n_tokens tokens, whose values take x_bytes each, and n_rows rows of each
     part of a weight.  stacked: rows that are not all of a tile's must divide n_rows.  whole: all of
     a tile's rows are used."""
@@ -95,7 +95,7 @@ def tile_of(
     side_by_side = 2 if m * n <= _SMALL and n_tiles > _N_PROCESSORS else 1
     n_stages = shared // side_by_side // stage_bytes(m, n)
     n_stages = max(2, min(_MOST_STAGES, n_stages))
-    return Tile(rows, m, n, k, 8 if m * n > _SMALL else 4, n_stages)
+    return ValueTile(rows, m, n, k, 8 if m * n > _SMALL else 4, n_stages)
 
 
 def _rows_of_few(n_rows: int, n: int, stacked: bool, parts: int) -> int:
@@ -123,7 +123,9 @@ def _shape_of_many(
     return min(shapes, key=cost)
 
 
-def other_tiles(tile: Tile, n_rows: int, parts: int, stacked: bool, whole: bool) -> list[Tile]:
+def other_tiles(
+    tile: ValueTile, n_rows: int, parts: int, stacked: bool, whole: bool
+) -> list[ValueTile]:
     """What else a product of few tokens may take for that tile of its own: other shares of rows,
     more or less under way, stages half as deep."""
     most = tile.m // parts

@@ -29,7 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from pyroclast_kernels.activation.triton.gate import gated
 from pyroclast_kernels.activation.triton.quantize import store_quantized
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.matmul.triton.tiles import Tile, architecture, other_tiles, tile_of
+from pyroclast_kernels.matmul.triton.tiles import ValueTile, architecture, other_tiles, tile_of
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.choices import Product, choose, tokens_of
@@ -114,10 +114,10 @@ def _product(
     n_row_tiles, n_token_tiles, n_cols: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     block_k: tl.constexpr, most_high: tl.constexpr, accumulate: tl.constexpr, dot: tl.constexpr,
     precision: tl.constexpr, tma: tl.constexpr, x_tma: tl.constexpr, parts: tl.constexpr,
-    norm_blocks: tl.constexpr,
+    activation: tl.constexpr, norm_blocks: tl.constexpr,
 ):  # fmt: skip
     """One tile: `parts` times block_m / parts rows, of which the first 8 * row_octets are its own,
-    by block_n tokens.  Part 1 are rows n_rows further on, and the result is the parts' SwiGLU.
+    by block_n tokens.  Part 1 are rows n_rows further on, and the result is the parts' `glu`.
     tma, x_tma: weight, x are tensor descriptors, else pointers."""
     rows = row_octets * 8  # a multiple of 8 as the compiler sees it: stores of 16 bytes
     n_used = tl.load(n_tokens)
@@ -137,7 +137,7 @@ def _product(
     if parts == 2:
         pairs = tl.permute(tl.reshape(y, (2, block_m // 2, block_n)), (2, 1, 0))
         gate, up = tl.split(pairs)
-        y = gated(gate, up)
+        y = gated(gate, up, activation)
     else:
         y = tl.trans(y)
     _store(
@@ -177,18 +177,19 @@ def launch_gated(
     out_q8: torch.Tensor | None,
     d_ff: int,
     n_cols: int,
+    activation: int,
     normed: Normed | None = None,
 ) -> None:
-    """matmul, then swiglu, in one kernel and to the same bits: launch_values of a weight of
-    2 * d_ff rows, and reference.swiglu of its result."""
+    """matmul, then glu, in one kernel and to the same bits: launch_values of a weight of
+    2 * d_ff rows, and reference.glu of its result."""
     _check(limits, x, weight, 2 * d_ff, n_cols, 2 * d_ff)
     results = {"bias": None, "out": out, "out_q8": out_q8, "accumulate": False}
-    _launch(limits, n_tokens, x, weight, d_ff, d_ff, normed, results, parts=2)
+    _launch(limits, n_tokens, x, weight, d_ff, d_ff, normed, results, 2, activation)
 
 
 def _launch(
     limits: Limits, n_tokens: Any, x: Any, weight: DeviceWeight, n_rows: int, out_stride: int,
-    normed: Normed | None, results: dict[str, Any], parts: int = 1,
+    normed: Normed | None, results: dict[str, Any], parts: int = 1, activation: int = 0,
 ) -> None:  # fmt: skip
     """n_rows: of the result."""
     if limits.n_tokens < 1:
@@ -233,6 +234,7 @@ def _launch(
         tma=by_tma,
         x_tma=x_by_tma,
         parts=parts,
+        activation=activation,
         norm_blocks=n_blocks_of(n_cols) if normed else 0,
         num_warps=tile.n_warps,
         num_stages=tile.n_stages,
@@ -248,13 +250,13 @@ def _takes_tma(x: torch.Tensor, weight: DeviceWeight) -> bool:
     return all(n_bytes % _ALIGNED_BYTES == 0 for n_bytes in begins + strides)
 
 
-def _tokens_of(limits: Limits, x: torch.Tensor, tile: Tile) -> Any:
+def _tokens_of(limits: Limits, x: torch.Tensor, tile: ValueTile) -> Any:
     """What the copy engine is told of x: shape, strides, and its tiles."""
     shape = [min(limits.n_tokens, x.shape[0]), x.shape[1]]
     return TensorDescriptor(x, shape, [x.stride(0), 1], [tile.n, tile.k])
 
 
-def _rows_of(weight: DeviceWeight, tile: Tile, parts: int) -> Any:
+def _rows_of(weight: DeviceWeight, tile: ValueTile, parts: int) -> Any:
     """The same of the weight: parts, each a stack of matrices of the tile's rows or one matrix."""
     n_rows, n_cols, part_m = weight.n_rows // parts, weight.n_cols, tile.m // parts
     high, rows = (n_rows // tile.rows, tile.rows) if tile.rows < part_m else (1, n_rows)

@@ -1,0 +1,61 @@
+"""Files of tuned tables: a JSON object of a kind and a schema, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyroclast_kernels.errors import KernelError
+
+_MAX_BYTES = 4 << 20  # far more than a table of every op, format and class has
+
+
+class TableError(KernelError):
+    """A file that is no table for this machine and build; the message says why."""
+
+
+def read_file(path: Path, kind: str, schema: int, **wanted: str) -> dict[str, Any]:
+    """The JSON object in a file of that kind and schema, with these values; TableError if it is
+    another one."""
+    try:
+        status = path.stat()  # before it is opened: opening a pipe would wait
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise TableError(f"it is no file of at most {_MAX_BYTES} bytes")
+        with path.open("rb") as file:
+            raw = json.loads(file.read(_MAX_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise TableError(f"it cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"it is cut or no JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("kind") != kind:
+        raise TableError(f'it has no "kind": "{kind}"')
+    if raw.get("schema") != schema:
+        raise TableError(f"its schema is {raw.get('schema')!r}, this version reads {schema}")
+    for name, value in wanted.items():
+        if raw.get(name) != value:
+            raise TableError(f"its {name} is {raw.get(name)!r}, this one's is {value!r}")
+    return raw
+
+
+def write_file(path: Path, raw: Mapping[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all; KernelError if that fails."""
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".table-", suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(raw, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(part).replace(path)
+    except OSError as error:
+        Path(part).unlink(missing_ok=True) if part else None
+        raise KernelError(
+            f"the table cannot be written to {path}: {error.strerror}; "
+            "set XDG_CACHE_HOME to a directory that can be written"
+        ) from error
