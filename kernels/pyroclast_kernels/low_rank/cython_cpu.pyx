@@ -36,33 +36,34 @@ cdef struct LowRankArgs:
 cdef inline float dot(const float *a, const float *b, int64_t n) noexcept nogil:
     """The sum of a[i] * b[i] in 16 lanes, folded by one fixed tree."""
     cdef float lanes[LANES]
-    cdef int64_t i
-    cdef int lane
+    cdef int64_t i = 0, lane
     for lane in range(LANES):
         lanes[lane] = 0
-    for i in range(0, n - n % LANES, LANES):
+    while i + LANES <= n:
         for lane in range(LANES):
             lanes[lane] = fmaf(a[i + lane], b[i + lane], lanes[lane])
-    for i in range(n - n % LANES, n):
-        lanes[i % LANES] = fmaf(a[i], b[i], lanes[i % LANES])
+        i += LANES
+    for lane in range(n - i):
+        lanes[lane] = fmaf(a[i + lane], b[i + lane], lanes[lane])
     return sum_lanes(lanes)
 
 
 cdef void add_rows(
     const LowRankArgs *a, int64_t token, int64_t adapter, int64_t first_row, int64_t end_row
 ) noexcept nogil:
-    cdef int64_t rank = a.ranks[adapter], first, n, r, row
+    cdef int64_t rank = a.ranks[adapter], first = 0, n, r, row
     cdef const float *x = a.x + token * a.n_cols
     cdef const float *lora_a = a.lora_a + adapter * a.max_rank * a.n_cols
     cdef const float *lora_b = a.lora_b + adapter * a.n_rows * a.max_rank
     cdef float *out = a.out + token * a.out_stride
     cdef float projected[RANKS]
-    for first in range(0, rank, RANKS):
+    while first < rank:
         n = min(<int64_t>RANKS, rank - first)
         for r in range(n):
             projected[r] = a.scales[adapter] * dot(x, lora_a + (first + r) * a.n_cols, a.n_cols)
         for row in range(first_row, end_row):
             out[row] += dot(lora_b + row * a.max_rank + first, projected, n)
+        first += n
 
 
 cdef void low_rank(const void *args, int part, int n_parts) noexcept nogil:
