@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.model.adapters import Adapters
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
@@ -47,7 +48,9 @@ class Decoder:
         self.kv_dtype = kv_dtype
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
-        self.work = Workspace(config, weights, batch, max_splits, memory)
+        adapts = extras.adapters is not None
+        self.work = Workspace(config, weights, batch, max_splits, memory, keeps_values=adapts)
+        self.adapters = Adapters(extras.adapters, config, batch, memory)
         self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
 
     def record_step(self, ops: Recorder) -> None:
@@ -77,7 +80,7 @@ class Decoder:
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
             self._attention_block(ops, i, spec, layer, buffers)
-            self._ffn_block(ops, spec, layer, buffers)
+            self._ffn_block(ops, i, spec, layer, buffers)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
         head_norm, rows = config.output_norm, batch.logit_rows
@@ -92,6 +95,7 @@ class Decoder:
         self._norm(ops, layer.attn_norm, spec.norm, buffers.attn_in)
         for product in layer.qkv:
             self._product(ops, buffers.attn_in, product, buffers.qkv)
+        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, buffers.qkv)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
             ops.call(
@@ -103,6 +107,7 @@ class Decoder:
             )
         for product in layer.wo:
             self._product(ops, buffers.attn_out, product, self.work.x, accumulate=True)
+        self.adapters.record(ops, i, ("wo",), buffers.attn_out, self.work.x)
 
     def _attend(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
@@ -149,13 +154,15 @@ class Decoder:
         )
 
     def _ffn_block(
-        self, ops: Recorder, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
+        self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
         """x += w_down @ (activation(gate) * up), gate and up being products of norm(x)."""
         self._norm(ops, layer.ffn_norm, spec.norm, buffers.ffn_in)
-        if not self._fused_gate_up(ops, spec.ffn, layer, buffers):
+        adapts = self.adapters.change("w_gate", "w_up")
+        if adapts or not self._fused_gate_up(ops, spec.ffn, layer, buffers):
             for product in layer.gate_up:
                 self._product(ops, buffers.ffn_in, product, buffers.gate_up)
+            self.adapters.record(ops, i, ("w_gate", "w_up"), buffers.ffn_in, buffers.gate_up)
             ops.call(
                 "glu",
                 n_tokens=self.batch.n_tokens_at,
@@ -167,6 +174,7 @@ class Decoder:
             )
         for product in layer.w_down:
             self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)
+        self.adapters.record(ops, i, ("w_down",), buffers.ffn_out, self.work.x)
 
     def _fused_gate_up(
         self, ops: Recorder, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers

@@ -30,7 +30,7 @@ def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) 
     matrices = {t.format for t in checkpoint.tensors.values() if len(t.shape) == 2}
     with devices.kernel_errors():
         selection = Selection(options.kernels, on_gpu=True)
-        for op in _OPS:
+        for op in (*_OPS, *options.extras.ops):
             selection.variant(op)
         for format in sorted({"f32"} if options.compute == "float32" else matrices):
             _check_format(selection, "matmul", format, "weights in")

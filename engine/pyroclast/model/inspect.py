@@ -36,13 +36,15 @@ def inspect_step(
     attention: bool = True,
     logits: bool = False,
     blocks: Sequence[int] | None = None,
+    adapter: int | None = None,
 ) -> Inspection:
     """Runs token_ids as one sequence, in chunks of max_batch_tokens, and says what happened inside.
 
     layers and positions choose what is kept; None keeps all.  attention=False leaves out the
     probabilities, logits=True adds the logits after each layer.  `blocks` are cache blocks that
     nobody owns; None takes the first ones, so the model must be idle.  They and model.logits are
-    overwritten, model.batch is left as it was, and no step may run meanwhile.
+    overwritten, model.batch is left as it was, and no step may run meanwhile.  adapter is the slot
+    of model.adapters that the sequence uses.
 
     Raises KernelError on a GPU, RequestError and ContextOverflowError for what cannot be run,
     MemoryBudgetError where the result would exceed MAX_BYTES.
@@ -59,10 +61,11 @@ def inspect_step(
     positions = _chosen("positions", positions, n_tokens)
     table = _table(model, blocks, n_tokens)
     reader = StepReader(model, program.calls, n_tokens, layers, positions, attention, logits)
-    with _borrowed(model.batch) as batch:
+    with _borrowed(model) as batch:
         for first in range(0, n_tokens, model.max_batch_tokens):
             chunk = token_ids[first : first + model.max_batch_tokens]
             _fill(batch, chunk, first, table)
+            model.adapters.assign([adapter])
             reader.read(first, len(chunk))
     return Inspection(positions, reader.embedding, reader.layers)
 
@@ -71,10 +74,12 @@ def inspect_step(
 
 
 @contextmanager
-def _borrowed(batch: Batch) -> Iterator[Batch]:
+def _borrowed(model: Model) -> Iterator[Batch]:
     """Puts back what the batch held: the engine rewrites only what changes between its steps."""
+    batch = model.batch
     names = ("counts", "token_ids", "positions", "seq_index", "seq_starts", "logit_rows")
-    arrays = [getattr(batch, name) for name in names] + [batch.block_tables[0]]
+    arrays = [getattr(batch, name) for name in names]
+    arrays += [batch.block_tables[0], *model.adapters.assigned]
     saved = [array.copy() for array in arrays]
     try:
         yield batch

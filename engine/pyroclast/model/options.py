@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyroclast.errors import KernelError, RequestError
+from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.device import MAX_BATCH_TOKENS
 from pyroclast.model.extras import StepExtras
 from pyroclast.model.hidden import HiddenLayer
@@ -24,6 +25,7 @@ class LoadOptions:
     offers; a number asks for the CPU.  max_batch_tokens None: what suits the device.  max_logits
     None: every sequence's, or more for scoring.  n_blocks None: several full contexts, within the
     memory there is.  hidden_layers: states that every step keeps, which Model.hidden reads.
+    adapters: room for low-rank additions, which Model.adapters fills.
     """
 
     kernels: str | None = None
@@ -35,6 +37,7 @@ class LoadOptions:
     max_logits: int | None = None
     n_blocks: int | None = None
     hidden_layers: tuple[HiddenLayer, ...] = ()
+    adapters: AdapterSlots | None = None
 
     def check(self) -> None:
         """KernelError or RequestError for a value that cannot be."""
@@ -51,7 +54,7 @@ class LoadOptions:
     @property
     def extras(self) -> StepExtras:
         """What a step does beside the logits."""
-        return StepExtras(self.hidden_layers)
+        return StepExtras(self.hidden_layers, self.adapters)
 
     def limits(self, device: str) -> dict[str, int]:
         """Tokens, sequences and rows of logits of one step."""
