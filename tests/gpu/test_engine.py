@@ -16,6 +16,8 @@ from pyroclast import LLM, NumericalError, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
 from pyroclast.families.registry import FAMILIES
+from pyroclast.model.adapters import AdapterSlots
+from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model
 from pyroclast.model.options import LoadOptions
 from pyroclast.model.plan import plan
@@ -163,6 +165,59 @@ def test_stored_formats_are_near_the_cpu_and_decode_to_the_same_bits(
     np.testing.assert_array_equal(np.concatenate(decoded), got[[5, 0]])
 
 
+def test_hidden_rows_equal_the_cpu_s(folder: Path) -> None:
+    """In a step that reads a prompt, and in one that decodes; and memory is planned for them."""
+    options: dict[str, Any] = {"compute": "float32", "hidden_layers": (0, "final"), "n_blocks": 16}
+    models = [load(write(folder, "F32"), device=name, **options) for name in ("cpu", "cuda")]
+    for span in ((0, 0, TOKENS[:6]), (0, 6, TOKENS[6:7])):
+        want, got = (step(model, [span]) and model.hidden for model in models)
+        n = len(span[2])
+        bound = 2e-5 * float(np.abs(want[:, :n]).max())
+        np.testing.assert_allclose(got[:, :n], want[:, :n], atol=bound, rtol=0)
+    sizes = {"max_batch_tokens": 16, "max_seqs": 8, "max_logits": 16, "n_blocks": 5}
+    with open_checkpoint(write(folder, "F32")) as checkpoint:
+        plain, more = (
+            plan(checkpoint, "cuda", LoadOptions(**sizes, hidden_layers=layers)).n_bytes["a step"]
+            for layers in ((), (0, "final"))
+        )
+    assert more - plain == 2 * 16 * CONFIG.d_model * 4
+
+
+@pytest.mark.parametrize("quant", ["F32", "Q8_0", "BF16"])
+def test_adapters_equal_the_cpu_s(folder: Path, quant: str) -> None:
+    """In a step that reads prompts and in one that decodes; without one a sequence has the bits of
+    a model without slots, and an adapter that is loaded later is sent."""
+    path, rng = write(folder, quant), np.random.default_rng(3)
+    options: dict[str, Any] = {"max_batch_tokens": 16, "max_logits": 16, "n_blocks": 16}
+    options["compute"] = "float32" if quant == "F32" else "auto"
+    models = [
+        load(path, device=device, adapters=AdapterSlots(2, 3), **options)
+        for device in ("cpu", "cuda")
+    ]
+    plain = logits_of(load(path, device="cuda", **options), TOKENS[:6])
+    bound = 2e-5 if quant == "F32" else 0.1
+    for seed in (0, 1):
+        shapes = {"layers.0.wv": (32, 64), "layers.0.w_up": (64, 64), "layers.0.wo": (64, 64)}
+        tensors = {
+            name: (rng.standard_normal((2, n_cols)) / 8, rng.standard_normal((n_rows, 2)))
+            for name, (n_rows, n_cols) in shapes.items()
+        }
+        found = []
+        for model in models:
+            model.adapters.set(1, tensors, 0.5 + seed)
+            step(model, spans := [(0, 0, TOKENS[:6]), (1, 0, TOKENS[:6])])
+            model.adapters.assign([1, None])
+            found.append(step(model, spans))
+            step(model, [(0, 6, TOKENS[6:7])])
+            model.adapters.assign([1])
+            found[-1] += step(model, [(0, 6, TOKENS[6:7])])
+        want, got = found
+        assert np.abs(want[0] - want[1]).max() > 0.1
+        np.testing.assert_array_equal(got[1], plain)
+        for ours, theirs in zip(got, want, strict=True):
+            assert np.abs(ours - theirs).max() <= bound * np.abs(theirs).max()
+
+
 def test_layers_that_differ_equal_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths, windows and rotary tables by layer; a decoding step gives the bits of the whole."""
     monkeypatch.setitem(FAMILIES, made_up.FAMILY.name, made_up.FAMILY)
@@ -252,6 +307,12 @@ def test_profile_names_every_call_and_close_frees(folder: Path) -> None:
             use()
 
 
+def test_inspection_is_refused(gpu: LLM) -> None:
+    assert isinstance(gpu.model, Model)
+    with pytest.raises(KernelError, match=r'on the CPU only.*device="cpu"'):
+        inspect_step(gpu.model, TOKENS)
+
+
 def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +322,13 @@ def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
         KernelError, match=r"norm=numpy runs on the CPU; on the GPU there are triton"
     ):
         load(path, kernels="norm=numpy", **options)
+    extras: dict[str, dict[str, Any]] = {
+        "gather_rows": {"hidden_layers": (0,)},
+        "low_rank": {"adapters": AdapterSlots(1, 1)},
+    }
+    for op, extra in extras.items():
+        with pytest.raises(KernelError, match=f"{op}=numpy runs on the CPU"):
+            load(path, kernels=f"{op}=numpy", **options, **extra)
     monkeypatch.setattr("pyroclast.model.device.gpu_memory", lambda: (70 << 20, 200 << 20))
     with pytest.raises(MemoryBudgetError, match=r"128 cache blocks 512 KiB.*63 MiB can"):
         load(path, n_blocks=128, max_batch_tokens=10_000, **options)

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.model.adapters import Adapters
+from pyroclast.model.extras import NO_EXTRAS, StepExtras
+from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
 from pyroclast.model.weights import Layer, Product, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
@@ -38,12 +41,16 @@ class Decoder:
         *,
         kv_dtype: str,
         n_blocks: int,
+        extras: StepExtras = NO_EXTRAS,
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
         self.kv_dtype = kv_dtype
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
-        self.work = Workspace(config, weights, batch, max_splits, memory)
+        adapts = extras.adapters is not None
+        self.work = Workspace(config, weights, batch, max_splits, memory, keeps_values=adapts)
+        self.adapters = Adapters(extras.adapters, config, batch, memory)
+        self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
 
     def record_step(self, ops: Recorder) -> None:
         """Embedding, layers, final norm, output head: the rows in logit_rows only."""
@@ -72,10 +79,12 @@ class Decoder:
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
             self._attention_block(ops, i, spec, layer, buffers)
-            self._ffn_block(ops, spec, layer, buffers)
+            self._ffn_block(ops, i, spec, layer, buffers)
+            self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
         head_norm, rows = config.output_norm, batch.logit_rows
-        self._norm(ops, weights.output_norm, head_norm, work.head_in, batch.n_logits_at, rows)
+        for out in (*self.hidden.final, work.head_in):
+            self._norm(ops, weights.output_norm, head_norm, out, batch.n_logits_at, rows)
         self._product(ops, work.head_in, Product(output, 0), work.logits, batch.n_logits_at)
 
     def _attention_block(
@@ -85,6 +94,7 @@ class Decoder:
         self._norm(ops, layer.attn_norm, spec.norm, buffers.attn_in)
         for product in layer.qkv:
             self._product(ops, buffers.attn_in, product, buffers.qkv)
+        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, buffers.qkv)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
             ops.call(
@@ -96,6 +106,7 @@ class Decoder:
             )
         for product in layer.wo:
             self._product(ops, buffers.attn_out, product, self.work.x, accumulate=True)
+        self.adapters.record(ops, i, ("wo",), buffers.attn_out, self.work.x)
 
     def _attend(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
@@ -146,13 +157,15 @@ class Decoder:
         }
 
     def _ffn_block(
-        self, ops: Recorder, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
+        self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
         """x += w_down @ (activation(gate) * up), gate and up being products of norm(x)."""
         self._norm(ops, layer.ffn_norm, spec.norm, buffers.ffn_in)
-        if not self._fused_gate_up(ops, spec.ffn, layer, buffers):
+        adapts = self.adapters.change("w_gate", "w_up")
+        if adapts or not self._fused_gate_up(ops, spec.ffn, layer, buffers):
             for product in layer.gate_up:
                 self._product(ops, buffers.ffn_in, product, buffers.gate_up)
+            self.adapters.record(ops, i, ("w_gate", "w_up"), buffers.ffn_in, buffers.gate_up)
             ops.call(
                 "glu",
                 n_tokens=self.batch.n_tokens_at,
@@ -164,6 +177,7 @@ class Decoder:
             )
         for product in layer.w_down:
             self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)
+        self.adapters.record(ops, i, ("w_down",), buffers.ffn_out, self.work.x)
 
     def _fused_gate_up(
         self, ops: Recorder, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers

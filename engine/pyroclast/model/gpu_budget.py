@@ -30,7 +30,7 @@ def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) 
     matrices = {t.format for t in checkpoint.tensors.values() if len(t.shape) == 2}
     with devices.kernel_errors():
         selection = Selection(options.kernels, on_gpu=True)
-        for op in _OPS:
+        for op in (*_OPS, *options.extras.ops):
             selection.variant(op)
         for format in sorted({"f32"} if options.compute == "float32" else matrices):
             _check_format(selection, "matmul", format, "weights in")
@@ -41,7 +41,7 @@ def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) 
 
 def count_bytes(
     checkpoint: Checkpoint,
-    compute: str,
+    options: LoadOptions,
     kv_dtype: str,
     max_seq_len: int,
     *,
@@ -54,9 +54,10 @@ def count_bytes(
     max_blocks = -(-max_seq_len // BLOCK_SIZE)
     batch = Batch(max_batch_tokens, max_seqs, max_blocks, max_logits, memory)
     n_batch_bytes = memory.n_bytes
-    weights = load_weights(checkpoint, memory, float32=compute == "float32")
+    weights = load_weights(checkpoint, memory, float32=options.compute == "float32")
     n_weight_bytes = memory.n_bytes - n_batch_bytes
-    Decoder(config, weights, batch, memory, kv_dtype=kv_dtype, n_blocks=0)
+    extras = options.extras
+    Decoder(config, weights, batch, memory, kv_dtype=kv_dtype, n_blocks=0, extras=extras)
     SampleArrays(
         vocab_size=config.vocab_size,
         max_seq_len=max_seq_len,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import ClosedError, KernelError
+from pyroclast.model.adapters import Adapters
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
 from pyroclast.model.kv_cache import BLOCK_SIZE
@@ -78,6 +79,7 @@ class Model:
             self.memory,
             kv_dtype=plan.kv_dtype,
             n_blocks=plan.n_blocks,
+            extras=plan.extras,
         )
         self._cache = self._decoder.cache
         recorder = Recorder(plan.selection)
@@ -110,6 +112,17 @@ class Model:
             self._fetched[:n_rows] = self.memory.to_host(self._decoder.work.logits, n_rows)
             self._is_fetched = True
         return self._fetched
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """float32 (len(hidden_layers), max_logits, d_model): the state after layer i, or what the
+        final norm makes of the last; after forward() the first batch.n_logits rows of each hold."""
+        return self._decoder.hidden.read()
+
+    @property
+    def adapters(self) -> Adapters:
+        """Loads adapters into slots, and gives them to the sequences of a step."""
+        return self._decoder.adapters
 
     @property
     def kernels(self) -> dict[str, str]:

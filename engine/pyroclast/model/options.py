@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyroclast.errors import KernelError, RequestError
+from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.device import MAX_BATCH_TOKENS
+from pyroclast.model.extras import StepExtras
+from pyroclast.model.hidden import HiddenLayer
 from pyroclast.model.kv_cache import DTYPES
 
 # Rows of logits a step may give by default: bounds the memory that scoring takes, and its chunks.
@@ -21,7 +24,8 @@ class LoadOptions:
     float32 mode, else f16, or on a CPU that multiplies it bf16.  threads None: what the machine
     offers; a number asks for the CPU.  max_batch_tokens None: what suits the device.  max_logits
     None: every sequence's, or more for scoring.  n_blocks None: several full contexts, within the
-    memory there is.
+    memory there is.  hidden_layers: states that every step keeps, which Model.hidden reads.
+    adapters: room for low-rank additions, which Model.adapters fills.
     """
 
     kernels: str | None = None
@@ -32,6 +36,8 @@ class LoadOptions:
     max_seqs: int = 64
     max_logits: int | None = None
     n_blocks: int | None = None
+    hidden_layers: tuple[HiddenLayer, ...] = ()
+    adapters: AdapterSlots | None = None
 
     def check(self) -> None:
         """KernelError or RequestError for a value that cannot be."""
@@ -44,6 +50,11 @@ class LoadOptions:
             raise KernelError(f"threads must be between 1 and 1024, got {self.threads}")
         if self.n_blocks is not None and self.n_blocks < 1:
             raise RequestError(f"n_blocks must be at least 1, got {self.n_blocks}")
+
+    @property
+    def extras(self) -> StepExtras:
+        """What a step does beside the logits."""
+        return StepExtras(self.hidden_layers, self.adapters)
 
     def limits(self, device: str) -> dict[str, int]:
         """Tokens, sequences and rows of logits of one step."""

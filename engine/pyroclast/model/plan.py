@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import KernelError, MemoryBudgetError
 from pyroclast.model import device as devices
+from pyroclast.model.extras import StepExtras
 from pyroclast.model.gpu_budget import count_bytes, fit_blocks, select_kernels
 from pyroclast.model.kv_cache import BLOCK_SIZE, automatic_dtype, block_bytes, choose_n_blocks
 from pyroclast.model.options import LoadOptions
@@ -34,6 +35,7 @@ class Plan:
     max_seq_len: int
     n_blocks: int
     n_bytes: dict[str, int]
+    extras: StepExtras
 
     @property
     def max_blocks(self) -> int:
@@ -80,6 +82,7 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         max_seq_len=min(config.max_seq_len, n_blocks * BLOCK_SIZE),
         n_blocks=n_blocks,
         n_bytes={"weights": memory.n_bytes, "cache": n_blocks * block_bytes(config, kv_dtype)},
+        extras=options.extras,
     )
 
 
@@ -92,7 +95,7 @@ def _plan_gpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         kv_dtype = "f32" if options.compute == "float32" else "f16"
     selection = select_kernels(checkpoint, options, kv_dtype)
     longest = min(config.max_seq_len, (n_blocks or config.max_seq_len) * BLOCK_SIZE)
-    n_bytes = count_bytes(checkpoint, options.compute, kv_dtype, longest, **limits)
+    n_bytes = count_bytes(checkpoint, options, kv_dtype, longest, **limits)
     each = block_bytes(config, kv_dtype)
     wanted = options.max_seqs * -(-longest // BLOCK_SIZE) if n_blocks is None else n_blocks
     n_blocks = fit_blocks(n_bytes, each, wanted, exactly=n_blocks is not None)
@@ -107,4 +110,5 @@ def _plan_gpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         max_seq_len=min(config.max_seq_len, n_blocks * BLOCK_SIZE),
         n_blocks=n_blocks,
         n_bytes=n_bytes | {"cache": n_blocks * each},
+        extras=options.extras,
     )

@@ -103,11 +103,19 @@ class LayerBuffers:
 
 class Workspace:
     """Every buffer of a step.  Which forms an intermediate result takes is decided by the weights
-    that read it."""
+    that read it; keeps_values: all take values as well, which adapters read."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, batch: Batch, max_splits: int, memory: Memory
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        batch: Batch,
+        max_splits: int,
+        memory: Memory,
+        *,
+        keeps_values: bool = False,
     ) -> None:
+        self._keeps_values = keeps_values
         n, zeros, d_model = batch.max_batch_tokens, memory.zeros, config.d_model
         attentions = [spec.attention for spec in config.layers]
         q_dim = max(attention.q_dim for attention in attentions)
@@ -115,6 +123,7 @@ class Workspace:
 
         def for_readers(width: int, group: str, *, keep: bool = False) -> Activations:
             readers = [w for layer in weights.layers for w in _weights_of(getattr(layer, group))]
+            keep = keep or (keeps_values and all(w.takes_q8 for w in readers))
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
         self.x = zeros((n, d_model), np.float32)
@@ -140,15 +149,17 @@ class Workspace:
         """What a layer of this spec and with these weights reads and writes."""
         attention, d_ff = spec.attention, spec.ffn.d_ff
         d_model = self.x.shape[1]
-        quantizes = _quantizes_attention(attention, layer)
+        quantizes, keep = _quantizes_attention(attention, layer), self._keeps_values
         return LayerBuffers(
-            attn_in=self._attn_in.part(d_model, _weights_of(layer.qkv)),
+            attn_in=self._attn_in.part(d_model, _weights_of(layer.qkv), keep=keep),
             qkv=as_rows(self._qkv, attention.qkv_dim),
-            attn_out=self._attn_out.part(attention.q_dim, _weights_of(layer.wo), keep=quantizes),
+            attn_out=self._attn_out.part(
+                attention.q_dim, _weights_of(layer.wo), keep=quantizes or keep
+            ),
             quantizes_attention=quantizes,
-            ffn_in=self._ffn_in.part(d_model, _weights_of(layer.gate_up)),
+            ffn_in=self._ffn_in.part(d_model, _weights_of(layer.gate_up), keep=keep),
             gate_up=as_rows(self._gate_up, 2 * d_ff),
-            ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down)),
+            ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down), keep=keep),
             rope_table=self.rope_tables[attention.rope, attention.head_dim],
         )
 

@@ -51,20 +51,31 @@ def attention(
     (max_split_tokens * n_heads, zero between calls) serve kernels that share one token's positions
     among threads.  float32 sums over splits of 512 positions, in order.
     """
-    t, group = int(n_tokens[0]), n_heads // n_kv_heads
+    t = int(n_tokens[0])
     y = np.zeros((t, n_heads, head_dim), np.float32)
-    q = qkv[:t, : n_heads * head_dim].reshape(t, n_kv_heads, group, head_dim)
-    if k_cache.dtype == np.uint16:
-        q = cache.from_bf16(cache.to_bf16(q))
+    q = queries(qkv[:t], k_cache, n_heads, n_kv_heads, head_dim)
     for s in range(int(n_seqs[0])):
         for token in range(int(seq_starts[s]), int(seq_starts[s + 1])):
             end = int(positions[token]) + 1
             first = max(0, end - window) if window > 0 else 0
             blocks = block_tables[s, : -(-end // block_size)]
             k, v = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
-            scores = q[token] @ k[:, :, first:end] / np.sqrt(np.float32(head_dim))
-            scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            probs = scores / scores.sum(axis=-1, keepdims=True)
-            values = probs @ v[:, first:end]
+            values = probs(q[token], k[:, :, first:end]) @ v[:, first:end]
             y[token] = values.reshape(n_heads, head_dim)
     activations.put(y.reshape(t, -1), out, out_q8)
+
+
+def queries(qkv: Array, k_cache: Array, n_heads: int, n_kv_heads: int, head_dim: int) -> Array:
+    """The queries of qkv's rows as they meet the keys of this cache: (n_rows, n_kv_heads,
+    n_heads / n_kv_heads, head_dim)."""
+    q = qkv[:, : n_heads * head_dim].reshape(len(qkv), n_kv_heads, -1, head_dim)
+    return cache.from_bf16(cache.to_bf16(q)) if k_cache.dtype == np.uint16 else q
+
+
+def probs(q: Array, k: Array) -> Array:
+    """softmax(q . k / sqrt(head_dim)): q (n_kv_heads, group, head_dim) of one token, k (n_kv_heads,
+    head_dim, n) of the positions that it sees -> (n_kv_heads, group, n)."""
+    scores = q @ k / np.sqrt(np.float32(q.shape[-1]))
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights: Array = scores / scores.sum(axis=-1, keepdims=True)
+    return weights
