@@ -56,8 +56,8 @@ _FUNCTIONS = dict(zip(ACTIVATIONS, (silu, gelu_tanh, gelu), strict=True))
 
 
 def gated(gate: Array, up: Array, activation: int) -> Array:
-    """float32 ACTIVATIONS[activation](gate) * up.  No warnings: an exponential may overflow, and the
-    NaN of a gate of -inf is found at the logits."""
+    """float32 ACTIVATIONS[activation](gate) * up, without warnings: an exponential may overflow,
+    and the NaN of a gate of -inf is found at the logits."""
     with np.errstate(over="ignore", invalid="ignore"):
         y: Array = _FUNCTIONS[ACTIVATIONS[activation]](gate) * up
     return y
