@@ -316,7 +316,7 @@ def test_rope_and_attention(shape: Shape, window: int, format: str) -> None:
 
     on_host(together)(**one)
     on_host(apart)(**other)
-    del one["qkv"], other["qkv"]  # turned in place, or not at all
+    del one["qkv"], other["qkv"]  # rotated in place, or not at all
     assert bits(one) == bits(other)
     assert not fusion("rope", "attention").fits(Limits(4, decode=False))
 

@@ -205,7 +205,7 @@ def test_every_step_that_decodes_is_among_those_of_the_warm_up() -> None:
 
 class FakeGraphs:
     """A graph as the driver sees it: what was launched during the capture, with those tensors and
-    limits, and nothing that Python would compute anew."""
+    limits, and nothing that Python would compute again."""
 
     warms = True
 

@@ -1,6 +1,6 @@
-"""Long rows, whose weights are added up before the greatest logit is known: guesses that fail.
+"""Long rows, whose weights are added up before the maximum logit is known: estimates that fail.
 
-A kernel may guess the greatest logit from every 64th vector of 16.  Here it lies elsewhere, far
+A kernel may estimate the maximum logit from every 64th vector of 16.  Here it lies elsewhere, far
 above, or the row holds what no weight can be made of; results must be the reference's all the same.
 """
 
@@ -18,7 +18,7 @@ from pyroclast_kernels.sample import cases, reference
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.softmax import cases as softmax_cases
 
-SIZES = (16384, 20001, 40_977)  # the shortest row that is guessed at, and tails of 1 and 17
+SIZES = (16384, 20001, 40_977)  # the shortest row that is estimated, and tails of 1 and 17
 
 
 def _bulk(n: int) -> Any:
@@ -32,7 +32,7 @@ def _outlier_last(n: int) -> Any:
 
 
 def _outliers_rising(n: int) -> Any:
-    """The guess is raised again and again, each time by more than a block allows."""
+    """The estimate is raised again and again, each time by more than a block allows."""
     x = _bulk(n)
     x[1000::1024] += np.arange(len(x[1000::1024])) * 15.0
     return x
@@ -43,7 +43,7 @@ def _steep(n: int) -> Any:
 
 
 def _hidden_top(n: int) -> Any:
-    """Everything the guess looks at is low."""
+    """Everything the estimate looks at is low."""
     x = _bulk(n)
     x[np.arange(n) % 1024 < 16] -= 30.0
     return x

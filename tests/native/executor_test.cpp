@@ -121,7 +121,7 @@ void full_traces() {
 void add_one(const void *args, int, int) { ++**static_cast<int *const *>(args); }
 void add_hundred(const void *args, int, int) { **static_cast<int *const *>(args) += 100; }
 
-// The count decides in each run anew which of two kernels a call takes.
+// In each run the count decides which of two kernels a call takes.
 void two_kernels() {
   Executor executor(2);
   int sum = 0, *args = &sum;
