@@ -59,7 +59,7 @@ def assert_like_reference(out: Any, z: Any, row: Any) -> None:
     assert least <= out["n_kept"] <= most
     final = reference.stages(z, cases.relaxed(row, TOLERANCE))[-1]
     w = reference.weights(z, final.kept, float(row["temperature"]))
-    u = reference.uniform(int(row["seed"]), int(row["position"]), int(row["stream"]))
+    u = reference.uniform(int(row["seed"]), int(row["position"]), int(row["completion"]))
     low, high = reference.cdf_interval(w, int(out["token_id"]))
     assert low - TOLERANCE <= u <= high + TOLERANCE
 
@@ -74,7 +74,7 @@ def test_sets_of_parameters_choose_as_the_reference_does(
 ) -> None:
     kinds = ("model", "normal", "steps", "narrow", "holes")
     rows = rows_of(len(params), *params)
-    rows["seed"], rows["stream"] = 2**40 + vocab_size, np.arange(len(rows)) % 2
+    rows["seed"], rows["completion"] = 2**40 + vocab_size, np.arange(len(rows)) % 2
     logits = np.stack(
         [cases.RowCase(kinds[r % len(kinds)], vocab_size).logits(r) for r in range(len(rows))]
     )
@@ -154,7 +154,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"seed": 1},
     {"seed": 2**63},
     {"position": 2**33},
-    {"stream": 1},
+    {"completion": 1},
     {"n_penalties": 8, "repetition_penalty": 3.0},
     {"n_penalties": 8, "frequency_penalty": 3.0},
     {"n_penalties": 8, "presence_penalty": 4.0},

@@ -54,24 +54,24 @@ def drawn(variant: str, logits: Any, n: int, **params: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("position", "stream", "seed", "words"),
+    ("position", "completion", "seed", "words"),
     [  # the known answers of the authors' Random123 library for philox4x32-10
         (0, 0, 0, 0x6627E8D5E169C58D),
         (2**64 - 1, 2**64 - 1, 2**64 - 1, 0x408F276D41C83B0E),
         (0x85A308D3243F6A88, 0x0370734413198A2E, 0x299F31D0A4093822, 0xD16CFE0994FDCCEB),
     ],
 )
-def test_philox_known_answers(position: int, stream: int, seed: int, words: int) -> None:
-    assert reference.uniform(seed, position, stream) == (words >> 11) * 2.0**-53
+def test_philox_known_answers(position: int, completion: int, seed: int, words: int) -> None:
+    assert reference.uniform(seed, position, completion) == (words >> 11) * 2.0**-53
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_draws_depend_on_seed_position_and_stream(variant: str) -> None:
+def test_draws_depend_on_seed_position_and_completion(variant: str) -> None:
     logits = np.zeros((1, 5000), np.float32)
-    keys = [(s, p, t) for s in (0, 1, 2**40) for p in (0, 1, 2**33) for t in (0, 1)]
+    keys = [(s, p, c) for s in (0, 1, 2**40) for p in (0, 1, 2**33) for c in (0, 1)]
     tokens = [
-        int(run_sample(variant, logits, rows_of(seed=s, position=p, stream=t)).out["token_id"][0])
-        for s, p, t in keys
+        int(run_sample(variant, logits, rows).out["token_id"][0])
+        for rows in (rows_of(seed=s, position=p, completion=c) for s, p, c in keys)
     ]
     assert tokens == [int(reference.uniform(*key) * 5000) for key in keys]
     assert len(set(tokens)) > len(keys) - 2

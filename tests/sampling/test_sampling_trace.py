@@ -62,10 +62,10 @@ def test_all_stages_in_the_order_of_the_definition() -> None:
 @pytest.mark.parametrize("params", cases.PARAMS, ids=str)
 def test_chooses_what_the_op_chooses(params: dict[str, Any]) -> None:
     rows = sample.new_rows(1)
-    for name, value in {**params, "seed": 9, "position": 4, "stream": 1}.items():
+    for name, value in {**params, "seed": 9, "position": 4, "completion": 1}.items():
         rows[name] = value
     out = run_sample("numpy", LOGITS[None], rows).out[0]
-    found = trace(LOGITS, SamplingParams(**params, seed=9), position=4, stream=1)
+    found = trace(LOGITS, SamplingParams(**params, seed=9), position=4, completion=1)
     assert found.token_id == out["token_id"]
     assert found.stages[-1].n_kept == out["n_kept"]
     if found.u is not None:

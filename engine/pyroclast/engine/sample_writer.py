@@ -117,7 +117,7 @@ class SampleWriter:
         values = self._arrays.rows[row]
         for name in _ROW_FIELDS:
             values[name] = getattr(params, name)
-        values["seed"], values["stream"] = request.seed, request.index
+        values["seed"], values["completion"] = request.seed, request.index
         values["position"] = n_tokens
         values["target"] = -1
         values["want_logprob"] = params.logprobs is not None

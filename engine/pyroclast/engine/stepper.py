@@ -46,6 +46,7 @@ class Stepper:
             max_logits=model.max_logits,
         )
         self._writer = StepWriter(model.batch, arrays, model.block_size)
+        self._write_next = self._writer.write_next
         self._results = StepResults(arrays)
         self._sampled = self._results.sampled
         self._outcome = Outcome(model, self._results)
@@ -107,7 +108,7 @@ class Stepper:
 
         One piece on purpose: the weights that a step reads push everything else out of the
         caches, and then each function that is called costs microseconds (bench/overhead.py)."""
-        if not self._writer.write_next(steady):
+        if not self._write_next(steady):
             return False
         self.model.forward(True)
         now_s = perf_counter()

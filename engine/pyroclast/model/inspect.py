@@ -50,13 +50,9 @@ def inspect_step(
     MemoryBudgetError where the result would exceed MAX_BYTES.
     """
     program = model.program()
-    if model.memory.on_gpu:
-        raise KernelError(
-            'a step can be inspected on the CPU only, and this model runs on "cuda"; load it with '
-            'device="cpu"'
-        )
-    n_layers, n_tokens = model.config.n_layers, len(token_ids)
+    _check_device(model)
     _check_tokens(model, token_ids)
+    n_layers, n_tokens = model.config.n_layers, len(token_ids)
     layers = _chosen("layers", layers, n_layers)
     positions = _chosen("positions", positions, n_tokens)
     table = _table(model, blocks, n_tokens)
@@ -100,6 +96,14 @@ def _fill(batch: Batch, token_ids: Sequence[int], first: int, table: Sequence[in
 
 
 # ---- checks ------------------------------------------------------------------------------------
+
+
+def _check_device(model: Model) -> None:
+    if model.memory.on_gpu:
+        raise KernelError(
+            'a step can be inspected on the CPU only, and this model runs on "cuda"; load it with '
+            'device="cpu"'
+        )
 
 
 def _check_tokens(model: Model, token_ids: Sequence[int]) -> None:

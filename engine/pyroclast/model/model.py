@@ -23,6 +23,7 @@ from pyroclast.model.plan import Plan, plan
 from pyroclast.model.weights import load_weights
 from pyroclast_kernels import timeline
 from pyroclast_kernels.batch import Batch
+from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.memory import HostMemory, Memory
 from pyroclast_kernels.program import Call, Program, Recorder, make_executor
 from pyroclast_kernels.tables import DEFAULTS
@@ -170,8 +171,14 @@ class Model:
 
     def forward(self, sample: bool = False) -> None:
         """One step over what `batch` holds: writes the cache and the logits (and samples)."""
-        with kernel_errors():  # of the GPU's driver
-            self.program(sample).run()
+        # No context manager: with cold caches it costs microseconds (bench/overhead.py).
+        program = self._sampling_program if sample else self._program
+        if program is None:
+            program = self.program(sample)  # which says why there is none
+        try:
+            program.run()
+        except KernelLibraryError as error:  # of the GPU's driver
+            raise KernelError(str(error)) from error
         self._is_fetched = False
 
     def program(self, sample: bool = False) -> Program:

@@ -65,7 +65,7 @@ def trace(
     prompt_ids: Iterable[int] = (),
     output_ids: Iterable[int] = (),
     position: int = 0,
-    stream: int = 0,
+    completion: int = 0,
     n_tokens: int = 20,
 ) -> Trace:
     """Every stage of sampling one token from `logits` (vocab_size,) under `params`.
@@ -75,7 +75,7 @@ def trace(
     """
     x = _checked(logits)
     params.check_vocabulary(len(x))
-    row = _row(params, position, stream)
+    row = _row(params, position, completion)
     steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
     z = steps[-1][1]
     dists = [(name, _probs(values, 1.0)) for name, values in steps]
@@ -85,7 +85,7 @@ def trace(
     else:
         cuts = reference.stages(z, row)
         dists += [(s.name, _probs(s.logits, params.temperature)) for s in cuts]
-        u = reference.uniform(int(row["seed"]), position, stream)
+        u = reference.uniform(int(row["seed"]), position, completion)
         token_id = reference.draw(dists[-1][1], u)
     kept = [x > -np.inf, *(p > 0 for _, p in dists[1:])]
     return Trace(
@@ -110,12 +110,12 @@ def _checked(logits: Any) -> NDArray[np.float32]:
     return x
 
 
-def _row(params: SamplingParams, position: int, stream: int) -> Any:
+def _row(params: SamplingParams, position: int, completion: int) -> Any:
     rows = sample.new_rows(1)
     for name in rows.dtype.names or ():
         if hasattr(params, name) and name != "seed":
             rows[name] = getattr(params, name)
-    rows["seed"], rows["position"], rows["stream"] = params.fixed_seed(), position, stream
+    rows["seed"], rows["position"], rows["completion"] = params.fixed_seed(), position, completion
     return rows[0]
 
 

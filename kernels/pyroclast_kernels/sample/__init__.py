@@ -48,7 +48,7 @@ ROW = np.dtype(
         ("top_k", "<i8"),  # 0: off
         ("seed", "<u8"),
         ("position", "<u8"),  # of the token to be chosen, in its sequence
-        ("stream", "<u8"),  # which of the n completions of one request
+        ("completion", "<u8"),  # which of the n completions of one request
         ("penalty_start", "<i8"),
         ("n_penalties", "<i8"),
         ("bias_start", "<i8"),

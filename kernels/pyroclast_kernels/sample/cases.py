@@ -155,7 +155,7 @@ def _make_mixed(vocab_size: int) -> dict[str, Any]:
     for r, params in enumerate(PARAMS):
         for name, value in params.items():
             rows[name][r] = value
-    rows["seed"], rows["position"], rows["stream"] = index, 100 + index, index % 3
+    rows["seed"], rows["position"], rows["completion"] = index, 100 + index, index % 3
     rows["n_top"], rows["want_logprob"] = index % 6, index % 5 < 3
     logits = [RowCase(names[r % len(names)], vocab_size).logits(r) for r in range(n_rows)]
     rows["repetition_penalty"], rows["presence_penalty"] = 1.3, 0.4

@@ -25,7 +25,7 @@ stage; top_n_sigma and typical_p stand where llama.cpp has them, relative to the
              top_p (Holtzman et al. 2020).  At least one token; all of them where top_p is 1.
 12. draw     t = u * sum(kept w); walk the kept tokens in order of token id, adding up w: the first
              whose running sum exceeds t.  u in [0, 1): 53 bits of Philox4x32-10 (Salmon et al.
-             2011), key = seed, counter = (position, stream).
+             2011), key = seed, counter = (position, completion).
 
 So k = 1, top_p = 0 and min_p = 1 without ties are greedy; k = 0, k >= the vocabulary, top_p = 1,
 min_p = 0, typical_p = 1 and top_n_sigma = 0 keep everything.
@@ -65,10 +65,10 @@ class Stage(NamedTuple):
     kept: Array
 
 
-def uniform(seed: int, position: int, stream: int = 0) -> float:
-    """The one random number of a row, in [0, 1): Philox4x32-10 on (seed; position, stream)."""
+def uniform(seed: int, position: int, completion: int = 0) -> float:
+    """The one random number of a row, in [0, 1): Philox4x32-10 on (seed; position, completion)."""
     mask = 0xFFFFFFFF
-    c = [position & mask, position >> 32 & mask, stream & mask, stream >> 32 & mask]
+    c = [position & mask, position >> 32 & mask, completion & mask, completion >> 32 & mask]
     k0, k1 = seed & mask, seed >> 32 & mask
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -176,7 +176,7 @@ def choose(z: Array, row: Array) -> tuple[int, int]:
         return int(np.argmax(z)), 1
     kept = stages(z, row)[-1].kept
     w = weights(z, kept, float(row["temperature"]))
-    u = uniform(int(row["seed"]), int(row["position"]), int(row["stream"]))
+    u = uniform(int(row["seed"]), int(row["position"]), int(row["completion"]))
     return draw(w, u), int(np.count_nonzero(kept))
 
 

@@ -29,7 +29,7 @@ struct Row {
   double temperature, top_p, min_p, typical_p, top_n_sigma;
   double repetition_penalty, presence_penalty, frequency_penalty;
   int64_t top_k;
-  uint64_t seed, position, stream;
+  uint64_t seed, position, completion;
   int64_t penalty_start, n_penalties, bias_start, n_biases, allowed_start;
   int64_t n_top, target, want_logprob;
 };
@@ -142,7 +142,7 @@ int32_t choose(const Row &row, const float *z, int64_t n, Extremes extremes, Scr
     n = list.n;
     cut.value = -FLT_MAX;
   }
-  double u = uniform(row.seed, row.position, row.stream);
+  double u = uniform(row.seed, row.position, row.completion);
   int64_t n_drawable, index;
   if (row.top_p < 1)
     index = draw_top_p(z, n, weigher, cut.value, row.top_p, u, s, n_drawable);
@@ -183,7 +183,7 @@ bool draw_at_once(const Row &row, const float *logits, int64_t n, Out &out, Scra
   const float estimate = maximum_of_some(logits, n);
   Weigher weigher({estimate, estimate}, row.temperature);
   if (!weigh_blocks<false>(logits, n, weigher, s.block_sums, nullptr).good) return false;
-  double u = uniform(row.seed, row.position, row.stream);
+  double u = uniform(row.seed, row.position, row.completion);
   out.token_id = int32_t(draw_from_all(logits, n, weigher, u, s));
   out.n_kept = int32_t(n);
   return true;

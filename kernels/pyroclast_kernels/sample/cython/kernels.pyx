@@ -136,7 +136,7 @@ cdef int32_t choose_token(
     if 0 < row.top_k < n or row.typical_p < 1:
         cut_list(row, z, n, cut.value, &weigher, &left, s)
         z, n, cut.value = left.logits, left.n, -FLT_MAX
-    u = uniform(row.seed, row.position, row.stream)
+    u = uniform(row.seed, row.position, row.completion)
     if row.top_p < 1:
         index = draw_top_p(z, n, weigher, cut.value, row.top_p, u, s, &n_drawable)
     else:

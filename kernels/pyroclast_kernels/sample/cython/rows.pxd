@@ -15,7 +15,7 @@ cdef struct Row:
     int64_t top_k
     uint64_t seed
     uint64_t position
-    uint64_t stream
+    uint64_t completion
     int64_t penalty_start
     int64_t n_penalties
     int64_t bias_start

@@ -45,12 +45,12 @@ from pyroclast_kernels.sample.numba.lanes import (
 
 
 @inline
-def uniform(seed: Any, position: Any, stream: Any) -> Any:
+def uniform(seed: Any, position: Any, completion: Any) -> Any:
     """53 random bits as a number in [0, 1): Philox4x32-10 (Salmon et al. 2011) on (seed; position,
-    stream)."""
+    completion)."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    seed, position, stream = np.uint64(seed), np.uint64(position), np.uint64(stream)
-    c0, c1, c2, c3 = position & low, position >> half, stream & low, stream >> half
+    seed, position, completion = np.uint64(seed), np.uint64(position), np.uint64(completion)
+    c0, c1, c2, c3 = position & low, position >> half, completion & low, completion >> half
     k0, k1 = seed & low, seed >> half
     for _ in range(10):
         p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2

@@ -35,7 +35,7 @@ MAX_VOCAB_SIZE = 1 << 20  # what order.py has room for
 (
     TEMPERATURE, TOP_P, MIN_P, TYPICAL_P, TOP_N_SIGMA,
     REPETITION, PRESENCE, FREQUENCY,
-    TOP_K, SEED, POSITION, STREAM,
+    TOP_K, SEED, POSITION, COMPLETION,
     PENALTY_START, N_PENALTIES, BIAS_START, N_BIASES, ALLOWED_START,
     N_TOP, TARGET, WANT_LOGPROB,
 ) = (tl.constexpr(i) for i in range(len(ROW.names or ())))  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pyroclast_kernels.sample.triton.memory import MAX_VOCAB_SIZE, POSITION, SEED, STREAM
+from pyroclast_kernels.sample.triton.memory import COMPLETION, MAX_VOCAB_SIZE, POSITION, SEED
 
 NOWHERE = tl.constexpr(-(1 << 62))  # before every place
 _IDS = tl.constexpr(MAX_VOCAB_SIZE)
@@ -80,9 +80,9 @@ def uniform(row):
     """The random number of a row in [0, 1), float64: Philox4x32-10; row points to int64 ROW."""
     seed = tl.load(row + SEED).to(tl.uint64, bitcast=True)
     position = tl.load(row + POSITION).to(tl.uint64, bitcast=True)
-    stream = tl.load(row + STREAM).to(tl.uint64, bitcast=True)
+    completion = tl.load(row + COMPLETION).to(tl.uint64, bitcast=True)
     low = 0xFFFFFFFF
-    c0, c1, c2, c3 = position & low, position >> 32, stream & low, stream >> 32
+    c0, c1, c2, c3 = position & low, position >> 32, completion & low, completion >> 32
     k0, k1 = seed & low, seed >> 32
     for _ in tl.static_range(10):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
