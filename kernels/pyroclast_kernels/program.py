@@ -74,7 +74,7 @@ def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
 
 
 @dataclass
-class Call:
+class OpCall:
     """One op of the program; `label` says where in the model it stands ("layer 3").  `many`, where
     a tuned table has one, runs instead of `kernel` if the call has more than FEW_TOKENS tokens."""
 
@@ -90,12 +90,12 @@ class Call:
         found = self.arguments.get("n_tokens", self.arguments.get("n_rows"))
         return found if isinstance(found, np.ndarray) else None
 
-    def under(self, kernel: Kernel) -> Call:
+    def under(self, kernel: Kernel) -> OpCall:
         """The same call of another kernel, whatever the number of tokens."""
         slots = self.slots
         if slots is None and kernel.function is None:
             slots = pack_arguments(kernel, self.arguments)
-        return Call(kernel, self.arguments, self.label, slots)
+        return OpCall(kernel, self.arguments, self.label, slots)
 
     def running(self) -> Kernel:
         """The kernel that the current number of tokens selects."""
@@ -125,7 +125,7 @@ class Recorder:
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
-        self.calls: list[Call] = []
+        self.calls: list[OpCall] = []
         self.label = ""
 
     def call(self, op: str, format: str = "f32", **arguments: Any) -> None:
@@ -142,7 +142,7 @@ class Recorder:
     def _add(self, kernel: Kernel, many: Kernel, arguments: dict[str, Any]) -> None:
         runs_python = kernel.function or kernel.launch
         slots = None if runs_python else pack_arguments(kernel, arguments)
-        call = Call(kernel, arguments, self.label, slots)
+        call = OpCall(kernel, arguments, self.label, slots)
         # A Python function stands between two segments, whatever the count.
         if many is not kernel and call.n_tokens is not None and not kernel.function:
             call.many = None if many.function else many
@@ -152,7 +152,7 @@ class Recorder:
 class Program:
     """Replays recorded calls.  n_threads counts the caller; executor None: ctypes, one thread."""
 
-    def __init__(self, calls: list[Call], executor: Any = None) -> None:
+    def __init__(self, calls: list[OpCall], executor: Any = None) -> None:
         self.calls = calls
         self.native_seconds = 0.0
         n_threads = 1 if executor is None else executor.n_threads
@@ -163,9 +163,9 @@ class Program:
         self._unwatched = self._steps
 
     @staticmethod
-    def _segments(calls: list[Call], alone: bool) -> list[list[Call]]:
+    def _segments(calls: list[OpCall], alone: bool) -> list[list[OpCall]]:
         """Runs of compiled kernels together, unless `alone`; each Python function on its own."""
-        segments: list[list[Call]] = []
+        segments: list[list[OpCall]] = []
         for call in calls:
             native = call.kernel.function is None and not alone
             if segments and native and segments[-1][-1].kernel.function is None:
@@ -174,7 +174,7 @@ class Program:
                 segments.append([call])
         return segments
 
-    def _step(self, segment: list[Call]) -> Callable[[], object]:
+    def _step(self, segment: list[OpCall]) -> Callable[[], object]:
         function = segment[0].kernel.function
         if function is not None:
             arguments = segment[0].arguments
@@ -186,7 +186,7 @@ class Program:
         slots = call.slots.ctypes.data
         return lambda: kernels[call.running().address](slots, 0, 1)
 
-    def _native_program(self, segment: list[Call]) -> Any:
+    def _native_program(self, segment: list[OpCall]) -> Any:
         return native_program(
             self.executor,
             [c.kernel.address for c in segment],

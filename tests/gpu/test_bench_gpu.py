@@ -24,7 +24,7 @@ from pyroclast.lab.peers.client import WORKERS
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.gpu import kernel_spans
-from pyroclast_kernels.gpu.kernel_spans import Span
+from pyroclast_kernels.gpu.kernel_spans import KernelSpan
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
@@ -465,7 +465,7 @@ def test_gaps_are_the_longest_waits(engine: Any, monkeypatch: pytest.MonkeyPatch
     spans, now = [], 0.0
     for _ in range(24):
         for took, wait in ((5.0, 1.0), (3.0, 30.0)):
-            spans.append(Span("k", now, now + took))
+            spans.append(KernelSpan("k", now, now + took))
             now += took + wait
     seen = []
     monkeypatch.setattr(kernel_spans, "kernel_spans", lambda run: seen.append(run) or spans)

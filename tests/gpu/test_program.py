@@ -18,7 +18,7 @@ from pyroclast_kernels.gpu.memory import DeviceMemory
 from pyroclast_kernels.gpu.program import DeviceProgram, Graphs, Launches
 from pyroclast_kernels.matmul import FORMATS
 from pyroclast_kernels.memory import device_weight_bytes
-from pyroclast_kernels.program import Call
+from pyroclast_kernels.program import OpCall
 from pyroclast_kernels.sample import PENALTY
 from pyroclast_kernels.selection import Kernel
 from pyroclast_kernels.triton import device as triton_device
@@ -266,7 +266,7 @@ class Machine:
 
         return call
 
-    def _call(self, function: Callable[..., None], **arguments: Any) -> Call:
+    def _call(self, function: Callable[..., None], **arguments: Any) -> OpCall:
         def launch(limits: Limits, **tensors: Any) -> None:
             self.seen.append(limits)
             if self.graphs.recording is None:
@@ -274,7 +274,7 @@ class Machine:
             else:
                 self.graphs.recording.append((function, limits, tensors))
 
-        return Call(Kernel("norm", "f32", "fake", launch=launch), arguments, "")
+        return OpCall(Kernel("norm", "f32", "fake", launch=launch), arguments, "")
 
     @staticmethod
     def _double(limits: Limits, n_tokens: Any, token_ids: Any, out: Any) -> None:

@@ -20,7 +20,7 @@ from pyroclast_kernels.matmul.triton.tiles import ValueTile
 from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.table_files import TableError
 from pyroclast_kernels.triton import choices as triton_choices
-from pyroclast_kernels.triton.choices import Product, TileTable
+from pyroclast_kernels.triton.choices import TiledProduct, TileTable
 from stepping import load
 
 CONFIG = replace(
@@ -37,7 +37,7 @@ CONFIG = replace(
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
 DEFAULT = ValueTile(64, 64, 16, 256, 4, 5)
 OTHER = replace(DEFAULT, rows=32)
-PRODUCT = Product("values", "bf16", 64, 64, 1, normed=False)
+PRODUCT = TiledProduct("values", "bf16", 64, 64, 1, normed=False)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def table(**tiles: Any) -> TileTable:
     return TileTable(*made, entries, dict.fromkeys(entries, 0.5), {"model": "mine"})
 
 
-def choice(product: Product = PRODUCT, *, tuned: bool = True) -> ValueTile:
+def choice(product: TiledProduct = PRODUCT, *, tuned: bool = True) -> ValueTile:
     return triton_choices.choose(product, tuned, DEFAULT, lambda: [OTHER], [])
 
 
@@ -152,7 +152,7 @@ def test_what_is_for_the_cpu_is_refused_on_the_gpu(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["tune", "--device", "cuda", *flags])
-    assert end.value.code == 1 and f"{flags[0]} is for the CPU" in capsys.readouterr().err
+    assert end.value.code == 1 and f"{flags[0]} applies to the CPU only" in capsys.readouterr().err
 
 
 # ---- the tuner ---------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Timer:
     """50 us for what is `fast`, 100 for anything else; runs nothing."""
 
-    def __init__(self, fast: Callable[[Product, Any], bool]) -> None:
+    def __init__(self, fast: Callable[[TiledProduct, Any], bool]) -> None:
         self.fast = fast
 
     def __call__(self, replay: Any) -> float:
@@ -223,7 +223,7 @@ def test_other_bits_are_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_gain_within_the_noise_changes_nothing() -> None:
-    outcome = triton_tuning.Outcome(PRODUCT, [DEFAULT, OTHER], (1.0, 0.98), 10.0)
+    outcome = triton_tuning.TileChoice(PRODUCT, [DEFAULT, OTHER], (1.0, 0.98), 10.0)
     assert outcome.chosen == 0
     assert replace(outcome, ratios=(1.0, 0.96)).chosen == 1
     assert replace(outcome, ratios=(1.0, float("nan"))).chosen == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.program import Call, Program, Recorder, make_executor
+from pyroclast_kernels.program import OpCall, Program, Recorder, make_executor
 from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
 from pyroclast_kernels.timeline import TimelineRecorder, profile
@@ -193,7 +193,7 @@ def test_a_part_is_timed_where_it_ran() -> None:
     kept = [python_kernel(lambda nap=nap: time.sleep(nap)) for nap in naps]
     [call], _ = glu_calls(1)
     calls = [
-        Call(Kernel("glu", "f32", "test", address), call.arguments, "", call.slots)
+        OpCall(Kernel("glu", "f32", "test", address), call.arguments, "", call.slots)
         for address, _ in kept
     ]
     times = profile(Program(calls, make_executor(1)))

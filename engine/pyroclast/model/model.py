@@ -25,7 +25,7 @@ from pyroclast_kernels import timeline
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.memory import HostMemory, Memory
-from pyroclast_kernels.program import Call, Program, Recorder, make_executor
+from pyroclast_kernels.program import OpCall, Program, Recorder, make_executor
 from pyroclast_kernels.tables import DEFAULTS
 
 
@@ -88,7 +88,7 @@ class Model:
         self._calls = recorder.calls
         self._program: Program | None = self._make_program(recorder.calls)
 
-    def _make_program(self, calls: list[Call]) -> Program:
+    def _make_program(self, calls: list[OpCall]) -> Program:
         if isinstance(self.memory, HostMemory):
             return Program(calls, self._executor)
         from pyroclast_kernels.gpu.memory import DeviceMemory

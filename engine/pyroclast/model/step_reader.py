@@ -18,7 +18,7 @@ from pyroclast.errors import MemoryBudgetError
 from pyroclast.model.model import Model
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.reference import probs, queries
-from pyroclast_kernels.program import Call
+from pyroclast_kernels.program import OpCall
 
 Floats = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class StepReader:
     def __init__(
         self,
         model: Model,
-        calls: list[Call],
+        calls: list[OpCall],
         n_tokens: int,
         layers: tuple[int, ...],
         positions: tuple[int, ...],
@@ -138,7 +138,7 @@ class StepReader:
             program.run_one(index)
 
 
-def _writes(call: Call, x: Floats) -> bool:
+def _writes(call: OpCall, x: Floats) -> bool:
     out = call.arguments.get("out")
     return isinstance(out, np.ndarray) and np.may_share_memory(out, x)
 

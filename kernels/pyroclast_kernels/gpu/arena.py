@@ -44,7 +44,7 @@ class _Chunk:
         return found
 
 
-class Arena:
+class PinnedArena:
     """Chunks that are copied together; there is nearly always one."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ from pyroclast_kernels.attention.triton.attention import launch_attention
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks
 from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values
-from pyroclast_kernels.program import Call
+from pyroclast_kernels.program import OpCall
 from pyroclast_kernels.triton.launch import Limits
 
 VARIANT = "triton"  # whose kernels these are; calls of others stay alone
@@ -93,7 +93,7 @@ FUSIONS = (
 )
 
 
-def fusions(calls: list[Call]) -> list[Fusion]:
+def fusions(calls: list[OpCall]) -> list[Fusion]:
     """The fusions that can replace the first calls of the list, first choice first."""
     return [
         fusion
@@ -104,7 +104,7 @@ def fusions(calls: list[Call]) -> list[Fusion]:
     ]
 
 
-def _feeds(first: Call, second: Call) -> bool:
+def _feeds(first: OpCall, second: OpCall) -> bool:
     """Whether the second call reads what the first has written, for the same tokens.  Their fused
     kernel relies on that."""
     a, b = first.arguments, second.arguments

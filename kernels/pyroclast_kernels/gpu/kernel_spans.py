@@ -11,7 +11,7 @@ from pyroclast_kernels.errors import KernelError
 
 
 @dataclass(frozen=True)
-class Span:
+class KernelSpan:
     """One kernel or copy on the device, in microseconds from an arbitrary start."""
 
     name: str
@@ -19,7 +19,7 @@ class Span:
     end_us: float
 
 
-def kernel_spans(run: Callable[[], object]) -> list[Span]:
+def kernel_spans(run: Callable[[], object]) -> list[KernelSpan]:
     """What the device did while `run` ran, in order; a first run warms up.  KernelError, before
     any run, where there is no GPU, and after it where the profiler saw nothing."""
     from torch.autograd import DeviceType
@@ -31,7 +31,7 @@ def kernel_spans(run: Callable[[], object]) -> list[Span]:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
     spans = [
-        Span(event.name, event.time_range.start, event.time_range.end)
+        KernelSpan(event.name, event.time_range.start, event.time_range.end)
         for event in profiler.events()
         if event.device_type == DeviceType.CUDA
     ]

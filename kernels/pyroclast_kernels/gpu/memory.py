@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyroclast_kernels.gpu.arena import MAX_PATCHES, Arena, MirroredTable, apply_patches
+from pyroclast_kernels.gpu.arena import MAX_PATCHES, MirroredTable, PinnedArena, apply_patches
 from pyroclast_kernels.memory import Array, Shape
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import host_tensor
@@ -62,7 +62,7 @@ class DeviceMemory:
 
     def __init__(self) -> None:
         self._device = triton_device.device()
-        self._inputs, self._outputs, self._rare = Arena(), Arena(), Arena()
+        self._inputs, self._outputs, self._rare = PinnedArena(), PinnedArena(), PinnedArena()
         self._tables: dict[int, MirroredTable] = {}
         self._noted: list[tuple[MirroredTable, int, int]] = []
         self._n_patches = self.inputs((1,), np.int64)
@@ -245,7 +245,7 @@ class DeviceMemory:
         self._tables.clear()
         self._noted.clear()
         self._patch_tensors = ()
-        self._inputs, self._outputs, self._rare = Arena(), Arena(), Arena()
+        self._inputs, self._outputs, self._rare = PinnedArena(), PinnedArena(), PinnedArena()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

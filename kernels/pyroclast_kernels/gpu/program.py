@@ -28,7 +28,7 @@ from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.gpu.bounds import Bounds, all_bounds, bounds_of
 from pyroclast_kernels.gpu.fusion import fusions
 from pyroclast_kernels.gpu.memory import DeviceMemory
-from pyroclast_kernels.program import Call, Program
+from pyroclast_kernels.program import OpCall, Program
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import Limits
 
@@ -78,7 +78,7 @@ class DeviceProgram(Program):
 
     def __init__(
         self,
-        calls: list[Call],
+        calls: list[OpCall],
         memory: DeviceMemory,
         batch: Batch,
         max_seq_len: int,
@@ -98,7 +98,7 @@ class DeviceProgram(Program):
         self.captured: dict[Bounds, Callable[[], None]] = {}
         self._tuned = tuned
 
-    def _tensors_of(self, call: Call) -> dict[str, Any]:
+    def _tensors_of(self, call: OpCall) -> dict[str, Any]:
         return {name: self._memory.tensor(value) for name, value in call.arguments.items()}
 
     def _limits(self, bounds: Bounds) -> tuple[Limits, Limits]:

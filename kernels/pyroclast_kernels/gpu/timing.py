@@ -24,7 +24,7 @@ from pyroclast_kernels.triton.device import device
 from pyroclast_kernels.triton.launch import Launch, Limits, host_tensor, limits_of, on_device
 from pyroclast_kernels.weights.packing import PackedWeight
 
-Call = Callable[[], None]
+Launched = Callable[[], None]
 
 # Many times the L2 of any GPU so far, and a fifth of a millisecond or more to write.
 FLUSH_BYTES = 1 << 30
@@ -58,7 +58,7 @@ def placed(arguments: dict[str, Any]) -> tuple[Limits, dict[str, Any]]:
     return limits_of(arguments), given
 
 
-def call_of(launch: Launch, arguments: dict[str, Any]) -> Call:
+def call_of(launch: Launch, arguments: dict[str, Any]) -> Launched:
     """The launch on copies of the arguments that lie on the device."""
     limits, given = placed(arguments)
     return lambda: launch(limits, **given)
@@ -74,7 +74,7 @@ def events(n: int) -> list[Any]:
     return [torch.cuda.Event(enable_timing=True) for _ in range(n)]
 
 
-def cold(call: Call, seconds: float) -> Timed:
+def cold(call: Launched, seconds: float) -> Timed:
     """Times calls, each after a flush of the L2.  The first one compiles and is left out."""
     call()
     flush = _flush_buffer()
@@ -97,7 +97,7 @@ def cold(call: Call, seconds: float) -> Timed:
     return Timed(tuple(samples), len(samples), how)
 
 
-def replayed(call: Call, once_us: float, seconds: float) -> Timed:
+def replayed(call: Launched, once_us: float, seconds: float) -> Timed:
     """Times calls one after the other in a CUDA graph; a sample is a replay's time over its calls.
     once_us: about how long one takes."""
     n_calls = int(min(max(1.0, _GRAPH_US / max(once_us, 0.1)), _MAX_IN_GRAPH))

@@ -21,7 +21,7 @@ from pyroclast_kernels.gpu.bounds import Bounds, bounds_of
 from pyroclast_kernels.gpu.program import DeviceProgram
 from pyroclast_kernels.triton import choices as triton_choices
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, TileTable
+from pyroclast_kernels.triton.choices import TiledProduct, TileTable
 
 MIN_GAIN = 0.03  # what a tile must save before it stands in for the default
 N_ROUNDS = 9
@@ -36,7 +36,7 @@ class Subject:
     """A product, its tiles (the default first), what the first of its launches writes, and all of
     its launches in a step of n_tokens sequences."""
 
-    product: Product
+    product: TiledProduct
     tiles: Sequence[Any]
     results: Sequence[Any]
     n_tokens: int = 0
@@ -44,11 +44,11 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TileChoice:
     """What was chosen for a product.  ratios: median time over the default's, tile by tile, NaN
     for one that has other bits or does not compile."""
 
-    product: Product
+    product: TiledProduct
     tiles: Sequence[Any]
     ratios: tuple[float, ...]
     default_us: float
@@ -63,7 +63,7 @@ class Outcome:
 
 def tune(
     program: DeviceProgram, show: Callable[[int], None], timer: Timer | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[TileChoice]:
     """The outcome for each product in steps of decoding; show(percent) is told how far it is.
     Overwrites what the program's batch and cache hold."""
     found = list(subjects(program).values())
@@ -73,9 +73,9 @@ def tune(
         show(100 * n // len(found))
 
 
-def subjects(program: DeviceProgram) -> dict[Product, Subject]:
+def subjects(program: DeviceProgram) -> dict[TiledProduct, Subject]:
     """The products of the program's steps of decoding that have several tiles."""
-    found: dict[Product, Subject] = {}
+    found: dict[TiledProduct, Subject] = {}
     most = min(program.batch.max_seqs, program.batch.max_logits, program.batch.max_batch_tokens)
     for n_tokens in sorted({min(n, most) for n in triton_choices.TOKENS}):
         bounds = _step(program, n_tokens)
@@ -91,7 +91,7 @@ def subjects(program: DeviceProgram) -> dict[Product, Subject]:
 def _chosen_in(launch: Callable[[], None]) -> list[Subject]:
     seen: list[Subject] = []
 
-    def note(product: Product, tiles: Sequence[Any], results: Sequence[Any]) -> None:
+    def note(product: TiledProduct, tiles: Sequence[Any], results: Sequence[Any]) -> None:
         seen.append(Subject(product, tiles, results))
 
     with triton_choices.noting(note):
@@ -111,7 +111,7 @@ def _step(program: DeviceProgram, n_tokens: int) -> Bounds:
     return bounds_of(batch, program.max_seq_len)
 
 
-def _outcome(subject: Subject, program: DeviceProgram, timer: Timer) -> Outcome:
+def _outcome(subject: Subject, program: DeviceProgram, timer: Timer) -> TileChoice:
     product = subject.product
     wanted = _bits(subject, subject.tiles[0])
     replays: list[Callable[[], None] | None] = []
@@ -127,7 +127,7 @@ def _outcome(subject: Subject, program: DeviceProgram, timer: Timer) -> Outcome:
                 times[k].append(timer(replay))
     ratios = [_ratio(each, times[0]) for each in times]
     default_us = statistics.median(times[0]) / len(subject.launches)
-    return Outcome(product, subject.tiles, tuple(ratios), default_us)
+    return TileChoice(product, subject.tiles, tuple(ratios), default_us)
 
 
 def _ratio(times: list[float], defaults: list[float]) -> float:
@@ -195,7 +195,7 @@ def _device_us(replay: Callable[[], None]) -> float:
     return 1000 * float(begin.elapsed_time(end))
 
 
-def table_of(outcomes: Sequence[Outcome], made: dict[str, Any]) -> TileTable:
+def table_of(outcomes: Sequence[TileChoice], made: dict[str, Any]) -> TileTable:
     """A table of the winners, and of the present table's entries for other products."""
     present = triton_choices.current()[0]
     table = present or TileTable(triton_choices.fingerprint(), triton_choices.build_id(), {})

@@ -35,7 +35,7 @@ AnyTile = TypeVar("AnyTile")
 
 
 @dataclass(frozen=True)
-class Product:
+class TiledProduct:
     """What a tile is chosen for.  kernel: whose it is; n_tokens: one of TOKENS; normed: the kernel
     begins with the norm of its token."""
 
@@ -53,8 +53,8 @@ class TileTable:
 
     gpu: str
     build: str
-    tiles: Mapping[Product, Mapping[str, int]]
-    ratios: Mapping[Product, float] = field(default_factory=dict)
+    tiles: Mapping[TiledProduct, Mapping[str, int]]
+    ratios: Mapping[TiledProduct, float] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)  # where and how, for people
 
     @property
@@ -73,12 +73,12 @@ def tokens_of(n: int) -> int:
 
 # ---- the choice ------------------------------------------------------------------------------
 
-_trial: dict[Product, Any] = {}
-_noted: list[Callable[[Product, Sequence[Any], Sequence[Any]], None]] = []
+_trial: dict[TiledProduct, Any] = {}
+_noted: list[Callable[[TiledProduct, Sequence[Any], Sequence[Any]], None]] = []
 
 
 def choose(
-    product: Product,
+    product: TiledProduct,
     tuned: bool,
     default: AnyTile,
     others: Callable[[], Sequence[AnyTile]],
@@ -101,7 +101,7 @@ def choose(
 
 
 @contextmanager
-def noting(note: Callable[[Product, Sequence[Any], Sequence[Any]], None]) -> Iterator[None]:
+def noting(note: Callable[[TiledProduct, Sequence[Any], Sequence[Any]], None]) -> Iterator[None]:
     """Inside, `note` is told of every choice: the product, its tiles with the default first, and
     the results."""
     _noted.append(note)
@@ -112,7 +112,7 @@ def noting(note: Callable[[Product, Sequence[Any], Sequence[Any]], None]) -> Ite
 
 
 @contextmanager
-def trying(product: Product, tile: Any) -> Iterator[None]:
+def trying(product: TiledProduct, tile: Any) -> Iterator[None]:
     """Inside, launches of the product take that tile."""
     _trial[product] = tile
     try:
@@ -193,8 +193,8 @@ def load(file: Path) -> TileTable:
     return TileTable(gpu, build, tiles, {product: ratio for product, _, ratio in read}, made)
 
 
-def _entry(raw: Any, i: int) -> tuple[Product, dict[str, int], float]:
-    names = tuple(Product.__dataclass_fields__)
+def _entry(raw: Any, i: int) -> tuple[TiledProduct, dict[str, int], float]:
+    names = tuple(TiledProduct.__dataclass_fields__)
     if not isinstance(raw, dict) or set(raw) != {*names, "tile", "ratio"}:
         raise TableError(f"entry {i} needs exactly {', '.join([*names, 'tile', 'ratio'])}")
     numbers = [raw[name] for name in ("n_rows", "n_cols", "n_tokens")]
@@ -207,7 +207,7 @@ def _entry(raw: Any, i: int) -> tuple[Product, dict[str, int], float]:
         raise TableError(f"entry {i} has a tile that is no object of whole numbers")
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not math.isfinite(ratio):
         raise TableError(f"entry {i} has a ratio that is no number")
-    return Product(**{name: raw[name] for name in names}), tile, float(ratio)
+    return TiledProduct(**{name: raw[name] for name in names}), tile, float(ratio)
 
 
 def save(table: TileTable) -> Path:

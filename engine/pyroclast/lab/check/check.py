@@ -21,7 +21,7 @@ from pyroclast.lab.check.inputs import SCRATCH, Arguments, Array, array_of, copy
 from pyroclast_kernels import activations
 from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import Case, mismatches
-from pyroclast_kernels.program import Call, Program, make_executor, pack_arguments
+from pyroclast_kernels.program import OpCall, Program, make_executor, pack_arguments
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.weights.packing import PackedWeight
@@ -140,7 +140,7 @@ def bind(op: str, format: str, variant: str) -> Kernel:
 def run_on(kernel: Kernel, arguments: Arguments, executor: Any) -> None:
     """Makes one call as the engine does.  Without an executor: through ctypes, in one part."""
     slots = None if kernel.function else pack_arguments(kernel, arguments)
-    Program([Call(kernel, arguments, "", slots)], executor).run()
+    Program([OpCall(kernel, arguments, "", slots)], executor).run()
 
 
 def _run_parts(kernel: Kernel, arguments: Arguments, parts: list[int]) -> None:

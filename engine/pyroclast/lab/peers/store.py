@@ -25,9 +25,6 @@ class Store:
         options = self._options
         if not options.peers:
             return options.model if format is None else f"{options.model}@{format}"
-        if format not in (None, "f16") and "llama.cpp" not in options.peers:
-            what = f"making a {format} file"
-            raise PeerError(f"{what} takes --peer llama.cpp=PYTHON, which has the tool")
         return str(self._gguf(format))
 
     def theirs(self, peer: str, format: str | None) -> str | None:
@@ -62,6 +59,9 @@ class Store:
 
     def _quantize(self, source: Path, target: Path, format: str) -> None:
         """By llama.cpp's own tool, in the Python that has it."""
+        if "llama.cpp" not in self._options.peers:
+            what = f"making a {format} file"
+            raise PeerError(f"{what} takes --peer llama.cpp=PYTHON, which has the tool")
         print(f"writing {target.name.rpartition('.gguf')[0]}.gguf ...", file=sys.stderr)
         python, script = self._options.peers["llama.cpp"], WORKERS / PEERS["llama.cpp"].script
         with Client(python, script, {}) as client:

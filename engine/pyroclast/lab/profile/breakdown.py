@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.lab.profile.record import Recorded, RecordedStep
-from pyroclast_kernels.program import Call
+from pyroclast_kernels.program import OpCall
 
 Array = NDArray[Any]
 SAMPLING = "sample"
@@ -53,7 +53,7 @@ class Group:
         }
 
 
-def op_name(call: Call) -> str:
+def op_name(call: OpCall) -> str:
     """The op and format of a call, such as matmul.q8_0."""
     return f"{call.kernel.op}.{call.kernel.format}"
 
@@ -73,7 +73,7 @@ def step_parts(steps: Sequence[RecordedStep]) -> dict[str, int]:
     return found
 
 
-def groups(steps: Sequence[RecordedStep], key: Callable[[Call], str]) -> list[Group]:
+def groups(steps: Sequence[RecordedStep], key: Callable[[OpCall], str]) -> list[Group]:
     """Calls grouped by key(call), the slowest group first.  All steps run one program."""
     if not steps:
         return []
@@ -152,7 +152,7 @@ def _layers(steps: Sequence[RecordedStep]) -> list[Group]:
     return [found[name] for name in order]
 
 
-def _label(call: Call) -> str:
+def _label(call: OpCall) -> str:
     return call.label or "sampling"
 
 

@@ -18,7 +18,7 @@ from pyroclast.llm import assemble
 from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
-from pyroclast_kernels.program import Call
+from pyroclast_kernels.program import OpCall
 from pyroclast_kernels.tables import FEW_TOKENS
 from pyroclast_kernels.timeline import TimelineRecorder, TimelineRun
 
@@ -52,7 +52,7 @@ class RecordedStep:
     n_tokens: int
     count: Any  # where its calls read n_tokens
 
-    def variant(self, call: Call) -> str:
+    def variant(self, call: OpCall) -> str:
         """The variant that ran.  A call that does not read the step's count has one token."""
         many = call.many is not None and call.n_tokens is self.count
         split = many and self.n_tokens > FEW_TOKENS

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyroclast.lab.profile.breakdown import op_name, split
 from pyroclast.lab.profile.record import Recorded
 from pyroclast.lab.tune.steps import bind, recorded_runs
-from pyroclast_kernels.program import Call, Program
+from pyroclast_kernels.program import OpCall, Program
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.timeline import TimelineRun
 from pyroclast_kernels.weights.packing import PackedWeight
@@ -155,7 +155,7 @@ def _replay_op(program: Program, name: str, step: TimelineRun) -> list[Alone]:
 
 
 def _python(
-    calls: Sequence[Call], name: str, kernel: Kernel, step: TimelineRun, chosen: set[str]
+    calls: Sequence[OpCall], name: str, kernel: Kernel, step: TimelineRun, chosen: set[str]
 ) -> Alone:
     """Times a Python function, which may take seconds: the calls of the first layer with the op run
     once, and their time is scaled by their share of all of the op's calls in the step."""
@@ -175,7 +175,7 @@ def _python(
     return Alone(name, kernel.variant, us, len(first), kernel.variant in chosen)
 
 
-def _n_values(call: Call) -> int:
+def _n_values(call: OpCall) -> int:
     """The number of values in the call's weight; 0 if the op does not read all of them."""
     weight = call.arguments.get("weight")
     whole = isinstance(weight, PackedWeight) and call.kernel.op in ("matmul", "gate_up")

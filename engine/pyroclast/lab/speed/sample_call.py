@@ -16,7 +16,7 @@ from pyroclast_kernels.selection import Kernel, Selection, all_variants
 C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
-class Result(NamedTuple):
+class SampleResult(NamedTuple):
     """What the op wrote: OUT (n_rows,), and the most likely tokens (n_rows, max_top)."""
 
     out: Any
@@ -84,16 +84,16 @@ class SampleCall:
         found: Callable[[], Any] = bare
         return found
 
-    def run(self) -> Result:
+    def run(self) -> SampleResult:
         """All parts, one after the other, the last first: their order must not matter."""
         if self.kernel.function:
             self.kernel.function(**self.arguments)
         else:
             for part in reversed(range(self.n_parts)):
                 self._function(self._address, part, self.n_parts)
-        return Result(self.out, self.arguments["top_ids"], self.arguments["top_logprobs"])
+        return SampleResult(self.out, self.arguments["top_ids"], self.arguments["top_logprobs"])
 
 
-def run_sample(variant: str, logits: Any, rows: Any, **inputs: Any) -> Result:
+def run_sample(variant: str, logits: Any, rows: Any, **inputs: Any) -> SampleResult:
     """One call; logits float32 (n_rows, vocab_size), rows ROW (n_rows,)."""
     return SampleCall(variant, logits, rows, **inputs).run()

@@ -39,7 +39,7 @@ from pyroclast.lab.speed.sampling_peers import (
 from pyroclast.lab.speed.softmax_call import SoftmaxCall
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast_kernels import features, sample
-from pyroclast_kernels.program import PARTS_PER_THREAD, Call, Program, make_executor
+from pyroclast_kernels.program import PARTS_PER_THREAD, OpCall, Program, make_executor
 from pyroclast_kernels.sample import cases
 from pyroclast_kernels.softmax import cases as softmax_cases
 
@@ -147,7 +147,7 @@ def threads_row(variant: str, options: SamplingOptions) -> dict[str, Any]:
         if executor is None:
             return {}
         call, _ = sample_call(variant, logits, TABLE["top_p 0.95"], n_threads)
-        recorded = Call(call.kernel, call.arguments, "sample", call.slots)
+        recorded = OpCall(call.kernel, call.arguments, "sample", call.slots)
         contenders[f"{n_threads} threads"] = Program([recorded], executor).run
     return in_turn(contenders, {}, options.seconds)
 

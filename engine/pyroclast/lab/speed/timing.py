@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast.lab.check.inputs import Arguments, cache_bytes, copy_of, n_copies
-from pyroclast_kernels.program import Call, Program, pack_arguments
+from pyroclast_kernels.program import OpCall, Program, pack_arguments
 from pyroclast_kernels.selection import Kernel
 
 # Reading the clock and calling from Python cost about 0.5 us, waking sleeping threads several.  The
@@ -73,13 +73,13 @@ def cold(kernel: Kernel, arguments: Arguments, executor: Any, seconds: float) ->
     return Timing(samples, len(samples) * n_calls)
 
 
-def make_call(kernel: Kernel, arguments: Arguments) -> Call:
+def make_call(kernel: Kernel, arguments: Arguments) -> OpCall:
     """A recorded call.  The arguments of a Python function need not be those of an op."""
     slots = None if kernel.function else pack_arguments(kernel, arguments)
-    return Call(kernel, arguments, "", slots)
+    return OpCall(kernel, arguments, "", slots)
 
 
-def _once(call: Call, executor: Any) -> float:
+def _once(call: OpCall, executor: Any) -> float:
     """Seconds of the second call; the first one has to fault its memory in."""
     program = Program([call], executor)
     program.run()

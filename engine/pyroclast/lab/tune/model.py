@@ -18,7 +18,7 @@ from pyroclast.lab.tune.choice import Block, CallClass, Measured
 from pyroclast.lab.tune.search import Ratio, Verdict
 from pyroclast.lab.tune.steps import Array, ModelSteps, bind, busy_ns, call_class_of, recorded_runs
 from pyroclast_kernels.cases import op_cases
-from pyroclast_kernels.program import Call, Program
+from pyroclast_kernels.program import OpCall, Program
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.tables import TOKEN_CLASSES, Entry, TokenClass, tokens_of
 
@@ -119,12 +119,12 @@ class ModelBench:
     def _program(self, name: str) -> Program:
         """The step with variant `name` in every call that it can run; "": the defaults."""
 
-        def choose(call: Call) -> Kernel | None:
+        def choose(call: OpCall) -> Kernel | None:
             return self._kernels.get((call.kernel.op, call.kernel.format, name))
 
         return self._steps.rebound(choose)
 
-    def _under(self, call: Call, chosen: dict[tuple[str, str, str, str], str]) -> Kernel | None:
+    def _under(self, call: OpCall, chosen: dict[tuple[str, str, str, str], str]) -> Kernel | None:
         name = chosen.get((*call_class_of(call), tokens_of(call.n_tokens)), "")
         return self._kernels.get((call.kernel.op, call.kernel.format, name))
 

@@ -53,7 +53,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Result:
+class TuneResult:
     """What a run of the tuner found.  All entries are the defaults if a verdict fails."""
 
     entries: tuple[Entry, ...]
@@ -80,7 +80,7 @@ def tune(
     *,
     any_bits: bool = False,
     n_blocks: int = N_BLOCKS,
-) -> Result:
+) -> TuneResult:
     """Measures, chooses and verifies.  present: the table in force, whose choices stay unless they
     lose."""
     measured = bench.measure(n_blocks)
@@ -89,8 +89,8 @@ def tune(
         choices += choose(call_class, measured, _incumbents(call_class, present), any_bits)
     entries = tuple(choice.entry() for choice in choices)
     if all(entry.variant == entry.default for entry in entries):
-        return Result(entries, tuple(choices), ())
-    result = Result(entries, tuple(choices), tuple(bench.verify(entries, n_blocks)))
+        return TuneResult(entries, tuple(choices), ())
+    result = TuneResult(entries, tuple(choices), tuple(bench.verify(entries, n_blocks)))
     if result.holds:
         return result
     defaults = tuple(replace(e, variant=e.default, ratio=1.0) for e in entries)

@@ -20,7 +20,7 @@ from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.model import Model
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
-from pyroclast_kernels.program import Call, Program, make_executor
+from pyroclast_kernels.program import OpCall, Program, make_executor
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.tables import shape_class
 from pyroclast_kernels.timeline import TimelineRecorder, TimelineRun
@@ -88,7 +88,7 @@ class ModelSteps:
         self.close()
 
 
-def call_class_of(call: Call) -> tuple[str, str, str]:
+def call_class_of(call: OpCall) -> tuple[str, str, str]:
     """The op, format and shape class of a call: what a table chooses a variant for."""
     kernel = call.kernel
     return kernel.op, kernel.format, shape_class(kernel.op, call.arguments)

@@ -21,7 +21,7 @@ from pyroclast_kernels.matmul.triton.block_tiles import tiles_of
 from pyroclast_kernels.matmul.triton.split import is_last, sum_of_splits
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, choose, tokens_of
+from pyroclast_kernels.triton.choices import TiledProduct, choose, tokens_of
 from pyroclast_kernels.weights.blocks import BLOCK
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def launch_blocks(
     what its norm will have written."""
     default = tile_for(limits.n_tokens, weight.format)
     tokens, is_normed = tokens_of(limits.n_tokens), normed is not None
-    product = Product("blocks", weight.format, n_rows, n_cols, tokens, is_normed)
+    product = TiledProduct("blocks", weight.format, n_rows, n_cols, tokens, is_normed)
     tile = choose(product, limits.tuned, default, lambda: other_tiles(default), [out])
     n_runs, run_steps = runs(n_rows, n_cols)
     n_row_tiles = triton.cdiv(n_rows, tile.rows)

@@ -27,7 +27,7 @@ from pyroclast_kernels.matmul.triton.block_tiles import tiles_of
 from pyroclast_kernels.matmul.triton.blocks import BlockTile, other_tiles, tile_for
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, choose, tokens_of
+from pyroclast_kernels.triton.choices import TiledProduct, choose, tokens_of
 from pyroclast_kernels.weights.blocks import BLOCK
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def launch_gate_up(
     """reference.gate_up of tensors; out float32 or bfloat16.  normed: as launch_blocks."""
     default = _tile_for(limits.n_tokens, weight.format)
     tokens, is_normed = tokens_of(limits.n_tokens), normed is not None
-    product = Product("gate_up", weight.format, d_ff, n_cols, tokens, is_normed)
+    product = TiledProduct("gate_up", weight.format, d_ff, n_cols, tokens, is_normed)
     tile = choose(product, limits.tuned, default, lambda: other_tiles(default), (out, out_q8))
     n_runs, run_steps = runs(2 * d_ff, n_cols)
     common = {

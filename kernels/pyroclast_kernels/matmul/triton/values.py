@@ -32,7 +32,7 @@ from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul.triton.tiles import ValueTile, architecture, other_tiles, tile_of
 from pyroclast_kernels.norm.triton_kernels import Normed, n_blocks_of, norm_first
 from pyroclast_kernels.triton import device as triton_device
-from pyroclast_kernels.triton.choices import Product, choose, tokens_of
+from pyroclast_kernels.triton.choices import TiledProduct, choose, tokens_of
 
 if TYPE_CHECKING:
     from pyroclast_kernels.triton.launch import Limits
@@ -201,7 +201,7 @@ def _launch(
     )
     kernel, n_tokens_class = "gated" if parts == 2 else "values", tokens_of(limits.n_tokens)
     tile = choose(
-        Product(kernel, weight.format, n_rows, n_cols, n_tokens_class, normed is not None),
+        TiledProduct(kernel, weight.format, n_rows, n_cols, n_tokens_class, normed is not None),
         limits.tuned,
         default,
         lambda: other_tiles(default, n_rows, parts, by_tma, whole),
