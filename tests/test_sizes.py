@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("engine/pyroclast", "kernels/pyroclast_kernels")
-MAX_FILE, MAX_MEDIAN, MAX_FUNCTION, MAX_FACE = 300, 160, 40, 8
+MAX_FILE, MAX_MEDIAN, MAX_FUNCTION, MAX_FACE, MAX_COMMAND = 300, 160, 40, 8, 30
 TECHNOLOGIES = ("numba", "cython", "cpp", "triton", "gpu")
 # Longer than MAX_FUNCTION: kernels, whose loops are read as one; and these.
 LONG_FUNCTIONS = {
@@ -45,6 +45,13 @@ def n_lines(path: Path) -> int:
 
 def test_the_face_of_the_package_is_small() -> None:
     assert len(list((ROOT / "engine/pyroclast").glob("*.py"))) <= MAX_FACE
+
+
+def test_the_commands_of_bench_are_thin() -> None:
+    """Their logic is in pyroclast.lab; test_*.py are suites of pytest-benchmark."""
+    commands = [p for p in (ROOT / "bench").glob("*.py") if not p.name.startswith("test_")]
+    assert commands
+    assert {path.name: n_lines(path) for path in commands if n_lines(path) > MAX_COMMAND} == {}
 
 
 def test_no_file_is_long() -> None:
