@@ -240,9 +240,9 @@ def assemble(model: StepModel, tokenizer: Tokenizer, name: str) -> LLM:
 def _load(model: str | Path, device: str, **options: Any) -> Parts:
     """Opens the files, plans where the model lies, loads it there, closes the files."""
     from pyroclast.checkpoint.open import open_checkpoint
+    from pyroclast.model.load_plan import plan
     from pyroclast.model.model import Model
     from pyroclast.model.options import LoadOptions
-    from pyroclast.model.plan import plan
 
     with open_checkpoint(model) as checkpoint:
         planned = plan(checkpoint, device, LoadOptions(**options))

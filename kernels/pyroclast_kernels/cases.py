@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK, dequantize
+from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK, dequantize
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.weights.packing import PackedWeight
 

@@ -11,7 +11,7 @@ Where variants come from, none of them listed anywhere else:
     numba, cython          <op>/<technology>_cpu.py, which registers itself with @op.variant
     triton                 <op>/triton_gpu.py, which registers itself with @op.gpu_variant
                            (or <op>/<technology>/, where a variant has more files than two)
-    numba-<name>, ...      a file of a user's own, wherever it lies: see own_variants.py
+    numba-<name>, ...      a file of a user's own, wherever it lies: see user_variants.py
 
 Which of them runs is for selection.py to say.
 """

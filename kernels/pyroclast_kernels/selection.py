@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyroclast_kernels import features, own_variants, tables
+from pyroclast_kernels import features, tables, user_variants
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.registry import OP_NAMES, TECHNOLOGIES, Op, Variant, get_op, load_technology
 from pyroclast_kernels.triton import device as triton_device
@@ -51,7 +51,7 @@ def all_variants(op_name: str) -> dict[str, Variant]:
     """Every variant of an op, best first; imports the optional technologies."""
     for technology in TECHNOLOGIES:
         load_technology(op_name, technology)
-    own_variants.load(op_name)
+    user_variants.load(op_name)
     variants = get_op(op_name).variants
     order = {name: i for i, name in enumerate(preference())}
     return dict(sorted(variants.items(), key=lambda item: order.get(item[0], len(order))))

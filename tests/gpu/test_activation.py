@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.activation.reference import glu as reference
-from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import EPS
+from pyroclast_kernels.q8_blocks import Q8_BLOCK
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.triton.device import INTERPRETED
 
@@ -67,7 +67,7 @@ def wanted(gate_up: Any) -> Any:
 
 
 def assert_the_same_blocks(x: Any, got: Any) -> None:
-    blocks = activations.quantize(x)
+    blocks = q8_blocks.quantize(x)
     for field in Q8_BLOCK.names or ():
         np.testing.assert_array_equal(got[field], blocks[field], err_msg=field)
 
@@ -98,7 +98,7 @@ def test_what_is_not_finite_poisons_the_scale_of_its_block_alone(bad: float) -> 
 def test_blocks_too_small_for_an_inverse() -> None:
     x = np.array([[1e-40, 3e-38, 0.0, -2e-37] * 8], np.float32)
     got = quantized(x)
-    assert np.abs(activations.dequantize(got) - x).max() < 4e-37
+    assert np.abs(q8_blocks.dequantize(got) - x).max() < 4e-37
 
 
 def test_quantize_takes_bfloat16_and_leaves_the_rest_alone() -> None:

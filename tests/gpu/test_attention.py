@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.cases import _attention as attention_arguments
 from pyroclast_kernels.attention.triton.attention import launch_attention
@@ -134,26 +134,26 @@ def test_bfloat16_and_8_bit_outputs_are_the_float32_output_rounded(format: str) 
     arguments = made(MIXED, format)
     exact = run(format, arguments).copy()
     n_tokens, width = exact.shape
-    arguments["out_q8"] = np.zeros((n_tokens + 1, width // 32), activations.Q8_BLOCK)
+    arguments["out_q8"] = np.zeros((n_tokens + 1, width // 32), q8_blocks.Q8_BLOCK)
     arguments["out"] = cache.to_bf16(arguments["out"])
     launch = launch_attention(format)
     on_host(launch)(**arguments)
     rounded = cache.from_bf16(arguments["out"])
     assert (rounded[n_tokens] == 7).all()
     np.testing.assert_allclose(rounded[:n_tokens], exact, rtol=2.0**-7)
-    want, got = activations.quantize(exact), arguments["out_q8"]
-    for field in activations.Q8_BLOCK.names or ():
+    want, got = q8_blocks.quantize(exact), arguments["out_q8"]
+    for field in q8_blocks.Q8_BLOCK.names or ():
         np.testing.assert_array_equal(got[:n_tokens][field], want[field], err_msg=field)
-    assert (got[n_tokens:] == np.zeros((), activations.Q8_BLOCK)).all()
+    assert (got[n_tokens:] == np.zeros((), q8_blocks.Q8_BLOCK)).all()
 
 
 def test_8_bit_output_alone() -> None:
     arguments = made(Shape(4, 2, 32, ((300, 1), (7, 3))), "f16")
     exact = run("f16", arguments).copy()
     arguments["out"] = None
-    arguments["out_q8"] = np.zeros((len(exact), 4), activations.Q8_BLOCK)
+    arguments["out_q8"] = np.zeros((len(exact), 4), q8_blocks.Q8_BLOCK)
     on_host(launch_attention("f16"))(**arguments)
-    want = activations.quantize(exact)["values"]
+    want = q8_blocks.quantize(exact)["values"]
     np.testing.assert_array_equal(arguments["out_q8"]["values"], want)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.matmul import BLOCK_FORMATS
 from pyroclast_kernels.matmul.cases import raw_rows
 from pyroclast_kernels.matmul.triton import blocks as triton_blocks
@@ -37,7 +37,7 @@ def activation(n_tokens: int = N_TOKENS, n_cols: int = N_COLS) -> np.ndarray[Any
 
 
 def blocks(x: np.ndarray[Any, Any]) -> torch.Tensor:
-    return host_tensor(activations.quantize(x)).to(triton_device.device())
+    return host_tensor(q8_blocks.quantize(x)).to(triton_device.device())
 
 
 def product(
@@ -72,7 +72,7 @@ def product(
 def test_a_token_has_the_same_bits_in_any_company(format: str) -> None:
     x = blocks(activation())
     whole = product(format, x)
-    expected = activations.dequantize(activations.quantize(activation()))
+    expected = q8_blocks.dequantize(q8_blocks.quantize(activation()))
     expected = expected @ packed(format).dequantize().T
     np.testing.assert_allclose(whole, expected, atol=2e-3 * np.abs(expected).max())
     for n_tokens, at in ((1, 69), (5, 65)):

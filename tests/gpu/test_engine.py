@@ -18,9 +18,9 @@ from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError
 from pyroclast.families.registry import FAMILIES
 from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.inspect import inspect_step
+from pyroclast.model.load_plan import plan
 from pyroclast.model.model import Model
 from pyroclast.model.options import LoadOptions
-from pyroclast.model.plan import plan
 from stepping import load, logits_of, step
 
 CONFIG = replace(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation.triton.kernels import launch_glu
 from pyroclast_kernels.attention.cases import _attention as attention_arguments
 from pyroclast_kernels.attention.triton.attention import launch_attention
@@ -74,7 +74,7 @@ def normed_arguments(format: str, d_model: int, row: int | None = None) -> Argum
         "x": RNG.standard_normal((3, d_model)).astype(np.float32) * 3,
         "norm_weight": RNG.standard_normal(d_model).astype(np.float32),
         "normed": None if takes_q8 else np.zeros((3, d_model), np.float32),
-        "normed_q8": np.zeros((3, d_model // 32), activations.Q8_BLOCK) if takes_q8 else None,
+        "normed_q8": np.zeros((3, d_model // 32), q8_blocks.Q8_BLOCK) if takes_q8 else None,
     }
 
 
@@ -131,7 +131,7 @@ def test_norm_and_gate_up(format: str) -> None:
     one = normed_arguments(format, d_model) | {
         "weight": packed(format, 2 * d_ff, d_model),
         "out": np.full((2, d_ff), 7, np.float32),
-        "out_q8": np.zeros((2, d_ff // 32), activations.Q8_BLOCK),
+        "out_q8": np.zeros((2, d_ff // 32), q8_blocks.Q8_BLOCK),
     }
     other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in one.items()}
 
@@ -214,7 +214,7 @@ def test_product_and_glu(
         "weight": packed(format, 2 * d_ff, d_model),
         "sums": np.zeros((rows, 2 * d_ff), np.float32),
         "out": np.full((rows, d_ff), 7, np.float32) if "values" in outputs else None,
-        "out_q8": np.zeros((rows, d_ff // 32), activations.Q8_BLOCK) if "q8" in outputs else None,
+        "out_q8": np.zeros((rows, d_ff // 32), q8_blocks.Q8_BLOCK) if "q8" in outputs else None,
     }
     one["normed"] = RNG.standard_normal((rows, d_model)).astype(np.float32)
     other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in one.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation.triton.kernels import launch_glu
 from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.matmul.cases import raw_rows
@@ -39,7 +39,7 @@ def packed(format: str) -> PackedWeight:
 
 
 def blocks(x: np.ndarray[Any, Any]) -> torch.Tensor:
-    return host_tensor(activations.quantize(x)).to(triton_device.device())
+    return host_tensor(q8_blocks.quantize(x)).to(triton_device.device())
 
 
 def activation(n_tokens: int) -> np.ndarray[Any, Any]:
@@ -138,7 +138,7 @@ def test_gates_far_from_zero(n_tokens: int) -> None:
     """silu of a very negative gate is 0, not NaN: its exponential is infinite."""
     x = activation(n_tokens) * np.float32(1e6)
     values, _ = fused("q8_0", blocks(x))
-    y = activations.dequantize(activations.quantize(x)) @ packed("q8_0").dequantize().T
+    y = q8_blocks.dequantize(q8_blocks.quantize(x)) @ packed("q8_0").dequantize().T
     gate, up = y[:, :D_FF], y[:, D_FF:]
     assert (gate < -1000).any()
     assert values.isfinite().all()

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.cases import EPS
 from pyroclast_kernels.norm.reference import norm as reference
+from pyroclast_kernels.q8_blocks import Q8_BLOCK
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.triton.device import INTERPRETED
 

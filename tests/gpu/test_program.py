@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pyroclast_kernels.activations import Q8_BLOCK
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.gpu.arena import MAX_PATCHES
@@ -19,6 +18,7 @@ from pyroclast_kernels.gpu.program import DeviceProgram, Graphs, Launches
 from pyroclast_kernels.matmul import FORMATS
 from pyroclast_kernels.memory import device_weight_bytes
 from pyroclast_kernels.program import OpCall
+from pyroclast_kernels.q8_blocks import Q8_BLOCK
 from pyroclast_kernels.sample import PENALTY
 from pyroclast_kernels.selection import Kernel
 from pyroclast_kernels.triton import device as triton_device

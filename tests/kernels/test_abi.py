@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyroclast_kernels.activations import Q8_BLOCK
+from pyroclast_kernels.q8_blocks import Q8_BLOCK
 from pyroclast_kernels.registry import OP_NAMES, folder_of, get_op
 
 PACKAGE = Path(__file__).parents[2] / "kernels" / "pyroclast_kernels"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.attention import FORMATS, cache
 from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.program import Program, Recorder
@@ -41,10 +41,10 @@ def test_8_bit_output_is_the_float32_output_quantized(
     arguments = case_of(case_name, format).make()
     n_tokens = int(arguments["n_tokens"][0])
     width = arguments["out"].shape[1]
-    arguments["out_q8"] = np.zeros((n_tokens + 1, width // 32), activations.Q8_BLOCK)
+    arguments["out_q8"] = np.zeros((n_tokens + 1, width // 32), q8_blocks.Q8_BLOCK)
     run(name, format, arguments)
     assert np.abs(arguments["out"][:n_tokens]).max() > 0.1
-    want = activations.quantize(arguments["out"][:n_tokens])
+    want = q8_blocks.quantize(arguments["out"][:n_tokens])
     got = arguments["out_q8"][:n_tokens]
     for field in ("scale", "values", "minus_8_sum", "minus_128_sum"):
         np.testing.assert_array_equal(got[field], want[field])

@@ -14,7 +14,7 @@ from pyroclast.cli import main as cli
 from pyroclast.errors import KernelError
 from pyroclast.lab.scaffold import scaffold
 from pyroclast.lab.speed.child import Child
-from pyroclast_kernels import own_variants
+from pyroclast_kernels import user_variants
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.native import compile as native_compile
 from pyroclast_kernels.registry import OP_NAMES, get_op
@@ -190,10 +190,10 @@ def test_the_command_tells_what_comes_next(capsys: pytest.CaptureFixture[str]) -
 def test_a_variant_comes_and_goes_with_its_file(own: Path) -> None:
     path = Path(scaffold.new_variant("norm", "mine", "numba", None)["path"])
     assert "numba-mine" in all_variants("norm")
-    assert own_variants.path_of("norm", "numba-mine") == path
+    assert user_variants.path_of("norm", "numba-mine") == path
     path.unlink()
     assert "numba-mine" not in all_variants("norm")
-    assert own_variants.path_of("norm", "numba-mine") is None
+    assert user_variants.path_of("norm", "numba-mine") is None
 
 
 def test_files_without_the_two_lines_are_left_alone(own: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_bound_says_why(
     if name.startswith("cpp") and native_compile.why_not("cpp"):
         pytest.skip(native_compile.why_not("cpp"))
     (own / name).write_text(text)
-    variant = own_variants.variant_name(own / name)
+    variant = user_variants.variant_name(own / name)
     with pytest.raises(KernelLibraryError, match=message) as error:
         Selection(f"norm={variant}").kernel("norm")
     assert str(own / name) in str(error.value)

@@ -16,11 +16,11 @@ from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.cli import main as cli
 from pyroclast.model import device as devices
 from pyroclast.model import gpu_budget
-from pyroclast.model import plan as plans_module
+from pyroclast.model import load_plan as plans_module
 from pyroclast.model.kv_cache import block_bytes
+from pyroclast.model.load_plan import Plan, plan
 from pyroclast.model.model import Model
 from pyroclast.model.options import LoadOptions
-from pyroclast.model.plan import Plan, plan
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.triton import device as triton_device
 

@@ -21,9 +21,9 @@ from pyroclast.families.registry import FAMILIES
 from pyroclast.model import step_reader
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.kv_cache import DTYPES
-from pyroclast_kernels.activations import dequantize
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.cases import _bound
+from pyroclast_kernels.q8_blocks import dequantize
 from stepping import load, logits_of, step
 from tiny import BASE, CONFIGS, random_weights, write_gguf
 

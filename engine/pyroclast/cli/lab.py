@@ -80,7 +80,7 @@ def _words(text: str) -> list[str]:
 def _library_errors(folder: str | None) -> Iterator[None]:
     """Turns the kernel library's errors into ours; `folder` joins the search path of variants."""
     from pyroclast_kernels.errors import KernelError as KernelLibraryError
-    from pyroclast_kernels.own_variants import PATH_VARIABLE
+    from pyroclast_kernels.user_variants import PATH_VARIABLE
 
     if folder is not None:
         given = os.environ.get(PATH_VARIABLE)

@@ -11,7 +11,7 @@ from time import perf_counter
 from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.call import Call
 from pyroclast.engine.generate_request import GenerateRequest
-from pyroclast.engine.host_sampler import HostSampler, ProcessorError
+from pyroclast.engine.logits_processing import HostSampler, ProcessorError
 from pyroclast.engine.outcome import Outcome
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.scheduler import Scheduler

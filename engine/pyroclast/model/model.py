@@ -18,8 +18,8 @@ from pyroclast.model.adapters import Adapters
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
 from pyroclast.model.kv_cache import BLOCK_SIZE
+from pyroclast.model.load_plan import Plan, plan
 from pyroclast.model.options import LoadOptions
-from pyroclast.model.plan import Plan, plan
 from pyroclast.model.weights import load_weights
 from pyroclast_kernels import timeline
 from pyroclast_kernels.batch import Batch

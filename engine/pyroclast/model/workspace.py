@@ -19,9 +19,9 @@ from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
 from pyroclast.families.rope import RopeSpec, inv_freq
 from pyroclast.model.kv_cache import value_stride
 from pyroclast.model.weights import Layer, Product, Weights
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory, Weight
+from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
 
 Array = NDArray[Any]
 RopeKey = tuple[RopeSpec | None, int]  # with head_dim

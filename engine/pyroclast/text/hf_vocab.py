@@ -19,9 +19,9 @@ from pyroclast.files.small_file import (
     read_small_json,
     read_small_text,
 )
+from pyroclast.text.allowed_steps import check_steps
 from pyroclast.text.encoding_process import EncodingProcess
 from pyroclast.text.native_tokenizer import NativeTokenizer
-from pyroclast.text.tokenizer_steps import check_steps
 from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary, check_added_tokens
 
 

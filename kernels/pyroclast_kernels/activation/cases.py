@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pyroclast_kernels.activation import ACTIVATIONS
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
 
 # Gates where something changes: an exponential overflows or is 0, an erf is 1 in float32, a square
 # overflows or is 0; and, last, those that are not finite.

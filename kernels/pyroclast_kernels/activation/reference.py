@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation import ACTIVATIONS
 
 Array = NDArray[Any]
@@ -16,11 +16,11 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has no error funct
 
 
 def quantize(n_tokens: Array, x: Array, out_q8: Array, n_cols: int) -> None:
-    """out_q8[t] = x[t] in 8-bit blocks of 32: see pyroclast_kernels.activations.
+    """out_q8[t] = x[t] in 8-bit blocks of 32: see pyroclast_kernels.q8_blocks.
 
     n_tokens int64 (1,); x float32 (max_tokens, n_cols); out_q8 Q8_BLOCK (max_tokens, n_cols // 32).
     """
-    activations.put(x[: int(n_tokens[0]), :n_cols], None, out_q8)
+    q8_blocks.put(x[: int(n_tokens[0]), :n_cols], None, out_q8)
 
 
 def silu(x: Array) -> Array:
@@ -79,4 +79,4 @@ def glu(
     +inf gives inf, one of -inf or NaN gives NaN.
     """
     t = int(n_tokens[0])
-    activations.put(gated(gate_up[:t, :d_ff], gate_up[:t, d_ff:], activation), out, out_q8)
+    q8_blocks.put(gated(gate_up[:t, :d_ff], gate_up[:t, d_ff:], activation), out, out_q8)

@@ -12,7 +12,7 @@ position; where products are taken in pairs, the two terms of a pair lie side by
                       float16 (groups, block)             float16 (groups, block)
 
 bf16 are the upper halves of float32.  q8_0 quantizes a position's head in groups of 32 dimensions
-(the last may be shorter), as activations.quantize does, and keeps the scale as float16; a cell
+(the last may be shorter), as q8_blocks.quantize does, and keeps the scale as float16; a cell
 reads as scale * quant.  stride is head_dim rounded up to a multiple of 16.
 """
 
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 
 Array = NDArray[Any]
 
 BLOCK_SIZE = 32
-GROUP = activations.BLOCK
+GROUP = q8_blocks.BLOCK
 DTYPES: dict[str, type[np.generic]] = {
     "f32": np.float32,
     "f16": np.float16,
@@ -145,7 +145,7 @@ def _quantize(x: Array) -> tuple[Array, Array]:
     n, heads, head_dim = x.shape
     padded = np.zeros((n * heads, n_groups(head_dim) * GROUP), np.float32)
     padded[:, :head_dim] = x.reshape(n * heads, head_dim)
-    blocks = activations.quantize(padded)
+    blocks = q8_blocks.quantize(padded)
     with np.errstate(over="ignore"):
         scales = blocks["scale"].astype(np.float16)
     quants = blocks["values"].reshape(n, heads, -1)[..., :head_dim]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.attention import FORMATS, SPLIT, cache
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
 from pyroclast_kernels.rope.cases import Shape, paged
 
 MAX_SPLIT_TOKENS = 4  # cases with more tokens than this take the path of many tokens

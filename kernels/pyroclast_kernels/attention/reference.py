@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.attention import cache
 
 Array = NDArray[Any]
@@ -62,7 +62,7 @@ def attention(
             k, v = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
             values = probs(q[token], k[:, :, first:end]) @ v[:, first:end]
             y[token] = values.reshape(n_heads, head_dim)
-    activations.put(y.reshape(t, -1), out, out_q8)
+    q8_blocks.put(y.reshape(t, -1), out, out_q8)
 
 
 def queries(qkv: Array, k_cache: Array, n_heads: int, n_kv_heads: int, head_dim: int) -> Array:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.activation.cases import steps_of
 from pyroclast_kernels.activation.reference import gated
@@ -65,7 +65,7 @@ def _matmul(
     stride = n_rows + 3
     return {
         "n_tokens": np.array([n_tokens]),
-        "x": activations.quantize(x) if format in BLOCK_FORMATS else x,
+        "x": q8_blocks.quantize(x) if format in BLOCK_FORMATS else x,
         "weight": _weight(rng, n_rows, n_cols, format),
         "bias": rng.standard_normal(n_rows).astype(np.float32) if bias else None,
         "out": rng.standard_normal((n_tokens + 1, stride)).astype(np.float32),
@@ -80,7 +80,7 @@ def _matmul_bound(arguments: Arguments, expected: Array, x_error: float = 0.0) -
     """n_terms * eps * sum |w||x|: the classic bound of a float32 dot product, both sides; and what
     a relative error of every x adds to it."""
     weight, x = arguments["weight"], arguments["x"]
-    values = activations.dequantize(x) if weight.takes_q8 else x
+    values = q8_blocks.dequantize(x) if weight.takes_q8 else x
     n_terms = weight.n_cols // 32 * 2 if weight.takes_q8 else weight.n_cols
     # q8_0 and its like cancel 128 * sum(x): exact integers, no loss.  Where a minimum is added
     # apart, its terms and the products may both be larger than their sum.
@@ -127,10 +127,10 @@ def _gate_up(shape: tuple[int, int, int], format: str, outputs: str, activation:
     rng = np.random.default_rng([n_tokens, d_ff, n_cols])
     x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32) / np.float32(np.sqrt(n_cols))
     x[0] *= 20  # gates far from zero, where silu is flat or the identity
-    q8 = np.zeros((n_tokens + 1, d_ff // 32), activations.Q8_BLOCK)
+    q8 = np.zeros((n_tokens + 1, d_ff // 32), q8_blocks.Q8_BLOCK)
     return {
         "n_tokens": np.array([n_tokens]),
-        "x": activations.quantize(x),
+        "x": q8_blocks.quantize(x),
         "weight": _weight(rng, 2 * d_ff, n_cols, format),
         "out": np.zeros((n_tokens + 1, d_ff), np.float32) if "values" in outputs else None,
         "out_q8": q8 if "q8" in outputs else None,
@@ -144,7 +144,7 @@ def _gate_up_bound(arguments: Arguments, expected: Array) -> Array:
     """|d(f(g) u)| <= 1.2 |u| dg + |f(g)| du and the rounding of f itself: the slope of silu is at
     most 1.1, that of gelu 1.13.  dg and du are the bounds of the products."""
     weight, d_ff = arguments["weight"], arguments["d_ff"]
-    x = activations.dequantize(arguments["x"])
+    x = q8_blocks.dequantize(arguments["x"])
     sums = np.zeros((len(x), 2 * d_ff), np.float32)
     errors = _matmul_bound(arguments, sums)
     y = x @ weight.dequantize().T
@@ -264,7 +264,7 @@ def _bench(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Arguments:
     x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32)
     return {
         "n_tokens": np.array([n_tokens]),
-        "x": activations.quantize(x) if format in BLOCK_FORMATS else x,
+        "x": q8_blocks.quantize(x) if format in BLOCK_FORMATS else x,
         "weight": bench_weight(format, n_rows, n_cols),
         "bias": None,
         "out": np.zeros((n_tokens, n_rows), np.float32),

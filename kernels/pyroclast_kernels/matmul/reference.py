@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.activation.reference import gated
-from pyroclast_kernels.activations import dequantize, put
+from pyroclast_kernels.q8_blocks import dequantize, put
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 Array = NDArray[Any]

@@ -29,7 +29,7 @@ struct Q8Block {
   float half_scaled[2];
   int32_t minus_4_half_sum[2];
 };
-static_assert(sizeof(Q8Block) == 64, "activations.py mirrors this struct");
+static_assert(sizeof(Q8Block) == 64, "q8_blocks.py mirrors this struct");
 
 struct KernelEntry {
   const char *name;  // "op.format", for instance "matmul.q8_0"; "op.format@variant" for a kernel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyroclast_kernels.activations import BLOCK, Q8_BLOCK
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
 
 
 def _norm(n_tokens: int, d_model: int, gathered: bool, quantized: bool, scale: float) -> Arguments:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 
 Array = NDArray[Any]
 
@@ -32,4 +32,4 @@ def norm(
     chosen = x[:t] if rows is None else x[rows[:t]]
     mean = np.mean(chosen * chosen, axis=-1, dtype=np.float64, keepdims=True)
     scale = (1.0 / np.sqrt(mean + eps)).astype(np.float32)
-    activations.put(chosen[:, :d_model] * scale * weight, out, out_q8)
+    q8_blocks.put(chosen[:, :d_model] * scale * weight, out, out_q8)

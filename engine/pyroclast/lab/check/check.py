@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from pyroclast.lab.check.inputs import SCRATCH, Arguments, Array, array_of, copy_of, guarded
-from pyroclast_kernels import activations
-from pyroclast_kernels.activations import Q8_BLOCK
+from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.cases import Case, mismatches
 from pyroclast_kernels.program import OpCall, Program, make_executor, pack_arguments
+from pyroclast_kernels.q8_blocks import Q8_BLOCK
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.selection import Kernel, all_variants
 from pyroclast_kernels.weights.packing import PackedWeight
@@ -112,7 +112,7 @@ def _values(output: Any) -> Array:
     array = array_of(output)
     assert array is not None, "an output is an array"
     if array.dtype == Q8_BLOCK:
-        return np.asarray(activations.dequantize(array.reshape(1, -1)), np.float64)
+        return np.asarray(q8_blocks.dequantize(array.reshape(1, -1)), np.float64)
     if array.dtype.names:
         names = [name for name in array.dtype.names if array.dtype[name].kind == "f"]
         return np.stack([array[name] for name in names], axis=-1).astype(np.float64)

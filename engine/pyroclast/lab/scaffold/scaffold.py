@@ -6,7 +6,7 @@ is no template (`sample`, for one), the file names no format and says what to wr
 listed as unavailable until then.
 
 The file goes into the op's own folder of a checkout, or into a folder of the user's: --dir, or the
-first of PYROCLAST_KERNEL_PATH.  pyroclast_kernels/own_variants.py finds it by its name; nothing
+first of PYROCLAST_KERNEL_PATH.  pyroclast_kernels/user_variants.py finds it by its name; nothing
 else needs an edit.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import pyroclast_kernels
 from pyroclast.errors import KernelError
-from pyroclast_kernels import own_variants
+from pyroclast_kernels import user_variants
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.selection import all_variants
 
@@ -43,16 +43,16 @@ def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict
     """Writes the file and returns {"path", "variant", "options", "note"}.  KernelError lists the
     known ops and technologies, and refuses to replace a file or a variant."""
     get_op(op)  # raises for an unknown one
-    if technology not in own_variants.ENDINGS:
-        known = ", ".join(own_variants.ENDINGS)
+    if technology not in user_variants.ENDINGS:
+        known = ", ".join(user_variants.ENDINGS)
         raise KernelError(f"unknown technology {technology!r}; there are {known}")
     if not _NAME.fullmatch(name):
         raise KernelError(
             f"a name has lower-case letters, digits and hyphens, such as rows-4; got {name!r}"
         )
     where, options = _folder(op, folder)
-    path = where / own_variants.file_name(technology, name)
-    variant = own_variants.variant_name(path)
+    path = where / user_variants.file_name(technology, name)
+    variant = user_variants.variant_name(path)
     if variant in all_variants(op):
         raise KernelError(f"{op} has a variant {variant} already; choose another name")
     try:
@@ -75,14 +75,14 @@ def _folder(op: str, folder: str | None) -> tuple[Path, str]:
     """(the folder for the file, the options with which `kernels check` finds it)."""
     if folder is not None:
         return Path(folder).expanduser() / op, f" --dir {folder}"
-    search_path = own_variants.search_path()
+    search_path = user_variants.search_path()
     if search_path:
         return search_path[0] / op, ""
     package = Path(pyroclast_kernels.__file__).parent
     if (package.parents[1] / "pyproject.toml").is_file():
         return package / folder_of(op), ""
     raise KernelError(
-        f"give --dir FOLDER, or set {own_variants.PATH_VARIABLE}: this installation is not a "
+        f"give --dir FOLDER, or set {user_variants.PATH_VARIABLE}: this installation is not a "
         "checkout, and the next install replaces its folders"
     )
 
@@ -97,7 +97,7 @@ def _note(op: str, technology: str) -> str:
 
 def template(op: str, technology: str) -> Path:
     """Where the template of an op in a technology is, if there is one."""
-    return _TEMPLATES / op / own_variants.file_name(technology, "first")
+    return _TEMPLATES / op / user_variants.file_name(technology, "first")
 
 
 def source(op: str, name: str, technology: str) -> str:

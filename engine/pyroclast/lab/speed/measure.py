@@ -18,9 +18,9 @@ from pyroclast.lab.check.inputs import Arguments, Array, copy_of
 from pyroclast.lab.speed import gpu, timing
 from pyroclast.lab.speed.machine import Machine
 from pyroclast.lab.speed.rows import BLAS, CACHES, DRIFT
-from pyroclast_kernels.activations import dequantize
 from pyroclast_kernels.cases import Case, bench_cases, op_cases
 from pyroclast_kernels.program import make_executor
+from pyroclast_kernels.q8_blocks import dequantize
 from pyroclast_kernels.selection import Kernel
 
 _MAX_ATTEMPTS = 3

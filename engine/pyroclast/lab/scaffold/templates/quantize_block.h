@@ -1,4 +1,4 @@
-// A block of activations in 8 bits, as pyroclast_kernels/activations.py lays it out.
+// A block of activations in 8 bits, as pyroclast_kernels/q8_blocks.py lays it out.
 struct Q8Block {
   float scale, sum_scaled;
   int32_t minus_8_sum, minus_128_sum;

@@ -1,4 +1,4 @@
-# A block of activations in 8 bits, as pyroclast_kernels/activations.py lays it out.
+# A block of activations in 8 bits, as pyroclast_kernels/q8_blocks.py lays it out.
 cdef struct Q8Block:
     float scale
     float sum_scaled

@@ -11,7 +11,7 @@ from numba import carray
 
 @numba.njit(error_model="numpy")
 def quantize_block(y, pointer, block):
-    """Block number `block` of 64 bytes at `pointer` from y, 32 float32: see activations.py."""
+    """Block number `block` of 64 bytes at `pointer` from y, 32 float32: see q8_blocks.py."""
     floats = carray(pointer, (block + 1, 16), np.float32)[block]
     ints = carray(pointer, (block + 1, 16), np.int32)[block]
     values = carray(pointer, (block + 1, 64), np.int8)[block, 16:48]

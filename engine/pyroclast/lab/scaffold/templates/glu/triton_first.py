@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 
 OP = "glu"
 FORMATS = ("f32",)
@@ -46,4 +46,4 @@ def glu_f32(
     n = int(n_tokens[0])
     y = torch.empty((n, d_ff), dtype=torch.float32, device=DEVICE)
     kernel[(n, triton.cdiv(d_ff, 1024))](to_device(gate_up[:n]), y, d_ff, activation, BLOCK=1024)
-    activations.put(y.cpu().numpy(), out, out_q8)
+    q8_blocks.put(y.cpu().numpy(), out, out_q8)

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pyroclast_kernels import activations
+from pyroclast_kernels import q8_blocks
 
 OP = "norm"
 FORMATS = ("f32",)
@@ -49,4 +49,4 @@ def norm_f32(
     chosen = to_device(x[:n] if rows is None else x[rows[:n]])
     y = torch.empty_like(chosen)
     kernel[(n,)](chosen, to_device(weight), y, d_model, eps, BLOCK=1024)
-    activations.put(y.cpu().numpy(), out, out_q8)
+    q8_blocks.put(y.cpu().numpy(), out, out_q8)
