@@ -25,6 +25,7 @@ ARRAYS = HEAVY | {"numpy"}
 # The rooms of both packages from the top down: folders, or modules of their own, by import name.  A
 # module may import what stands in a row below its own, and what is in its own room.  The longest
 # name that fits counts.  Ops share one room: they use each other's pieces, without circles.
+# Planned, with a place but no file yet: pyroclast.async_llm, .lens, .server and .train.
 RANKS = [
     ("pyroclast.__main__",),
     ("pyroclast.cli", "pyroclast.server"),
@@ -45,7 +46,7 @@ RANKS = [
     ("pyroclast.errors", "pyroclast.progress"),
     ("pyroclast_kernels",),
     ("pyroclast_kernels.listing", "pyroclast_kernels.timeline", "pyroclast_kernels.gpu"),
-    ("pyroclast_kernels.OPS",),
+    ("pyroclast_kernels.OPS", "pyroclast_kernels.ceiling"),
     ("pyroclast_kernels.batch", "pyroclast_kernels.cases"),
     ("pyroclast_kernels.memory",),
     ("pyroclast_kernels.program",),
@@ -66,8 +67,8 @@ RANKS = [
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "ceiling", "embed", "gather_rows", "low_rank", "matmul", "norm",
-    "rope", "sample", "softmax",
+    "activation", "attention", "embed", "gather_rows", "low_rank", "matmul", "norm", "rope",
+    "sample", "softmax",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")

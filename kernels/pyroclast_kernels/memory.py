@@ -69,8 +69,8 @@ class Memory(Protocol):
 
 
 class HostMemory:
-    """NumPy's.  Weights are packed by the op `pack` of the selection, on the executor's threads;
-    without a selection there are none."""
+    """NumPy arrays.  The op `pack` of the selection packs weights, on the executor's threads;
+    without a selection no weight can be packed."""
 
     on_gpu = False
 

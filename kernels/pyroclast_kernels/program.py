@@ -41,8 +41,8 @@ _executor = _load_executor()
 # Parts per thread: more even out two unequal cores, each costs an atomic addition.
 PARTS_PER_THREAD = 2
 
-# Ops that give a whole token (or row) to one thread: with one there is nothing to share, and so no
-# need to meet before it.
+# Ops in which one thread computes a whole token (or row).  With a single token there is no work to
+# share, so the threads need not wait for each other before the call.
 TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample", "gather_rows")
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
@@ -132,7 +132,7 @@ class Recorder:
         self._add(*self.selection.kernels(op, format, arguments), arguments)
 
     def call_fused(self, op: str, format: str = "f32", **arguments: Any) -> bool:
-        """Notes an op that stands for others (registry.FUSED); False, and nothing noted, where the
+        """Notes an op that stands for others (selection.FUSED); False, and nothing noted, where the
         others were chosen apart."""
         kernels = self.selection.fused(op, format, arguments)
         if kernels is not None:

@@ -1,4 +1,4 @@
-"""Which variant of each op runs: rules over this machine's tuned table over a fixed order.
+"""Which variant of each op runs: rules first, then this machine's tuned table, then a fixed order.
 
 Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op; the word
 `frozen` among them, or PYROCLAST_FROZEN=1, leaves tuned tables out.

@@ -1,14 +1,14 @@
 """Tuned tables: which variant runs on this machine where `pyroclast tune` found a faster one.
 
 One JSON file for each CPU and build of the kernels, `<cpu>-<build>.json`, in pyroclast/tune of the
-user's cache directory (XDG_CACHE_HOME).  The fixed order of the registry is the shipped default;
-nothing here writes into the package.  A file that is cut, of another schema, or made for another
-CPU or build is not used, and `current` says why.
+user's cache directory (XDG_CACHE_HOME).  The shipped default is the fixed order, PREFERENCE of
+selection.py; nothing here writes into the package.  A file that is cut, of another schema, or
+made for another CPU or build is not used, and `current` says why.
 
 A choice is made per op, weight or cache format, shape class and token class:
     shape class   what of a call's shape is fixed when it is recorded: rows x columns of a weight,
-                  each rounded up to a power of two; head_dim and group size of attention; the
-                  width of a row for the others
+                  each rounded up to a power of two; head_dim and group size of attention; head_dim
+                  of rope; the rounded width of a row for most others, "any" for the rest
     token class   "few" up to FEW_TOKENS tokens in the call, else "many".  One recorded step serves
                   both: a call then carries two kernels, and the executor takes one by the call's
                   own count.  Both must be of one bit group, so that the number of tokens in a step

@@ -47,7 +47,9 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     )
     command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
-    command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
+    command.add_argument(
+        "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
+    )
     command.add_argument("--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2")
     add_frozen(command)
     command.add_argument(

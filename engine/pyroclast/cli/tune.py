@@ -33,7 +33,9 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     )
     command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
-    command.add_argument("--kv-dtype", default="auto", metavar="TYPE", help="auto, f16 or f32")
+    command.add_argument(
+        "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
+    )
     command.add_argument(
         "--any-bits", action="store_true", help="also allow variants whose results differ in bits"
     )

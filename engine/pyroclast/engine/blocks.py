@@ -3,9 +3,10 @@
 A block holds the keys and values of `block_size` adjacent tokens in every layer.  The pool hands
 out block numbers and counts their owners; it never touches the cache itself.
 
-Requests own blocks while they run.  A keeper (a prefix cache, say) owns blocks for longer, so that
-a later request can share them.  Where free blocks do not suffice, the pool asks keepers to release
-what nobody else owns, beginning with the keeper that was least recently used.
+Requests own blocks while they run.  A keeper (a prefix cache, say; there is none yet) owns blocks
+for longer, so that a later request can share them.  Where free blocks do
+not suffice, the pool asks keepers to release what nobody else owns, beginning with the keeper that
+was least recently used.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GenerateRequest(ReadRequest):
-    """Grows by one sampled token a step until something ends it."""
+    """Grows by sampled tokens, one a step or more with drafts, until something ends it."""
 
     __slots__ = (
         "_flush",

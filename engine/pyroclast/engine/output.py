@@ -41,15 +41,15 @@ class Timings:
 
 @dataclass(slots=True)
 class Completion:
-    """One answer.  `token_ids` holds every generated token, also a final end-of-text token or the
-    tokens of a stop string; `text` ends before them."""
+    """One answer.  `token_ids` holds every generated token, including a final end-of-text token or
+    the tokens of a stop string; `text` ends before them."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     stop_reason: str | int | None  # the stop string or token id that ended it
     prompt_token_ids: list[int]
-    seed: int  # the seed that gives this text again, also if none was asked for
+    seed: int  # the seed that gives this text again, even if none was asked for
     timings: Timings
     prompt_index: int = 0  # which prompt of the call
     index: int = 0  # which of the `n` completions of that prompt
@@ -87,7 +87,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(- mean logprob); 1.0 for a single token, where there was nothing to guess."""
+        """exp(- mean logprob); 1.0 for a single token, where there is nothing to predict."""
         n_scored = len(self.token_ids) - 1
         return math.exp(-self.logprob / n_scored) if n_scored else 1.0
 

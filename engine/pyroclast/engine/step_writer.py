@@ -1,4 +1,5 @@
-"""The one writer of step arrays: the batch, which the model reads, and the rows of the sampler.
+"""Writes the step arrays: the batch, which the model reads, and the rows of the sampler.  In the
+engine nothing else writes there.
 
 A step that is like the one before it, with one more token of every request, changes two numbers of
 the batch and one of the sampler for each request.  `write_next` writes just these.

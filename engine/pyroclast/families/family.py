@@ -1,7 +1,7 @@
 """What a family is: data that says how files name its sizes and its weights, and its layers.
 
-Each family is a file of its own beside this one (llama.py, mistral.py, qwen.py), and one line in
-`registry`.  Names from other projects appear only in those files.
+Each family is described in a file beside this one (llama.py, mistral.py, qwen.py) and has an entry
+in `registry`.  Other projects' names for tensors and settings belong in this folder.
 """
 
 from __future__ import annotations

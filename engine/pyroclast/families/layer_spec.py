@@ -1,4 +1,4 @@
-"""What one decoder layer is, as data: a family builds a list of these, the decoder reads it.
+"""What one decoder layer is, as data: a family builds a tuple of these, the decoder reads it.
 
 Sizes and constants come from files that may lie, so every spec checks itself: a ModelFileError
 names the field, what it got, and what is allowed.  A spec may ask for what no kernel does yet;

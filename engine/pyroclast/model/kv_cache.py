@@ -1,6 +1,7 @@
 """The paged key-value cache: storage for every layer, and its size.
 
-Blocks of BLOCK_SIZE positions, handed out by `blocks.BlockPool`, which knows nothing of arrays.
+Blocks of BLOCK_SIZE positions, handed out by `pyroclast.engine.blocks.BlockPool`, which has no
+arrays.
 What a block holds in each format is said in pyroclast_kernels.attention.cache.
 """
 

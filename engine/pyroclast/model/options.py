@@ -21,11 +21,12 @@ class LoadOptions:
 
     kernels: selection rules.  compute "float32" dequantizes the weights and keeps float32
     throughout; "auto" computes with the weights as they are stored.  kv_dtype "auto" is f32 in
-    float32 mode, else f16, or on a CPU that multiplies it bf16.  threads None: what the machine
-    offers; a number asks for the CPU.  max_batch_tokens None: what suits the device.  max_logits
-    None: every sequence's, or more for scoring.  n_blocks None: several full contexts, within the
-    memory there is.  hidden_layers: states that every step keeps, which Model.hidden reads.
-    adapters: room for low-rank additions, which Model.adapters fills.
+    float32 mode; else bf16 for quantized weights on a CPU with BF16 dot products, or f16.  threads
+    None: what the machine offers; a number asks for the CPU.  max_batch_tokens None: what
+    suits the device.  max_logits None: every sequence's, or more for scoring.  n_blocks None:
+    several full contexts, within the memory there is.  hidden_layers: states that every step
+    keeps, which Model.hidden reads.  adapters: room for low-rank additions, which Model.adapters
+    fills.
     """
 
     kernels: str | None = None

@@ -1,7 +1,9 @@
-"""The states of recurrent layers: one fixed-size slot for each text, and copies of it.
+"""The states of recurrent layers: one fixed-size slot for each request, and copies of it.
+
+No kernel uses them yet.
 
 Where attention keeps every token's keys and values, a recurrent layer keeps one state that each
-token overwrites.  So a text cannot go back by forgetting tokens: whoever may have to (drafts to
+token overwrites.  So a request cannot go back by forgetting tokens: whoever may have to (drafts to
 verify, a prompt that others begin with) takes a snapshot first and rolls back to it.
 """
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One state array of a layer, for one text."""
+    """One state array of a layer, for one request."""
 
     shape: tuple[int, ...]
     dtype: Any = np.float32
@@ -56,8 +58,8 @@ class StateCache:
         return len(self._free)
 
     def take(self) -> int:
-        """A slot with one owner, all zero: the state before a text's first token.  Ask `n_free`
-        first."""
+        """A slot with one owner, all zero: the state before a request's first token.  Ask
+        `n_free` first."""
         slot = self._pop()
         self.zero([slot])
         return slot
@@ -99,7 +101,7 @@ class StateCache:
         return True
 
     def zero(self, slots: Iterable[int]) -> None:
-        """The state before a text's first token; also forgets a NaN."""
+        """The state before a request's first token; also forgets a NaN."""
         for slot in slots:
             self._check_writable(slot)
             for array in self._arrays:

@@ -1,6 +1,7 @@
-"""Where the Cython kernels are: a module `_cython` in each op's folder, built from cython_cpu.pyx.
+"""Where the Cython kernels are: a module `_cython` in each op's folder.
 
-They are compiled for AVX2 only; a CPU without it is told so and never opens them.
+It is built from cython_cpu.pyx or cython/kernels.pyx, and compiled for AVX2 only.  On a CPU without
+AVX2 it is never opened, and the variant's reason says so.
 """
 
 from __future__ import annotations

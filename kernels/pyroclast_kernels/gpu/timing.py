@@ -1,10 +1,10 @@
 """How long a launch takes: on the device, by its own events, on tensors that already lie there.
 
-Two figures.  Cold: one call, its inputs out of the L2, which a buffer larger than it has flushed:
-written, and then read in part, or the call would share the memory with what is still to be written
-back.  That takes longer than a call takes to enqueue, so that no gap between two kernels of the
-call is Python's.  Replayed: many calls in a CUDA graph, which is how the engine
-runs them, on the same tensors: what fits the L2 comes from there.
+There are two figures.  Cold: one call after the L2 was flushed.  A buffer larger than the L2 is
+written and then read in part: without the read, writing it back would still use the memory during
+the call.  The flush takes longer than Python takes to enqueue the call, so Python leaves no gap
+between two kernels of the call.  Replayed: many calls in a CUDA graph, as the engine runs them, on
+the same tensors: data that fits the L2 is read from there.
 
 The interpreter's clock says nothing about a kernel; `cold` and `replayed` want a GPU.
 """

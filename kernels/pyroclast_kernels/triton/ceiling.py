@@ -20,7 +20,7 @@ from pyroclast_kernels.triton.device import INTERPRETED, device
 _COPY_BYTES = 1 << 22 if INTERPRETED else 2 << 30  # many times the L2
 _N_SQUARE = 64 if INTERPRETED else 8192
 _ROUNDS = 5
-_PRODUCTS = 10  # of a round: the clock of a whole row of products, not of the first one
+_PRODUCTS = 10  # in a round: the rate at the clock that many products in a row sustain
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def about() -> dict[str, Any]:
 
 
 def elapsed_s(work: Callable[[], Any]) -> float:
-    """Seconds on the device, by events; in the interpreter of the CPU."""
+    """Seconds on the device, between two events; in the interpreter, wall time on the CPU."""
     if INTERPRETED:
         begin = time.perf_counter()
         work()

@@ -115,7 +115,7 @@ def n_copies(arguments: Arguments, wanted_bytes: int) -> int:
 
 
 def cache_bytes() -> int:
-    """The size of the last cache; 32 MiB if the system does not say."""
+    """The size of the largest cache, at least 32 MiB."""
     sizes = [32 << 20]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         try:

@@ -1,8 +1,9 @@
 """How long a file takes to load from a warm page cache, and how much memory it takes at most.
 
-Every run is a new process; the engines take turns.  Two times are taken: the load itself, without
-imports, and from there to the first token.  Peak memory is that of the whole process (VmHWM), the
-interpreter and its imports included, as a share of the file and the key-value cache.
+Every run is a new process; the engines take turns.  Two durations are measured: the load
+itself, without imports, and the time from its end to the first token.  Peak memory is that of the
+whole process (VmHWM), the interpreter and its imports included, as a share of the file and the
+key-value cache.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class ModelSteps:
         found = self.llm.model
         if make_executor(1) is None:
             raise KernelError("tuning needs the native executor: install with a C++ compiler")
-        assert isinstance(found, Model), "LLM was given a name"
+        assert isinstance(found, Model), "LLM loads a Model when it is given a name"
         self.model = found
         self.program = found.program(sample=True)
 

@@ -93,8 +93,8 @@ def launch_attention(format: str) -> Launch:
         **_: Any,
     ) -> None:
         """reference.attention of tensors; out float32 or bfloat16.  scratch and counters of the
-        contract are of the size that a CPU's threads need, and lie idle.  angles: the table of
-        reference.rope, which in a step that decodes has not been done yet."""
+        contract are sized for a CPU's threads and are not used.  angles: the table of
+        reference.rope, if a decoding step leaves the rotation to this kernel."""
         batch = {
             "n_seqs": n_seqs,
             "seq_starts": seq_starts,

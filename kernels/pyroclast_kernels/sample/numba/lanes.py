@@ -109,9 +109,9 @@ def _maximum_of_chunk(x: Any, i: int) -> Any:
 
 @outline
 def scan(x: Any, n: int, groups: Any, wants_groups: bool) -> Any:
-    """(the maximum of n >= 1 values, whether one is NaN).  the maximum of each group of the
-    whole chunks, or the least float for one of -inf, goes to `groups` if wanted: n / (16 STRIDE)
-    * 16 floats."""
+    """(the maximum of n >= 1 values, whether one is NaN).  If wants_groups, also writes the
+    maximum of each group of the whole chunks to `groups`: n // (16 STRIDE) * 16 floats.  A group
+    of -inf alone gets the least finite float."""
     apart()
     most, nan, i = splat(NO_LOGIT), np.int64(0), 0
     while i + 16 * STRIDE <= n:

@@ -19,7 +19,7 @@ def to_device(array):
 
 @triton.jit
 def kernel(z, y, temperatures, n_cols: tl.constexpr, log: tl.constexpr, BLOCK: tl.constexpr):
-    # One row; z has its maximum subtracted, so that the greatest exponent is 0.
+    # One row; z has its maximum subtracted, so that the largest exponent is 0.
     row, columns = tl.program_id(0), tl.arange(0, BLOCK)
     temperature = tl.load(temperatures + row)
     weights = tl.zeros((BLOCK,), tl.float64)
@@ -63,7 +63,7 @@ def softmax_f32(
     y = torch.empty_like(z)
     shifted = z.double() - best.double()
     kernel[(n,)](shifted, y, heat.clamp(min=1e-5), n_cols, bool(log), BLOCK=1024)
-    # Below 1e-5 all probability goes to the first of the greatest.
+    # Below 1e-5 all probability goes to the first maximum.
     first = (z == best).int().argmax(dim=-1, keepdim=True)
     one_hot = torch.full_like(z, -torch.inf if log else 0.0).scatter(1, first, 0.0 if log else 1.0)
     y = torch.where((heat < 1e-5)[:, None], one_hot, y)
