@@ -93,7 +93,7 @@ class Adapters:
         self, ops: Recorder, layer: int, targets: Sequence[str], x: Activations, out: Any
     ) -> None:
         """After a product whose rows are those of `targets`, one below the other: adds to `out`
-        (max_tokens, all rows) what the tokens' adapters make of x.values."""
+        (max_batch_tokens, all rows) what the tokens' adapters make of x.values."""
         first_row = 0
         for target in targets:
             name = f"layers.{layer}.{target}"

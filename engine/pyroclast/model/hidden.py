@@ -42,7 +42,8 @@ class HiddenRows:
         self._rows: Any = memory.zeros((len(chosen), batch.max_logits, config.d_model), np.float32)
 
     def record_layer(self, ops: Recorder, layer: int, x: Any) -> None:
-        """Copies rows of x (max_tokens, d_model), the state after `layer`, where it was chosen."""
+        """Copies rows of x (max_batch_tokens, d_model), the state after `layer`, where it was
+        chosen."""
         for i, chosen in enumerate(self._chosen):
             if chosen == layer:
                 ops.call(

@@ -79,7 +79,7 @@ def as_rows(array: Array, width: int) -> Array:
 @dataclass(frozen=True)
 class RopeTable:
     """Cosines and sines of a step's positions, for all layers that rotate alike: out
-    (max_tokens, 2, half_dim) of the frequencies (half_dim,)."""
+    (max_batch_tokens, 2, half_dim) of the frequencies (half_dim,)."""
 
     inv_freq: Array
     out: Array
@@ -175,7 +175,7 @@ def _quantizes_attention(attention: AttentionSpec, layer: Layer) -> bool:
 
 
 def _rope_tables(
-    attentions: Sequence[AttentionSpec], max_tokens: int, memory: Memory
+    attentions: Sequence[AttentionSpec], max_batch_tokens: int, memory: Memory
 ) -> dict[RopeKey, RopeTable]:
     tables: dict[RopeKey, RopeTable] = {}
     for attention in attentions:
@@ -186,6 +186,6 @@ def _rope_tables(
             frequencies = np.zeros(half_dim, np.float32)
         else:
             frequencies = inv_freq(attention.rope, attention.head_dim)
-        out = memory.zeros((max_tokens, 2, half_dim), np.float32)
+        out = memory.zeros((max_batch_tokens, 2, half_dim), np.float32)
         tables[key] = RopeTable(memory.constant(frequencies), out, half_dim)
     return tables

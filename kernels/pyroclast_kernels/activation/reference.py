@@ -18,7 +18,8 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has no error funct
 def quantize(n_tokens: Array, x: Array, out_q8: Array, n_cols: int) -> None:
     """out_q8[t] = x[t] in 8-bit blocks of 32: see pyroclast_kernels.q8_blocks.
 
-    n_tokens int64 (1,); x float32 (max_tokens, n_cols); out_q8 Q8_BLOCK (max_tokens, n_cols // 32).
+    n_tokens int64 (1,); x float32 (max_batch_tokens, n_cols); out_q8 Q8_BLOCK (max_batch_tokens,
+    n_cols // 32).
     """
     q8_blocks.put(x[: int(n_tokens[0]), :n_cols], None, out_q8)
 
@@ -74,9 +75,9 @@ def glu(
     """out[t, i] = f(gate[t, i]) * up[t, i], f = ACTIVATIONS[activation]: a gated linear unit
     (Shazeer 2020; SwiGLU with silu, GeGLU with gelu).
 
-    n_tokens int64 (1,); gate_up float32 (max_tokens, 2 * d_ff), the gate first; out float32
-    (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are both optional.  A gate of
-    +inf gives inf, one of -inf or NaN gives NaN.
+    n_tokens int64 (1,); gate_up float32 (max_batch_tokens, 2 * d_ff), the gate first; out
+    float32 (max_batch_tokens, d_ff) and out_q8 Q8_BLOCK (max_batch_tokens, d_ff // 32) are both
+    optional.  A gate of +inf gives inf, one of -inf or NaN gives NaN.
     """
     t = int(n_tokens[0])
     q8_blocks.put(gated(gate_up[:t, :d_ff], gate_up[:t, d_ff:], activation), out, out_q8)

@@ -41,7 +41,7 @@ def attention(
     A token at position P sees positions p <= P of its own sequence, the last `window` of them if
     window > 0.  Query head h reads kv head h // (n_heads / n_kv_heads).  n_tokens, n_seqs int64
     (1,); sequence s owns tokens [seq_starts[s], seq_starts[s + 1]) and row s of block_tables; qkv
-    and the caches as of rope, which has run on this step's tokens.  out float32 (max_tokens,
+    and the caches as of rope, which has run on this step's tokens.  out float32 (max_batch_tokens,
     n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional; out_q8 wants a
     head_dim in multiples of 32, since heads are quantized one by one.  block_size is 32.
     With a cache in bf16 the queries are rounded to bf16 first; compiled kernels round each

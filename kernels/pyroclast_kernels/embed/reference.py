@@ -13,7 +13,8 @@ Array = NDArray[Any]
 
 def embed(n_tokens: Array, token_ids: Array, weight: PackedWeight, out: Array, n_cols: int) -> None:
     """out[t] = row token_ids[t] of weight, dequantized.  n_tokens int64 (1,); token_ids int32
-    (max_tokens,), each below weight.n_rows (the caller checks); out float32 (max_tokens, n_cols).
+    (max_batch_tokens,), each below weight.n_rows (the caller checks); out float32
+    (max_batch_tokens, n_cols).
     """
     t = int(n_tokens[0])
     out[:t, :n_cols] = weight.dequantize(token_ids[:t])

@@ -13,7 +13,8 @@ def gather_rows(n_tokens: Array, rows: Array, x: Array, out: Array, n_cols: int)
     """out[i] = x[rows[i]] for i < n_tokens, byte for byte.
 
     n_tokens int64 (1,), how many rows are wanted; rows int32 (max_rows,), each a row of x (the
-    caller checks); x float32 (max_tokens, n_cols); out float32 (max_rows, n_cols), not x itself.
+    caller checks); x float32 (max_batch_tokens, n_cols); out float32 (max_rows, n_cols), not x
+    itself.
     """
     n = int(n_tokens[0])
     out[:n, :n_cols] = x[rows[:n], :n_cols]

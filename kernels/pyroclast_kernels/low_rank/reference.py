@@ -29,13 +29,13 @@ def low_rank(
     update of a product (LoRA, Hu et al. 2021), beside a `matmul` of n_rows x n_cols.
 
     n_tokens int64 (1,), tokens of the step; n_adapted int64 (1,), how many of them have an adapter:
-    at 0 nothing else is read.  adapter_of_token int32 (max_tokens,), a's number, negative for a
-    token without one, whose row of out stays as it is.  x float32 (max_tokens, n_cols), what the
-    product reads; out float32, what it has written, rows out_stride apart.
-    lora_a float32 (n_adapters, max_rank, n_cols) and lora_b (n_adapters, n_rows, max_rank): A and B
-    of each adapter are the first ranks[a] rows and columns; what lies beyond is not read.
-    ranks int32 (n_adapters,), at most max_rank; scales float32 (n_adapters,), alpha / rank.
-    The sums of a token have one order, whatever other tokens there are.
+    at 0 nothing else is read.  adapter_of_token int32 (max_batch_tokens,), a's number, negative
+    for a token without one, whose row of out stays as it is.  x float32 (max_batch_tokens,
+    n_cols), what the product reads; out float32, what it has written, rows out_stride apart.
+    lora_a float32 (n_adapters, max_rank, n_cols) and lora_b (n_adapters, n_rows, max_rank): A
+    and B of each adapter are the first ranks[a] rows and columns; what lies beyond is not read.
+    ranks int32 (n_adapters,), at most max_rank; scales float32 (n_adapters,), alpha / rank. The
+    sums of a token have one order, whatever other tokens there are.
     """
     if not n_adapted[0]:
         return

@@ -27,11 +27,12 @@ def matmul(
 ) -> None:
     """out[t, row] = sum over k of weight[row, k] * x[t, k] (+ bias[row]) (+ out[t, row]).
 
-    n_tokens int64 (1,); x (max_tokens, n_cols) float32, or Q8_BLOCK (max_tokens, n_cols // 32)
-    for block-quantized weights; out float32, rows out_stride apart; `accumulate` adds to out.
-    Quantized products are exact inside a block of 32 columns; float32 sums elsewhere.  For bf16
-    weights a variant may round x to bfloat16 as well (to nearest even), as the CPU's dot product
-    of pairs needs it.  The sum over k has one order for each row, whatever the number of tokens.
+    n_tokens int64 (1,); x (max_batch_tokens, n_cols) float32, or Q8_BLOCK (max_batch_tokens,
+    n_cols // 32) for block-quantized weights; out float32, rows out_stride apart; `accumulate`
+    adds to out. Quantized products are exact inside a block of 32 columns; float32 sums
+    elsewhere.  For bf16 weights a variant may round x to bfloat16 as well (to nearest even), as
+    the CPU's dot product of pairs needs it.  The sum over k has one order for each row, whatever
+    the number of tokens.
     """
     t = int(n_tokens[0])
     values = dequantize(x[:t]) if weight.takes_q8 else x[:t]
@@ -55,9 +56,9 @@ def gate_up(
     """`matmul` and `glu` in one: out[t, i] = f(gate[t, i]) * up[t, i], f = ACTIVATIONS[activation],
     where gate[t, i] = sum over k of weight[i, k] * x[t, k], and up the same with row d_ff + i.
 
-    n_tokens int64 (1,); x Q8_BLOCK (max_tokens, n_cols // 32); weight (2 * d_ff, n_cols), d_ff a
-    multiple of 16; out float32 (max_tokens, d_ff) and out_q8 Q8_BLOCK (max_tokens, d_ff // 32) are
-    both optional, out_q8 needs a multiple of 32.
+    n_tokens int64 (1,); x Q8_BLOCK (max_batch_tokens, n_cols // 32); weight (2 * d_ff, n_cols),
+    d_ff a multiple of 16; out float32 (max_batch_tokens, d_ff) and out_q8 Q8_BLOCK
+    (max_batch_tokens, d_ff // 32) are both optional, out_q8 needs a multiple of 32.
     """
     assert d_ff % (32 if out_q8 is not None else 16) == 0 and n_cols == weight.n_cols
     y = dequantize(x[: int(n_tokens[0])]) @ weight.dequantize().T

@@ -24,9 +24,9 @@ def norm(
 ) -> None:
     """out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight  (Zhang and Sennrich 2019).
 
-    n_tokens int64 (1,); x float32 (max_tokens, d_model); weight float32 (d_model,).  With rows
-    int32, row t of the output is made of x[rows[t]].  out float32 and out_q8 Q8_BLOCK (max_tokens,
-    d_model // 32) are both optional.
+    n_tokens int64 (1,); x float32 (max_batch_tokens, d_model); weight float32 (d_model,).  With
+    rows int32, row t of the output is made of x[rows[t]].  out float32 and out_q8 Q8_BLOCK
+    (max_batch_tokens, d_model // 32) are both optional.
     """
     t = int(n_tokens[0])
     chosen = x[:t] if rows is None else x[rows[:t]]

@@ -17,8 +17,9 @@ def rope_table(
 ) -> None:
     """out[t] = cos and sin of positions[t] * inv_freq, for every token of the step.
 
-    n_tokens int64 (1,); positions int32 (max_tokens,); inv_freq float32 (half_dim,); out float32
-    (max_tokens, 2, half_dim).  The angle is a float32 product, as the models were trained with.
+    n_tokens int64 (1,); positions int32 (max_batch_tokens,); inv_freq float32 (half_dim,); out
+    float32 (max_batch_tokens, 2, half_dim).  The angle is a float32 product, as the models were
+    trained with.
     """
     t = int(n_tokens[0])
     angles = positions[:t, None].astype(np.float32) * inv_freq[None, :half_dim]
@@ -44,12 +45,12 @@ def rope(
 ) -> None:
     """Rotates the query and key heads in place and writes keys and values to the cache.
 
-    n_tokens int64 (1,); qkv float32 (max_tokens, (n_heads + 2 * n_kv_heads) * head_dim); table as
-    of rope_table.  Pairs are (i, i + head_dim / 2): the half-split convention of Su et al. 2021 as
-    Hugging Face spells it.  Position p of row s of block_tables (max_seqs, max_blocks) lives in
-    block block_tables[s, p // block_size], slot p % block_size, of k_cache and v_cache
-    (n_blocks, n_kv_heads, ...), laid out as attention/cache.py says; value_stride is head_dim
-    rounded up to a multiple of 16.
+    n_tokens int64 (1,); qkv float32 (max_batch_tokens, (n_heads + 2 * n_kv_heads) * head_dim);
+    table as of rope_table.  Pairs are (i, i + head_dim / 2): the half-split convention of Su et
+    al. 2021 as Hugging Face spells it.  Position p of row s of block_tables (max_seqs,
+    max_blocks) lives in block block_tables[s, p // block_size], slot p % block_size, of k_cache
+    and v_cache (n_blocks, n_kv_heads, ...), laid out as attention/cache.py says; value_stride is
+    head_dim rounded up to a multiple of 16.
     """
     t, q_dim, half = int(n_tokens[0]), n_heads * head_dim, head_dim // 2
     rotated = qkv[:t, : q_dim + n_kv_heads * head_dim].reshape(t, n_heads + n_kv_heads, 2, half)

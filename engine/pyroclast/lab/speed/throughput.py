@@ -83,11 +83,11 @@ def make_workloads(
     return found
 
 
-def plan_steps(n_seqs: int, begin: int, end: int, max_tokens: int) -> Iterator[list[Span]]:
+def plan_steps(n_seqs: int, begin: int, end: int, max_batch_tokens: int) -> Iterator[list[Span]]:
     """Positions [begin, end) of sequences 0..n_seqs - 1 in full steps, one sequence after another;
     the last step may hold fewer tokens."""
     step: list[Span] = []
-    room = max_tokens
+    room = max_batch_tokens
     for seq in range(n_seqs):
         first = begin
         while first < end:
@@ -96,7 +96,7 @@ def plan_steps(n_seqs: int, begin: int, end: int, max_tokens: int) -> Iterator[l
             first, room = stop, room - (stop - first)
             if room == 0:
                 yield step
-                step, room = [], max_tokens
+                step, room = [], max_batch_tokens
     if step:
         yield step
 
