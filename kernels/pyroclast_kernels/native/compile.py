@@ -66,9 +66,10 @@ def extension(source: Path) -> Path:
         with tempfile.TemporaryDirectory() as folder:
             generated = Path(folder) / f"{source.stem}.cpp"
             # Before -o comes the name: the module must be called as its file, wherever that lies.
-            command = [sys.executable, "-m", "cython", "-3", "--cplus", "--fast-fail"]
+            # Neither Python (-P) nor Cython may take a module from the current directory.
+            command = [sys.executable, "-P", "-m", "cython", "-3", "--cplus", "--fast-fail"]
             command += ["--module-name", source.stem, "-I", str(_PACKAGE.parent)]
-            _run([*command, "-o", str(generated), str(source)], source)
+            _run([*command, "-o", str(generated), str(source.resolve())], source, folder)
             _compile([f"-I{sysconfig.get_path('include')}", str(generated)], out, source)
     return out
 
@@ -91,10 +92,18 @@ def _compile(arguments: list[str], out: Path, source: Path) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _run(command: list[str], source: Path) -> None:
+def _run(command: list[str], source: Path, cwd: str | None = None) -> None:
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    absolute = os.pathsep.join(entry for entry in path if os.path.isabs(entry))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_COMPILE_S
+            command,
+            env={**os.environ, "PYTHONPATH": absolute},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMPILE_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{source} cannot be compiled: {error}") from error
