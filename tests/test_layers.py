@@ -63,6 +63,7 @@ RANKS = [
         "pyroclast_kernels.huge_pages",
         "pyroclast_kernels.table_files",
     ),
+    ("pyroclast_kernels.cache_folder",),
     ("pyroclast_kernels.errors",),
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}

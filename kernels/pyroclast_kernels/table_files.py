@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pyroclast_kernels import cache_folder
 from pyroclast_kernels.errors import KernelError
 
 _MAX_BYTES = 4 << 20  # far more than a table of every op, format and class has
@@ -21,7 +22,10 @@ class TableError(KernelError):
 
 def read_file(path: Path, kind: str, schema: int, **wanted: str) -> dict[str, Any]:
     """The JSON object in a file of that kind and schema, with these values; TableError if it is
-    another one."""
+    another one, or if others may have written it."""
+    reason = cache_folder.why_refused(path)
+    if reason:
+        raise TableError(f"it is not trusted: {reason}")
     try:
         status = path.stat()  # before it is opened: opening a pipe would wait
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
@@ -46,16 +50,17 @@ def write_file(path: Path, raw: Mapping[str, Any]) -> None:
     """Writes a JSON object, whole or not at all; KernelError if that fails."""
     part = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder.make(path.parent)
+        cache_folder.sweep(path.parent, ".table-*.part")
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".table-", suffix=".part")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(raw, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         Path(part).replace(path)
-    except OSError as error:
+    except (OSError, cache_folder.CacheError) as error:
         Path(part).unlink(missing_ok=True) if part else None
         raise KernelError(
-            f"the table cannot be written to {path}: {error.strerror}; "
+            f"the table cannot be written to {path}: {getattr(error, 'strerror', error)}; "
             "set XDG_CACHE_HOME to a directory that can be written"
         ) from error

@@ -1,7 +1,7 @@
 """Tuned tables: which variant runs on this machine where `pyroclast tune` found a faster one.
 
 One JSON file for each CPU and build of the kernels, `<cpu>-<build>.json`, in pyroclast/tune of the
-user's cache directory (XDG_CACHE_HOME).  The shipped default is the fixed order, PREFERENCE of
+user's cache directory (see cache_folder.py).  The shipped default is the fixed order, PREFERENCE of
 selection.py; nothing here writes into the package.  A file that is cut, of another schema, or
 made for another CPU or build is not used, and `current` says why.
 
@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pyroclast_kernels import features
+from pyroclast_kernels import cache_folder, features
 from pyroclast_kernels.table_files import TableError, read_file, write_file
 
 SCHEMA = 1
@@ -178,8 +178,7 @@ def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
 
 def directory() -> Path:
     """Where the user's tables are."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "pyroclast" / "tune"
+    return cache_folder.path_of("tune")
 
 
 def path_for(cpu: str, build: str) -> Path:
@@ -192,6 +191,9 @@ def path_for(cpu: str, build: str) -> Path:
 
 def current() -> tuple[TunedTable | None, str]:
     """(the table of this machine and build, "") or (None, why there is none)."""
+    reason = cache_folder.why_folder_refused(directory())
+    if reason:
+        return None, f"tuned tables are left out: {reason}"
     try:
         names = [path.name for path in directory().glob("*.json")]
     except OSError as error:

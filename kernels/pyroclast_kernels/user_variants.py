@@ -57,7 +57,7 @@ def search_path() -> list[Path]:
     """The user's own folders; KernelError for one that does not exist."""
     found = []
     for word in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
-        folder = Path(word).expanduser().resolve()
+        folder = Path(os.path.expanduser(word)).resolve()
         if not folder.is_dir():
             raise KernelError(f"{PATH_VARIABLE} names {word}, which is not a folder")
         found.append(folder)

@@ -160,15 +160,16 @@ def _gpu() -> dict[str, Any]:
 
 
 def _caches() -> dict[str, Any]:
+    from pyroclast_kernels.native.compile import folder
     from pyroclast_kernels.numba.abi import cache_directory
 
-    directory = cache_directory()
+    numba_folder, why_no_numba = cache_directory()
+    compiled, why_not_kept = folder()
     table, why = tables.current()
-    home = Path(os.environ.get("TRITON_HOME", "~")).expanduser()
+    home = Path(os.path.expanduser(os.environ.get("TRITON_HOME", "~")))
     return {
-        "numba kernels": "not cached: no folder is writable"
-        if directory is None
-        else str(directory),
+        "numba kernels": str(numba_folder or f"not cached: {why_no_numba}"),
+        "your own kernels": f"not cached: {why_not_kept}" if why_not_kept else str(compiled),
         "tuned table": why if table is None else table.name,
         "triton kernels": os.environ.get("TRITON_CACHE_DIR") or str(home / ".triton" / "cache"),
     }

@@ -3,7 +3,9 @@
 What the package ships is built once per instruction-set level by CMake; a single file that somebody
 is working on is compiled here, with -march=native, into the user's cache directory
 (pyroclast/compiled).  The name of the result stands for the source, the headers of the package,
-the compiler, its flags and the CPU, so nothing stale is ever loaded.
+the compiler, its flags and the CPU, so nothing stale is ever loaded.  The file ends with a hash of
+itself, so a damaged one is compiled again.  Without a cache that can be trusted, the result lies in
+a temporary folder until the process ends.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from pyroclast_kernels import features
+from pyroclast_kernels import cache_folder, features
 from pyroclast_kernels.errors import KernelError
 
 _PACKAGE = Path(__file__).parent.parent
@@ -54,7 +56,7 @@ def shared_object(source: Path) -> Path:
     """The compiled form of a C++ file, from the cache if it is there.  KernelError with the
     compiler's first words if it does not compile."""
     out = _cached(source, ".so")
-    if not out.exists():
+    if not _whole(out):
         _compile([str(source)], out, source)
     return out
 
@@ -62,13 +64,14 @@ def shared_object(source: Path) -> Path:
 def extension(source: Path) -> Path:
     """The Python module of a Cython file, likewise."""
     out = _cached(source, sysconfig.get_config_var("EXT_SUFFIX"))
-    if not out.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            generated = Path(folder) / f"{source.stem}.cpp"
+    if not _whole(out):
+        with tempfile.TemporaryDirectory() as made_in:
+            generated = Path(made_in) / f"{source.stem}.cpp"
             # Before -o comes the name: the module must be called as its file, wherever that lies.
-            command = [sys.executable, "-m", "cython", "-3", "--cplus", "--fast-fail"]
+            # Neither Python (-P) nor Cython may take a module from the current directory.
+            command = [sys.executable, "-P", "-m", "cython", "-3", "--cplus", "--fast-fail"]
             command += ["--module-name", source.stem, "-I", str(_PACKAGE.parent)]
-            _run([*command, "-o", str(generated), str(source)], source)
+            _run([*command, "-o", str(generated), str(source.resolve())], source, made_in)
             _compile([f"-I{sysconfig.get_path('include')}", str(generated)], out, source)
     return out
 
@@ -79,22 +82,31 @@ def _compile(arguments: list[str], out: Path, source: Path) -> None:
     if command is None:
         raise KernelError(f"{source} cannot be compiled: {why_not('cpp')}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=out.parent, suffix=out.suffix)
+        cache_folder.sweep(out.parent, ".part-*")
+        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=".part-", suffix=out.suffix)
         os.close(handle)
     except OSError as error:
         raise KernelError(f"{source} cannot be compiled into {out.parent}: {error}") from error
     try:
         _run([*command, *_FLAGS, *arguments, "-o", temporary], source)
+        _seal(Path(temporary))
         Path(temporary).replace(out)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _run(command: list[str], source: Path) -> None:
+def _run(command: list[str], source: Path, cwd: str | None = None) -> None:
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    absolute = os.pathsep.join(entry for entry in path if os.path.isabs(entry))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_COMPILE_S
+            command,
+            env={**os.environ, "PYTHONPATH": absolute},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMPILE_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"{source} cannot be compiled: {error}") from error
@@ -111,9 +123,43 @@ def _cached(source: Path, ending: str) -> Path:
         digest.update(header.read_bytes())
     what = (*_FLAGS, *(compiler() or ()), _compiler_version(), features.cpu_name(), sys.version)
     digest.update("\0".join([*what, *sorted(features.cpu_flags())]).encode())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    name = f"{source.stem}-{digest.hexdigest()[:16]}{ending}"
-    return home / "pyroclast" / "compiled" / name
+    return folder()[0] / f"{source.stem}-{digest.hexdigest()[:16]}{ending}"
+
+
+def folder() -> tuple[Path, str]:
+    """(Where compiled kernels are kept, "") or (a folder of this process alone, why)."""
+    path = cache_folder.path_of("compiled")
+    try:
+        cache_folder.make(path)
+    except cache_folder.CacheError as error:
+        return Path(_own_folder().name), str(error)
+    if not os.access(path, os.W_OK):
+        return Path(_own_folder().name), f"{path} cannot be written"
+    return path, ""
+
+
+@cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="pyroclast-")
+
+
+def _seal(path: Path) -> None:
+    """Appends the file's hash; what loads a library ignores bytes after its last section."""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    with path.open("ab") as file:
+        file.write(digest)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a compiled file is there, trusted, and as it was written."""
+    try:
+        if not cache_folder.usable(path):
+            return False
+        content = path.read_bytes()
+    except (OSError, cache_folder.CacheError) as error:
+        raise KernelError(f"a compiled kernel cannot be used: {error}") from error
+    n = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-n]).digest() == content[-n:]
 
 
 @cache

@@ -7,7 +7,8 @@ C functions `void (const void *args, int part, int n_parts)`.  Importing Numba t
 or more, so it waits until a Numba variant is bound.
 
 Compiled code is kept on disk: in NUMBA_CACHE_DIR if that is set, else in pyroclast/numba of
-the user's cache directory.  A directory that cannot be written costs the compilation, nothing else.
+the user's cache directory.  A directory that cannot be written, or that others can write to, costs
+the compilation, nothing else; `cache_directory` says why it is not used.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shutil
 import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pyroclast_kernels import cache_folder
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.registry import folder_of, get_op
 
@@ -75,31 +78,47 @@ def compile_kernel(kernel: Any, name: str) -> Any:
     """A kernel (args, part, n_parts) as a C function, an object with .address; from the disk cache
     if it is there.  `name` is what an error calls it."""
     numba = _import_numba(name)
-    directory, config = cache_directory(), numba.core.config
+    directory, config = cache_directory()[0], numba.core.config
+    if directory is None:
+        return numba.cfunc(_SIGNATURE, error_model="numpy")(kernel)
     given = config.CACHE_DIR
     try:
-        config.CACHE_DIR = str(directory or "")
-        return numba.cfunc(_SIGNATURE, cache=directory is not None, error_model="numpy")(kernel)
-    except OSError:  # the disk is full, say
-        return numba.cfunc(_SIGNATURE, error_model="numpy")(kernel)
+        config.CACHE_DIR = str(directory)
+        compiled = numba.cfunc(_SIGNATURE, cache=True, error_model="numpy")(kernel)
+        cache_folder.close_below(directory)
+    except Exception:  # noqa: BLE001 - a damaged pickle raises anything; a full disk an OSError
+        # If the kernel itself is at fault, this raises the same.
+        compiled = numba.cfunc(_SIGNATURE, error_model="numpy")(kernel)
+        _forget(directory)
     finally:
         config.CACHE_DIR = given
+    return compiled
+
+
+def _forget(directory: Path) -> None:
+    """Empties the cache, one of whose files is damaged: the next process makes them again."""
+    for path in directory.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @cache
-def cache_directory() -> Path | None:
-    """Where compiled kernels are kept, or None if nothing can be written there.
+def cache_directory() -> tuple[Path | None, str]:
+    """(Where compiled kernels are kept, "") or (None, why none are).
 
     Numba checks the file of the kernel itself for changes, not the helpers it calls, so the
     directory's name stands for all sources."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    parent = Path(os.environ.get("NUMBA_CACHE_DIR") or home / "pyroclast" / "numba")
-    directory = parent / _sources_hash()
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    top = Path(given).absolute() if given else None
+    directory = (top or cache_folder.path_of("numba")) / _sources_hash()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return directory if os.access(directory, os.W_OK) else None
+        cache_folder.make(directory, top)
+        if not os.access(directory, os.W_OK):
+            return None, f"{directory} cannot be written"
+        cache_folder.sweep(directory, "**/*.tmp.*")
+        cache_folder.usable_below(directory)
+    except cache_folder.CacheError as error:
+        return None, str(error)
+    return directory, ""
 
 
 def _sources_hash() -> str:

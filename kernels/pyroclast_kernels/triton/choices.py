@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyroclast_kernels import tables
+from pyroclast_kernels import cache_folder, tables
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.table_files import TableError, read_file, write_file
 from pyroclast_kernels.triton import device as triton_device
@@ -171,6 +171,9 @@ def current() -> tuple[TileTable | None, str]:
 
 @cache
 def _read(file: Path) -> tuple[TileTable | None, str]:
+    reason = cache_folder.why_folder_refused(file.parent)
+    if reason:
+        return None, f"tuned tiles are left out: {reason}"
     if not file.exists():
         return None, "this GPU has not been tuned (`pyroclast tune --device cuda`)"
     try:

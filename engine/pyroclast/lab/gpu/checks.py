@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pyroclast.lab.gpu.pool import run
+from pyroclast.lab.speed.process import python_command
 
 _N_TESTERS = 4  # processes that compile and test kernels, where pytest-xdist is installed
 _WORDS = 1000  # characters of an output that go into the file
@@ -18,7 +18,7 @@ _WORDS = 1000  # characters of an output that go into the file
 def build(checkout: Path, environment: Mapping[str, str], limit_s: float) -> tuple[str, str]:
     """Builds the CPU's kernels, which the GPU is compared with: (why it failed, or empty; the end
     of the output)."""
-    command = [sys.executable, "setup.py", "-q", "build_native", "--inplace"]
+    command = python_command("setup.py", "-q", "build_native", "--inplace")
     reason, output = _run(command, checkout, environment, limit_s)
     return reason, output[-_WORDS:]
 
@@ -27,7 +27,7 @@ def tests(
     checkout: Path, where: str, environment: Mapping[str, str], limit_s: float
 ) -> dict[str, Any]:
     """A row: how many tests of Triton's kernels pass on this GPU, slow tests left out."""
-    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-v", "--maxfail=20"]
+    command = python_command("-m", "pytest", "-m", "not slow", "-v", "--maxfail=20")
     # Our settings make warnings errors; other versions of packages warn of more than ours.
     command += ["--tb=line", "--no-header", "-W", "default", where]
     if "::" not in where and importlib.util.find_spec("xdist") is not None:

@@ -7,14 +7,13 @@ Workers speak the protocol of `pyroclast.lab.peers.workers.protocol`.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.lab.speed.process import JsonProcess, end_group
+from pyroclast.lab.speed.process import JsonProcess, end_group, isolated
 
 _LINES, _WORDS = 4, 400  # the end of what a process wrote
 
@@ -83,7 +82,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=isolated(environment),
             cwd=cwd,
             start_new_session=True,
         )

@@ -6,6 +6,7 @@ does not end in time, becomes a row with the reason.  The file is written again 
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -21,7 +22,7 @@ from pyroclast.lab.gpu.pool import Worker, WorkerError
 from pyroclast.lab.gpu.sizes import Sizes
 from pyroclast.lab.gpu.table import compared, held
 from pyroclast.lab.peers.client import WORKERS
-from pyroclast.lab.speed.process import python_path
+from pyroclast.lab.speed.process import python_command, python_path
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 
@@ -181,7 +182,9 @@ class Bench:
             script = ["-m", "pyroclast.lab.gpu.worker", role]
             if role == "transformers":
                 script = [str(WORKERS / "transformers_gpu.py")]
-            self._workers[name] = Worker([sys.executable, *script], self._environment())
+            path = self._environment()
+            path["PYTHONPATH"] += f"{os.pathsep}{WORKERS}"  # the script imports its neighbours
+            self._workers[name] = Worker(python_command(*script), path)
         return self._workers[name]
 
     def _environment(self) -> dict[str, str]:

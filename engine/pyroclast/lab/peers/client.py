@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +24,13 @@ class Client:
     """A running worker; use as a context manager."""
 
     def __init__(self, python: str | Path, script: Path, environment: dict[str, str]) -> None:
+        # Workers import their neighbours; a safe path leaves a script's folder out.
+        given = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+        path = os.pathsep.join([str(script.parent), given])
         try:
-            self._process = JsonProcess([str(python), str(script)], environment)
+            self._process = JsonProcess(
+                [str(python), str(script)], {**environment, "PYTHONPATH": path}
+            )
         except OSError as error:
             raise PeerError(f"{python}: {error.strerror}") from error
 

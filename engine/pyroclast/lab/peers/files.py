@@ -16,10 +16,12 @@ import numpy as np
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.errors import KernelError
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.families.rope import inv_freq
 from pyroclast.text.vocab import byte_level_alphabet
+from pyroclast_kernels import cache_folder
 
 # (source, target, format): requantizes the source.
 Quantize = Callable[[Path, Path, str], None]
@@ -31,10 +33,15 @@ _F16_FILE = 1
 
 
 def cache_directory(directory: Path | None = None) -> Path:
-    """Where files are kept; the folder is made if need be."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    directory = directory or Path(home) / "pyroclast" / "bench"
+    """Where files are kept; the folder is made if need be.  KernelError if the user's own cannot be
+    used."""
+    if directory is None:
+        try:
+            directory = cache_folder.make(cache_folder.path_of("bench"))
+        except cache_folder.CacheError as error:
+            raise KernelError(str(error)) from error
     directory.mkdir(parents=True, exist_ok=True)
+    cache_folder.sweep(directory, "*.tmp")
     return directory
 
 

@@ -30,7 +30,7 @@ TARGET = 0.4  # share of the undisturbed speed
 @contextmanager
 def busy_loop(core: int) -> Iterator[None]:
     """A process that keeps one core busy until the block ends."""
-    process = subprocess.Popen([sys.executable, "-c", _LOOP])
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _LOOP])
     try:
         os.sched_setaffinity(process.pid, {core})
         yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from pyroclast.lab.peers.files import cache_directory
 from pyroclast.lab.peers.options import CompareOptions
-from pyroclast.lab.speed.process import python_path
+from pyroclast.lab.speed.process import isolated, python_command, python_path
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.progress import progress_bar
@@ -151,8 +150,8 @@ class _Job:
         out, start = self._kept.with_suffix(".out"), time.monotonic()
         try:
             done = subprocess.run(
-                [sys.executable, *self._command, "--json", str(out)],
-                env={**os.environ, **python_path()},
+                python_command(*self._command, "--json", str(out)),
+                env=isolated(python_path()),
                 stdout=subprocess.PIPE,
                 text=True,
                 timeout=60 * left,

@@ -13,6 +13,7 @@ else needs an edit.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -74,7 +75,7 @@ def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict
 def _folder(op: str, folder: str | None) -> tuple[Path, str]:
     """(the folder for the file, the options with which `kernels check` finds it)."""
     if folder is not None:
-        return Path(folder).expanduser() / op, f" --dir {folder}"
+        return Path(os.path.expanduser(folder)) / op, f" --dir {folder}"
     search_path = user_variants.search_path()
     if search_path:
         return search_path[0] / op, ""

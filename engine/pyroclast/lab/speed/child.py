@@ -5,14 +5,11 @@ The process starts with the first job, and again after it died or was stopped.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyroclast.lab.speed.process import JsonProcess
+from pyroclast.lab.speed.process import JsonProcess, inherited_path, python_command
 
 # A library that NumPy calls must use as many threads as the kernels it is compared with.
 _THREAD_VARIABLES = (
@@ -66,10 +63,9 @@ class Child:
     def _started(self) -> JsonProcess:
         if self._process is None:
             threads = dict.fromkeys(_THREAD_VARIABLES, str(self._n_threads))
-            path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-            command = [sys.executable, "-m", "pyroclast.lab.speed.worker", str(self._n_threads)]
-            python = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-            self._process = JsonProcess(command, {**threads, **python})
+            command = python_command("-m", "pyroclast.lab.speed.worker", str(self._n_threads))
+            environment = {**threads, **inherited_path(), "PYTHONUNBUFFERED": "1"}
+            self._process = JsonProcess(command, environment)
         return self._process
 
     def _obituary(self, process: JsonProcess) -> str:

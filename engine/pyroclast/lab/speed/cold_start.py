@@ -6,18 +6,16 @@ Each run is a new process.  The files are in the page cache, since a first round
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import resource
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.lab.speed.process import python_path
+from pyroclast.lab.speed.process import isolated, python_command, python_path
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast_kernels import features
 
@@ -55,8 +53,8 @@ def process_seconds(arguments: list[str]) -> tuple[float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **python_path()},
+        python_command(*arguments),
+        env=isolated(python_path()),
         check=True,
         capture_output=True,
     )

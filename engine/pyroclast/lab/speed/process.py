@@ -2,6 +2,9 @@
 
 The process leads a session of its own: ending it ends whatever it has started.  A library or a
 kernel may kill it or let it hang; its caller learns what happened, and loses nothing else.
+
+No Python that is started here imports from the current directory: a json.py that lies there would
+run.  It gets `-P`, and `isolated` removes that directory from PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +23,7 @@ from typing import Any
 
 import pyroclast
 import pyroclast_kernels
+from pyroclast.errors import PyroclastError
 from pyroclast.lab.speed.lines import Lines
 
 
@@ -33,7 +38,7 @@ class JsonProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env={**os.environ, **environment},
+                env=isolated(environment),
                 start_new_session=True,
             )
         except OSError:
@@ -98,5 +103,36 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 def python_path() -> dict[str, str]:
     """The environment in which another process of this Python imports this very Pyroclast."""
     sources = [str(Path(str(each.__file__)).parents[1]) for each in (pyroclast, pyroclast_kernels)]
-    given = os.environ.get("PYTHONPATH", "")
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [*sources, given]))}
+    return {"PYTHONPATH": os.pathsep.join([*sources, *_absolute(os.environ.get("PYTHONPATH", ""))])}
+
+
+def inherited_path() -> dict[str, str]:
+    """As `python_path`, with all that this process imports from, save the current directory:
+    `python -m` and `python -c` put it in front."""
+    given = python_path()["PYTHONPATH"].split(os.pathsep)
+    here = str(Path.cwd())
+    found = [entry for entry in sys.path if os.path.isabs(entry) and entry != here]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*given, *found]))}
+
+
+def python_command(*arguments: str) -> list[str]:
+    """The command that runs this very Python, without the current directory among its imports."""
+    if not os.path.isabs(sys.executable or ""):
+        raise PyroclastError(
+            f"a child process needs this Python's path, and sys.executable is {sys.executable!r}; "
+            "start Python by its absolute path"
+        )
+    return [sys.executable, "-P", *arguments]
+
+
+def isolated(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child: that of this process with these changes.  PYTHONPATH keeps only
+    absolute entries, since an empty or relative one means the current directory."""
+    whole = {**os.environ, **environment, "PYTHONSAFEPATH": "1"}
+    if "PYTHONPATH" in whole:
+        whole["PYTHONPATH"] = os.pathsep.join(_absolute(whole["PYTHONPATH"]))
+    return whole
+
+
+def _absolute(path: str) -> list[str]:
+    return [entry for entry in path.split(os.pathsep) if os.path.isabs(entry)]
