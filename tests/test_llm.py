@@ -187,6 +187,13 @@ def test_min_tokens_forbids_stop_tokens_and_stop_strings():
     assert [len(out.token_ids) for out in outs] == [2, 6]
 
 
+@pytest.mark.parametrize("min_tokens", range(12))
+def test_a_stop_string_counts_if_it_ends_at_min_tokens_or_later(min_tokens):
+    out = write("one STOP two", stop="STOP", min_tokens=min_tokens, max_tokens=12)
+    expected = ("one ", "stop", "STOP") if min_tokens <= 8 else ("one STOP two", "length", None)
+    assert (out.text, out.finish_reason, out.stop_reason) == expected
+
+
 def test_tokens_that_only_pad_the_vocabulary_have_no_text():
     llm = fake_llm(spells("ab", 1))
     llm.tokenizer.vocab_size = ord("b")
