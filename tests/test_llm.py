@@ -503,6 +503,20 @@ def test_closing_a_stream_frees_its_blocks_and_stops_its_work():
     assert stream.completions[0].token_ids == by_hand([BOS, *b"abc"], 1)
 
 
+def test_a_stream_closed_before_its_first_chunk_never_begins():
+    llm = fake_llm()
+    stream = llm.stream("abc", GREEDY)
+    stream.close()
+    assert list(stream) == []
+    with llm.stream("abc", GREEDY) as left:
+        pass
+    assert next(left, None) is None
+    assert [out.finish_reason for out in stream.completions] == ["abort"]
+    llm.generate("abc", GREEDY)
+    assert [n_seqs for _, n_seqs, _ in llm.model.steps] == [1] * 12
+    assert free_blocks(llm) == 64
+
+
 def test_a_stream_that_is_dropped_or_left_stops():
     llm = fake_llm()
     for _ in llm.stream("abc", GREEDY):
