@@ -291,6 +291,57 @@ def test_a_logits_processor_that_fails_ends_its_own_request(answer):
     assert len([first, *other]) == 12
 
 
+class Shift:
+    """A processor without a __qualname__, and with a long repr."""
+
+    def __init__(self, ids, value):
+        self.ids, self.value = ids, value
+
+    def __repr__(self):
+        return f"Shift({self.value}, {'-' * 1000})"
+
+    def __call__(self, token_ids, logits):
+        values = logits.astype(np.float64)
+        values[self.ids] = self.value
+        return values
+
+
+def raises_a_logit(token_ids, logits):
+    logits[5] = np.inf
+    return logits
+
+
+def gives_words(token_ids, logits):
+    return ["one"] * len(logits)
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (raises_a_logit, "raises_a_logit gave inf for token 5;"),
+        (Shift([7], np.nan), r"Shift\(nan, -+\.\.\. gave nan for token 7;"),
+        (Shift([7, 9, 4], np.nan), r"gave nan for token 4 and 2 other tokens;"),
+        (Shift([3], 1e300), r"gave inf for token 3;"),
+        (Shift(slice(None), -np.inf), r"gave -inf for every token"),
+        (gives_words, "gives_words gave no array"),
+    ],
+)
+def test_a_logits_processor_is_named_with_the_token_that_it_spoilt(processor, message):
+    llm = fake_llm()
+    unchanged = Shift([], 0.0)
+    with pytest.raises(SamplingError, match=message) as caught:
+        llm.generate("x", GREEDY.replace(logits_processors=[unchanged, processor]))
+    assert len(str(caught.value)) < 300
+    assert free_blocks(llm) == 64
+
+
+def test_a_logits_processor_is_not_blamed_for_the_model():
+    llm = fake_llm(lambda history: hashed(history) * np.float32(np.nan))
+    params = GREEDY.replace(logits_processors=[Shift([], 0.0)])
+    with pytest.raises(NumericalError, match=r"layer 3"):
+        llm.generate([99, 2], params)
+
+
 # ---- logprobs, score, logits ---------------------------------------------------------------
 
 
