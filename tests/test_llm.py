@@ -187,6 +187,13 @@ def test_min_tokens_forbids_stop_tokens_and_stop_strings():
     assert [len(out.token_ids) for out in outs] == [2, 6]
 
 
+@pytest.mark.parametrize("min_tokens", range(12))
+def test_a_stop_string_counts_if_it_ends_at_min_tokens_or_later(min_tokens):
+    out = write("one STOP two", stop="STOP", min_tokens=min_tokens, max_tokens=12)
+    expected = ("one ", "stop", "STOP") if min_tokens <= 8 else ("one STOP two", "length", None)
+    assert (out.text, out.finish_reason, out.stop_reason) == expected
+
+
 def test_tokens_that_only_pad_the_vocabulary_have_no_text():
     llm = fake_llm(spells("ab", 1))
     llm.tokenizer.vocab_size = ord("b")
@@ -282,6 +289,57 @@ def test_a_logits_processor_that_fails_ends_its_own_request(answer):
     with pytest.raises(ZeroDivisionError if answer is None else SamplingError):
         llm.generate("x", GREEDY.replace(logits_processors=[broken]))
     assert len([first, *other]) == 12
+
+
+class Shift:
+    """A processor without a __qualname__, and with a long repr."""
+
+    def __init__(self, ids, value):
+        self.ids, self.value = ids, value
+
+    def __repr__(self):
+        return f"Shift({self.value}, {'-' * 1000})"
+
+    def __call__(self, token_ids, logits):
+        values = logits.astype(np.float64)
+        values[self.ids] = self.value
+        return values
+
+
+def raises_a_logit(token_ids, logits):
+    logits[5] = np.inf
+    return logits
+
+
+def gives_words(token_ids, logits):
+    return ["one"] * len(logits)
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (raises_a_logit, "raises_a_logit gave inf for token 5;"),
+        (Shift([7], np.nan), r"Shift\(nan, -+\.\.\. gave nan for token 7;"),
+        (Shift([7, 9, 4], np.nan), r"gave nan for token 4 and 2 other tokens;"),
+        (Shift([3], 1e300), r"gave inf for token 3;"),
+        (Shift(slice(None), -np.inf), r"gave -inf for every token"),
+        (gives_words, "gives_words gave no array"),
+    ],
+)
+def test_a_logits_processor_is_named_with_the_token_that_it_spoilt(processor, message):
+    llm = fake_llm()
+    unchanged = Shift([], 0.0)
+    with pytest.raises(SamplingError, match=message) as caught:
+        llm.generate("x", GREEDY.replace(logits_processors=[unchanged, processor]))
+    assert len(str(caught.value)) < 300
+    assert free_blocks(llm) == 64
+
+
+def test_a_logits_processor_is_not_blamed_for_the_model():
+    llm = fake_llm(lambda history: hashed(history) * np.float32(np.nan))
+    params = GREEDY.replace(logits_processors=[Shift([], 0.0)])
+    with pytest.raises(NumericalError, match=r"layer 3"):
+        llm.generate([99, 2], params)
 
 
 # ---- logprobs, score, logits ---------------------------------------------------------------
@@ -494,6 +552,20 @@ def test_closing_a_stream_frees_its_blocks_and_stops_its_work():
     assert len(llm.model.steps) == 1
     assert [out.finish_reason for out in stream.completions] == ["abort"]
     assert stream.completions[0].token_ids == by_hand([BOS, *b"abc"], 1)
+
+
+def test_a_stream_closed_before_its_first_chunk_never_begins():
+    llm = fake_llm()
+    stream = llm.stream("abc", GREEDY)
+    stream.close()
+    assert list(stream) == []
+    with llm.stream("abc", GREEDY) as left:
+        pass
+    assert next(left, None) is None
+    assert [out.finish_reason for out in stream.completions] == ["abort"]
+    llm.generate("abc", GREEDY)
+    assert [n_seqs for _, n_seqs, _ in llm.model.steps] == [1] * 12
+    assert free_blocks(llm) == 64
 
 
 def test_a_stream_that_is_dropped_or_left_stops():

@@ -21,6 +21,7 @@ from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
 from pyroclast.model.device import check_device
+from pyroclast.model.host_memory import memory_errors
 from pyroclast.progress import progress_bar
 from pyroclast.sampling.params import SamplingParams
 
@@ -65,18 +66,19 @@ class LLM:
         if max_batch_tokens is not None:
             checks.check_positive("max_batch_tokens", max_batch_tokens)
         checks.check_positive("max_seqs", max_seqs)
-        parts = _load(
-            model,
-            device=device,
-            compute=compute,
-            kernels=kernels,
-            threads=threads,
-            kv_dtype=kv_dtype,
-            max_batch_tokens=max_batch_tokens,
-            max_seqs=max_seqs,
-            n_blocks=n_blocks,
-        )
-        self._start(parts, kernels)
+        with memory_errors():
+            parts = _load(
+                model,
+                device=device,
+                compute=compute,
+                kernels=kernels,
+                threads=threads,
+                kv_dtype=kv_dtype,
+                max_batch_tokens=max_batch_tokens,
+                max_seqs=max_seqs,
+                n_blocks=n_blocks,
+            )
+            self._start(parts, kernels)
 
     def _start(self, parts: Parts, kernels: str | None) -> None:
         self.model, self.tokenizer, self.name = parts

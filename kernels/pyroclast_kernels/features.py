@@ -10,6 +10,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
+from pyroclast_kernels import cgroups
 from pyroclast_kernels.errors import KernelError
 
 # Best first.  A level's shared object is opened only if the CPU has every flag (as Linux spells
@@ -76,27 +77,9 @@ def why_not(level: str) -> str:
 
 
 def n_cpus() -> int:
-    """How many threads are worth starting: the affinity mask, or the cgroup's quota if lower."""
+    """How many threads are worth starting: the affinity mask, or a cgroup's quota if lower."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:
         allowed = os.cpu_count() or 1
-    return max(1, min(allowed, _cgroup_cpus()))
-
-
-def _cgroup_cpus() -> int:
-    """The CPU quota of this process's cgroup, rounded up; a large number where there is none."""
-    unlimited = 1 << 20
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = Path(quota_file).read_text().split()
-            period = words[1] if period_file is None else Path(period_file).read_text().strip()
-            quota = words[0]
-            if quota not in ("max", "-1"):
-                return max(1, -(-int(quota) // int(period)))
-        except (OSError, IndexError, ValueError):
-            continue
-    return unlimited
+    return max(1, min(allowed, cgroups.cpu_quota() or allowed))

@@ -374,6 +374,16 @@ def test_a_closed_pipe_ends_quietly(model):
     assert process.wait(60) == 141
 
 
+def test_a_file_that_cannot_be_written_is_one_line(run, model, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "out.json")
+
+    monkeypatch.setattr("pyroclast.cli.text.tokenize", full)
+    code, out, err = run("tokenize", "x", "-m", model)
+    assert (code, out) == (1, "")
+    assert err == "pyroclast: error: [Errno 28] No space left on device: 'out.json'\n"
+
+
 # ---- help, colours, terminals --------------------------------------------------------------
 
 

@@ -5,18 +5,20 @@ import pytest
 from pyroclast.engine.stop import StopText
 
 
-def run(pieces, stops):
-    """What comes out piece by piece, and which stop string was found."""
+def run(pieces, stops, n_uncounted=0):
+    """What comes out piece by piece, and which stop string was found; none may end in the first
+    `n_uncounted` pieces."""
     stop_text = StopText(stops)
-    out = [stop_text.push(piece) for piece in pieces]
+    out = [stop_text.push(piece, i >= n_uncounted) for i, piece in enumerate(pieces)]
     if stop_text.found is None:
         out.append(stop_text.flush())
     return "".join(out), stop_text.found
 
 
-def first_complete(text, stops):
-    """The definition: the stop string complete after the fewest characters, the longest of them."""
-    for end in range(1, len(text) + 1):
+def first_complete(text, stops, n_uncounted=0):
+    """The definition: the stop string complete after the fewest characters, but more than
+    `n_uncounted`, the longest of them."""
+    for end in range(n_uncounted + 1, len(text) + 1):
         ending = [stop for stop in stops if text.endswith(stop, 0, end)]
         if ending:
             longest = max(ending, key=len)
@@ -67,4 +69,17 @@ def test_agrees_with_the_definition_on_random_texts():
         stops = ["".join(rng.choices("ab.", k=rng.randrange(1, 5))) for _ in range(3)]
         cuts = sorted(rng.choices(range(len(text) + 1), k=3))
         pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        assert run(pieces, stops) == first_complete(text, stops), (pieces, stops)
+        n = rng.randrange(len(pieces) + 1)
+        expected = first_complete(text, stops, len("".join(pieces[:n])))
+        assert run(pieces, stops, n) == expected, (pieces, stops, n)
+
+
+@pytest.mark.parametrize("n_uncounted", range(12))
+def test_a_stop_string_counts_if_its_last_character_does(n_uncounted):
+    pieces = list("one STOP two")
+    expected = ("one ", "STOP") if n_uncounted <= 7 else ("one STOP two", None)
+    assert run(pieces, ["STOP"], n_uncounted) == expected
+
+
+def test_a_stop_string_inside_held_text_that_does_not_count_is_not_found():
+    assert run(["ab", "", "x"], ["b", "abc"], n_uncounted=1) == ("abx", None)

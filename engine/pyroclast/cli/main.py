@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import signal
 import sys
 import types
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pyroclast.cli.flags import add_flags, apply_frozen
-from pyroclast.cli.terminal import fail
+from pyroclast.cli.terminal import discard, fail, open_streams, write
 from pyroclast.errors import PyroclastError
 
 # command, of one word or two -> (module:function, help, example)
@@ -71,6 +70,11 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see `{self.prog} --help`)", code=2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version go to standard output; argparse would ignore that they cannot."""
+        del file
+        write(message, end="")
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of every command, each with an example in its help."""
@@ -107,6 +111,7 @@ def join_words(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits."""
+    open_streams()
     try:
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a character must not end the answer.
@@ -116,15 +121,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         apply_frozen(args)
         function = COMMANDS[args.command][0].partition(":")[2]
         getattr(_module_of(args.command), function)(args)
-        sys.stdout.flush()
+        write(end="")
     except PyroclastError as error:
         fail(str(error), code=1)
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
-        # What Python still buffers for the closed pipe goes nowhere, instead of into a complaint.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:  # of a file that a flag names, mostly
+        fail(str(error), code=1)
     raise SystemExit(0)
 
 

@@ -9,8 +9,34 @@ from typing import Any, NoReturn
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends the process: `pyroclast: error: ...` on stderr, in one line, and the exit code."""
-    print("pyroclast: error:", " ".join(message.split()), file=sys.stderr)
+    try:
+        print("pyroclast: error:", " ".join(message.split()), file=sys.stderr)
+    except OSError:  # nobody can be told, but the exit code still counts
+        discard(sys.stderr)
     raise SystemExit(code)
+
+
+def open_streams() -> None:
+    """Opens the standard streams with which we were started closed (`>&-`).
+
+    Otherwise the next file that is opened would take their numbers, and the streams would be None.
+    Input is empty, messages go nowhere, and output fails when it is written."""
+    for name, flags, mode in (
+        ("stdin", os.O_RDONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    ):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)  # the lowest free number: the stream's own
+            os.set_inheritable(descriptor, True)
+            stream = open(descriptor, mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, stream)
+
+
+def discard(stream: Any) -> None:
+    """Sends what Python still buffers for a stream, and all that follows, nowhere: at its end the
+    interpreter would complain and change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def read_text(text: str) -> str:
@@ -28,8 +54,15 @@ def read_text(text: str) -> str:
 
 
 def write(text: str = "", end: str = "\n") -> None:
-    """Prints and flushes: people watch a stream as it comes."""
-    print(text, end=end, flush=True)
+    """Prints and flushes: people watch a stream as it comes.  Output that cannot be written, to a
+    full device or a closed stream, is an error; a reader who left is main's business."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard(sys.stdout)
+        fail(f"cannot write to standard output: {error.strerror}", code=1)
 
 
 def counted(n: int, noun: str) -> str:

@@ -105,8 +105,8 @@ class GenerateRequest(ReadRequest):
             self.stop_reason = self.stop_ids[token_id]
             return self.finish("stop")
         text = self._step_text(token_id)
-        if self._stop_text is not None and n_tokens >= self.min_length:
-            text = self._stop_text.push(text)
+        if self._stop_text is not None:
+            text = self._stop_text.push(text, n_tokens >= self.min_length)
             if self._stop_text.found is not None:
                 self.stop_reason = self._stop_text.found
                 self.finish_reason = "stop"
@@ -121,7 +121,8 @@ class GenerateRequest(ReadRequest):
         self.finish_reason = reason
         text = self._flush()
         if self._stop_text is not None:
-            text = self._stop_text.push(text) + self._stop_text.flush()
+            counts = len(self.token_ids) >= self.min_length
+            text = self._stop_text.push(text, counts) + self._stop_text.flush()
         if text:
             self._pieces.append(text)
         return text

@@ -16,6 +16,8 @@ from pyroclast_kernels.selection import Selection
 
 Logits = NDArray[np.float32]
 
+_MAX_NAME_CHARS = 100
+
 
 class HostSampler:
     """The op `sample` by itself, on the CPU, in the variant that `rules` choose."""
@@ -56,17 +58,49 @@ def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logit
     They get a copy, so one that keeps the array does not see the next step's logits."""
     for row, request in processed:
         for process in request.params.logits_processors:
+            given = logits[row]
             try:
-                changed = process(list(request.token_ids), logits[row].copy())
-                logits[row] = _checked(changed, logits.shape[1])
+                changed = process(list(request.token_ids), given.copy())
+                logits[row] = _checked(changed, given, process)
             except Exception as error:
                 raise ProcessorError(request, error) from error
 
 
-def _checked(changed: Any, vocab_size: int) -> Logits:
-    array = np.asarray(changed, np.float32)
-    if array.shape != (vocab_size,):
+def _checked(changed: Any, given: Logits, process: Any) -> Logits:
+    """What a processor made of the logits `given`; SamplingError if they cannot be sampled from."""
+    try:
+        with np.errstate(over="ignore"):  # a float64 too large for float32 is an infinity below
+            array = np.asarray(changed, np.float32)
+    except (TypeError, ValueError) as error:
+        raise SamplingError(f"logits processor {_name(process)} gave no array: {error}") from error
+    if array.shape != given.shape:
         raise SamplingError(
-            f"a logits processor must return an array of shape ({vocab_size},), got {array.shape}"
+            f"logits processor {_name(process)} must return an array of shape {given.shape}, "
+            f"got {array.shape}"
         )
+    # The maximum is NaN if anything is.  Logits that were not finite before are the model's fault.
+    largest = array.max()
+    if not np.isfinite(largest) and np.isfinite(given.max()):
+        raise SamplingError(_why_unusable(array, process))
     return array
+
+
+def _why_unusable(array: Logits, process: Any) -> str:
+    bad = np.flatnonzero(np.isnan(array) | np.isposinf(array))
+    if not len(bad):
+        return (
+            f"logits processor {_name(process)} gave -inf for every token, which leaves none to "
+            "choose from; leave at least one finite"
+        )
+    others = f" and {len(bad) - 1} other tokens" if len(bad) > 1 else ""
+    return (
+        f"logits processor {_name(process)} gave {array[bad[0]]} for token {bad[0]}{others}; "
+        "a logit must be a finite float32, or -inf to forbid its token"
+    )
+
+
+def _name(process: Any) -> str:
+    """A callable's name for people, clipped: a repr may show whole arrays."""
+    name = getattr(process, "__qualname__", None)
+    name = name if isinstance(name, str) else repr(process)
+    return name if len(name) <= _MAX_NAME_CHARS else f"{name[:_MAX_NAME_CHARS]}..."

@@ -10,26 +10,31 @@ class StopText:
 
     The result depends on the text alone, not on how it is cut into pieces: of several stop
     strings the one that is complete first wins, and among those that end together the longest.
-    After `found` is set nothing more comes out.
+    A stop string counts if its last character counts, wherever it begins.  After `found` is set
+    nothing more comes out.
     """
 
-    __slots__ = ("_held", "_stops", "found")
+    __slots__ = ("_held", "_n_uncounted", "_stops", "found")
 
     def __init__(self, stops: Sequence[str]) -> None:
         """`stops`: non-empty strings."""
         # Longest first, so that of two that end at the same place the longest is met first.
         self._stops = sorted(stops, key=len, reverse=True)
         self._held = ""
+        self._n_uncounted = 0  # characters of _held at which no stop string may end
         self.found: str | None = None
 
-    def push(self, text: str) -> str:
-        """The text that is now certain to lie before any stop string."""
+    def push(self, text: str, counts: bool = True) -> str:
+        """The text that is now certain to lie before any stop string.  Unless it `counts`, none
+        ends in this piece, but one that begins in it is found when it ends in a later one."""
         if self.found is not None:
             return ""
         text = self._held + text
+        if not counts:
+            self._n_uncounted = len(text)
         first_end = len(text) + 1
         for stop in self._stops:
-            start = text.find(stop, 0, first_end)
+            start = text.find(stop, max(0, self._n_uncounted - len(stop) + 1), first_end)
             if start >= 0 and start + len(stop) < first_end:
                 first_end = start + len(stop)
                 self.found = stop
@@ -38,6 +43,7 @@ class StopText:
             return text[: first_end - len(self.found)]
         n_certain = len(text) - self._n_held(text)
         self._held = text[n_certain:]
+        self._n_uncounted = max(0, self._n_uncounted - n_certain)
         return text[:n_certain]
 
     def flush(self) -> str:

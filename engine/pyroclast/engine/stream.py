@@ -26,7 +26,7 @@ class Stream:
         self._loop = loop
         self._call = call
         self._requests = requests
-        self._started = False
+        self._started = self._closed = False
         assert call.chunks is not None, "a stream's call collects chunks"
         self._chunks = call.chunks
 
@@ -34,6 +34,8 @@ class Stream:
         return self
 
     def __next__(self) -> Chunk:
+        if self._closed:
+            raise StopIteration
         call, chunks = self._call, self._chunks
         if not chunks:
             try:
@@ -57,7 +59,9 @@ class Stream:
         ]
 
     def close(self) -> None:
-        """Ends the work; chunks that nobody fetched are lost.  Harmless when repeated."""
+        """Ends the work; chunks that nobody fetched are lost, and no more come.  Harmless when
+        repeated."""
+        self._closed = True
         self._loop.give_up(self._call)
         self._chunks.clear()
 

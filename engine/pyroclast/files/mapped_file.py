@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import stat
 from typing import TYPE_CHECKING
 
-from pyroclast.errors import ClosedError, ModelFileError
+from pyroclast.errors import ClosedError, MemoryBudgetError, ModelFileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ class MappedFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path, self.size = os.fspath(path), 0
         try:
             # Checked before opening: opening a pipe would wait for its writer.
             if not stat.S_ISREG(os.stat(self.path).st_mode):
@@ -35,6 +36,11 @@ class MappedFile:
                     file.fileno(), self.size, access=mmap.ACCESS_READ
                 )
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                raise MemoryBudgetError(
+                    f"{self.path}: no room to map its {self.size >> 20} MiB; raise the limit on "
+                    "the address space (ulimit -v) or use a smaller format"
+                ) from error
             raise ModelFileError(f"{self.path}: cannot be read: {error}") from error
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyroclast.errors import KernelError
-from pyroclast.model.kv_cache import available_bytes
+from pyroclast.model.host_memory import available_bytes
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.triton import device as triton_device
 

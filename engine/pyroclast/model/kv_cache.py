@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from pyroclast.errors import MemoryBudgetError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec
+from pyroclast.model.host_memory import available_bytes
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.selection import Selection
@@ -29,7 +29,6 @@ __all__ = [
     "DTYPES",
     "KVCache",
     "automatic_dtype",
-    "available_bytes",
     "block_bytes",
     "choose_n_blocks",
     "layer_block_bytes",
@@ -69,35 +68,24 @@ def layer_block_bytes(attention: AttentionSpec, dtype: str) -> int:
     return attention.n_kv_heads * cells * np.dtype(DTYPES[dtype]).itemsize
 
 
-def available_bytes() -> int:
-    """Memory that can be had without swapping, as Linux estimates it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 4 << 30
-
-
-def choose_n_blocks(config: ModelConfig, dtype: str, n_blocks: int | None) -> int:
+def choose_n_blocks(
+    config: ModelConfig, dtype: str, n_blocks: int | None, weight_bytes: int
+) -> int:
     """The number of blocks: as asked for, or room for several full-length sequences within half
-    of the memory that is available.  MemoryBudgetError if even one block does not fit."""
+    of the memory that the weights leave.  MemoryBudgetError if weights and blocks do not fit, or
+    not even one block."""
     size, available = block_bytes(config, dtype), available_bytes()
+    least = 1 if n_blocks is None else n_blocks
+    if weight_bytes + least * size > available:
+        raise MemoryBudgetError(
+            f"the weights need {weight_bytes >> 20} MiB and {least} cache blocks "
+            f"{-(-least * size >> 20)} MiB, but {available >> 20} MiB are available; a smaller "
+            "format (model@q4_0) or kv_dtype, or fewer n_blocks take less"
+        )
     if n_blocks is not None:
-        if n_blocks * size > available:
-            raise MemoryBudgetError(
-                f"{n_blocks} cache blocks need {n_blocks * size >> 20} MiB, {available >> 20} MiB "
-                "are available; ask for fewer, or for a smaller kv_dtype"
-            )
         return n_blocks
     wanted = _DEFAULT_SEQUENCES * -(-config.max_seq_len // BLOCK_SIZE)
-    affordable = available // 2 // size
-    if affordable < 1:
-        raise MemoryBudgetError(
-            f"one cache block needs {size >> 10} KiB, only {available >> 10} KiB are available"
-        )
-    return min(wanted, affordable)
+    return min(wanted, max(1, (available - weight_bytes) // 2 // size))
 
 
 class KVCache:

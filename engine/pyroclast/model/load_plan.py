@@ -68,9 +68,9 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         if kv_dtype == "auto":
             quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
             kv_dtype = "f32" if float32 else automatic_dtype(selection, quantized)
-        n_blocks = choose_n_blocks(config, kv_dtype, options.n_blocks)
         memory = CountingMemory(on_gpu=False)
         load_weights(checkpoint, memory, float32=float32)
+        n_blocks = choose_n_blocks(config, kv_dtype, options.n_blocks, memory.n_bytes)
     return Plan(
         device="cpu",
         note=note,

@@ -17,6 +17,7 @@ from pyroclast.errors import ClosedError, KernelError
 from pyroclast.model.adapters import Adapters
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
+from pyroclast.model.host_memory import memory_errors
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.load_plan import Plan, plan
 from pyroclast.model.options import LoadOptions
@@ -243,8 +244,9 @@ def load_model(
     **options: Any,
 ) -> Model:
     """Plans and loads in one go; options: those of LoadOptions."""
-    planned = plan(checkpoint, device, LoadOptions(**options))
-    return Model(checkpoint, planned, on_layer=on_layer)
+    with memory_errors():
+        planned = plan(checkpoint, device, LoadOptions(**options))
+        return Model(checkpoint, planned, on_layer=on_layer)
 
 
 def _memory(plan: Plan, executor: Any) -> Memory:

@@ -45,7 +45,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # over the output; above 0 discourages
     seed: int | None = None  # None: a fresh one for each request, reported with the completion
     max_tokens: int | None = None  # None: until the end of the text or of the context
-    min_tokens: int = 0  # no end-of-text or stop token before that many tokens
+    min_tokens: int = 0  # no end-of-text or stop token, and no end of a stop string, before these
     stop: tuple[str, ...] = ()  # one string or a sequence; the text ends before the first match
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False

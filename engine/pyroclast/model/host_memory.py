@@ -1,0 +1,69 @@
+"""How much memory the process may still take on the host, and a typed error where it cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyroclast.errors import MemoryBudgetError
+from pyroclast_kernels import cgroups
+
+_UNKNOWN = 4 << 30  # where the system does not tell
+
+
+def available_bytes() -> int:
+    """The smallest of what Linux has without swapping, what RLIMIT_AS leaves of the address space,
+    and what the memory limits of the cgroups leave."""
+    rooms = (_system_room(), _address_space_room(), cgroups.memory_left())
+    return min((room for room in rooms if room is not None), default=_UNKNOWN)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """A failed allocation inside becomes a MemoryBudgetError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise _out_of_memory(error) from error
+    except OSError as error:  # from mmap
+        if error.errno != errno.ENOMEM:
+            raise
+        raise _out_of_memory(error) from error
+
+
+def _out_of_memory(error: Exception) -> MemoryBudgetError:
+    reason = f": {error}" if str(error) else ""
+    return MemoryBudgetError(
+        f"the system refused memory while the model was loaded{reason}.  About "
+        f"{available_bytes() >> 20} MiB are available; a smaller format (model@q4_0) or kv_dtype, "
+        "fewer n_blocks, max_seqs or max_batch_tokens take less"
+    )
+
+
+def _system_room() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _address_space_room() -> int | None:
+    """RLIMIT_AS less what the process maps now; None without such a limit."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return limit
+    return max(0, limit - n_pages * os.sysconf("SC_PAGE_SIZE"))

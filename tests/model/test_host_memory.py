@@ -1,0 +1,114 @@
+"""Memory limits: what counts as available, and that a refused allocation is told in words."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from pyroclast import LLM, MemoryBudgetError
+from pyroclast.model.host_memory import available_bytes, memory_errors
+from pyroclast_kernels import cgroups
+from pyroclast_kernels.memory import HostMemory
+
+MIB = 1 << 20
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from pyroclast import LLM, MemoryBudgetError, SamplingParams
+def load(**options):
+    with LLM(sys.argv[1], device="cpu", threads=1, **options) as llm:
+        llm.generate([5], SamplingParams(max_tokens=1))
+        return llm.model.kv_bytes
+load(n_blocks=4)  # everything is imported and compiled
+n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = n_pages * resource.getpagesize() + (int(sys.argv[2]) << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    load(n_blocks=None, max_seqs=int(sys.argv[3]))
+    print("loaded")
+except MemoryBudgetError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory") / "tiny"
+    tiny.write_folder(path, tiny.BASE, tiny.random_weights(tiny.BASE))
+    return path
+
+
+def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = available_bytes()
+    monkeypatch.setattr(cgroups, "memory_left", lambda: 50 * MIB)
+    assert available_bytes() == 50 * MIB < without
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (mapped + 40 * MIB, -1))
+    assert 30 * MIB < available_bytes() <= 41 * MIB
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 * MIB, -1))
+    assert available_bytes() == 0
+
+
+def test_a_cgroup_limit_bounds_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLM(folder, device="cpu") as llm:
+        n_blocks, kv_bytes = llm.model.n_blocks, llm.model.kv_bytes
+        weight_bytes = llm.model.plan.n_bytes["weights"]
+    monkeypatch.setattr(cgroups, "memory_left", lambda: weight_bytes + kv_bytes)
+    with LLM(folder, device="cpu") as llm:
+        assert llm.model.n_blocks == n_blocks // 2
+    monkeypatch.setattr(cgroups, "memory_left", lambda: weight_bytes)
+    with pytest.raises(MemoryBudgetError, match=r"the weights need .* 1 cache blocks"):
+        LLM(folder, device="cpu")
+
+
+def no_memory(*_: Any, **__: Any) -> Any:
+    return np.empty(1 << 60, np.uint8)  # NumPy's own MemoryError
+
+
+def no_pages(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # as mmap does
+
+
+@pytest.mark.parametrize("refuse", [no_memory, no_pages])
+@pytest.mark.parametrize("method", ["zeros", "inputs", "table", "outputs", "weight", "constant"])
+def test_a_refused_allocation_is_a_memory_budget_error(
+    folder: Path, method: str, refuse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostMemory, method, refuse)
+    with pytest.raises(MemoryBudgetError, match=r"refused memory .* MiB are available"):
+        LLM(folder, device="cpu")
+
+
+def test_a_file_that_cannot_be_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "mmap", no_pages)
+    with pytest.raises(MemoryBudgetError, match=r"safetensors: no room to map its \d+ MiB"):
+        LLM(folder, device="cpu")
+
+
+def test_other_system_errors_stay_what_they_are() -> None:
+    with pytest.raises(PermissionError), memory_errors():
+        raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize(
+    ("room_mib", "max_seqs", "expected"),
+    [(400, 8, "loaded"), (1, 8, "refused: "), (100, 1 << 20, "refused: ")],
+)
+def test_address_space_limit(folder: Path, room_mib: int, max_seqs: int, expected: str) -> None:
+    command = [sys.executable, "-c", LIMITED, str(folder), str(room_mib), str(max_seqs)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120}
+    out = subprocess.run(command, check=False, env=env, **options)
+    assert (out.returncode, out.stderr) == (0, "")
+    assert out.stdout.startswith(expected)
