@@ -38,10 +38,10 @@ def mode(path: Path) -> int:
 
 def test_the_users_cache_directory(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder.path_of("tune", "gpu") == top / "pyroclast" / "tune" / "gpu"
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/users/somebody")
     for useless in ("", "relative/cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", useless)
-        assert cache_folder.home() == Path("/home/somebody/.cache")
+        assert cache_folder.home() == Path("/users/somebody/.cache")
     monkeypatch.delenv("HOME")
     assert cache_folder.home() == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache"
 
