@@ -64,8 +64,8 @@ CASES = [
     (
         "hermes",
         (
-            '<tool_call>{"arguments": {"city": "a}\\"b", "days": 1}, "name": "weather"}</tool_call>\n'
-            '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
+            '<tool_call>{"arguments": {"city": "a}\\"b", "days": 1}, "name": "weather"}</tool_call>'
+            '\n<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
         ),
         "",
         "",

@@ -45,6 +45,11 @@ class Tokenizer:
         self.eos_token_ids: frozenset[int] = vocabulary.eos_token_ids
         self.chat_template: str | None = vocabulary.chat_template
 
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """The control tokens: those that `decode` skips."""
+        return frozenset(self._vocabulary.special_ids)
+
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
         """The tokenizer of a GGUF file, which may hold only a vocabulary."""
