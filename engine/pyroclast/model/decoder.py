@@ -174,6 +174,7 @@ class Decoder:
                 out_q8=buffers.ffn_out.q8,
                 d_ff=spec.ffn.d_ff,
                 **activation_arguments(spec.ffn),
+                gated=1,
             )
         for product in layer.w_down:
             self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)

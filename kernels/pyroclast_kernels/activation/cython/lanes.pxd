@@ -97,6 +97,12 @@ cdef inline float gelu_lane(float g) noexcept nogil:
     return g * choose(g < zero, tail, one - tail)
 
 
+cdef inline float relu_lane(float g) noexcept nogil:
+    """-0 and NaN stay what they are."""
+    cdef float zero = 0
+    return choose(g < zero, zero, g)
+
+
 cdef inline float sum_lanes(float *x) noexcept nogil:
     """The sum of 16 lanes by one fixed tree (8 + 8, 4 + 4, 2 + 2, 1 + 1); x is spent."""
     cdef int i
