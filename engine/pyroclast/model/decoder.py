@@ -65,6 +65,8 @@ class Decoder:
             weight=weights.token_embd,
             out=work.x,
             n_cols=config.d_model,
+            scale=1.0,
+            accumulate=0,
         )
         for table in work.rope_tables.values():
             ops.call(
