@@ -230,6 +230,7 @@ def test_product_and_glu(
             "gate_up": t["sums"],
             "d_ff": d_ff,
             "activation": 1,
+            "gated": 1,
         }
 
     def together(_: Limits, **t: Any) -> None:
@@ -388,6 +389,7 @@ def test_what_does_not_belong_together_stays_apart(tmp_path: Path) -> None:
     for change in ({"bias": norm.arguments["weight"]}, {"accumulate": 1}, {"out_stride": 193}):
         some = [norm, changed(product, **change), gate]
         assert [each.ops for each in fusions(some)] == [ops[:2]]
+    assert fusions([product, changed(gate, gated=0)]) == []
     blocks = changed(gate, out_q8=other, d_ff=96)
     assert [each.ops for each in fusions([norm, product, blocks])] == [ops, ops[:2]]
     at = [call.kernel.op for call in calls].index("rope")

@@ -65,6 +65,8 @@ class Decoder:
             weight=weights.token_embd,
             out=work.x,
             n_cols=config.d_model,
+            scale=1.0,
+            accumulate=0,
         )
         for table in work.rope_tables.values():
             ops.call(
@@ -174,6 +176,7 @@ class Decoder:
                 out_q8=buffers.ffn_out.q8,
                 d_ff=spec.ffn.d_ff,
                 **activation_arguments(spec.ffn),
+                gated=1,
             )
         for product in layer.w_down:
             self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)

@@ -114,7 +114,7 @@ def _feeds(first: OpCall, second: OpCall) -> bool:
         return any(_same(a[name], b["x"]) for name in ("out", "out_q8"))
     if first.kernel.op == "matmul":  # of plain values, and both halves of what glu reads
         whole = a["n_rows"] == a["out_stride"] == 2 * b["d_ff"] and a["bias"] is None
-        plain = not a["weight"].takes_q8 and not a["accumulate"]
+        plain = bool(b["gated"]) and not a["weight"].takes_q8 and not a["accumulate"]
         blocks = b["out_q8"] is None or b["d_ff"] % 32 == 0
         return whole and plain and blocks and _same(a["out"], b["gate_up"])
     shared = ("positions", "block_tables", "qkv", "k_cache", "v_cache")

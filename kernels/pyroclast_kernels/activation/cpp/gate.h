@@ -1,12 +1,13 @@
 // What the gate of a gated linear unit goes through: ACTIVATIONS of activation/__init__.py.
 //
-// All three are g times a share between 0 and 1, and are computed as such: 1 + tanh and 1 + erf
-// would cancel for negative g.  A gate of +inf gives inf, one of -inf or NaN gives NaN.
+// The first three are g times a share between 0 and 1, and are computed as such: 1 + tanh and
+// 1 + erf would cancel for negative g.  A gate of +inf gives inf, one of -inf gives NaN (0 with
+// relu and relu2), one of NaN gives NaN.
 #pragma once
 
 #include "native/simd.h"
 
-enum Activation : int64_t { kSilu, kGeluTanh, kGelu };
+enum Activation : int64_t { kSilu, kGeluTanh, kGelu, kRelu, kRelu2 };
 
 // g / (1 + e^-g).
 PYRO_INLINE f32x16 silu(f32x16 g) { return g / (set1(1.0f) + exp(set1(0.0f) - g)); }
@@ -40,9 +41,22 @@ inline __attribute__((noinline)) f32x16 gelu(f32x16 g) {
   return g * share;
 }
 
-// f(gate) * up.  silu is inlined, as most models have it; the others are calls, or they would be
-// copied into each tile of each format of gate_up.
+// -0 and NaN stay what they are.
+PYRO_INLINE f32x16 relu(f32x16 g) {
+  PYRO_EACH g.v[r] = g.v[r] < NativeF{} ? NativeF{} : g.v[r];
+  return g;
+}
+
+// f(g).  silu is inlined, as most models have it; the gelus are calls, or they would be copied into
+// each tile of each format of gate_up.
+PYRO_INLINE f32x16 activated(int64_t activation, f32x16 g) {
+  if (activation == kSilu) return silu(g);
+  if (activation == kGeluTanh) return gelu_tanh(g);
+  if (activation == kGelu) return gelu(g);
+  const f32x16 y = relu(g);
+  return activation == kRelu ? y : y * y;
+}
+
 PYRO_INLINE f32x16 gated(int64_t activation, f32x16 gate, f32x16 up) {
-  if (activation == kSilu) return silu(gate) * up;
-  return (activation == kGeluTanh ? gelu_tanh(gate) : gelu(gate)) * up;
+  return activated(activation, gate) * up;
 }
