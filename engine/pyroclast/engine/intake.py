@@ -68,7 +68,7 @@ class Intake:
                     call,
                     params=each,
                     seed=seed,
-                    decoder=self._decoder(continues_text),
+                    decoder=self._decoder(each, continues_text),
                     stop_ids=stop_ids,
                     max_tokens=limits[i],
                     prompt_index=i,
@@ -105,9 +105,9 @@ class Intake:
     def _encode(self, prompt: Any, where: str) -> list[int]:
         return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
 
-    def _decoder(self, continues_text: bool) -> TextDecoder:
+    def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
         """Rows of logits that only pad the output matrix can be drawn, but have no text."""
-        decoder = self._tokenizer.decoder(continuation=continues_text)
+        decoder = self._tokenizer.decoder(params.skip_special_tokens, continues_text)
         n_tokens = self._tokenizer.vocab_size
         return decoder if n_tokens >= self._vocab_size else PaddedTextDecoder(decoder, n_tokens)
 

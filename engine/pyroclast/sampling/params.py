@@ -57,6 +57,7 @@ class SamplingParams:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     # One of json (a schema), json_object (True), regex, choice (texts), grammar (Lark or GBNF).
     structured: Mapping[str, Any] | None = None
+    skip_special_tokens: bool = True  # False: the text shows the names of control tokens
 
     def __new__(cls, *args: Any, **params: Any) -> SamplingParams:
         """Checks the names first, so that a misspelt one is a SamplingError with a hint."""
@@ -262,4 +263,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "allowed_token_ids": _optional(_some_token_ids),
     "logits_processors": _processors,
     "structured": check_structured,
+    "skip_special_tokens": _flag,
 }
