@@ -23,6 +23,7 @@ from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
+from pyroclast_kernels.norm import KINDS as NORM_KINDS
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.registry import get_op
 
@@ -220,10 +221,12 @@ class Decoder:
             rows=rows,
             x=self.work.x,
             weight=weight,
+            bias=None,
             out=out.values,
             out_q8=out.q8,
             d_model=self.config.d_model,
             eps=spec.eps,
+            kind=NORM_KINDS.index(spec.kind),
         )
 
     def _product(
