@@ -36,7 +36,8 @@ RANKS = [
     ("pyroclast.lab.check",),
     ("pyroclast.lab", "pyroclast.lens", "pyroclast.train"),
     ("pyroclast",),  # the public face
-    ("pyroclast.llm", "pyroclast.async_llm"),
+    ("pyroclast.async_llm",),
+    ("pyroclast.llm",),
     ("pyroclast.engine",),
     ("pyroclast.model",),
     ("pyroclast.checkpoint",),

@@ -189,10 +189,20 @@ class GenerateRequest(ReadRequest):
         chunks = self.call.chunks
         if chunks is None:
             return
-        chunk = Chunk(text, token_ids, self.index, self.finish_reason, logprobs)
+        chunk = Chunk(
+            text,
+            token_ids,
+            self.index,
+            self.finish_reason,
+            logprobs,
+            n_prompt_tokens=self.n_prompt,
+            n_cached_tokens=self.n_cached,
+            n_completion_tokens=self.n_generated,
+        )
         if self.finish_reason is not None:
             chunk.completion = self.completion()
         chunks.append(chunk)
+        self.call.note()
 
     def completion(self) -> Completion:
         """The result; only after the end."""

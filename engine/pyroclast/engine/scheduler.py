@@ -136,6 +136,7 @@ class Scheduler(Generic[R]):
             self.waiting.popleft()
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
+            request.n_cached = max(request.n_cached, request.n_computed)
             request.sibling = None
             self.running.append(request)
 

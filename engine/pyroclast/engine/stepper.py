@@ -100,6 +100,7 @@ class Stepper:
                 if call.error is None:
                     request.emit(text, [])
         call.open.clear()
+        call.note()
         return freed
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
@@ -207,6 +208,7 @@ class Stepper:
         self.scheduler.remove(requests)
         for request in requests:
             request.call.open.discard(request)
+            request.call.note()
 
     def _fail(self, requests: Iterable[ReadRequest], error: Exception) -> None:
         """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a

@@ -34,6 +34,32 @@ struct GluArgs {
   int64_t gated;
 };
 
+// out = f(gate), times up where there is one.
+template <class F>
+PYRO_INLINE void apply(F f, const float *gate, const float *up, int64_t n, float *out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    f32x16 y = f(load_n(gate + i, n - i));
+    if (up) y = y * load_n(up + i, n - i);
+    store_n(out + i, y, n - i);
+  }
+}
+
+// A loop for each function, so that its constants stay in registers.
+void activate(int64_t activation, const float *gate, const float *up, int64_t n, float *out) {
+  switch (activation) {
+    case kSilu:
+      return apply([](f32x16 g) { return silu(g); }, gate, up, n, out);
+    case kGeluTanh:
+      return apply([](f32x16 g) { return gelu_tanh(g); }, gate, up, n, out);
+    case kGelu:
+      return apply([](f32x16 g) { return gelu(g); }, gate, up, n, out);
+    case kRelu:
+      return apply([](f32x16 g) { return relu(g); }, gate, up, n, out);
+    default:
+      return apply([](f32x16 g) { return relu2(g); }, gate, up, n, out);
+  }
+}
+
 void glu(const void *args, int part, int n_parts) {
   const GluArgs &a = *static_cast<const GluArgs *>(args);
   const int64_t blocks = (a.d_ff + 31) / 32;
@@ -45,10 +71,7 @@ void glu(const void *args, int part, int n_parts) {
     const float *gate = a.gate_up + t * (a.gated ? 2 : 1) * a.d_ff + column, *up = gate + a.d_ff;
     alignas(64) float y[kRun];
     float *out = a.out ? a.out + t * a.d_ff + column : y;
-    for (int64_t i = 0; a.gated && i < n; i += kLanes)
-      store_n(out + i, gated(a.activation, load_n(gate + i, n - i), load_n(up + i, n - i)), n - i);
-    for (int64_t i = 0; !a.gated && i < n; i += kLanes)
-      store_n(out + i, activated(a.activation, load_n(gate + i, n - i)), n - i);
+    activate(a.activation, gate, a.gated ? up : nullptr, n, out);
     if (a.out_q8) quantize_row(out, n, a.out_q8 + t * blocks + block);
     item += n_blocks;
   }
