@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyroclast.async_llm import AsyncLLM
 
-_EXTRA = "`pyroclast serve` needs the extra [server]: pip install 'pyroclast[server]'"
+_EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
 
 
 def add_arguments(command: ArgumentParser, name: str) -> None:

@@ -166,7 +166,9 @@ def create_app(
     if not isinstance(llms, Mapping):
         llms = {llms.llm.name: llms}
     served = [Served(name, llm, parser=parser) for name, llm in llms.items()]
-    app = App(ServedModels(served), api_keys=api_keys, limits=limits or Limits(), metrics=Metrics())
+    metrics = Metrics()
+    metrics.before_scrape(lambda: _set_gauges(metrics, served))
+    app = App(ServedModels(served), api_keys=api_keys, limits=limits or Limits(), metrics=metrics)
     if not cors_origins:
         return app
     from starlette.middleware.cors import CORSMiddleware
@@ -179,6 +181,12 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["x-request-id", "x-ignored-fields"],
     )
+
+
+def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
+    for each in served:
+        for name, value in each.llm.load.items():
+            getattr(metrics, name).labels(each.name).set(value)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

@@ -16,66 +16,63 @@ _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 64
 _LABEL = ("model_name",)
 
 
+_COUNTERS = {
+    "prompt_tokens": ("vllm:prompt_tokens", "Prompt tokens read"),
+    "generated_tokens": ("vllm:generation_tokens", "Tokens generated"),
+    "failed": ("pyroclast:requests_failed", "Requests that ended with an error"),
+    "cancelled": ("pyroclast:requests_cancelled", "Requests whose client went away"),
+}
+_GAUGES = {
+    "running": ("vllm:num_requests_running", "Requests in the steps"),
+    "waiting": ("vllm:num_requests_waiting", "Requests in the queue"),
+    "cache_usage": ("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1"),
+}
+_HISTOGRAMS = {
+    "first_token_s": (
+        "vllm:time_to_first_token_seconds",
+        "From the request to its first token",
+        _LONG_S,
+    ),
+    "between_tokens_s": (
+        "vllm:inter_token_latency_seconds",
+        "Between two tokens of a choice",
+        _SHORT_S,
+    ),
+    "whole_s": (
+        "vllm:e2e_request_latency_seconds",
+        "From the request to its last token",
+        _LONG_S,
+    ),
+}
+
+
 class Metrics:
     """Counters of one server, in a registry of their own."""
 
+    prompt_tokens: Counter
+    generated_tokens: Counter
+    failed: Counter
+    cancelled: Counter
+    running: Gauge
+    waiting: Gauge
+    cache_usage: Gauge
+    first_token_s: Histogram
+    between_tokens_s: Histogram
+    whole_s: Histogram
+
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.running = Gauge(
-            "vllm:num_requests_running", "Requests in the steps", _LABEL, registry=registry
-        )
-        self.waiting = Gauge(
-            "vllm:num_requests_waiting", "Requests in the queue", _LABEL, registry=registry
-        )
-        self.cache_usage = Gauge(
-            "vllm:kv_cache_usage_perc",
-            "Share of the KV cache in use, 0 to 1",
-            _LABEL,
-            registry=registry,
-        )
-        self.prompt_tokens = Counter(
-            "vllm:prompt_tokens", "Prompt tokens read", _LABEL, registry=registry
-        )
-        self.generated_tokens = Counter(
-            "vllm:generation_tokens", "Tokens generated", _LABEL, registry=registry
-        )
+        for field, (name, text) in _COUNTERS.items():
+            setattr(self, field, Counter(name, text, _LABEL, registry=registry))
+        for field, (name, text) in _GAUGES.items():
+            setattr(self, field, Gauge(name, text, _LABEL, registry=registry))
+        for field, (name, text, buckets) in _HISTOGRAMS.items():
+            found = Histogram(name, text, _LABEL, buckets=buckets, registry=registry)
+            setattr(self, field, found)
         self.finished = Counter(
             "vllm:request_success",
             "Choices that ended, by reason",
             (*_LABEL, "finished_reason"),
-            registry=registry,
-        )
-        self.first_token_s = Histogram(
-            "vllm:time_to_first_token_seconds",
-            "From the request to its first token",
-            _LABEL,
-            buckets=_LONG_S,
-            registry=registry,
-        )
-        self.between_tokens_s = Histogram(
-            "vllm:inter_token_latency_seconds",
-            "Between two tokens of a choice",
-            _LABEL,
-            buckets=_SHORT_S,
-            registry=registry,
-        )
-        self.whole_s = Histogram(
-            "vllm:e2e_request_latency_seconds",
-            "From the request to its last token",
-            _LABEL,
-            buckets=_LONG_S,
-            registry=registry,
-        )
-        self.failed = Counter(
-            "pyroclast:requests_failed",
-            "Requests that ended with an error",
-            _LABEL,
-            registry=registry,
-        )
-        self.cancelled = Counter(
-            "pyroclast:requests_cancelled",
-            "Requests whose client went away",
-            _LABEL,
             registry=registry,
         )
         self.refused = Counter(

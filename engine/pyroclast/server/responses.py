@@ -145,15 +145,10 @@ class Responses:
         body = self._body
         form = body.text.format if body.text and body.text.format else TextFormat()
         shown = {"type": form.type} if form.type != "json_schema" else to_builtins(form)
-        return {
+        return _FIXED_FIELDS | {
             "id": self._id,
-            "object": "response",
             "created_at": self._created,
-            "completed_at": None,
             "status": status,
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": body.max_tool_calls,
@@ -163,32 +158,42 @@ class Responses:
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "presence_penalty": body.presence_penalty or 0.0,
             "frequency_penalty": body.frequency_penalty or 0.0,
-            "previous_response_id": None,
             "prompt_cache_key": body.prompt_cache_key,
             "reasoning": None if body.reasoning is None else to_builtins(body.reasoning),
             "safety_identifier": body.safety_identifier,
-            "service_tier": "default",
-            "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": shown},
             "tool_choice": body.tool_choice or "auto",
-            "tools": [
-                {
-                    "type": "function",
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.parameters,
-                    "strict": tool.strict,
-                }
-                for tool in body.tools or ()
-                if tool.type == "function"
-            ],
+            "tools": [_tool_json(tool) for tool in body.tools or () if tool.type == "function"],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
-            "truncation": "disabled",
-            "usage": None,
             "user": body.user,
         }
+
+
+# What this server has nothing to say about, and the schema requires all the same.
+_FIXED_FIELDS: dict[str, Any] = {
+    "object": "response",
+    "completed_at": None,
+    "background": False,
+    "error": None,
+    "incomplete_details": None,
+    "previous_response_id": None,
+    "service_tier": "default",
+    "store": False,
+    "truncation": "disabled",
+    "usage": None,
+}
+
+
+def _tool_json(tool: ResponseTool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
 
 
 def _refuse_state(body: ResponsesRequest) -> None:
