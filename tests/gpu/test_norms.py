@@ -1,4 +1,4 @@
-"""norm, residual and qk_norm in Triton: the CPU's promises, and bfloat16, which only the GPU has."""
+"""norm, residual and qk_norm in Triton: the CPU's promises, and bfloat16, a format of the GPU."""
 
 from __future__ import annotations
 
