@@ -71,8 +71,8 @@ RANKS = [
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "embed", "gather_rows", "low_rank", "matmul", "norm", "rope",
-    "sample", "scale_logits", "softmax",
+    "activation", "attention", "embed", "gather_rows", "low_rank", "matmul", "norm", "qk_norm",
+    "residual", "rope", "sample", "scale_logits", "softmax",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")

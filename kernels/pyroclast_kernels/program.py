@@ -43,7 +43,9 @@ PARTS_PER_THREAD = 2
 
 # Ops in which one thread computes a whole token (or row).  With a single token there is no work to
 # share, so the threads need not wait for each other before the call.
-TOKEN_OPS = ("embed", "norm", "rope_table", "rope", "sample", "gather_rows")
+TOKEN_OPS = (
+    "embed", "norm", "rope_table", "rope", "sample", "gather_rows", "residual", "qk_norm",
+)  # fmt: skip
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 

@@ -54,6 +54,8 @@ _WIDTHS = {
     "gate_up": ("d_ff", "n_cols"),
     "embed": ("n_cols",),
     "norm": ("d_model",),
+    "residual": ("d_model",),
+    "qk_norm": ("n_heads", "head_dim"),
     "matmul": ("n_rows", "n_cols"),
     "quantize": ("n_cols",),
     "glu": ("d_ff",),

@@ -325,6 +325,8 @@ def test_what_does_not_fit_or_has_no_kernel_is_told_before_loading(
     extras: dict[str, dict[str, Any]] = {
         "gather_rows": {"hidden_layers": (0,)},
         "low_rank": {"adapters": AdapterSlots(1, 1)},
+        "residual": {},
+        "qk_norm": {},
     }
     for op, extra in extras.items():
         with pytest.raises(KernelError, match=f"{op}=numpy runs on the CPU"):

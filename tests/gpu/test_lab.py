@@ -37,8 +37,9 @@ def fake():
     op, names = get_op("norm"), []
 
     def register(name, spoil=lambda out: None, rounds=False):
-        def launch(limits, *, n_tokens, rows, x, weight, out, out_q8, d_model, eps):
+        def launch(limits, *, n_tokens, rows, x, weight, bias, out, out_q8, d_model, eps, kind):
             assert isinstance(limits, Limits) and rows is None and out_q8 is None
+            assert bias is None and kind == 0
             n = int(n_tokens[0])
             scale = torch.rsqrt(x[:n].square().mean(dim=-1, keepdim=True) + eps)
             out[:n] = x[:n] * scale * weight

@@ -401,6 +401,8 @@ def test_a_disk_that_fills_up_leaves_the_old_table_whole(
         ("attention", {"head_dim": 64, "n_heads": 9, "n_kv_heads": 3}, "d64g3"),
         ("rope", {"head_dim": 80}, "d80"),
         ("norm", {"d_model": 576}, "1024"),
+        ("residual", {"d_model": 2048}, "2048"),
+        ("qk_norm", {"n_heads": 14, "n_kv_heads": 2, "head_dim": 64}, "16x64"),
         ("sample", {"vocab_size": 49152}, "65536"),
         ("pack", {"n_rows": 3}, "any"),
     ],

@@ -24,8 +24,8 @@ BUGS = {
     ),
     "missing-scale": (
         "norm",
-        "x[i] * scale * weight[i]",
-        "x[i] * weight[i]",
+        "(x[i] - mean) * scale * weight[i]",
+        "(x[i] - mean) * weight[i]",
         r"norm\.f32-\d+x\d+\S*: out\[\d+, \d+\] is .*, expected .* within",
     ),
     "swapped-stride": (

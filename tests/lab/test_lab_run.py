@@ -26,7 +26,7 @@ from pyroclast_kernels.selection import Kernel, all_variants
 # Variants that a folder of one's own may hold; each a whole file.
 _DEF = "def norm_f32(args, part, n_parts):\n    "
 BROKEN = {
-    "numba_crash.py": _DEF + "store_i64(load_pointer(args, 48), 0, 1)\n",  # d_model as an address
+    "numba_crash.py": _DEF + "store_i64(load_pointer(args, 56), 0, 1)\n",  # d_model as an address
     "numba_raise.py": "raise RuntimeError('not today')\n",
     "numba_wrong.py": _DEF + "pass\n",
 }
@@ -128,7 +128,7 @@ def test_a_child_that_does_not_answer_is_stopped_and_started_again() -> None:
         with pytest.raises(ChildError, match=r"no answer within 0.01 s") as error:
             child.ask({"do": "check", "op": "softmax", "variant": "numpy", "pattern": None}, 0.01)
         assert error.value.kind == "hung" and time.monotonic() - begin < 60
-        job = {"do": "check", "op": "norm", "variant": "numpy", "pattern": "1x1"}
+        job = {"do": "check", "op": "norm", "variant": "numpy", "pattern": "2x40"}
         assert child.ask(job, 120) == {"n_cases": 1, "failures": []}
         with pytest.raises(ChildError, match="KeyError") as error:
             child.ask({**job, "variant": "fast"}, 120)

@@ -22,7 +22,7 @@ from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.triton import device as triton_device
 
 # Ops beside those whose format is that of the weights or of the cache.
-_OPS = ("norm", "rope_table", "glu", "quantize", "sample")
+_OPS = ("norm", "rope_table", "glu", "quantize", "sample", "residual", "qk_norm")
 
 
 def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) -> Selection:

@@ -1,0 +1,5 @@
+"""qk_norm, compiled by Cython: see cython_cpu.pyx."""
+
+from pyroclast_kernels.cython import modules as cython_modules
+
+cython_modules.register("qk_norm")
