@@ -84,6 +84,33 @@ def test_extra_arguments_reach_the_template():
         ChatTemplate("x").render(HI, True, {"messages": []})
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{% if tools is not none %}T{% endif %}{% if documents is none %}none{% endif %}", "none"),
+        ("{{ tools | tojson }}", "null"),
+        ("{{ pad_token }}{{ unk_token }}{% if sep_token is defined %}!{% endif %}", "<p><u>"),
+        ("{{ messages[1].reasoning_content }}{{ messages[1].thinking }}", "hmhm"),
+        ("{{ messages[1].content or '' }}{{ messages[1].content is none }}", "True"),
+    ],
+)
+def test_the_variables_of_a_template(source, expected):
+    others = [("<p>", CONTROL), ("<u>", CONTROL)]
+    keys = {"padding_token_id": 256, "unknown_token_id": 257}
+    tok = Tokenizer.from_gguf_metadata(byte_level(others=others, chat_template=source, **keys))
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        chat = [*HI, {"role": "assistant", "content": None, name: "hm"}, *HI]
+        assert tok.apply_chat_template(chat) == expected
+
+
+def test_with_tools_the_template_named_for_them_is_taken():
+    named = {"tokenizer.chat_template.tool_use": "T{{ tools | length }}"}
+    tok = Tokenizer.from_gguf_metadata(byte_level(chat_template="D") | named)
+    assert tok.apply_chat_template(HI) == "D"
+    assert tok.apply_chat_template(HI, tools=[{}]) == "T1"
+    assert tok.decode(tok.encode_chat(HI, tools=[{}, {}])) == "T2"
+
+
 def test_the_date_is_todays():
     assert render("{{ strftime_now('%Y-%m-%d') }}") == datetime.now().strftime("%Y-%m-%d")
 

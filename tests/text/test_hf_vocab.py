@@ -124,7 +124,26 @@ def test_where_special_tokens_and_templates_are_named(tmp_path):
 def test_of_several_templates_the_default_one_is_taken(tmp_path):
     templates = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     path = folder(tmp_path, BPE, BYTE_LEVEL, tokenizer_config={"chat_template": templates})
-    assert Tokenizer.from_folder(path).chat_template == "d"
+    tok = Tokenizer.from_folder(path)
+    assert tok.chat_template == "d"
+    hi = [{"role": "user", "content": "hi"}]
+    assert (tok.apply_chat_template(hi), tok.apply_chat_template(hi, tools=[])) == ("d", "t")
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates" / "tool_use.jinja").write_text("of a file")
+    assert Tokenizer.from_folder(path).apply_chat_template(hi, tools=[]) == "of a file"
+
+
+def test_the_tokens_that_templates_know_by_name(tmp_path):
+    template = "{{ bos_token }}{{ pad_token }}{{ unk_token }}{{ boi_token }}"
+    path = folder(
+        tmp_path,
+        BPE,
+        BYTE_LEVEL,
+        special_tokens_map={"pad_token": {"content": "<tool>"}, "unk_token": "<bos>"},
+        tokenizer_config={"bos_token": None, "boi_token": "<tool>", "chat_template": template},
+    )
+    hi = [{"role": "user", "content": "hi"}]
+    assert Tokenizer.from_folder(path).apply_chat_template(hi) == "<tool><bos><tool>"
 
 
 def test_a_folder_without_a_tokenizer_says_what_it_needs(tmp_path):

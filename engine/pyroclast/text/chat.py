@@ -27,6 +27,10 @@ _MAX_DEPTH = 64
 # the template's own words; any other role is a message's.
 _ROLES = """assistant context control developer documents environment function ipython
     latest_reminder model observation system tool tool_call tool_response tools user"""
+# What clients call a message's reasoning; templates read the first two.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+# A message with one of these needs no content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", *_REASONING)
 
 
 class ChatTemplate:
@@ -36,10 +40,10 @@ class ChatTemplate:
         self,
         source: str | None,
         *,
-        bos_token: str = "",
-        eos_token: str = "",
         control_tokens: Iterable[str] = (),
+        **named_tokens: str,
     ) -> None:
+        """`named_tokens`: what the template knows as bos_token, eos_token, pad_token, ..."""
         if not source:
             raise TemplateError(
                 "this model has no chat template (a base model?); give generate() a prompt "
@@ -49,7 +53,9 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source)} characters; at most {_MAX_SOURCE_CHARS}"
             )
-        self._names = {"bos_token": literal(bos_token), "eos_token": literal(eos_token)}
+        names = {"bos_token": "", "eos_token": ""} | named_tokens
+        self._names: dict[str, Any] = {name: literal(token) for name, token in names.items()}
+        self._names |= {"tools": None, "documents": None}  # templates test these against none
         spelt = [name.casefold() for name in control_tokens if name]
         self._roles = {
             role: literal(role)
@@ -165,9 +171,13 @@ class ChatTemplate:
         return takes_parts(self._environment.parse(self._source))
 
     def _with_text(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """A message whose content has a form that the template takes."""
+        """A message whose content has a form that the template takes, and whose reasoning has each
+        of the names that templates give it."""
+        said = (message[key] for key in _REASONING if message.get(key) is not None)
+        if (reasoning := next(said, None)) is not None:
+            message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
         content = message.get("content")
-        if isinstance(content, list) and not self._takes_parts:
+        if isinstance(content, list | tuple) and not self._takes_parts:
             return {**message, "content": as_text(content, f"{where}['content']")}
         return dict(message)
 
@@ -190,7 +200,9 @@ def _check_messages(messages: object) -> None:
         if not isinstance(message.get("role"), str):
             raise RequestError(f"messages[{i}] needs a 'role' such as 'user', got {list(message)}")
         content = message.get("content")
-        if not isinstance(content, str | list) and not message.get("tool_calls"):
+        if isinstance(content, str | list | tuple):
+            continue
+        if content is not None or not any(message.get(key) for key in _INSTEAD_OF_CONTENT):
             raise RequestError(
                 f"messages[{i}] needs a 'content': a str, or a list of parts; "
                 f"got {type(content).__name__}"

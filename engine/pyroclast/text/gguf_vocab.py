@@ -17,6 +17,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.gguf_keys import (
+    KEY,
+    named_tokens,
+    special_id,
+    surrounding,
+    templates,
+)
 from pyroclast.text.native_tokenizer import NativeTokenizer, call_native
 from pyroclast.text.pretokenizers import PreRule, pre_rule
 from pyroclast.text.vocab import (
@@ -25,12 +32,14 @@ from pyroclast.text.vocab import (
     Vocabulary,
     byte_level_alphabet,
     check_added_tokens,
+    end_ids,
+    is_end_of_turn,
+    padded_size,
 )
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
 
-_KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ggml's token types
 # Finding the pairs of a token takes time with the square of its length.  The sum of squares of
 # Gemma's 262,144 tokens is 2e7; they have 2 pairs each.
@@ -41,7 +50,7 @@ _MAX_PAIRS_PER_TOKEN = 16
 
 def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary in GGUF metadata; a TokenizerError says what is missing or unknown."""
-    model = metadata.get(_KEY + "model")
+    model = metadata.get(KEY + "model")
     if model not in ("gpt2", "llama"):
         raise TokenizerError(
             f"tokenizer.ggml.model is {model!r}; supported: 'gpt2' (byte-level BPE) and 'llama' "
@@ -49,14 +58,14 @@ def vocabulary_from_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         )
     tokens = _tokens(metadata)
     types = _array(metadata, "token_type", len(tokens)) or [_NORMAL] * len(tokens)
-    ids_of_type = _group(types)
     if model == "gpt2":
-        rule = pre_rule(metadata.get(_KEY + "pre", "default"))
+        rule = pre_rule(metadata.get(KEY + "pre", "default"))
         backend = _byte_level_backend(metadata, tokens, rule)
         defaults = _Defaults(add_bos=rule.add_bos)
     else:
         backend = _sentencepiece_backend(metadata, tokens, types)
         defaults = _Defaults(add_bos=True, bos=1, eos=2)
+    ids_of_type = _group(_with_ends(types, tokens, backend))
     _add_tokens(backend, metadata, tokens, ids_of_type)
     return _vocabulary(metadata, tokens, ids_of_type, backend, defaults)
 
@@ -77,46 +86,57 @@ def _vocabulary(
     backend: NativeTokenizer,
     defaults: _Defaults,
 ) -> Vocabulary:
-    byte_level = metadata[_KEY + "model"] == "gpt2"
-    bos = _special_id(metadata, "bos_token_id", len(tokens), defaults.bos)
-    eos = _special_id(metadata, "eos_token_id", len(tokens), defaults.eos)
+    byte_level = metadata[KEY + "model"] == "gpt2"
+    bos = special_id(metadata, "bos_token_id", len(tokens), defaults.bos)
+    eos = special_id(metadata, "eos_token_id", len(tokens), defaults.eos)
     special = {i for kind in (_CONTROL, _UNKNOWN, _UNUSED) for i in ids_of_type.get(kind, ())}
     raw = special | set(ids_of_type.get(_USER_DEFINED, ()))
-    named_ends = {tokens[i]: i for i in raw if tokens[i] in END_OF_TURN}
-    if "<|return|>" in named_ends and "<|call|>" in named_ends:
-        named_ends.pop("<|end|>", None)  # in gpt-oss it ends a message, not the turn
     ends = {
         eos,
-        _special_id(metadata, "eot_token_id", len(tokens), None),
-        _special_id(metadata, "eom_token_id", len(tokens), None),
-        *named_ends.values(),
+        special_id(metadata, "eot_token_id", len(tokens), None),
+        special_id(metadata, "eom_token_id", len(tokens), None),
+        *end_ids((i, tokens[i], i in special) for i in raw),
     }
-    template = metadata.get("tokenizer.chat_template")
     alphabet = byte_level_alphabet() if byte_level else {}
     return Vocabulary(
         backend=backend,
         kind="byte-level" if byte_level else "sentencepiece",
-        size=len(tokens),
-        token_text=tokens.__getitem__,
+        size=max(
+            len(tokens),
+            padded_size(metadata.get(f"{metadata.get('general.architecture')}.vocab_size")),
+        ),
+        token_text=lambda i: tokens[i] if i < len(tokens) else None,
         raw_ids=frozenset(raw),
         special_ids=frozenset(special),
-        prefix_ids=_surrounding(metadata, "bos", bos, defaults.add_bos),
-        suffix_ids=_surrounding(metadata, "eos", eos, False),
+        prefix_ids=surrounding(metadata, "bos", bos, defaults.add_bos),
+        suffix_ids=surrounding(metadata, "eos", eos, False),
         strip_leading_space=not byte_level and _adds_space_prefix(metadata),
         bos_token_id=bos,
-        eos_token_id=eos,
         eos_token_ids=frozenset(i for i in ends if i is not None),
-        chat_template=template if isinstance(template, str) else None,
+        chat_templates=templates(metadata),
+        named_tokens=named_tokens(metadata, tokens, bos, eos),
         lossy_bytes=frozenset(b for c, b in alphabet.items() if backend.token_to_id(c) is None),
     )
 
 
+def _with_ends(types: list[Any], tokens: list[str], backend: NativeTokenizer) -> list[Any]:
+    """The types, with tokens that end a turn made control tokens: some exports call them normal or
+    user-defined.  A name alone is not enough: a word that text becomes stays one."""
+    types = list(types)
+    for i, name in enumerate(tokens):
+        if name not in END_OF_TURN or types[i] not in (_NORMAL, _USER_DEFINED):
+            continue
+        if is_end_of_turn(name, special=False) and i not in backend.encode(name):
+            types[i] = _CONTROL
+    return types
+
+
 def _adds_space_prefix(metadata: Mapping[str, Any]) -> bool:
-    return bool(metadata.get(_KEY + "add_space_prefix", True))
+    return bool(metadata.get(KEY + "add_space_prefix", True))
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
-    tokens = metadata.get(_KEY + "tokens")
+    tokens = metadata.get(KEY + "tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
         raise TokenizerError("tokenizer.ggml.tokens is missing, empty, or not an array of strings")
     return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
@@ -124,14 +144,14 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
 
 def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] | None:
     """An array with a number for every token, or None where the file has none."""
-    values = metadata.get(_KEY + name)
+    values = metadata.get(KEY + name)
     if values is None:
         return None
     if not isinstance(values, list) or len(values) < n_tokens:
         got = f"{len(values)} items" if isinstance(values, list) else type(values).__name__
-        raise TokenizerError(f"{_KEY}{name} must be an array of {n_tokens} numbers, got {got}")
+        raise TokenizerError(f"{KEY}{name} must be an array of {n_tokens} numbers, got {got}")
     if not all(isinstance(value, int | float) for value in values):
-        raise TokenizerError(f"{_KEY}{name} must hold numbers only")
+        raise TokenizerError(f"{KEY}{name} must hold numbers only")
     return values[:n_tokens]
 
 
@@ -142,27 +162,6 @@ def _group(types: Sequence[int]) -> dict[int, list[int]]:
         if kind != _NORMAL:
             groups.setdefault(int(kind), []).append(i)
     return groups
-
-
-def _special_id(
-    metadata: Mapping[str, Any], name: str, n_tokens: int, default: int | None
-) -> int | None:
-    token_id = metadata.get(_KEY + name)
-    if token_id is None:
-        return default if default is not None and default < n_tokens else None
-    if not isinstance(token_id, int) or not 0 <= token_id < n_tokens:
-        raise TokenizerError(f"{_KEY}{name} is {token_id!r}; this vocabulary has 0..{n_tokens - 1}")
-    return token_id
-
-
-def _surrounding(
-    metadata: Mapping[str, Any], name: str, token_id: int | None, default: bool
-) -> tuple[int, ...]:
-    wanted = metadata.get(f"{_KEY}add_{name}_token")
-    if wanted and token_id is None:
-        raise TokenizerError(f"{_KEY}add_{name}_token is true, but {name}_token_id is missing")
-    use = default if wanted is None else bool(wanted)
-    return (token_id,) if use and token_id is not None else ()
 
 
 def _ids(tokens: Sequence[str]) -> dict[str, int]:
@@ -179,7 +178,7 @@ def _byte_level_backend(
 ) -> NativeTokenizer:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    lines = metadata.get(_KEY + "merges")
+    lines = metadata.get(KEY + "merges")
     if not isinstance(lines, list):
         raise TokenizerError("tokenizer.ggml.merges is missing: byte-level BPE needs its merges")
     try:
@@ -212,7 +211,7 @@ def _sentencepiece_backend(
     if scores is None:
         raise TokenizerError("tokenizer.ggml.scores is missing: SentencePiece merges by score")
     ids = _ids(tokens)
-    unknown = _special_id(metadata, "unknown_token_id", len(tokens), 0)
+    unknown = special_id(metadata, "unknown_token_id", len(tokens), 0)
     model = call_native(
         "tokenizer.ggml.tokens cannot be used",
         models.BPE,

@@ -7,6 +7,7 @@ generation_config.json name the special tokens, chat_template.jinja the template
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,29 +21,34 @@ from pyroclast.files.small_file import (
     read_small_text,
 )
 from pyroclast.text.allowed_steps import check_steps
+from pyroclast.text.declared_tokens import named_tokens, register
 from pyroclast.text.encoding_process import EncodingProcess
-from pyroclast.text.native_tokenizer import NativeTokenizer
-from pyroclast.text.vocab import END_OF_TURN, SPACE, Vocabulary, check_added_tokens
+from pyroclast.text.native_tokenizer import NativeTokenizer, call_native
+from pyroclast.text.vocab import SPACE, Vocabulary, check_added_tokens, end_ids, padded_size
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
     """The vocabulary of a folder with a tokenizer.json; anything missing or odd: TokenizerError."""
     path = folder / "tokenizer.json"
-    backend = _read_tokenizer(path)
     config = _read_json(folder / "tokenizer_config.json")
-    names = _read_json(folder / "special_tokens_map.json") | config
+    declared = _read_json(folder / "special_tokens_map.json") | config
+    backend = _read_tokenizer(path, declared)
+    names = named_tokens(declared)
     kind, strip_leading_space = _spelling(backend, path)
-    bos, eos = (_named_id(backend, names, key) for key in ("bos_token", "eos_token"))
+    bos, eos = (
+        backend.token_to_id(names[key]) if key in names else None
+        for key in ("bos_token", "eos_token")
+    )
     prefix, suffix = _surroundings(backend, config, bos, eos)
     added = backend.added_tokens()
     check_added_tokens(token.content for token in added.values())
     size = max(backend.vocab_size(), max(added, default=-1) + 1)
-    ends = {i for i, token in added.items() if token.content in END_OF_TURN and token.special}
+    ends = end_ids((i, token.content, token.special) for i, token in added.items())
     ends |= _configured_ends(folder, size) | ({eos} if eos is not None else set())
     return Vocabulary(
         backend=backend,
         kind=kind,
-        size=size,
+        size=max(size, _padded_size(folder)),
         token_text=backend.id_to_token,
         raw_ids=frozenset(added),
         special_ids=frozenset(i for i, token in added.items() if token.special),
@@ -50,14 +56,14 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
         suffix_ids=suffix,
         strip_leading_space=strip_leading_space,
         bos_token_id=bos,
-        eos_token_id=eos,
         eos_token_ids=frozenset(ends),
-        chat_template=_template(folder, config),
+        chat_templates=_templates(folder, config),
         lossy_bytes=frozenset(),
+        named_tokens=names,
     )
 
 
-def _read_tokenizer(path: Path) -> NativeTokenizer:
+def _read_tokenizer(path: Path, declared: Mapping[str, Any]) -> NativeTokenizer:
     """The tokenizer of a tokenizer.json; a file with a slow pattern gets a process of its own."""
     try:
         text = read_small_text(path, TOKENIZER_BYTES, TokenizerError)
@@ -67,7 +73,10 @@ def _read_tokenizer(path: Path) -> NativeTokenizer:
             "tokenizer.model, are not read; `transformers` can save one)"
         ) from error
     backend = NativeTokenizer.from_json(text, f"{path} cannot be read")
-    if slow := check_steps(backend, str(path)):
+    slow = check_steps(backend, str(path))
+    if register(backend, declared, can_encode=not slow) and slow:
+        text = call_native(f"{path} cannot be written", backend.backend.to_str)
+    if slow:
         backend.process = EncodingProcess(text, slow[0])
     return backend
 
@@ -96,12 +105,6 @@ def _spelling(backend: NativeTokenizer, path: Path) -> tuple[str, bool]:
         f"{path}: decoder {list(by_type) or None} is not supported; supported: ByteLevel, and "
         f"SentencePiece's (Metaspace, or Replace {SPACE!r} with ByteFallback)"
     )
-
-
-def _named_id(backend: NativeTokenizer, names: Mapping[str, Any], key: str) -> int | None:
-    token = names.get(key)
-    content = token.get("content") if isinstance(token, dict) else token
-    return backend.token_to_id(content) if isinstance(content, str) else None
 
 
 def _surroundings(
@@ -137,15 +140,27 @@ def _configured_ends(folder: Path, size: int) -> set[int]:
     return ends
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The chat template: its own file, else tokenizer_config.json's (the one named "default")."""
-    path = folder / "chat_template.jinja"
-    try:
-        return read_small_text(path, TEMPLATE_BYTES, TokenizerError)
-    except FileNotFoundError:
-        pass
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+def _padded_size(folder: Path) -> int:
+    config = _read_json(folder / "config.json")
+    text = config.get("text_config")
+    sizes = [each.get("vocab_size") for each in (config, text) if isinstance(each, dict)]
+    return max(map(padded_size, sizes))
+
+
+def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates by name: files of their own, else tokenizer_config.json's."""
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+    named = found if isinstance(found, dict) else {"default": found}
+    paths = {"default": folder / "chat_template.jinja"} | {
+        path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    }
+    for name, path in paths.items():
+        with contextlib.suppress(FileNotFoundError):
+            named[name] = read_small_text(path, TEMPLATE_BYTES, TokenizerError)
+    return {
+        name: template
+        for name, template in named.items()
+        if isinstance(name, str) and isinstance(template, str) and template
+    }

@@ -38,14 +38,14 @@ class Tokenizer:
         self._backend = vocabulary.backend
         self._encoder: WrittenEncoder | None = None
         self._lock = threading.Lock()
-        self._bytes: list[bytes | None] = [None] * vocabulary.size
+        self._bytes: dict[int, bytes] = {}
         self._alphabet = byte_level_alphabet()
-        self._chat: ChatTemplate | None = None
+        self._chats: dict[str, ChatTemplate] = {}
         self.vocab_size: int = vocabulary.size
         self.bos_token_id: int | None = vocabulary.bos_token_id
         self.eos_token_id: int | None = vocabulary.eos_token_id
         self.eos_token_ids: frozenset[int] = vocabulary.eos_token_ids
-        self.chat_template: str | None = vocabulary.chat_template
+        self.chat_template: str | None = vocabulary.chat_templates.get("default")
 
     @property
     def special_token_ids(self) -> frozenset[int]:
@@ -120,7 +120,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"token id {token_id} is outside the vocabulary, which has 0..{self.vocab_size - 1}"
             )
-        known = self._bytes[token_id]
+        known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._spell(token_id)
         return known
@@ -136,7 +136,7 @@ class Tokenizer:
         **kwargs: Any,
     ) -> str:
         """Messages -> the prompt as text.  `kwargs` go to the template (`tools`, ...)."""
-        return self._chat_template().render(messages, add_generation_prompt, kwargs)
+        return self._chat_template(kwargs).render(messages, add_generation_prompt, kwargs)
 
     def encode_chat(
         self,
@@ -149,27 +149,26 @@ class Tokenizer:
         Control tokens count where the template writes them.  What a message or another argument
         says is plain text, so nobody can end a turn or open another by spelling a token out.
         """
-        template = self._chat_template()
+        template = self._chat_template(kwargs)
         text, written = template.render_written(messages, add_generation_prompt, kwargs)
         ids = self._written_encoder().encode(text, written)
         prefix = list(self._vocabulary.prefix_ids)
         return ids if ids[: len(prefix)] == prefix else prefix + ids
 
-    def _chat_template(self) -> ChatTemplate:
-        if self._chat is None:
+    def _chat_template(self, arguments: Mapping[str, Any]) -> ChatTemplate:
+        """The chat template; the one named "tool_use" if there is one, and tools are given."""
+        named = self._vocabulary.chat_templates
+        tools = arguments.get("tools") is not None
+        name = "tool_use" if tools and "tool_use" in named else "default"
+        if name not in self._chats:
             from pyroclast.text.chat import ChatTemplate
 
-            vocabulary = self._vocabulary
-            self._chat = ChatTemplate(
-                self.chat_template,
-                bos_token=self._name(vocabulary.bos_token_id),
-                eos_token=self._name(vocabulary.eos_token_id),
+            self._chats[name] = ChatTemplate(
+                named.get(name),
                 control_tokens=self._written_encoder().control_names,
+                **self._vocabulary.named_tokens,
             )
-        return self._chat
-
-    def _name(self, token_id: int | None) -> str:
-        return "" if token_id is None else self._vocabulary.token_text(token_id) or ""
+        return self._chats[name]
 
     def _written_encoder(self) -> WrittenEncoder:
         """The same vocabulary, which takes the names of control tokens for ordinary text."""

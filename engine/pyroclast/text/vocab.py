@@ -6,7 +6,7 @@ gguf_vocab.py and hf_vocab.py make them.  Nothing is cached on disk: building th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,32 @@ _END_OF_TURN = """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|endoftext|
     <|eom_id|> <end_of_turn> <turn|> <end_of_utterance> <EOT> _<EOT> [EOT] [EOS] <eos> </s>
     <｜end▁of▁sentence｜>"""
 END_OF_TURN = frozenset(_END_OF_TURN.split())
+# Also a piece of HTML: Gemma has it as a user-defined token, Qwen2 as an ordinary word.
+_ALSO_TEXT = frozenset(["</s>"])
 
 # The longest control tokens in use have some 60 characters; Gemma's 6,242 have 70,000 in all.
 # A message is searched for each of them.
 _MAX_ADDED_CHARS = 1024
 _MAX_ADDED_CHARS_IN_ALL = 1 << 20
+
+
+def padded_size(value: object) -> int:
+    """A model's vocab_size, which counts rows that only pad its matrices; 0 if it is no size."""
+    return value if type(value) is int and value < 1 << 31 else 0
+
+
+def is_end_of_turn(name: str, special: bool) -> bool:
+    """Whether a token of this name ends an answer.  Of what files declare special there is less
+    doubt than of a user-defined token or a word."""
+    return name in END_OF_TURN and (special or name not in _ALSO_TEXT)
+
+
+def end_ids(tokens: Iterable[tuple[int, str, bool]]) -> set[int]:
+    """Which tokens end an answer by their name, of (id, name, special)."""
+    named = {name: i for i, name, special in tokens if is_end_of_turn(name, special)}
+    if "<|return|>" in named and "<|call|>" in named:
+        named.pop("<|end|>", None)  # in gpt-oss it ends a message, not the turn
+    return set(named.values())
 
 
 def check_added_tokens(tokens: Iterable[str]) -> None:
@@ -53,6 +74,8 @@ class Vocabulary:
     `raw_ids` are spelt literally (control, user-defined tokens); `kind` is the spelling of the
     others, "byte-level" or "sentencepiece".  `special_ids` are left out of decoded text on request.
     `prefix_ids` and `suffix_ids` are what add_special_tokens adds.  `lossy_bytes` have no token.
+    `named_tokens` are what a template knows by name, such as "bos_token".
+    `chat_templates` has the one named "default", if any, and others such as "tool_use".
     """
 
     backend: NativeTokenizer
@@ -65,10 +88,10 @@ class Vocabulary:
     suffix_ids: tuple[int, ...]
     strip_leading_space: bool
     bos_token_id: int | None
-    eos_token_id: int | None
     eos_token_ids: frozenset[int]
-    chat_template: str | None
+    chat_templates: Mapping[str, str]
     lossy_bytes: frozenset[int]
+    named_tokens: Mapping[str, str]
 
 
 def byte_level_alphabet() -> dict[str, int]:

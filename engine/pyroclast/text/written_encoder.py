@@ -29,7 +29,7 @@ _WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not
 
 def control_tokens(vocabulary: Vocabulary) -> dict[int, AddedToken]:
     """The added tokens that no message may spell, whatever type the file gives them."""
-    template = vocabulary.chat_template or ""
+    templates = vocabulary.chat_templates.values()
     return {
         token_id: token
         for token_id, token in vocabulary.backend.added_tokens().items()
@@ -37,7 +37,10 @@ def control_tokens(vocabulary: Vocabulary) -> dict[int, AddedToken]:
         or token_id in vocabulary.special_ids
         or token_id in vocabulary.eos_token_ids
         or _LOOK.fullmatch(token.content)
-        or (_LOOK_IN_TEMPLATE.fullmatch(token.content) and token.content in template)
+        or (
+            _LOOK_IN_TEMPLATE.fullmatch(token.content)
+            and any(token.content in t for t in templates)
+        )
     }
 
 
