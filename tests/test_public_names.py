@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("numpy", "numba", "tokenizers", "jinja2", "tqdm", "safetensors", "torch")
 
 PUBLIC = {
-    "LLM", "SamplingParams", "Tokenizer", "Stream",
+    "LLM", "AsyncLLM", "SamplingParams", "Tokenizer", "Stream", "AsyncStream",
     "Chunk", "Completion", "Score", "Timings", "TokenLogprobs",
     "PyroclastError", "ClosedError", "ContextOverflowError", "KernelError", "MemoryBudgetError",
-    "ModelFileError", "NumericalError", "RequestError", "SamplingError", "TemplateError",
-    "TokenizerError", "UnsupportedModelError",
+    "ModelFileError", "NumericalError", "QueueFullError", "ReentryError", "RequestError",
+    "SamplingError", "TemplateError", "TokenizerError", "UnsupportedModelError",
 }  # fmt: skip
 
 

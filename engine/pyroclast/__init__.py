@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyroclast.async_llm import AsyncLLM
+    from pyroclast.engine.async_stream import AsyncStream
     from pyroclast.engine.output import Chunk, Completion, Score, Timings, TokenLogprobs
     from pyroclast.engine.stream import Stream
     from pyroclast.errors import (
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
         ModelFileError,
         NumericalError,
         PyroclastError,
+        QueueFullError,
+        ReentryError,
         RequestError,
         SamplingError,
         TemplateError,
@@ -39,6 +43,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "llm": ["LLM"],
+    "async_llm": ["AsyncLLM"],
+    "engine.async_stream": ["AsyncStream"],
     "sampling": ["SamplingParams"],
     "text.tokenizer": ["Tokenizer"],
     "engine.stream": ["Stream"],
@@ -51,6 +57,8 @@ _HOMES = {
         "ModelFileError",
         "NumericalError",
         "PyroclastError",
+        "QueueFullError",
+        "ReentryError",
         "RequestError",
         "SamplingError",
         "TemplateError",
@@ -62,6 +70,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "AsyncStream",
     "Chunk",
     "ClosedError",
     "Completion",
@@ -71,6 +81,8 @@ __all__ = [
     "ModelFileError",
     "NumericalError",
     "PyroclastError",
+    "QueueFullError",
+    "ReentryError",
     "RequestError",
     "SamplingError",
     "SamplingParams",

@@ -13,6 +13,8 @@ PyroclastError
  +-- KernelError                unknown op, variant or rule, or a variant that cannot run here
  |                              (also a pyroclast_kernels.errors.KernelError)
  +-- ClosedError                use after close()
+ +-- ReentryError               a call from the middle of a step that the same thread runs
+ +-- QueueFullError             more requests or tokens wait than may
  +-- MemoryBudgetError          the model or its cache does not fit the memory that it may use
 
 Programming errors inside Pyroclast are plain asserts and never one of these.
@@ -77,6 +79,14 @@ class KernelError(PyroclastError, _KernelLibraryError):
 
 class ClosedError(PyroclastError):
     """Something was used after close()."""
+
+
+class ReentryError(PyroclastError):
+    """A model was used in the middle of a step that the same thread runs: it would never end."""
+
+
+class QueueFullError(PyroclastError):
+    """More requests or tokens wait than may; nothing was queued.  Try again later."""
 
 
 class MemoryBudgetError(PyroclastError):

@@ -223,7 +223,9 @@ class LLM:
         self._loop.check_open()
         bandwidth = self.memory_bandwidth
         share = self.model.weight_bytes / bandwidth if bandwidth else 0.0
-        return Call(collects_chunks=collects_chunks, step_bandwidth_share=share)
+        return Call(
+            collects_chunks=collects_chunks, step_bandwidth_share=share, noted=self._loop.noted
+        )
 
     def _completions(
         self, requests: list[GenerateRequest], call: Call, progress: bool | None

@@ -60,6 +60,7 @@ _WIDTHS = {
     "low_rank": ("n_rows", "n_cols"),
     "gather_rows": ("n_cols",),
     "rope_table": ("half_dim",),
+    "scale_logits": ("n_cols",),
     "sample": ("vocab_size",),
 }
 

@@ -34,10 +34,15 @@ def quantized(x: Any, n_tokens: int | None = None) -> Any:
 
 
 def glu(
-    gate_up: Any, activation: str = "silu", *, bfloat16: bool = False, blocks: bool = False
+    gate_up: Any,
+    activation: str = "silu",
+    *,
+    bfloat16: bool = False,
+    blocks: bool = False,
+    gated: int = 1,
 ) -> Any:
     """(the values, the blocks) of every row."""
-    n_rows, d_ff = gate_up.shape[0], gate_up.shape[1] // 2
+    n_rows, d_ff = gate_up.shape[0], gate_up.shape[1] // (1 + gated)
     out = np.full((n_rows, d_ff), 7, np.uint16 if bfloat16 else np.float32)
     out_q8 = np.zeros((n_rows, d_ff // 32), Q8_BLOCK) if blocks else None
     GLU(
@@ -47,6 +52,7 @@ def glu(
         out_q8=out_q8,
         d_ff=d_ff,
         activation=ACTIVATIONS.index(activation),
+        gated=gated,
     )
     return (as_float(out) if bfloat16 else out), out_q8
 
@@ -59,7 +65,7 @@ def wanted(gate_up: Any) -> Any:
     out = np.zeros((len(gate_up), gate_up.shape[1] // 2), np.float32)
     given = deepcopy(gate_up)
     with np.errstate(all="ignore"):
-        reference(np.array([len(given)]), given, out, None, out.shape[1], 0)
+        reference(np.array([len(given)]), given, out, None, out.shape[1], 0, 1)
     return out
 
 
@@ -130,8 +136,20 @@ def test_gates_from_one_end_of_the_exponential_to_the_other() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gates_that_are_not_finite(activation: str) -> None:
     gate_up = np.array([[3e38, -3e38, np.nan, np.inf, -np.inf, *[1.0] * 5]], np.float32)
-    wanted = [np.float32(3e38), 0.0, np.nan, np.inf, np.nan]
+    top = np.inf if activation == "relu2" else np.float32(3e38)
+    bottom = 0.0 if activation in ("relu", "relu2") else np.nan
+    wanted = [top, 0.0, np.nan, np.inf, bottom]
     assert np.array_equal(glu(gate_up, activation)[0][0], wanted, True)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_without_a_gate_up_is_one(activation: str) -> None:
+    x = RNG.standard_normal((3, 96)).astype(np.float32)
+    for kind in ({}, {"bfloat16": True}):
+        values, blocks = glu(x, activation, gated=0, blocks=True, **kind)
+        same, same_q8 = glu(np.hstack([x, np.ones_like(x)]), activation, blocks=True, **kind)
+        assert values.tobytes() == same.tobytes()
+        assert blocks.tobytes() == same_q8.tobytes()
 
 
 def test_bfloat16_is_the_float32_result_rounded() -> None:
@@ -161,5 +179,6 @@ def test_no_tokens() -> None:
     assert not quantized(np.ones((2, 64), np.float32), 0).view(np.uint8).any()
     out = np.full((1, 40), 7.0, np.float32)
     gate_up = np.ones((1, 80), np.float32)
-    GLU(n_tokens=np.array([0]), gate_up=gate_up, out=out, out_q8=None, d_ff=40, activation=0)
+    sizes = {"d_ff": 40, "activation": 0, "gated": 1}
+    GLU(n_tokens=np.array([0]), gate_up=gate_up, out=out, out_q8=None, **sizes)
     assert (out == 7.0).all()

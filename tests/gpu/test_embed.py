@@ -23,7 +23,13 @@ def raw_of(format: str, n_rows: int, n_headers: int) -> np.ndarray:
 
 
 def embed(
-    token_ids: list[int], weight: DeviceWeight, out: torch.Tensor, n_tokens: int, limit: int
+    token_ids: list[int],
+    weight: DeviceWeight,
+    out: torch.Tensor,
+    n_tokens: int,
+    limit: int,
+    scale: float = 1.0,
+    accumulate: int = 0,
 ) -> None:
     device = triton_device.device()
     launch_embed(
@@ -33,6 +39,8 @@ def embed(
         weight=weight,
         out=out,
         n_cols=weight.n_cols,
+        scale=scale,
+        accumulate=accumulate,
     )
 
 
@@ -70,6 +78,18 @@ def test_an_output_of_bfloat16() -> None:
     embed([4, 1], weight, out, 2, 2)
     assert weight.values is not None
     assert torch.equal(out, weight.values[[4, 1]])
+
+
+def test_a_factor_and_a_sum_in_bfloat16() -> None:
+    """Computed in float32, rounded once at the end."""
+    raw = raw_of("bf16", 5, 2)
+    weight = pack_on_device(torch.from_numpy(raw), "bf16")
+    assert weight.values is not None
+    there = torch.randn(2, weight.n_cols, dtype=torch.bfloat16, device=triton_device.device())
+    out = there.clone()
+    embed([4, 1], weight, out, 2, 2, scale=2.5, accumulate=1)
+    wanted = there.float() + weight.values[[4, 1]].float() * 2.5
+    torch.testing.assert_close(out.float(), wanted, rtol=2.0**-7, atol=0.0)
 
 
 def test_nothing_to_do() -> None:

@@ -82,7 +82,8 @@ def norm_of(t: Arguments) -> Arguments:
     """launch_norm's part of the tensors."""
     return {
         "n_tokens": t["n_tokens"], "rows": t["rows"], "x": t["x"], "weight": t["norm_weight"],
-        "out": t["normed"], "out_q8": t["normed_q8"], "d_model": t["x"].shape[1], "eps": 1e-5,
+        "bias": None, "out": t["normed"], "out_q8": t["normed_q8"], "d_model": t["x"].shape[1],
+        "eps": 1e-5, "kind": 0,
     }  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def test_the_order_of_columns_changes_no_bit_of_a_norm(scale: float) -> None:
         out = np.zeros((1, d_model), np.float32)
         on_host(launch_norm)(
             n_tokens=np.array([1]), rows=None, x=x[:, columns].copy(), weight=weight[columns],
-            out=out, out_q8=None, d_model=d_model, eps=1e-6,
+            bias=None, out=out, out_q8=None, d_model=d_model, eps=1e-6, kind=0,
         )  # fmt: skip
         results.append(out)
     np.testing.assert_array_equal(results[0][:, order], results[1])
@@ -230,6 +231,7 @@ def test_product_and_glu(
             "gate_up": t["sums"],
             "d_ff": d_ff,
             "activation": 1,
+            "gated": 1,
         }
 
     def together(_: Limits, **t: Any) -> None:
@@ -384,10 +386,13 @@ def test_what_does_not_belong_together_stays_apart(tmp_path: Path) -> None:
     foreign = replace(norm, kernel=replace(norm.kernel, variant="triton-mine"))
     assert fusions([foreign, product, gate]) == []
     assert fusions([changed(norm, out=other), product, gate]) == []
+    assert fusions([changed(norm, kind=1), product, gate]) == []
+    assert fusions([changed(norm, bias=norm.arguments["weight"]), product, gate]) == []
     assert fusions([changed(norm, n_tokens=model.batch.n_logits_at), product, gate]) == []
     for change in ({"bias": norm.arguments["weight"]}, {"accumulate": 1}, {"out_stride": 193}):
         some = [norm, changed(product, **change), gate]
         assert [each.ops for each in fusions(some)] == [ops[:2]]
+    assert fusions([product, changed(gate, gated=0)]) == []
     blocks = changed(gate, out_q8=other, d_ff=96)
     assert [each.ops for each in fusions([norm, product, blocks])] == [ops, ops[:2]]
     at = [call.kernel.op for call in calls].index("rope")

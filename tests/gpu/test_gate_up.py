@@ -85,7 +85,7 @@ def apart(limits: Limits, **given: Any) -> None:
         accumulate=0,
     )
     names = ("n_tokens", "out", "out_q8", "d_ff", "activation")
-    launch_glu(limits, gate_up=sums, **{name: given[name] for name in names})
+    launch_glu(limits, gate_up=sums, gated=1, **{name: given[name] for name in names})
 
 
 @pytest.mark.parametrize("case", [c for c in op_cases("gate_up") if c.name in SIZES], ids=str)

@@ -152,7 +152,7 @@ def test_kernels_check_answers_for_a_launch() -> None:
 
 # A pattern for each op that has a template: a few small cases.
 FIRST = {
-    "norm": "2x40",
+    "norm": "2x",
     "glu": "1x",
     "softmax": "wide-17-",
     "rope": "1h1k2d",

@@ -26,10 +26,12 @@ def arguments(n_tokens: int, d_model: int, *, gathered: bool = False) -> dict[st
         "rows": rng.permutation(n_tokens + 2).astype(np.int32) if gathered else None,
         "x": rng.standard_normal((n_tokens + 2, d_model)).astype(np.float32),
         "weight": rng.standard_normal(d_model).astype(np.float32),
+        "bias": None,
         "out": np.full((n_tokens + 2, d_model), 77.0, np.float32),
         "out_q8": None,
         "d_model": d_model,
         "eps": 1e-6,
+        "kind": 0,
     }
 
 

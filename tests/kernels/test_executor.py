@@ -38,6 +38,7 @@ def glu_calls(n_calls: int, rules: str = "") -> tuple[list[Any], np.ndarray[Any,
             out_q8=None,
             d_ff=320,
             activation=0,
+            gated=1,
         )
     return recorder.calls, out
 

@@ -38,6 +38,7 @@ def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any
     )
     outputs = {name: arguments[name] for name in ("out", "out_q8")}
     rest = {name: arguments[name] for name in ("d_ff", "activation")}
+    rest |= {"gated": 1}
     recorder.call("glu", n_tokens=arguments["n_tokens"], gate_up=gate_up, **outputs, **rest)
     Program(recorder.calls).run()
     return outputs

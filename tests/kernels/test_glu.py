@@ -1,4 +1,4 @@
-"""glu: the three functions of the gate, against their definitions and from end to end."""
+"""glu: the functions of the gate, against their definitions and from end to end."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ DEFINITIONS: dict[str, Callable[[float], float]] = {
         x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     ),
     "gelu": lambda x: x / 2 * (1 + math.erf(x / math.sqrt(2))),
+    "relu": lambda x: max(x, 0.0),
+    "relu2": lambda x: max(x, 0.0) ** 2,
 }
 
 
-def run(variant: str, gates: Any, up: float, activation: str) -> Any:
-    """f(gate) * up of every gate, by a forced variant."""
+def run(variant: str, gates: Any, up: float | None, activation: str) -> Any:
+    """f(gate) * up of every gate, or f(gate), by a forced variant."""
     if reason := all_variants("glu")[variant].unavailable:
         pytest.skip(reason)
     gates = np.asarray(gates, np.float32)
@@ -37,11 +39,12 @@ def run(variant: str, gates: Any, up: float, activation: str) -> Any:
     recorder.call(
         "glu",
         n_tokens=np.array([1]),
-        gate_up=np.concatenate([gates, np.full_like(gates, up)])[None],
+        gate_up=np.concatenate([gates, *([] if up is None else [np.full_like(gates, up)])])[None],
         out=out,
         out_q8=None,
         d_ff=len(gates),
         activation=ACTIVATIONS.index(activation),
+        gated=int(up is not None),
     )
     Program(recorder.calls).run()
     return out[0]
@@ -60,10 +63,11 @@ def test_the_reference_is_the_definition(activation: str) -> None:
 
 
 def test_the_activations_differ() -> None:
-    values = {name: float(gated(np.ones(1, np.float32), np.ones(1), i)[0]) for i, name in
+    values = {name: float(gated(np.full(1, 2, np.float32), np.ones(1), i)[0]) for i, name in
               enumerate(ACTIVATIONS)}  # fmt: skip
     assert values == pytest.approx(
-        {"silu": 0.7310586, "gelu_tanh": 0.8411920, "gelu": 0.8413447}, rel=1e-6
+        {"silu": 1.7615942, "gelu_tanh": 1.9545977, "gelu": 1.9544997, "relu": 2.0, "relu2": 4.0},
+        rel=1e-6,
     )
 
 
@@ -80,4 +84,15 @@ def test_gates_from_one_end_to_the_other(variant: str, activation: str) -> None:
     got = run(variant, gates, -0.5, activation)
     error = np.abs(got - wanted)
     assert (error <= steps_of(gates, index) * EPS * np.abs(wanted) + 1e-36).all()
-    assert np.signbit(run(variant, [-0.0, 0.0], 1.0, activation)).tolist() == [True, False]
+    minus = activation != "relu2"  # a square has none
+    assert np.signbit(run(variant, [-0.0, 0.0], 1.0, activation)).tolist() == [minus, False]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_a_gate_up_is_one(variant: str, activation: str) -> None:
+    gates = np.linspace(-14, 14, 1001)
+    alone = run(variant, gates, None, activation)
+    assert alone.tobytes() == run(variant, gates, 1.0, activation).tobytes()
+    assert alone.tobytes() != run(variant, gates, 2.0, activation).tobytes()

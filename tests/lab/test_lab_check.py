@@ -84,14 +84,14 @@ BUGS = {
     ),
     "spoils-its-input": (
         "glu",
-        "gate, up = gate_up[t, i], gate_up[t, d_ff + i]",
-        "gate, up = gate_up[t, i], gate_up[t, d_ff + i]\n            gate_up[t, i] = 0",
+        "gate = gate_up[t, i]",
+        "gate = gate_up[t, i]\n            gate_up[t, i] = 0",
         r"glu\.f32-1x1: writes to its input gate_up",
     ),
     "segmentation-fault": (
         "glu",
-        "gate, up = gate_up[t, i]",
-        "gate, up = carray(load_pointer(args, D_FF), (1, 1), np.float32)[t, i]",
+        "gate = gate_up[t, i]",
+        "gate = carray(load_pointer(args, D_FF), (1, 1), np.float32)[t, i]",
         r"glu\.f32-1x1: crashed: the process died of SIGSEGV",
     ),
     "never-ends": (
@@ -144,7 +144,7 @@ def test_without_a_bug_there_is_no_complaint(
     with pytest.raises(SystemExit) as end:
         cli.main(["kernels", "check", "glu", "right", "--dir", str(folder), "--no-time"])
     assert end.value.code == 0
-    assert capsys.readouterr().out == "glu=numba-right: 24 cases, all match the reference\n"
+    assert capsys.readouterr().out == "glu=numba-right: 55 cases, all match the reference\n"
 
 
 def test_the_check_asks_for_the_same_bits_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:

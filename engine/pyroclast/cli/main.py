@@ -29,6 +29,11 @@ COMMANDS = {
         "how the next token is chosen, stage by stage: P(next | context)",
         '"The capital of France is" --temperature 0.7 --top-p 0.9',
     ),
+    "serve": (
+        "serve:serve",
+        "answer over HTTP, as OpenAI's API does",
+        "model.gguf --port 8000 --api-key-file keys.txt",
+    ),
     "tokenize": ("text:tokenize", "the tokens of a text", '"Hello, world" --json'),
     "bench": ("bench:bench", "speed on prompts and at decoding", "-p 512 -n 128 --json"),
     "bench kernels": (
@@ -61,7 +66,7 @@ COMMANDS = {
     "doctor": ("machine:doctor", "what this machine and this installation offer", "--json"),
 }
 # Commands whose module has `add_arguments(command, name)`.  Such a module must be light to import.
-_OWN_ARGUMENTS = ("next", "tune", "profile", *(name for name in COMMANDS if " " in name))
+_OWN_ARGUMENTS = ("next", "tune", "profile", "serve", *(name for name in COMMANDS if " " in name))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
+from typing import Any
 
 from pyroclast.engine.output import Chunk
 from pyroclast.engine.request import Request
@@ -13,13 +14,42 @@ class Call:
     """`open` holds the requests that have not ended.  `error` is what ended them before their time.
     `chunks` holds what nobody has fetched yet; it is None unless the call collects chunks.
     step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
-    not known."""
+    not known.  `future` is where a coroutine waits for news, if one does; `noted` lists the calls
+    that have some, for whoever ran the step.  priority: "interactive" or "batch"."""
 
-    __slots__ = ("arrived_s", "chunks", "error", "open", "step_bandwidth_share")
+    __slots__ = (
+        "arrived_s",
+        "chunks",
+        "error",
+        "future",
+        "noted",
+        "open",
+        "priority",
+        "step_bandwidth_share",
+    )
 
-    def __init__(self, *, collects_chunks: bool = False, step_bandwidth_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        collects_chunks: bool = False,
+        step_bandwidth_share: float = 0.0,
+        noted: list[Call] | None = None,
+    ) -> None:
         self.arrived_s = perf_counter()
         self.step_bandwidth_share = step_bandwidth_share
         self.open: set[Request] = set()
         self.chunks: deque[Chunk] | None = deque() if collects_chunks else None
         self.error: Exception | None = None
+        self.priority = "interactive"
+        self.future: Any = None
+        self.noted = noted
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to fetch, or nothing more to wait for."""
+        return bool(self.chunks) or self.error is not None or not self.open
+
+    def note(self) -> None:
+        """There are news: whoever ran the step wakes the coroutine that waits, if one does."""
+        if self.future is not None and self.noted is not None:
+            self.noted.append(self)

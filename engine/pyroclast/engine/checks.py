@@ -13,6 +13,8 @@ Prompt: TypeAlias = str | Sequence[int]
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 Params: TypeAlias = SamplingParams | Sequence[SamplingParams] | None
 
+PRIORITIES = ("interactive", "batch")
+
 
 class Encoder(Protocol):
     """What is needed of a tokenizer to read prompts."""
@@ -81,6 +83,11 @@ def check_one(n_prompts: int, method: str, remedy: str) -> None:
 def check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_priority(priority: Any) -> None:
+    if priority not in PRIORITIES:
+        raise RequestError(f"priority must be one of {', '.join(PRIORITIES)}, got {priority!r}")
 
 
 def as_params(params: Any, n_prompts: int) -> list[SamplingParams]:

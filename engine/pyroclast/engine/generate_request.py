@@ -13,11 +13,25 @@ from pyroclast.engine.stop import StopText
 from pyroclast.engine.text_decoder import TextDecoder
 
 if TYPE_CHECKING:
+    from pyroclast.sampling.grammar import Matcher
     from pyroclast.sampling.params import SamplingParams
 
 
+class RequestFailedError(Exception):
+    """What one request alone brought in failed, before its step gave any token: a callable raised
+    (the cause) or gave back something else than logits, or a grammar could not be followed."""
+
+    def __init__(self, request: GenerateRequest, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.request, self.reason = request, reason
+
+
 class GenerateRequest(ReadRequest):
-    """Grows by sampled tokens, one a step or more with drafts, until something ends it."""
+    """Grows by sampled tokens, one a step or more with drafts, until something ends it.
+
+    n_forced: how many tokens a grammar decided after the last one that was sampled.  takes_drafts:
+    a user's callable sees no token that may turn out not to be in the text, and a matcher follows
+    the text that there is."""
 
     __slots__ = (
         "_flush",
@@ -29,7 +43,9 @@ class GenerateRequest(ReadRequest):
         "finish_reason",
         "index",
         "logprobs",
+        "matcher",
         "min_length",
+        "n_forced",
         "params",
         "prompt_index",
         "seed",
@@ -51,8 +67,10 @@ class GenerateRequest(ReadRequest):
         prompt_index: int = 0,
         index: int = 0,
         sibling: Request | None = None,
+        matcher: Matcher | None = None,
     ) -> None:
-        """`stop_ids`: the tokens that end it, each with the stop reason that is reported."""
+        """`stop_ids`: the tokens that end it, each with the stop reason that is reported.
+        matcher: what its text must look like; it belongs to this request."""
         wants_prompt = params.prompt_logprobs is not None
         super().__init__(
             token_ids,
@@ -62,8 +80,7 @@ class GenerateRequest(ReadRequest):
             n_top=params.prompt_logprobs or 0,
             sibling=None if wants_prompt else sibling,
         )
-        self.params = params
-        self.seed = seed
+        self.params, self.seed = params, seed
         self.prompt_index, self.index = prompt_index, index
         self.clock = Clock(call.arrived_s)
         self.finish_reason: FinishReason | None = None
@@ -71,18 +88,22 @@ class GenerateRequest(ReadRequest):
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self.stop_ids = stop_ids
         self._stop_text = StopText(params.stop) if params.stop else None
-        self._step_text = decoder.step
-        self._flush = decoder.flush
+        self._step_text, self._flush = decoder.step, decoder.flush
         self._max_length = self.n_prompt + max_tokens
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
-        # A user's callable sees no token that may turn out not to be in the text.
-        self.takes_drafts = not params.logits_processors
+        self.matcher, self.n_forced = matcher, 0
+        self.takes_drafts = not params.logits_processors and matcher is None
 
     @property
     def tables_vary(self) -> bool:
-        """Penalties count the tokens before a row; min_tokens forbids some up to a position."""
-        return self.params.has_penalties or len(self.token_ids) < self.min_length
+        """Penalties count the tokens before a row, min_tokens forbids some up to a position, and a
+        grammar allows other tokens after each."""
+        return (
+            self.params.has_penalties
+            or len(self.token_ids) < self.min_length
+            or self.matcher is not None
+        )
 
     def usable_drafts(self, draft_ids: list[int]) -> list[int]:
         """Those that may be tried: at most one less than the tokens that are still wanted."""
@@ -95,8 +116,30 @@ class GenerateRequest(ReadRequest):
         return len(self.token_ids) - self.n_prompt
 
     def accept(self, token_id: int) -> str:
-        """Appends a sampled token; returns the text that it made certain.  Sets `finish_reason`
-        if that was the last token.  The hot path: about a microsecond besides the tokenizer."""
+        """Appends a sampled token, and those that the grammar forces behind it; returns the text
+        that became certain.  Sets `finish_reason` if that was the last token.  The hot path: about
+        a microsecond besides the tokenizer."""
+        text = self._take(token_id)
+        if self.matcher is not None and self.finish_reason is None:
+            text += self._take_forced(self.matcher)
+        return text
+
+    def _take_forced(self, matcher: Matcher) -> str:
+        """Appends the tokens of which the grammar leaves no choice: their logits are not needed,
+        unless somebody wants to see them."""
+        self.n_forced = 0
+        if self.logprobs is not None or self.params.logits_processors:
+            return ""
+        text = ""
+        for token_id in matcher.forced():
+            if self.finish_reason is not None:
+                break
+            text += self._take(token_id)
+            self.n_forced += 1
+        return text
+
+    def _take(self, token_id: int) -> str:
+        """One token more; returns the text that it made certain."""
         self.token_ids.append(token_id)
         n_tokens = len(self.token_ids)
         if n_tokens == self.n_prompt + 1:
@@ -112,9 +155,20 @@ class GenerateRequest(ReadRequest):
                 self.finish_reason = "stop"
         if text:
             self._pieces.append(text)
+        if self.matcher is not None and self.finish_reason is None:
+            self.matcher.accept(token_id)
+            if self.matcher.ended:
+                text += self.finish("stop")
         if n_tokens >= self._max_length and self.finish_reason is None:
             text += self.finish("length")
         return text
+
+    def new_token_ids(self, token_id: int) -> list[int]:
+        """The sampled token, which has been accepted, and those that it forced."""
+        if not self.n_forced:
+            return [token_id]
+        n_new, self.n_forced = 1 + self.n_forced, 0
+        return self.token_ids[-n_new:]
 
     def finish(self, reason: FinishReason) -> str:
         """No more tokens; returns the text that had been held back."""
@@ -135,10 +189,20 @@ class GenerateRequest(ReadRequest):
         chunks = self.call.chunks
         if chunks is None:
             return
-        chunk = Chunk(text, token_ids, self.index, self.finish_reason, logprobs)
+        chunk = Chunk(
+            text,
+            token_ids,
+            self.index,
+            self.finish_reason,
+            logprobs,
+            n_prompt_tokens=self.n_prompt,
+            n_cached_tokens=self.n_cached,
+            n_completion_tokens=self.n_generated,
+        )
         if self.finish_reason is not None:
             chunk.completion = self.completion()
         chunks.append(chunk)
+        self.call.note()
 
     def completion(self) -> Completion:
         """The result; only after the end."""

@@ -12,6 +12,7 @@ from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Score
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
+from pyroclast.sampling.grammar import GrammarCompiler, Matcher
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Intake:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_seq_len = max_seq_len
+        self._grammars: GrammarCompiler | None = None  # made when the first grammar comes
 
     def encode(self, prompts: Prompts) -> list[list[int]]:
         """The token ids of each prompt."""
@@ -55,6 +57,7 @@ class Intake:
             each.check_vocabulary(self._vocab_size)
             where = _where(i, len(encoded))
             n_prompt = len(token_ids)
+            self._matcher(each)  # compiled, and kept: refused before any request is made
             limits.append(checks.resolve_max_tokens(each, n_prompt, self._max_seq_len, where))
         requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
@@ -65,12 +68,13 @@ class Intake:
                     call,
                     params=each,
                     seed=seed,
-                    decoder=self._decoder(continues_text),
+                    decoder=self._decoder(each, continues_text),
                     stop_ids=stop_ids,
                     max_tokens=limits[i],
                     prompt_index=i,
                     index=index,
                     sibling=first,
+                    matcher=self._matcher(each),
                 )
                 first = first or request
                 requests.append(request)
@@ -101,11 +105,26 @@ class Intake:
     def _encode(self, prompt: Any, where: str) -> list[int]:
         return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
 
-    def _decoder(self, continues_text: bool) -> TextDecoder:
+    def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
         """Rows of logits that only pad the output matrix can be drawn, but have no text."""
-        decoder = self._tokenizer.decoder(continuation=continues_text)
+        decoder = self._tokenizer.decoder(params.skip_special_tokens, continues_text)
         n_tokens = self._tokenizer.vocab_size
         return decoder if n_tokens >= self._vocab_size else PaddedTextDecoder(decoder, n_tokens)
+
+    def _matcher(self, params: SamplingParams) -> Matcher | None:
+        """What the text of one request must look like."""
+        if params.structured is None:
+            return None
+        if self._grammars is None:
+            tokenizer = self._tokenizer
+            self._grammars = GrammarCompiler(
+                [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)],
+                lambda text: tokenizer.encode(text, add_special_tokens=False, parse_special=False),
+                special_ids=sorted(tokenizer.special_token_ids),
+                eos_ids=sorted(tokenizer.eos_token_ids),
+                n_rows=self._vocab_size,
+            )
+        return self._grammars.matcher(params.structured)
 
     def _stop_ids(self, params: SamplingParams) -> dict[int, str | int]:
         """The tokens that end a text, and what is reported as the reason."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.generate_request import GenerateRequest, RequestFailedError
 from pyroclast.engine.step_model import StepModel
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.arrays import SampleArrays
@@ -44,14 +44,6 @@ class HostSampler:
         return Program(recorder.calls)
 
 
-class ProcessorError(Exception):
-    """A user's callable raised (the cause) or gave back something else than logits."""
-
-    def __init__(self, request: GenerateRequest, reason: Exception) -> None:
-        super().__init__(str(reason))
-        self.request, self.reason = request, reason
-
-
 def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logits) -> None:
     """Lets the users' callables change their rows of `logits` in place.
 
@@ -63,7 +55,7 @@ def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logit
                 changed = process(list(request.token_ids), given.copy())
                 logits[row] = _checked(changed, given, process)
             except Exception as error:
-                raise ProcessorError(request, error) from error
+                raise RequestFailedError(request, error) from error
 
 
 def _checked(changed: Any, given: Logits, process: Any) -> Logits:

@@ -1,7 +1,12 @@
 """Who runs the steps: whoever waits for a result runs the next one for everybody, under a lock.
 
 So calls from several threads, and a stream that is half read while another call runs, share the
-same steps, and nobody needs a thread of its own.
+same steps, and nobody needs a thread of its own.  Coroutines cannot run steps: for them there is
+`pump.Pump`, one more thread that does.
+
+The lock belongs to a thread and can be taken twice by it.  So a signal handler, a finalizer or a
+callable of the user's that runs in the middle of a step never waits for its own thread: what can
+be left to the next step is left to it, and what cannot is an error.
 """
 
 from __future__ import annotations
@@ -11,15 +16,23 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from time import perf_counter
+from typing import Protocol
 
 from pyroclast.engine.call import Call
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
-from pyroclast.errors import ClosedError
+from pyroclast.engine.wake import wake
+from pyroclast.errors import ClosedError, PyroclastError, ReentryError
 from pyroclast.progress import progress_bar
 
 _MAX_HANDOVER_S = 0.005
 _HANDOVER_POLL_S = 50e-6
+
+
+class Runner(Protocol):
+    """A thread that runs steps for those who cannot."""
+
+    def wake(self) -> None: ...
 
 
 class Loop:
@@ -28,36 +41,65 @@ class Loop:
     def __init__(self, stepper: Stepper) -> None:
         self.stepper = stepper
         self.closed = False
-        self._lock = threading.Lock()
+        self.pump: Runner | None = None
+        # Filled under the lock, by the calls that coroutines wait for; see `Call.note`.
+        self.noted: list[Call] = []
+        self._lock = threading.RLock()
+        self._busy = False  # somebody is between the first and the last line under the lock
+        self._freed = False  # the model is closed as well
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
         self._inbox: deque[ReadRequest] = deque()
-        self._given_up: deque[Call] = deque()
+        self._given_up: deque[tuple[Call, Exception | None]] = deque()
 
     def run(self, call: Call) -> None:
         """Waits for its turn, then runs one step for everybody, unless `call` needs it no more.
         Raises what ended the call, if it did not end well."""
+        self._turn(call)
+        if call.error is not None and not call.chunks:
+            raise call.error
+
+    def run_for_all(self) -> None:
+        """Waits for its turn, then runs one step."""
+        self._turn(None)
+
+    def _turn(self, call: Call | None) -> None:
         # Only a thread that meets another one says that it waits; see _hand_over.
-        waits = threading.get_ident() if self._lock.locked() else 0
+        waits = threading.get_ident() if self._busy else 0
         if waits:
             self._waiting.add(waits)
         try:
             with self._lock:
-                if waits:
-                    self._waiting.discard(waits)
-                if self._inbox or self._given_up:
-                    self._clean_up()
-                if self.closed and call.open:
-                    self.stepper.end(call, self._closed_error())
-                elif call.open and not call.chunks and call.error is None:
-                    self.stepper.step()
+                if self._busy:
+                    raise _reentry_error()
+                try:
+                    self._busy = True
+                    if waits:
+                        self._waiting.discard(waits)
+                    self._step(call)
+                finally:
+                    if self.noted:
+                        self._wake()
+                    self._busy = False
         finally:
             if waits:
                 self._waiting.discard(waits)
         if self._waiting:
             self._hand_over()
-        if call.error is not None and not call.chunks:
-            raise call.error
+
+    def _step(self, call: Call | None) -> None:
+        if self._inbox or self._given_up:
+            self._clean_up()
+        if call is None:
+            if not self.closed and self.stepper.scheduler:
+                self.stepper.step()
+        elif call.open and not call.chunks and call.error is None:
+            if self.closed:
+                self.stepper.end(call, closed_error())
+            else:
+                self.stepper.step()
+        if self.closed:  # before the step, or in the middle of it
+            self._free()
 
     def complete(self, call: Call, requests: Sequence[ReadRequest], progress: bool | None) -> None:
         """Runs steps until every request of the call has ended.  An exception ends those that have
@@ -77,43 +119,97 @@ class Loop:
         """Queues requests; they begin with the next step that somebody runs.  Never waits."""
         self.check_open()
         self._inbox.extend(requests)
+        self._wake_pump()
 
-    def give_up(self, call: Call) -> None:
-        """Ends the call's requests before the next step.  Never waits: safe in a finalizer."""
+    def give_up(self, call: Call, error: Exception | None = None) -> None:
+        """Ends the call's requests before the next step, with an error if one is given.  Never
+        waits: safe in a finalizer."""
         if not call.open:
             return
-        self._given_up.append(call)
+        self._given_up.append((call, error))
         # While the lock is held a step is being run, and the next one begins with the clean-up.
         if self._lock.acquire(blocking=False):
             try:
-                self._clean_up()
+                if not self._busy:
+                    self._busy = True
+                    try:
+                        self._clean_up()
+                        self._wake()
+                    finally:
+                        self._busy = False
             finally:
                 self._lock.release()
+        self._wake_pump()
+
+    def fail_all(self, error: BaseException) -> None:
+        """Ends every call with an error: what ran their steps met it, and nobody else will."""
+        if not isinstance(error, Exception):
+            error = PyroclastError(f"a step ended with {error!r}")
+        with self._lock:
+            self._clean_up()
+            self._end_all(error)
+            self._wake()
+
+    def has_work(self) -> bool:
+        """Whether there is something to do before or in a next step."""
+        return bool(
+            self._inbox
+            or self._given_up
+            or self.stepper.scheduler
+            or (self.closed and not self._freed)
+        )
+
+    def queued(self) -> tuple[int, int]:
+        """How many requests have not begun, and their tokens."""
+        waiting = [*tuple(self._inbox), *tuple(self.stepper.scheduler.waiting)]
+        return len(waiting), sum(len(request.token_ids) for request in waiting)
 
     def close(self) -> None:
-        """Ends everything and frees the model; a second call does nothing."""
+        """Ends everything and frees the model; a second call does nothing.  In the middle of a step
+        of this very thread it takes effect when that step ends."""
+        self.closed = True
         with self._lock:
-            if self.closed:
+            if self._busy:
                 return
-            self.closed = True
-            self._clean_up()
-            for call in {request.call for request in self.stepper.scheduler.requests()}:
-                self.stepper.end(call, self._closed_error())
-            self.stepper.model.close()
+            self._busy = True
+            try:
+                self._free()
+            finally:
+                self._busy = False
+        self._wake_pump()
 
     def check_open(self) -> None:
         if self.closed:
-            raise self._closed_error()
+            raise closed_error()
 
-    @staticmethod
-    def _closed_error() -> ClosedError:
-        return ClosedError("this LLM was closed; make a new one with LLM(...)")
+    def _free(self) -> None:
+        if self._freed:
+            return
+        self._freed = True
+        self._clean_up()
+        self._end_all(closed_error())
+        self._wake()
+        self.stepper.model.close()
 
     def _clean_up(self) -> None:
         while self._inbox:
             self.stepper.add(self._inbox.popleft())
         while self._given_up:
-            self.stepper.end(self._given_up.popleft())
+            self.stepper.end(*self._given_up.popleft())
+
+    def _end_all(self, error: Exception) -> None:
+        for call in {request.call for request in self.stepper.scheduler.requests()}:
+            self.stepper.end(call, error)
+
+    def _wake(self) -> None:
+        """Tells the coroutines that wait for what the step has brought."""
+        noted = self.noted.copy()
+        self.noted.clear()
+        self._given_up += [(call, None) for call in wake(noted)]
+
+    def _wake_pump(self) -> None:
+        if self.pump is not None:
+            self.pump.wake()
 
     def _hand_over(self) -> None:
         """Lets one of the waiting threads have the lock.
@@ -121,5 +217,18 @@ class Loop:
         The thread that releases a lock can take it again at once: without this, a long `generate`
         would keep the finished chunks of another thread's stream waiting until its end."""
         deadline = perf_counter() + _MAX_HANDOVER_S
-        while self._waiting and not self._lock.locked() and perf_counter() < deadline:
+        while self._waiting and not self._busy and perf_counter() < deadline:
             time.sleep(_HANDOVER_POLL_S)
+
+
+def closed_error() -> ClosedError:
+    """What use after close() raises."""
+    return ClosedError("this LLM was closed; make a new one with LLM(...)")
+
+
+def _reentry_error() -> ReentryError:
+    return ReentryError(
+        "this model is in the middle of a step that this very thread runs, so it cannot wait for "
+        "another one: a logits processor, a signal handler or a finalizer has to use another LLM, "
+        "or leave the call to another thread that nobody waits for"
+    )

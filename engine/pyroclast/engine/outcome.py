@@ -123,4 +123,4 @@ class Outcome:
     def _give(self, request: GenerateRequest, token_id: int, row: int) -> None:
         """One sampled token."""
         text = request.accept(token_id)
-        request.emit(text, [token_id], self.note_logprobs(request, row))
+        request.emit(text, request.new_token_ids(token_id), self.note_logprobs(request, row))

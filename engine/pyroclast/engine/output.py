@@ -62,15 +62,19 @@ class Completion:
 
 @dataclass(slots=True)
 class Chunk:
-    """One token's worth of a stream.  `text` may be empty (half a character, or held back because
-    it could begin a stop string); joined together the texts are the completion's text."""
+    """What one step added to a completion: mostly one token.  `text` may be empty (half a
+    character, or held back because it could begin a stop string); joined together the texts are
+    the completion's text.  The numbers count up to and with this chunk, ready for `usage`."""
 
-    text: str
-    token_ids: list[int]
-    index: int = 0
-    finish_reason: FinishReason | None = None
-    logprobs: list[TokenLogprobs] | None = None
+    text: str  # the new text
+    token_ids: list[int]  # the new tokens; none in a last chunk that only ends the text
+    index: int = 0  # which of the `n` completions
+    finish_reason: FinishReason | None = None  # with the last chunk of each completion
+    logprobs: list[TokenLogprobs] | None = None  # of the new tokens, if asked for
     completion: Completion | None = None  # with the last chunk of each completion
+    n_prompt_tokens: int = 0
+    n_cached_tokens: int = 0  # of the prompt: found in the KV cache, not computed
+    n_completion_tokens: int = 0
 
 
 @dataclass(slots=True)

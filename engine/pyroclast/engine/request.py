@@ -9,6 +9,7 @@ class Request:
     __slots__ = (
         "blocks",
         "draft_ids",
+        "n_cached",
         "n_computed",
         "n_prompt",
         "n_rows_done",
@@ -32,6 +33,7 @@ class Request:
         self.token_ids = token_ids
         self.n_prompt = len(token_ids)
         self.n_computed = 0
+        self.n_cached = 0  # tokens of the prompt that were in the cache when it was admitted
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows
         self.sibling = sibling

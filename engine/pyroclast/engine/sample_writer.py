@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.generate_request import GenerateRequest, RequestFailedError
 from pyroclast.engine.read_request import ReadRequest
+from pyroclast.errors import SamplingError
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast.sampling.params import MAX_LOGIT_BIASES, SamplingParams
 from pyroclast_kernels.sample import PENALTY
@@ -87,7 +89,7 @@ class SampleWriter:
         for changing in self.changing:
             request, slots = changing.request, changing.slots
             n_tokens = len(request.token_ids)
-            if n_tokens == request.min_length:
+            if n_tokens == request.min_length or request.matcher is not None:
                 self._write_allowed(request, changing.segment, changing.row, n_tokens)
             if not slots:
                 continue
@@ -172,19 +174,38 @@ class SampleWriter:
     def _write_allowed(
         self, request: GenerateRequest, segment: int, row: int, position: int
     ) -> None:
-        """The mask: allowed_token_ids, and no stop token before min_tokens."""
+        """The mask: the grammar, allowed_token_ids, and no stop token before min_tokens."""
         start = segment * self._arrays.n_words
-        values = self._arrays.rows[row]
         early = position < request.min_length and len(request.stop_ids) > 0
         allowed = request.params.allowed_token_ids
-        if not early and allowed is None:
-            values["allowed_start"] = -1
+        if request.matcher is None and not early and allowed is None:
+            self._arrays.rows["allowed_start"][row] = -1
             return
+        words = self._arrays.allowed[start : start + self._arrays.n_words]
+        if request.matcher is None:
+            words[:] = self._allowed(request, allowed, early)
+        else:
+            try:
+                request.matcher.write_mask(words.ctypes.data)
+            except SamplingError as error:
+                raise RequestFailedError(request, error) from error
+            if early or allowed is not None:
+                # A grammar that is complete allows nothing but the end: then min_tokens cannot be.
+                both = words & self._allowed(request, allowed, early)
+                words[:] = (
+                    both
+                    if both.any() or not early
+                    else words & self._allowed(request, allowed, False)
+                )
+        self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
+        self._arrays.rows["allowed_start"][row] = start
+
+    def _allowed(
+        self, request: GenerateRequest, allowed: tuple[int, ...] | None, early: bool
+    ) -> NDArray[np.uint32]:
+        """A bit for each row of logits: what the parameters allow."""
         bits = np.zeros(32 * self._arrays.n_words, np.uint8)
         bits[slice(None) if allowed is None else list(allowed)] = 1
         if early:
             bits[list(request.stop_ids)] = 0
-        mask = np.packbits(bits, bitorder="little").view(np.uint32)
-        self._arrays.allowed[start : start + self._arrays.n_words] = mask
-        self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
-        values["allowed_start"] = start
+        return np.packbits(bits, bitorder="little").view(np.uint32)

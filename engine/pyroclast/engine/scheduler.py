@@ -136,6 +136,7 @@ class Scheduler(Generic[R]):
             self.waiting.popleft()
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
+            request.n_cached = max(request.n_cached, request.n_computed)
             request.sibling = None
             self.running.append(request)
 
@@ -158,12 +159,13 @@ class Scheduler(Generic[R]):
         while i < len(self.running):
             request = self.running[i]
             i += 1
-            if len(request.token_ids) <= len(request.blocks) * block_size:
-                continue
-            while request.blocks and not self.pool.has_room(1):
-                steady = False
-                self._preempt_youngest()
-            if request.blocks:  # still running: it was not the youngest itself
+            # Mostly none, sometimes one; more where a grammar has forced many tokens.
+            while len(request.token_ids) > len(request.blocks) * block_size:
+                while request.blocks and not self.pool.has_room(1):
+                    steady = False
+                    self._preempt_youngest()
+                if not request.blocks:  # it was the youngest itself
+                    break
                 request.blocks += self.pool.take(1)
         return steady
 

@@ -10,8 +10,8 @@ from time import perf_counter
 
 from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.call import Call
-from pyroclast.engine.generate_request import GenerateRequest
-from pyroclast.engine.logits_processing import HostSampler, ProcessorError
+from pyroclast.engine.generate_request import GenerateRequest, RequestFailedError
+from pyroclast.engine.logits_processing import HostSampler
 from pyroclast.engine.outcome import Outcome
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.scheduler import Scheduler
@@ -78,7 +78,7 @@ class Stepper:
             try:
                 if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
-            except ProcessorError as failed:
+            except RequestFailedError as failed:
                 # Nothing has advanced: the others do the same step again.
                 self._fail([failed.request], failed.reason)
             except PyroclastError as error:
@@ -100,6 +100,7 @@ class Stepper:
                 if call.error is None:
                     request.emit(text, [])
         call.open.clear()
+        call.note()
         return freed
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
@@ -130,8 +131,12 @@ class Stepper:
             logprobs = None
             if request.logprobs is not None:
                 logprobs = self._outcome.note_logprobs(request, i)
+            new_ids = [token_id]
+            if request.n_forced:  # there is more than one token to compute
+                new_ids, self._steady = request.new_token_ids(token_id), None
+                self.scheduler.decodes_only = False
             if request.call.chunks is not None:
-                request.emit(text, [token_id], logprobs)
+                request.emit(text, new_ids, logprobs)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
@@ -156,9 +161,16 @@ class Stepper:
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
-            steady = [request for request in step if isinstance(request, GenerateRequest)]
+            steady = [
+                request
+                for request in step
+                if isinstance(request, GenerateRequest)
+                and request.n_computed + 1 == len(request.token_ids)
+            ]
             if len(steady) == len(step):
                 self._steady = steady
+            else:  # a grammar has forced tokens: there is more than one to compute
+                self.scheduler.decodes_only = False
 
     def _collect(self, step: list[ReadRequest], start_s: float) -> None:
         """Gives every request of the step what it got."""
@@ -196,6 +208,7 @@ class Stepper:
         self.scheduler.remove(requests)
         for request in requests:
             request.call.open.discard(request)
+            request.call.note()
 
     def _fail(self, requests: Iterable[ReadRequest], error: Exception) -> None:
         """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a

@@ -23,6 +23,7 @@ from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
+from pyroclast_kernels.norm import KINDS as NORM_KINDS
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.registry import get_op
 
@@ -65,6 +66,8 @@ class Decoder:
             weight=weights.token_embd,
             out=work.x,
             n_cols=config.d_model,
+            scale=1.0,
+            accumulate=0,
         )
         for table in work.rope_tables.values():
             ops.call(
@@ -174,6 +177,7 @@ class Decoder:
                 out_q8=buffers.ffn_out.q8,
                 d_ff=spec.ffn.d_ff,
                 **activation_arguments(spec.ffn),
+                gated=1,
             )
         for product in layer.w_down:
             self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)
@@ -217,10 +221,12 @@ class Decoder:
             rows=rows,
             x=self.work.x,
             weight=weight,
+            bias=None,
             out=out.values,
             out_q8=out.q8,
             d_model=self.config.d_model,
             eps=spec.eps,
+            kind=NORM_KINDS.index(spec.kind),
         )
 
     def _product(

@@ -19,6 +19,7 @@ from operator import index
 from typing import Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.structured import check_structured
 
 # (token ids so far: prompt and output, logits float32 (vocab_size,)) -> logits of the same shape;
 # the array may be changed in place and returned.
@@ -54,6 +55,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     allowed_token_ids: tuple[int, ...] | None = None  # None: all
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    # One of json (a schema), json_object (True), regex, choice (texts), grammar (Lark or GBNF).
+    structured: Mapping[str, Any] | None = None
+    skip_special_tokens: bool = True  # False: the text shows the names of control tokens
 
     def __new__(cls, *args: Any, **params: Any) -> SamplingParams:
         """Checks the names first, so that a misspelt one is a SamplingError with a hint."""
@@ -258,4 +262,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logit_bias": _biases,
     "allowed_token_ids": _optional(_some_token_ids),
     "logits_processors": _processors,
+    "structured": check_structured,
+    "skip_special_tokens": _flag,
 }

@@ -8,7 +8,7 @@ unknown, so that is an error too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn
@@ -17,15 +17,16 @@ import jinja2
 
 from pyroclast.errors import RequestError, TemplateError
 from pyroclast.text.content_parts import as_text, takes_parts
-from pyroclast.text.control_names import ControlNames
 from pyroclast.text.template_meter import MAX_INTEGER_BITS
 from pyroclast.text.template_sandbox import MeteredEnvironment
+from pyroclast.text.template_text import literal, plain, written
 
 _MAX_SOURCE_CHARS = 1 << 17  # the longest templates in use have about 30,000
 _MAX_DEPTH = 64
-# Marks control tokens that are spelt out in a message while the template runs.  A lone surrogate is
-# not a character, so no message can contain one, and none reaches the tokenizer.
-_MARK = "\ud800"
+# Templates write control tokens around a role, such as "<|" + role + "|>".  So these roles count as
+# the template's own words; any other role is a message's.
+_ROLES = """assistant context control developer documents environment function ipython
+    latest_reminder model observation system tool tool_call tool_response tools user"""
 
 
 class ChatTemplate:
@@ -37,7 +38,7 @@ class ChatTemplate:
         *,
         bos_token: str = "",
         eos_token: str = "",
-        control_tokens: Sequence[str] = (),
+        control_tokens: Iterable[str] = (),
     ) -> None:
         if not source:
             raise TemplateError(
@@ -48,8 +49,13 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template has {len(source)} characters; at most {_MAX_SOURCE_CHARS}"
             )
-        self._names = {"bos_token": bos_token, "eos_token": eos_token}
-        self._control_names = ControlNames(control_tokens)
+        self._names = {"bos_token": literal(bos_token), "eos_token": literal(eos_token)}
+        spelt = [name.casefold() for name in control_tokens if name]
+        self._roles = {
+            role: literal(role)
+            for role in _ROLES.split()
+            if not any(name in role for name in spelt)
+        }
         self._environment = MeteredEnvironment()
         self._environment.globals |= {
             "raise_exception": _raise_exception,
@@ -64,27 +70,19 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt as text, with the contents of the messages unchanged."""
-        return self._render(messages, add_generation_prompt, extra or {}, guard=False)
+        """The prompt as text."""
+        return self.render_written(messages, add_generation_prompt, extra)[0]
 
-    def render_parts(
+    def render_written(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
-    ) -> list[tuple[str, bool]]:
-        """The prompt as (text, whether control tokens in it are read as such).  They are where the
-        template wrote them, and not in text from a message.  One part if no message spells one."""
-        text = self._render(messages, add_generation_prompt, extra or {}, guard=True)
-        if _MARK not in text:
-            return [(text, True)]
-        parts: list[tuple[str, bool]] = []
-        end = 0
-        for start, name in self._control_names.unmarked(text, _MARK):
-            parts += [(text[end:start], False), (name, True)]
-            end = start + len(name)
-        parts.append((text[end:], False))
-        return [(part.replace(_MARK, ""), trusted) for part, trusted in parts if part]
+    ) -> tuple[str, bytes]:
+        """The prompt as text, and a byte for each of its characters: 1 where the template wrote it,
+        0 where a message or an argument did, or where that is not known."""
+        text = self._render(messages, add_generation_prompt, extra or {})
+        return plain(text), written(text)
 
     def _compile(self, source: str) -> jinja2.Template:
         try:
@@ -103,17 +101,18 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
         extra: Mapping[str, Any],
-        guard: bool,
     ) -> str:
         _check_messages(messages)
         if clash := extra.keys() & {"messages", "add_generation_prompt"}:
             raise RequestError(f"{sorted(clash)} are set by the call itself")
         size = _Size()
-        values = {key: self._copy(value, key, size, guard) for key, value in extra.items()}
+        values = {key: self._copy(value, key, size) for key, value in extra.items()}
         copied = [
-            self._copy(self._with_text(message, f"messages[{i}]"), f"messages[{i}]", size, guard)
+            self._copy(self._with_text(message, f"messages[{i}]"), f"messages[{i}]", size)
             for i, message in enumerate(messages)
         ]
+        for message in copied:
+            message["role"] = self._roles.get(message["role"], message["role"])
         self._environment.start_meter(size.units)
         try:
             return self._template.render(
@@ -128,15 +127,14 @@ class ChatTemplate:
             reason = f"{type(error).__name__}: {error}"[:500]
             raise TemplateError(f"the chat template failed{line}: {reason}") from error
 
-    def _copy(self, value: Any, where: str, size: _Size, guard: bool, depth: int = 0) -> Any:
+    def _copy(self, value: Any, where: str, size: _Size, depth: int = 0) -> Any:
         """A copy of a JSON value, so that the template sees nothing else; adds up its size."""
         if depth > _MAX_DEPTH:
             raise RequestError(f"{where} is nested more than {_MAX_DEPTH} deep")
         size.units += 8
         if isinstance(value, str):
             size.units += len(value)
-            text = _valid(value, where)
-            return self._control_names.marked(text, _MARK) if guard else text
+            return plain(_valid(value, where))
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
             raise RequestError(
                 f"{where} is a number of {value.bit_length()} bits; at most {MAX_INTEGER_BITS}"
@@ -145,18 +143,22 @@ class ChatTemplate:
             return value
         if isinstance(value, Mapping):
             return {
-                key: self._copy(item, f"{where}[{key!r}]", size, guard, depth + 1)
+                self._key(key, where, size): self._copy(item, f"{where}[{key!r}]", size, depth + 1)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
             return [
-                self._copy(item, f"{where}[{i}]", size, guard, depth + 1)
-                for i, item in enumerate(value)
+                self._copy(item, f"{where}[{i}]", size, depth + 1) for i, item in enumerate(value)
             ]
         raise RequestError(
             f"{where} is a {type(value).__name__}; messages and template arguments are JSON "
             "values: dict, list, str, numbers, bool, None"
         )
+
+    def _key(self, key: object, where: str, size: _Size) -> Any:
+        if isinstance(key, str | int | float | None):
+            return self._copy(key, f"a key of {where}", size)
+        raise RequestError(f"{where} has the key {key!r:.80}; the keys of JSON values are strings")
 
     @cached_property
     def _takes_parts(self) -> bool:

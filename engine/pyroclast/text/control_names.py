@@ -16,9 +16,9 @@ class ControlNames:
         firsts = "".join(sorted({re.escape(name[0]) for name in self._names}))
         self._first = re.compile(f"[{firsts}]" if firsts else r"(?!)")
 
-    def at(self, text: str, start: int) -> str:
-        """The longest name that begins at this place; "" if none does."""
-        rest = text[start : start + self._longest]
+    def at(self, text: str, start: int, stop: int) -> str:
+        """The longest name that begins at this place and ends before `stop`; "" if none does."""
+        rest = text[start : min(stop, start + self._longest)]
         while rest and (i := bisect_right(self._names, rest)):
             name = self._names[i - 1]
             if rest.startswith(name):
@@ -28,31 +28,13 @@ class ControlNames:
             rest = rest[:n_common]  # any shorter name is a beginning of this
         return ""
 
-    def marked(self, text: str, mark: str) -> str:
-        """The text with a mark before each name in it, also one that only the next text completes:
-        each character of an end that begins a name is marked."""
-        end = self._beginning(text)
-        pieces, last = [], 0
-        for match in self._first.finditer(text, 0, end):
-            if self.at(text, match.start()):
-                pieces.append(text[last : match.start()])
-                last = match.start()
-        return mark.join([*pieces, text[last:end]]) + "".join(mark + char for char in text[end:])
-
-    def unmarked(self, text: str, mark: str) -> Iterator[tuple[int, str]]:
-        """The names in a text that have no mark before them: (place, name), from left to right."""
-        end = 0
-        for match in self._first.finditer(text):
-            start = match.start()
-            if start >= end and text[start - 1 : start] != mark and (name := self.at(text, start)):
-                yield start, name
-                end = start + len(name)
-
-    def _beginning(self, text: str) -> int:
-        """Where the longest end of the text starts that is the beginning of a longer name."""
-        for start in range(max(0, len(text) - self._longest + 1), len(text)):
-            end = text[start:]
-            i = bisect_right(self._names, end)
-            if i < len(self._names) and self._names[i].startswith(end):
-                return start
-        return len(text)
+    def found(self, text: str, written: bytes) -> Iterator[tuple[int, str]]:
+        """The names in the characters that `written` marks with 1: (place, name), from left to
+        right, the longest first.  A name that has one other character in it is none."""
+        for run in re.finditer(b"\1+", written):
+            end = run.start()
+            for match in self._first.finditer(text, run.start(), run.end()):
+                start = match.start()
+                if start >= end and (name := self.at(text, start, run.end())):
+                    yield start, name
+                    end = start + len(name)

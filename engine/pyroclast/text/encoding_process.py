@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from pyroclast.errors import TokenizerError
@@ -26,15 +27,24 @@ _CHARS_PER_SECOND = 100_000  # a tenth of what a linear pattern does
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from tokenizers import Tokenizer
-text = json.loads(sys.stdin.readline())
-tokenizers = [Tokenizer.from_str(text) for _ in range(2)]
-tokenizers[1].encode_special_tokens = True
+from tokenizers import AddedToken, Tokenizer
+source = json.loads(sys.stdin.readline())
+full, plain = Tokenizer.from_str(source), None
 print("true", flush=True)
 for line in sys.stdin:
-    text, plain, added = json.loads(line)
+    text, names, cut, added = json.loads(line)
     try:
-        answer = tokenizers[plain].encode(text, add_special_tokens=added).ids
+        if names is None:
+            answer = full.encode(text, add_special_tokens=added).ids
+        else:
+            if plain is None:
+                plain = Tokenizer.from_str(source)
+                plain.add_special_tokens(names)
+                plain.encode_special_tokens = True
+                plain.add_tokens([AddedToken(cut, normalized=False)])
+            cut_id = plain.token_to_id(cut)
+            ids = plain.encode(text, add_special_tokens=added).ids
+            answer = [-1 if i == cut_id else i for i in ids]
     except BaseException as error:
         answer = str(error)[:300] or type(error).__name__
     print(json.dumps(answer), flush=True)
@@ -51,16 +61,18 @@ class EncodingProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
 
-    def encode(self, text: str, plain: bool, add_special_tokens: bool) -> list[int]:
-        """text -> token ids; `plain` reads no control tokens.  A TokenizerError past the
-        deadline."""
+    def encode(
+        self, text: str, plain: Sequence[str] | None, cut: str, add_special_tokens: bool
+    ) -> list[int]:
+        """text -> token ids.  `plain`: names of tokens that are not read, and then -1 stands for
+        `cut`.  A TokenizerError past the deadline."""
         seconds = _SECONDS + len(text) / _CHARS_PER_SECOND
         if self._owner != os.getpid():  # in a forked process the lock may be held for ever
             self._lock, self._child, self._owner = threading.Lock(), None, os.getpid()
         with self._lock:
             try:
                 child = self._started()
-                answer = _ask(child, [text, int(plain), add_special_tokens], seconds)
+                answer = _ask(child, [text, plain, cut, add_special_tokens], seconds)
             except BaseException as error:
                 self._end()
                 if isinstance(error, TimeoutError):

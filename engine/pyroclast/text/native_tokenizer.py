@@ -7,7 +7,8 @@ BaseException, which `except Exception` does not catch.  A KeyboardInterrupt pas
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pyroclast.errors import TokenizerError
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
     from pyroclast.text.encoding_process import EncodingProcess
+
+# Stands for a control token in a text of which nothing else may become one.  Nobody can spell it:
+# it is another one in each process.
+CUT = f"\ufdd0{secrets.token_hex(16)}\ufdd1"
+CUT_ID = -1
 
 _MAX_REASON_CHARS = 300  # a native message may quote the whole file
 
@@ -47,15 +53,19 @@ class NativeTokenizer:
     """A `tokenizers.Tokenizer` whose every call is guarded.  Safe to use from several threads.
 
     `process` is where texts are encoded that this process may not be able to finish; `plain` reads
-    no control tokens.
+    no control tokens, and gives CUT_ID for each CUT.
     """
 
     def __init__(
-        self, backend: Backend, process: EncodingProcess | None = None, *, plain: bool = False
+        self,
+        backend: Backend,
+        process: EncodingProcess | None = None,
+        plain: Sequence[str] | None = None,
     ) -> None:
         self.backend = backend
         self.process = process
         self._plain = plain
+        self._cut_id = None if plain is None else self.token_to_id(CUT)
 
     @classmethod
     def from_json(cls, text: str, what: str) -> NativeTokenizer:
@@ -73,7 +83,7 @@ class NativeTokenizer:
             raise TokenizerError(f"text must be a str, got {type(text).__name__}")
         try:
             if self.process is not None:
-                return self.process.encode(text, self._plain, add_special_tokens)
+                return self.process.encode(text, self._plain, CUT, add_special_tokens)
             return call_native("the text cannot be encoded", self._encode, text, add_special_tokens)
         except TokenizerError:
             _check_unicode(text)
@@ -81,7 +91,8 @@ class NativeTokenizer:
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        cut = self._cut_id
+        return ids if cut is None else [CUT_ID if i == cut else i for i in ids]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, added tokens among them."""
@@ -115,14 +126,27 @@ class NativeTokenizer:
             return None
         return json.loads(call_native(f"the {part} cannot be read", component.__getstate__))
 
-    def without_control_tokens(self) -> NativeTokenizer:
-        """A tokenizer over the same model (shared, not copied) that reads no control tokens."""
+    def unknown_token(self) -> str | None:
+        """What a character becomes that the vocabulary does not have."""
+        token = getattr(self.backend.model, "unk_token", None)
+        return token if isinstance(token, str) else None
+
+    def model_ids(self, word: str) -> list[int]:
+        """The ids of a word in the vocabulary's own spelling."""
+        tokens = call_native("a word cannot be encoded", self.backend.model.tokenize, word)
+        return [token.id for token in tokens]
+
+    def without_control_tokens(self, names: Iterable[str]) -> NativeTokenizer:
+        """A tokenizer over the same model (shared, not copied) that reads no tokens of these names.
+        It gives CUT_ID for each CUT."""
+        names = tuple(names)
         what = "a tokenizer without control tokens cannot be made"
-        backend = call_native(what, _without_control_tokens, self.backend)
-        return NativeTokenizer(backend, self.process, plain=True)
+        backend = call_native(what, _without_control_tokens, self.backend, names)
+        return NativeTokenizer(backend, self.process, names)
 
 
-def _without_control_tokens(backend: Backend) -> Backend:
+def _without_control_tokens(backend: Backend, names: Sequence[str]) -> Backend:
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as BackendType
 
     plain = BackendType(backend.model)
@@ -136,7 +160,9 @@ def _without_control_tokens(backend: Backend) -> Backend:
     if any(plain.token_to_id(token.content) != token_id for token_id, token in added):
         # Ids with gaps do not survive being added again.
         plain = BackendType.from_str(backend.to_str())
+    plain.add_special_tokens(list(names))
     plain.encode_special_tokens = True
+    plain.add_tokens([AddedToken(CUT, normalized=False)])
     return plain
 
 

@@ -118,7 +118,7 @@ class Meter:
 
     def hashed(self, keys: list[Any]) -> None:
         """Refuse keys that could all collide: strings cannot, because their hash is randomised."""
-        others = [key for key in keys if type(key) is not str]
+        others = [key for key in keys if not isinstance(key, str)]
         self.allow_pairs(len(others), self.bound(others))
 
     def text(self, value: object) -> str:

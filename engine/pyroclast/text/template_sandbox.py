@@ -10,22 +10,20 @@ TemplateError.  Only the filters and methods that chat templates use exist.
 from __future__ import annotations
 
 import functools
-import json
-import re
 import threading
 from collections.abc import Callable
 from types import GeneratorType
 from typing import Any, NoReturn
 
-import markupsafe
-from jinja2 import Environment, Template, pass_context
+from jinja2 import Environment, Template, nodes, pass_context
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import LoopControlExtension
-from jinja2.filters import make_attrgetter
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pyroclast.errors import TemplateError
+from pyroclast.text.template_filters import OwnFilters, allow_format
 from pyroclast.text.template_meter import SLOT_UNITS, Meter
 from pyroclast.text.template_syntax import GenerationTag, write_meter
 from pyroclast.text.template_table import (
@@ -39,14 +37,31 @@ from pyroclast.text.template_table import (
     Cost,
     is_listed,
 )
+from pyroclast.text.template_text import (
+    METHODS,
+    TemplateText,
+    filled,
+    formatted,
+    joined,
+    literal,
+    repeated,
+)
 
-_MAX_INDENT = 64
 _MAX_CALLS_IN_CALLS = 200  # macros and recursive loops; those in use nest some ten deep
 _CONTEXTS = (Context, EvalContext, Environment)  # what jinja2 itself passes to filters and tests
-# A format field may pad to 999 characters.
-_FIELD_UNITS = 1000
-_NOT_ASCII = re.compile("[\u0080-\ud7ff\ue000-\U0010ffff]+")
-_WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)|\{[^{}:]*:[^{}]*(?:\d{4}|\{)")
+
+
+class _LiteralCode(CodeGenerator):
+    """Python code in which the template's own strings are TemplateTexts."""
+
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802
+        if not isinstance(node.value, str):
+            super().visit_Const(node, frame)
+            return
+        assert isinstance(self.environment, MeteredEnvironment)
+        literals = self.environment.literals
+        self.write(f"environment.literals[{len(literals)}]")
+        literals.append(literal(node.value))
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
@@ -54,6 +69,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
     sets the calling thread's meter, so several threads can render at once."""
 
     intercepted_binops = frozenset((*OPERATORS, "%"))
+    code_generator_class = _LiteralCode
+    concat = staticmethod(joined)  # of outputs, macros and blocks
 
     def __init__(self) -> None:
         super().__init__(
@@ -63,8 +80,10 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             finalize=pass_context(lambda _context, value: self.meter.text(value)),
             extensions=[LoopControlExtension, GenerationTag],
         )
+        self.literals: list[TemplateText] = []
         self._local = threading.local()
-        filters: dict[str, Any] = dict(self.filters) | self._own_filters()
+        self._own = OwnFilters(self, lambda: self.meter)
+        filters: dict[str, Any] = dict(self.filters) | self._own.table()
         self.filters.clear()
         for name, cost in FILTERS.items():
             prints = name not in PASSING_FILTERS
@@ -131,13 +150,19 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """str.format, with the size of the result checked first."""
-        wrapped = super().wrap_str_format(value)
-        if wrapped is None:
+        if super().wrap_str_format(value) is None:
             return None
+        pattern, of_map = value.__self__, value.__name__ == "format_map"
+
+        def fill(text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+            wrapped = super(MeteredEnvironment, self).wrap_str_format(getattr(text, value.__name__))
+            assert wrapped is not None
+            return wrapped(*args, **kwargs)
 
         def metered(*args: Any, **kwargs: Any) -> str:
-            self._allow_format(value.__self__, (args, kwargs))
-            return wrapped(*args, **kwargs)
+            allow_format(self.meter, pattern, (args, kwargs))
+            named = args[0] if of_map and args and isinstance(args[0], dict) else kwargs
+            return filled(pattern, args, named, lambda text: fill(text, args, kwargs))
 
         return metered
 
@@ -150,9 +175,11 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             methods = STR_METHODS if isinstance(owner, str) else LIST_METHODS
             __self.meter.allow_cost(methods[__obj.__name__], owner, (*args, *kwargs.values()))
         if isinstance(owner, str) and __obj.__name__ == "join":
-            return __self._join(args[0], owner)
+            return __self._own.join(args[0], owner)
         if isinstance(owner, str) and __obj.__name__ == "replace":
-            return __self._replace(owner, *args)
+            return __self._own.replace(owner, *args)
+        if isinstance(owner, TemplateText) and __obj.__name__ in METHODS:
+            return __self._own.method(owner, __obj.__name__, args, kwargs)
         local.n_calls += 1
         if local.n_calls > _MAX_CALLS_IN_CALLS:
             raise TemplateError(f"the chat template nests more than {_MAX_CALLS_IN_CALLS} calls")
@@ -163,12 +190,20 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator of arithmetic, with the size of the result foreseen."""
         if operator == "%" and isinstance(left, str):
-            self._allow_format(left, right)
+            allow_format(self.meter, left, right)
         elif operator in ("*", "**"):
             self._allow_product(operator, left, right)
         for value in (left, right):
             if operator in OPERATORS and not isinstance(value, OPERATORS[operator]):
                 raise TypeError(f"{operator} of a {type(value).__name__}")
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            return self.meter.made(joined((left, right)))
+        if operator == "*" and isinstance(left, str) and isinstance(right, int):
+            return self.meter.made(repeated(left, right))
+        if operator == "*" and isinstance(left, int) and isinstance(right, str):
+            return self.meter.made(repeated(right, left))
+        if operator == "%" and isinstance(left, str):
+            return self.meter.made(formatted(left, right))
         return self.meter.made(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -185,81 +220,6 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         for sequence, times in ((left, right), (right, left)):
             if isinstance(sequence, str | list | tuple) and isinstance(times, int):
                 self.meter.allow(SLOT_UNITS * len(sequence) * max(times, 0))
-
-    def _allow_format(self, pattern: str, values: object) -> None:
-        if _WIDE_FIELD.search(pattern):
-            raise TemplateError(f"the chat template formats with a width or *: {pattern[:80]!r}")
-        units = self.meter.bound(values, printable=True)
-        n_fields = pattern.count("{") + pattern.count("%")
-        self.meter.allow(len(pattern) + n_fields * (units + _FIELD_UNITS))
-
-    def _own_filters(self) -> dict[str, Callable[..., Any]]:
-        """Filters whose jinja2 versions could produce more than the size of their arguments."""
-
-        def escape(value: object) -> str:
-            return str(markupsafe.escape(self.meter.text(value)))
-
-        def percent(pattern: object, *args: Any, **kwargs: Any) -> str:
-            text = self.meter.text(pattern)
-            self._allow_format(text, kwargs or args)
-            return text % (kwargs or args)
-
-        return {
-            "e": escape,
-            "escape": escape,
-            "format": percent,
-            "indent": self._indent,
-            "join": self._join,
-            "replace": self._replace,
-            "safe": str,
-            "string": str,
-            "tojson": self._tojson,
-        }
-
-    def _join(self, values: Any, d: str = "", attribute: str | None = None) -> str:
-        if attribute is not None:
-            values = map(make_attrgetter(self, attribute), values)
-        texts = [self.meter.text(value) for value in values]
-        self.meter.allow(len(d) * len(texts))
-        return str(self.meter.made(d.join(texts)))
-
-    def _replace(self, value: object, old: str, new: str, count: int | None = None) -> str:
-        text = self.meter.text(value)
-        self.meter.allow(len(text) + text.count(old) * len(new))
-        return str(self.meter.made(text.replace(old, new, -1 if count is None else count)))
-
-    def _indent(
-        self, value: object, width: int | str = 4, first: bool = False, blank: bool = False
-    ) -> str:
-        margin = " " * min(width, _MAX_INDENT) if isinstance(width, int) else width[:_MAX_INDENT]
-        lines = self.meter.text(value).split("\n")
-        self.meter.allow(SLOT_UNITS * len(lines) * len(margin))
-        padded = [margin + line if line or blank else line for line in lines]
-        return "\n".join([padded[0] if first else lines[0], *padded[1:]])
-
-    def _tojson(
-        self,
-        value: object,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        if indent is not None and not 0 <= indent <= _MAX_INDENT:
-            raise TemplateError(f"tojson: indent must be 0..{_MAX_INDENT}, got {indent}")
-        encoder = json.JSONEncoder(
-            ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
-        )
-        separator_units = sum(map(len, separators or ()))
-        self.meter.allow(separator_units * self.meter.bound(value, printable=True))
-        text = "".join(self.meter.drained(encoder.iterencode(value)))
-        if ensure_ascii:  # all but lone surrogates, which chat.py marks places with
-            return _NOT_ASCII.sub(self._ascii, text)
-        return text
-
-    def _ascii(self, match: re.Match[str]) -> str:
-        self.meter.spend(len(match[0]))
-        return json.dumps(match[0])[1:-1]
 
     def _dict(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         pairs = args and not isinstance(args[0], dict)
@@ -287,4 +247,4 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def meter_concat(self, *values: Any) -> str:
         """The operands of ~."""
-        return "".join([self.meter.text(value) for value in values])
+        return joined([self.meter.text(value) for value in values])

@@ -19,7 +19,7 @@ from pyroclast.text.vocab import SPACE, Vocabulary, byte_level_alphabet
 
 if TYPE_CHECKING:
     from pyroclast.text.chat import ChatTemplate
-    from pyroclast.text.native_tokenizer import NativeTokenizer
+    from pyroclast.text.written_encoder import WrittenEncoder
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -28,22 +28,29 @@ class Tokenizer:
     """One model's vocabulary, rules for splitting text, special tokens and chat template.
 
     Make one with `from_gguf`, `from_gguf_metadata` or `from_folder`.  Safe to use from several
-    threads.  `bos_token_id` is None where the model has none; `eos_token_ids` are all the tokens
-    that end an answer (end of text, end of turn); `chat_template` is the Jinja source or None.
+    threads.  `bos_token_id` is None where the model has none; `eos_token_id` is the one that the
+    file names as end of text, and `eos_token_ids` are all the tokens that end an answer (end of
+    text, end of turn); `chat_template` is the Jinja source or None.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._backend = vocabulary.backend
-        self._plain: NativeTokenizer | None = None
+        self._encoder: WrittenEncoder | None = None
         self._lock = threading.Lock()
         self._bytes: list[bytes | None] = [None] * vocabulary.size
         self._alphabet = byte_level_alphabet()
         self._chat: ChatTemplate | None = None
         self.vocab_size: int = vocabulary.size
         self.bos_token_id: int | None = vocabulary.bos_token_id
+        self.eos_token_id: int | None = vocabulary.eos_token_id
         self.eos_token_ids: frozenset[int] = vocabulary.eos_token_ids
         self.chat_template: str | None = vocabulary.chat_template
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """The control tokens: those that `decode` skips."""
+        return frozenset(self._vocabulary.special_ids)
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
@@ -81,11 +88,13 @@ class Tokenizer:
         a control token that is spelt out in the text, such as "<|im_end|>", becomes that token.
         Pass parse_special=False for untrusted text: its characters then stay ordinary ones.
         """
-        backend = self._backend if parse_special else self._plain_backend()
-        ids = backend.encode(text)
-        lossy = self._vocabulary.lossy_bytes
-        if lossy and (lost := lossy.intersection(text.encode())):
-            raise TokenizerError(f"this vocabulary has no token for the byte 0x{min(lost):02x}")
+        if parse_special:
+            ids = self._backend.encode(text)
+            lossy = self._vocabulary.lossy_bytes
+            if lossy and (lost := lossy.intersection(text.encode())):
+                raise TokenizerError(f"this vocabulary has no token for the byte 0x{min(lost):02x}")
+        else:
+            ids = self._written_encoder().encode(text)
         if not add_special_tokens:
             return ids
         return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
@@ -137,15 +146,12 @@ class Tokenizer:
     ) -> list[int]:
         """Messages -> the prompt as ids, with one BOS, whether the template writes it or not.
 
-        Control tokens count where the template writes them; inside a message's content they are
-        plain text, so that nobody can end a turn or open another by spelling a token out.
+        Control tokens count where the template writes them.  What a message or another argument
+        says is plain text, so nobody can end a turn or open another by spelling a token out.
         """
-        parts = self._chat_template().render_parts(messages, add_generation_prompt, kwargs)
-        ids = [
-            token_id
-            for text, trusted in parts
-            for token_id in self.encode(text, add_special_tokens=False, parse_special=trusted)
-        ]
+        template = self._chat_template()
+        text, written = template.render_written(messages, add_generation_prompt, kwargs)
+        ids = self._written_encoder().encode(text, written)
         prefix = list(self._vocabulary.prefix_ids)
         return ids if ids[: len(prefix)] == prefix else prefix + ids
 
@@ -154,24 +160,25 @@ class Tokenizer:
             from pyroclast.text.chat import ChatTemplate
 
             vocabulary = self._vocabulary
-            added = self._backend.added_tokens()
             self._chat = ChatTemplate(
                 self.chat_template,
                 bos_token=self._name(vocabulary.bos_token_id),
                 eos_token=self._name(vocabulary.eos_token_id),
-                control_tokens=[token.content for token in added.values() if token.special],
+                control_tokens=self._written_encoder().control_names,
             )
         return self._chat
 
     def _name(self, token_id: int | None) -> str:
         return "" if token_id is None else self._vocabulary.token_text(token_id) or ""
 
-    def _plain_backend(self) -> NativeTokenizer:
-        """The same model, which takes the names of control tokens for ordinary text."""
+    def _written_encoder(self) -> WrittenEncoder:
+        """The same vocabulary, which takes the names of control tokens for ordinary text."""
         with self._lock:
-            if self._plain is None:
-                self._plain = self._backend.without_control_tokens()
-            return self._plain
+            if self._encoder is None:
+                from pyroclast.text.written_encoder import WrittenEncoder
+
+                self._encoder = WrittenEncoder(self._vocabulary)
+            return self._encoder
 
     def _join(self, ids: Iterable[int], skip_special_tokens: bool, continuation: bool) -> bytes:
         skipped = self._vocabulary.special_ids if skip_special_tokens else frozenset()

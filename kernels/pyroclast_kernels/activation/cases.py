@@ -21,12 +21,12 @@ _EXTREMES = np.array(
 
 
 def _glu(
-    shape: tuple[int, int], activation: str, quantized: bool, gates: float | Array
+    shape: tuple[int, int], activation: str, quantized: bool, gates: float | Array, gated: bool
 ) -> Arguments:
     """gates: their scale, or the gates of every token."""
     n_tokens, d_ff = shape
     rng = np.random.default_rng([n_tokens, d_ff])
-    gate_up = rng.standard_normal((n_tokens + 1, 2 * d_ff)).astype(np.float32)
+    gate_up = rng.standard_normal((n_tokens + 1, (1 + gated) * d_ff)).astype(np.float32)
     if isinstance(gates, float):
         gate_up[:, :d_ff] *= np.float32(gates)
     else:
@@ -38,6 +38,7 @@ def _glu(
         "out_q8": np.zeros((n_tokens + 1, d_ff // BLOCK), Q8_BLOCK) if quantized else None,
         "d_ff": d_ff,
         "activation": ACTIVATIONS.index(activation),
+        "gated": int(gated),
     }
 
 
@@ -47,19 +48,24 @@ def steps_of(gate: Array, activation: int) -> Array | float:
     if ACTIVATIONS[activation] == "gelu_tanh":
         bound: Array = 12 + 6 * np.minimum(0.8 * (g + 0.044715 * g**3), 45.0)
         return bound
-    return 12 + g * g / 4 if ACTIVATIONS[activation] == "gelu" else 8.0
+    if ACTIVATIONS[activation] == "gelu":
+        return 12 + g * g / 4
+    return {"silu": 8.0, "relu": 1.0, "relu2": 2.0}[ACTIVATIONS[activation]]
 
 
 _REASONS = {
     "silu": "an exponential of 2 ulp, a sum, a quotient, a product; e^88 and more is infinite",
     "gelu_tanh": "as silu of 2u; the exponent is rounded four times, |2u| 2^-24 each",
     "gelu": "e^(-g^2 / 2) with g^2 rounded, a polynomial of 3 ulp, an exponential of 2, products",
+    "relu": "a product",
+    "relu2": "two products",
 }
 
 
 def _bound(arguments: Arguments, expected: Array) -> Array:
     d_ff, activation = arguments["d_ff"], arguments["activation"]
     gate, up = arguments["gate_up"][:, :d_ff], arguments["gate_up"][:, d_ff:]
+    up = up if arguments["gated"] else np.float32(1)
     steps = np.nan_to_num(steps_of(gate, activation))
     # Below 1e-36 the share of a gate may be taken for 0, and 1 + erf may cancel in float64.
     cancelled = 2.0**-52 * np.nan_to_num(np.abs(gate.astype(np.float64) * up), posinf=0.0)
@@ -74,18 +80,19 @@ def _case(
     quantized: bool,
     gates: float | Array = 1.0,
     suffix: str = "",
+    gated: bool = True,
 ) -> Case:
     kind = f"-{activation}" * (activation != "silu")
     return Case(
         op="glu",
         format="f32",
-        name=f"{n}x{d_ff}{kind}" + "-q8" * quantized + suffix,
-        make=lambda: _glu((n, d_ff), activation, quantized, gates),
+        name=f"{n}x{d_ff}{kind}" + "-q8" * quantized + "-ungated" * (not gated) + suffix,
+        make=lambda: _glu((n, d_ff), activation, quantized, gates, gated),
         outputs=("out", "out_q8"),
         bound=_bound,
         reason=_REASONS[activation],
         flops=5 * n * d_ff,
-        bytes=12 * n * d_ff,
+        bytes=(12 if gated else 8) * n * d_ff,
     )
 
 
@@ -132,6 +139,9 @@ CASES = [
             _case(64, 1536, activation, True),
             _case(2, 45, activation, False, _EXTREMES, "-extremes"),
             _case(2, 64, activation, True, _EXTREMES, "-extremes"),
+            _case(3, 45, activation, False, gated=False),
+            _case(17, 96, activation, True, gated=False),
+            _case(2, 45, activation, False, _EXTREMES, "-extremes", gated=False),
         )
     ),
 ]
@@ -141,4 +151,5 @@ BENCH_CASES = [
     *(_quantize_case(n, d) for n in (1, 512) for d in (2048, 8192)),
     *(_case(n, 8192, "silu", quantized) for n in (1, 512) for quantized in (False, True)),
     *(_case(n, 8192, activation, True) for n in (1, 512) for activation in ACTIVATIONS[1:]),
+    *(_case(n, 8192, "gelu_tanh", True, gated=False) for n in (1, 512)),
 ]

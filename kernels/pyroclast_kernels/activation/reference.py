@@ -53,14 +53,30 @@ def gelu(x: Array) -> Array:
     return y
 
 
-_FUNCTIONS = dict(zip(ACTIVATIONS, (silu, gelu_tanh, gelu), strict=True))
+def relu(x: Array) -> Array:
+    """x where it is positive, else 0; NaN stays NaN, -0 stays -0."""
+    return np.where(x < 0, x.dtype.type(0), x)
+
+
+def relu2(x: Array) -> Array:
+    """relu(x)^2  (So et al. 2021)."""
+    return np.square(relu(x))
+
+
+_FUNCTIONS = dict(zip(ACTIVATIONS, (silu, gelu_tanh, gelu, relu, relu2), strict=True))
+
+
+def activated(x: Array, activation: int) -> Array:
+    """ACTIVATIONS[activation](x) in the type of x.  No warnings: an exponential may overflow, and
+    the NaN of an x of -inf is found at the logits."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _FUNCTIONS[ACTIVATIONS[activation]](x)
 
 
 def gated(gate: Array, up: Array, activation: int) -> Array:
-    """float32 ACTIVATIONS[activation](gate) * up.  No warnings: an exponential may overflow, and
-    the NaN of a gate of -inf is found at the logits."""
+    """float32 ACTIVATIONS[activation](gate) * up."""
     with np.errstate(over="ignore", invalid="ignore"):
-        y: Array = _FUNCTIONS[ACTIVATIONS[activation]](gate) * up
+        y: Array = activated(gate, activation) * up
     return y
 
 
@@ -71,13 +87,20 @@ def glu(
     out_q8: Array | None,
     d_ff: int,
     activation: int,
+    gated: int,
 ) -> None:
     """out[t, i] = f(gate[t, i]) * up[t, i], f = ACTIVATIONS[activation]: a gated linear unit
-    (Shazeer 2020; SwiGLU with silu, GeGLU with gelu).
+    (Shazeer 2020; SwiGLU with silu, GeGLU with gelu).  With gated 0 there is no up, and
+    out[t, i] = f(gate[t, i]).
 
-    n_tokens int64 (1,); gate_up float32 (max_batch_tokens, 2 * d_ff), the gate first; out
-    float32 (max_batch_tokens, d_ff) and out_q8 Q8_BLOCK (max_batch_tokens, d_ff // 32) are both
-    optional.  A gate of +inf gives inf, one of -inf or NaN gives NaN.
+    n_tokens int64 (1,); gate_up float32 (max_batch_tokens, 2 * d_ff), the gate first, or, with
+    gated 0, (max_batch_tokens, d_ff); out float32 (max_batch_tokens, d_ff) and out_q8 Q8_BLOCK
+    (max_batch_tokens, d_ff // 32) are both optional.  A gate of +inf gives inf, one of -inf gives
+    NaN (0 with relu and relu2), one of NaN gives NaN.
     """
     t = int(n_tokens[0])
-    q8_blocks.put(gated(gate_up[:t, :d_ff], gate_up[:t, d_ff:], activation), out, out_q8)
+    y = activated(gate_up[:t, :d_ff], activation)
+    if gated:
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = y * gate_up[:t, d_ff:]
+    q8_blocks.put(y, out, out_q8)

@@ -1,4 +1,4 @@
-"""Cases of `embed`."""
+"""Cases of `embed`: every format as it is, and with a factor, and added to what is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pyroclast_kernels.weights.blocks import LAYOUTS
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
 
 
-def _embed(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Arguments:
+def _embed(
+    n_tokens: int, format: str, vocab_size: int, n_cols: int, scale: float, accumulate: int
+) -> Arguments:
     rng = np.random.default_rng(n_tokens)
     weight = PackedWeight.empty(format, vocab_size, n_cols)
     pack_rows(raw_rows(rng, vocab_size, n_cols, format), weight, 0)
@@ -26,18 +28,28 @@ def _embed(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Argument
         "weight": weight,
         "out": rng.standard_normal((n_tokens + 1, n_cols)).astype(np.float32),
         "n_cols": n_cols,
+        "scale": scale,
+        "accumulate": accumulate,
     }
 
 
-def _case(n_tokens: int, format: str, vocab_size: int, n_cols: int) -> Case:
+def _case(
+    n_tokens: int,
+    format: str,
+    vocab_size: int,
+    n_cols: int,
+    scale: float = 1.0,
+    accumulate: int = 0,
+) -> Case:
+    options = f"-scale{scale:g}" * (scale != 1) + "-accumulate" * accumulate
     return Case(
         op="embed",
         format=format,
-        name=f"{n_tokens}x{vocab_size}x{n_cols}",
-        make=lambda: _embed(n_tokens, format, vocab_size, n_cols),
+        name=f"{n_tokens}x{vocab_size}x{n_cols}{options}",
+        make=lambda: _embed(n_tokens, format, vocab_size, n_cols, scale, accumulate),
         outputs=("out",),
         bound=lambda arguments, expected: 0.0,
-        reason="one product and at most one sum per value, in the order of the format's definition",
+        reason="each product and sum is rounded, in the order of the contract and of the format",
         bytes=n_tokens * (formats.row_bytes(n_cols, format) + 4 * n_cols),
     )
 
@@ -56,6 +68,8 @@ def _bench(n_tokens: int, format: str, n_rows: int, n_cols: int) -> Arguments:
         "weight": bench_weight(format, n_rows, n_cols),
         "out": np.zeros((n_tokens, n_cols), np.float32),
         "n_cols": n_cols,
+        "scale": 1.0,
+        "accumulate": 0,
     }
 
 
@@ -71,4 +85,8 @@ CASES = [
     _case(n, f, v, n_headers * _columns(f))
     for f in FORMATS
     for n, v, n_headers in [(1, 17, 1), (9, 50, 5)]
+] + [
+    _case(3, f, 20, 2 * _columns(f), scale, accumulate)
+    for f in FORMATS
+    for scale, accumulate in [(45.25483, 0), (1.0, 1), (0.3, 1)]
 ]

@@ -1,4 +1,5 @@
-// embed: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
+// embed: out[t] = scale * row token_ids[t] of a packed weight, dequantized to float32, or added to
+// what out[t] holds.
 // One token per item; a row is one lane of its group, so the reads are strided: a few microseconds.
 #include "matmul/cpp/superblocks.h"
 
@@ -10,10 +11,18 @@ struct EmbedArgs {
   const uint8_t *weight;
   float *out;
   int64_t n_cols;
+  double scale;
+  int64_t accumulate;
 };
 
-template <class F>
-void embed_blocks(const uint8_t *group, int lane, int64_t n_cols, float *out) {
+// y = scale * row, or y += scale * row.
+template <bool kAccumulate>
+PYRO_INLINE void put(float &y, float scale, float value) {
+  y = kAccumulate ? y + scale * value : scale * value;
+}
+
+template <class F, bool kAccumulate>
+void embed_blocks(const uint8_t *group, int lane, int64_t n_cols, float by, float *out) {
   constexpr int kColumns = kBlock / F::kHalves;  // that share a scale
   for (int64_t b = 0; b < n_cols / kBlock; b++) {
     const uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
@@ -23,19 +32,19 @@ void embed_blocks(const uint8_t *group, int lane, int64_t n_cols, float *out) {
       for (int i = kColumns * half; i < kColumns * (half + 1); i++) {
         float y = scale[lane % kWidth] * float(F::code(quants, lane, i) - F::kOffset);
         if constexpr (F::kHasMin) y += minimum[lane % kWidth];
-        *out++ = y;
+        put<kAccumulate>(*out++, by, y);
       }
     }
   }
 }
 
-template <class F>
-void embed_row(const uint8_t *group, int lane, int64_t n_cols, float *out) {
+template <class F, bool kAccumulate>
+void embed_row(const uint8_t *group, int lane, int64_t n_cols, float by, float *out) {
   if constexpr (kIsBlock<F>)
-    embed_blocks<F>(group, lane, n_cols, out);
+    embed_blocks<F, kAccumulate>(group, lane, n_cols, by, out);
   else
     for (int64_t k = 0; k < n_cols; k++)
-      out[k] = F::value(group + (k * kLanes + lane) * F::kValueBytes);
+      put<kAccumulate>(out[k], by, F::value(group + (k * kLanes + lane) * F::kValueBytes));
 }
 
 template <class F>
@@ -44,8 +53,9 @@ void embed(const void *args, int part, int n_parts) {
   const Range mine = split(*a.n_tokens, part, n_parts);
   for (int64_t t = mine.begin; t < mine.end; t++) {
     const int64_t row = a.token_ids[t];
-    embed_row<F>(a.weight + row / kLanes * group_bytes<F>(a.n_cols), int(row % kLanes), a.n_cols,
-                 a.out + t * a.n_cols);
+    const uint8_t *group = a.weight + row / kLanes * group_bytes<F>(a.n_cols);
+    const auto embed_one = a.accumulate ? embed_row<F, true> : embed_row<F, false>;
+    embed_one(group, int(row % kLanes), a.n_cols, float(a.scale), a.out + t * a.n_cols);
   }
 }
 

@@ -1,5 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""embed in Cython: out[t] = row token_ids[t] of a packed weight, dequantized to float32.
+"""embed in Cython: out[t] = scale * row token_ids[t] of a packed weight, dequantized to float32, or
+added to what out[t] holds.
 
 See reference.py for the contract.  One token per item; a row is one lane of its group, so the reads
 are strided and nothing vectorizes: a few microseconds per token.
@@ -20,18 +21,25 @@ cdef struct EmbedArgs:
     const uint8_t *weight
     float *out
     int64_t n_cols
+    double scale
+    int64_t accumulate
+
+
+cdef inline void put(const EmbedArgs *a, float *out, float value) noexcept nogil:
+    value = <float>a.scale * value
+    out[0] = out[0] + value if a.accumulate else value
 
 
 cdef inline void quants_row(
-    const Quants *format, const uint8_t *group, int lane, int64_t n_cols, float *out
+    const EmbedArgs *a, const Quants *format, const uint8_t *group, int lane, float *out
 ) noexcept nogil:
     cdef const Quants *block
     cdef const uint16_t *scales
     cdef const uint8_t *small
-    cdef float scale, minimum = 0
+    cdef float scale, minimum = 0, value
     cdef int64_t b
     cdef int k
-    for b in range(n_cols // 32):
+    for b in range(a.n_cols // 32):
         block, scales = quants_of(format, group, b), scales_of(format, group, b)
         scale = half_to_float(scales[lane])
         if Quants in WithMinimum:
@@ -40,22 +48,23 @@ cdef inline void quants_row(
             small = small_of(scales, b) + lane
             scale, minimum = scale * small[0], -(minimum * small[128])
         for k in range(32):
-            out[32 * b + k] = scale * <float>quant_of(block, lane, k)
+            value = scale * <float>quant_of(block, lane, k)
             if Quants in WithMinimum:
-                out[32 * b + k] += minimum
+                value = value + minimum
+            put(a, out + 32 * b + k, value)
 
 
 cdef inline void values_row(
-    const Values *columns, int lane, int64_t n_cols, float *out
+    const EmbedArgs *a, const Values *columns, int lane, float *out
 ) noexcept nogil:
     cdef int64_t k
-    for k in range(n_cols):
+    for k in range(a.n_cols):
         if Values is F16:
-            out[k] = half_to_float(columns[k].lanes[lane])
+            put(a, out + k, half_to_float(columns[k].lanes[lane]))
         elif Values is BF16:
-            out[k] = bfloat_to_float(columns[k].lanes[lane])
+            put(a, out + k, bfloat_to_float(columns[k].lanes[lane]))
         else:
-            out[k] = columns[k].lanes[lane]
+            put(a, out + k, columns[k].lanes[lane])
 
 
 cdef inline void embed(
@@ -68,9 +77,9 @@ cdef inline void embed(
         row = a.token_ids[t]
         group = a.weight + row // 16 * group_bytes(format, a.n_cols)
         if Format in Values:
-            values_row(<const Format *>group, row % 16, a.n_cols, a.out + t * a.n_cols)
+            values_row(a, <const Format *>group, row % 16, a.out + t * a.n_cols)
         else:
-            quants_row(format, group, row % 16, a.n_cols, a.out + t * a.n_cols)
+            quants_row(a, format, group, row % 16, a.out + t * a.n_cols)
 
 
 cdef void embed_q8_0(const void *args, int part, int n_parts) noexcept nogil:

@@ -1,4 +1,5 @@
-"""embed in Numba: out[t] = row token_ids[t] of a packed weight, dequantized; one token per item.
+"""embed in Numba: out[t] = scale * row token_ids[t] of a packed weight, dequantized, or added to
+out[t]; one token per item.
 
 A row is one lane of its group, so its values are read one by one.
 """
@@ -24,6 +25,7 @@ from pyroclast_kernels.numba.simd import (
     inline,
     load_bfloat,
     load_f32,
+    load_f64,
     load_half,
     load_i32,
     load_i64,
@@ -34,17 +36,32 @@ from pyroclast_kernels.numba.simd import (
 )
 
 # Byte offsets of the argument struct.
-_N_TOKENS, _TOKEN_IDS, _WEIGHT, _OUT, _N_COLS = range(0, 40, 8)
+_N_TOKENS, _TOKEN_IDS, _WEIGHT, _OUT, _N_COLS, _SCALE, _ACCUMULATE = range(0, 56, 8)
 
 
 @inline
-def _q8_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+def _change(args: Any) -> Any:
+    """(the factor of a row, whether it is added to what is there)."""
+    return np.float32(load_f64(args, _SCALE)), load_i64(args, _ACCUMULATE) != 0
+
+
+@inline
+def _put(out: Any, offset: int, value: Any, change: Any) -> None:
+    factor, accumulates = change
+    value = factor * value
+    if accumulates:
+        value = load_f32(out, offset) + value
+    store_f32(out, offset, value)
+
+
+@inline
+def _q8_0_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
     """One row's 32 values of a block; q8_0 is kept with +128."""
     header, block = scales
     scale = load_half(header, 32 * block + 2 * lane)
     for k in range(32):
         q = np.int32(load_u8(quants, k // 4 * 64 + 4 * lane + k % 4)) - np.int32(128)
-        store_f32(out, 4 * k, scale * np.float32(q))
+        _put(out, 4 * k, scale * np.float32(q), change)
 
 
 @inline
@@ -55,56 +72,56 @@ def _nibble(quants: Any, lane: int, k: int) -> Any:
 
 
 @inline
-def _q4_0_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+def _q4_0_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
     header, block = scales
     scale = load_half(header, 32 * block + 2 * lane)
     for k in range(32):
         q = _nibble(quants, lane, k) - np.int32(8)
-        store_f32(out, 4 * k, scale * np.float32(q))
+        _put(out, 4 * k, scale * np.float32(q), change)
 
 
 @inline
-def _q4_1_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+def _q4_1_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
     header, _ = scales
     scale, minimum = load_half(header, 2 * lane), load_half(header, 32 + 2 * lane)
     for k in range(32):
-        store_f32(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) + minimum)
+        _put(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) + minimum, change)
 
 
 @inline
-def _q4_k_block(scales: Any, quants: Any, lane: int, out: Any) -> None:
+def _q4_k_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
     header, block = scales
     small = at(header, 64 + 16 * block + lane)
     scale = load_half(header, 2 * lane) * np.float32(load_u8(small, 0))
     minimum = load_half(header, 32 + 2 * lane) * np.float32(load_u8(small, 128))
     for k in range(32):
-        store_f32(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) - minimum)
+        _put(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) - minimum, change)
 
 
 @paste
 def _embed_blocks(args: Any, part: int, n_parts: int, format: Any) -> None:
     layout, read_block = format
     n_cols, n_tokens = load_i64(args, _N_COLS), load_i64(load_pointer(args, _N_TOKENS), 0)
-    size = block_group_bytes(n_cols, layout)
+    size, change = block_group_bytes(n_cols, layout), _change(args)
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
         row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
         group = at(load_pointer(args, _WEIGHT), row // 16 * size)
         out = at(load_pointer(args, _OUT), 4 * t * n_cols)
         for b in range(n_cols // 32):
             scales, quants = find(group, b, layout)
-            read_block(scales, quants, row % 16, at(out, 128 * b))
+            read_block(scales, quants, row % 16, at(out, 128 * b), change)
 
 
 @paste
 def _embed_values(args: Any, part: int, n_parts: int, value_bytes: int, read: Any) -> None:
     n_cols, n_tokens = load_i64(args, _N_COLS), load_i64(load_pointer(args, _N_TOKENS), 0)
-    size = value_group_bytes(n_cols, value_bytes)
+    size, change = value_group_bytes(n_cols, value_bytes), _change(args)
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
         row = load_i32(load_pointer(args, _TOKEN_IDS), 4 * t)
         group = at(load_pointer(args, _WEIGHT), row // 16 * size + row % 16 * value_bytes)
         out = at(load_pointer(args, _OUT), 4 * t * n_cols)
         for k in range(n_cols):
-            store_f32(out, 4 * k, read(group, 16 * value_bytes * k))
+            _put(out, 4 * k, read(group, 16 * value_bytes * k), change)
 
 
 def embed_q8_0(args: Any, part: int, n_parts: int) -> None:

@@ -1,7 +1,8 @@
 """Rows of a weight in Triton, dequantized: a program per token and run of columns.
 
 A value is scale * code + minimum, rounded after the product and after the sum as blocks.values_of
-has it: the kernels are compiled without fused multiply-adds, which would round once.
+has it, and so is by * value + out: the kernels are compiled without fused multiply-adds, which
+would round once.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -27,7 +28,18 @@ _COLUMNS = 1024  # of a program: 8 for each of its threads
 
 
 @triton.jit
-def _values(n_tokens, token_ids, values, out, n_cols, columns: tl.constexpr):
+def _put(out, y, by, mask, accumulate: tl.constexpr):
+    """out = by * y, or out += by * y."""
+    y *= by
+    if accumulate:
+        y += tl.load(out, mask, 0.0).to(tl.float32)
+    tl.store(out, y.to(out.dtype.element_ty), mask)
+
+
+@triton.jit
+def _values(
+    n_tokens, token_ids, values, out, n_cols, by, columns: tl.constexpr, accumulate: tl.constexpr
+):
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
@@ -35,17 +47,17 @@ def _values(n_tokens, token_ids, values, out, n_cols, columns: tl.constexpr):
     column = tl.program_id(1) * columns + tl.arange(0, columns)
     mask = column < n_cols
     y = tl.load(values + row * n_cols + column, mask, 0.0).to(tl.float32)
-    tl.store(out + token * n_cols + column, y.to(out.dtype.element_ty), mask)
+    _put(out + token * n_cols + column, y, by, mask, accumulate)
 
 
 @triton.jit
 def _blocks(
-    n_tokens, token_ids, codes, halves, small, out, n_cols, n_code_bytes, columns: tl.constexpr,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, is_super: tl.constexpr,
-    zero: tl.constexpr, nibbles: tl.constexpr,
+    n_tokens, token_ids, codes, halves, small, out, n_cols, by, n_code_bytes,
+    columns: tl.constexpr, accumulate: tl.constexpr, part_columns: tl.constexpr,
+    n_halves: tl.constexpr, is_super: tl.constexpr, zero: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
-    """part_columns share a scale; n_code_bytes: of a row; zero: the code that means 0; is_super,
-    nibbles: how scales and codes are kept."""
+    """by: the factor of a row; part_columns share a scale; n_code_bytes: of a row; zero: the code
+    that means 0; is_super, nibbles: how scales and codes are kept."""
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
@@ -64,7 +76,7 @@ def _blocks(
     y *= scale_of(halves, small, row, part, n_parts, has_part, part_columns, n_halves, is_super)
     if n_halves == 2:
         y += minimum_of(halves, small, row, part, n_parts, has_part, part_columns, is_super)
-    tl.store(out + token * n_cols + column, y.to(out.dtype.element_ty), mask)
+    _put(out + token * n_cols + column, y, by, mask, accumulate)
 
 
 def launch_embed(
@@ -75,6 +87,8 @@ def launch_embed(
     weight: DeviceWeight,
     out: torch.Tensor,
     n_cols: int,
+    scale: float,
+    accumulate: int,
 ) -> None:
     """reference.embed of tensors; out float32 or bfloat16, rows n_cols apart."""
     if weight.n_cols != n_cols or out.shape[-1] != n_cols or not out.is_contiguous():
@@ -84,7 +98,17 @@ def launch_embed(
         )
     grid = (max(1, limits.n_tokens), triton.cdiv(n_cols, _COLUMNS))
     if weight.values is not None:
-        _values[grid](n_tokens, token_ids, weight.values, out, n_cols, columns=_COLUMNS)
+        _values[grid](
+            n_tokens,
+            token_ids,
+            weight.values,
+            out,
+            n_cols,
+            scale,
+            columns=_COLUMNS,
+            accumulate=bool(accumulate),
+            enable_fp_fusion=False,
+        )
         return
     assert weight.codes is not None, "neither plain values nor blocks"
     layout = LAYOUTS[weight.format]
@@ -96,8 +120,10 @@ def launch_embed(
         weight.small,
         out,
         n_cols,
+        scale,
         weight.codes.stride(0),
         columns=_COLUMNS,
+        accumulate=bool(accumulate),
         part_columns=layout.scale_columns,
         n_halves=layout.n_halves,
         is_super=layout.columns == SUPER,

@@ -28,10 +28,12 @@ from pyroclast_kernels.attention.triton.attention import launch_attention
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks
 from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values
+from pyroclast_kernels.norm import KINDS
 from pyroclast_kernels.program import OpCall
 from pyroclast_kernels.triton.launch import Limits
 
 VARIANT = "triton"  # whose kernels these are; calls of others stay alone
+_RMS = KINDS.index("rms")
 _CACHE_FORMATS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 Tensors = dict[str, Any]  # what a call's launch gets
@@ -111,10 +113,12 @@ def _feeds(first: OpCall, second: OpCall) -> bool:
     if not _same(a["n_tokens"], b["n_tokens"]):
         return False
     if first.kernel.op == "norm":
+        if a["kind"] != _RMS or a["bias"] is not None:
+            return False  # norm_first knows neither a layer norm nor a bias
         return any(_same(a[name], b["x"]) for name in ("out", "out_q8"))
     if first.kernel.op == "matmul":  # of plain values, and both halves of what glu reads
         whole = a["n_rows"] == a["out_stride"] == 2 * b["d_ff"] and a["bias"] is None
-        plain = not a["weight"].takes_q8 and not a["accumulate"]
+        plain = bool(b["gated"]) and not a["weight"].takes_q8 and not a["accumulate"]
         blocks = b["out_q8"] is None or b["d_ff"] % 32 == 0
         return whole and plain and blocks and _same(a["out"], b["gate_up"])
     shared = ("positions", "block_tables", "qkv", "k_cache", "v_cache")

@@ -1,11 +1,12 @@
-"""RMS norm in Triton: a program per token, its row read once and kept in registers.
+"""RMS and layer norm in Triton: a program per token, its row read once and kept in registers.
 
 A thread holds 8 columns of a row of up to 4096, 16 of 8192.  The weight is read before the sum of
 squares is there, so that one token waits for memory once, not twice.
 
 The squares are added up as integers, in units of 2^-40 of the largest one's power of two: that sum
-has no order, so a row has the same bits in whatever kernel, and with however many threads, it is
-normed.  Kernels that read the norm of one token begin with it: see norm_first.
+has no order, so a row has the same RMS norm, to the bit, in whatever kernel and with however many
+threads.  Kernels that read the RMS norm of one token begin with it: see norm_first.  The mean of a
+layer norm is a float32 sum, so a layer norm has one kernel.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.activation.triton.quantize import store_quantized
+from pyroclast_kernels.norm import KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Normed = tuple[Any, ...]
 _COLUMNS_OF_A_WARP = 256
 _MAX_WARPS = 16
+_LAYER = tl.constexpr(KINDS.index("layer"))
 
 
 @triton.jit
@@ -45,14 +48,39 @@ def _mean_of_squares(values, d_model):
 
 
 @triton.jit
-def _norm_row(row, token, x, weight, out, out_q8, d_model, eps, n_blocks: tl.constexpr):
+def _centred(values, mask, d_model):
+    """A whole tile minus its mean, zeros beyond the row.  The second mean is of what is left by the
+    first, whose rounding would show in rows far from zero."""
+    values = tl.where(mask, values - tl.sum(values) / d_model, 0.0)
+    return tl.where(mask, values - tl.sum(values) / d_model, 0.0)
+
+
+@triton.jit
+def normed(values, gain, shift, mask, d_model, eps, kind: tl.constexpr):
+    """The norm of a whole tile that is one row, zeros beyond it.  shift: the bias, or None."""
+    if kind == _LAYER:
+        values = _centred(values, mask, d_model)
+    y = values * tl.div_rn(1.0, tl.sqrt_rn(_mean_of_squares(values, d_model) + eps)) * gain
+    if shift is not None:
+        y += shift
+    return y
+
+
+@triton.jit
+def _norm_row(
+    row, token, x, weight, bias, out, out_q8, d_model, eps, kind: tl.constexpr,
+    n_blocks: tl.constexpr,
+):  # fmt: skip
     """Row `row` of x, normed, as row `token` of the outputs."""
     block = tl.arange(0, n_blocks)
     column = block[:, None] * 32 + tl.arange(0, 32)
     mask = column < d_model
     values = tl.load(x + row * d_model + column, mask, 0.0).to(tl.float32)
     gain = tl.load(weight + column, mask, 0.0).to(tl.float32)
-    y = values * tl.div_rn(1.0, tl.sqrt_rn(_mean_of_squares(values, d_model) + eps)) * gain
+    shift = None
+    if bias is not None:
+        shift = tl.load(bias + column, mask, 0.0).to(tl.float32)
+    y = normed(values, gain, shift, mask, d_model, eps, kind)
     if out is not None:
         tl.store(out + token * d_model + column, y.to(out.dtype.element_ty), mask)
     if out_q8 is not None:
@@ -61,26 +89,29 @@ def _norm_row(row, token, x, weight, out, out_q8, d_model, eps, n_blocks: tl.con
 
 
 @triton.jit
-def _norm(n_tokens, rows, x, weight, out, out_q8, d_model, eps, n_blocks: tl.constexpr):
+def _norm(
+    n_tokens, rows, x, weight, bias, out, out_q8, d_model, eps, kind: tl.constexpr,
+    n_blocks: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
     row = token
     if rows is not None:
         row = tl.load(rows + token).to(tl.int64)
-    _norm_row(row, token, x, weight, out, out_q8, d_model, eps, n_blocks)
+    _norm_row(row, token, x, weight, bias, out, out_q8, d_model, eps, kind, n_blocks)
 
 
 @triton.jit
 def norm_first(normed, n_blocks: tl.constexpr):
-    """What every program of a kernel does that reads the norm of its one token: all of them write
-    the same bytes, and each waits for its own alone.  normed: (rows, x, weight, out, out_q8,
-    d_model, eps) of launch_norm; n_blocks: n_blocks_of(d_model)."""
+    """What every program of a kernel does that reads the RMS norm of its one token: all of them
+    write the same bytes, and each waits for its own alone.  normed: (rows, x, weight, out, out_q8,
+    d_model, eps) of launch_norm, whose bias is None; n_blocks: n_blocks_of(d_model)."""
     rows, x, weight, out, out_q8, d_model, eps = normed
     row = 0
     if rows is not None:
         row = tl.load(rows).to(tl.int64)
-    _norm_row(row, 0, x, weight, out, out_q8, d_model, eps, n_blocks)
+    _norm_row(row, 0, x, weight, None, out, out_q8, d_model, eps, 0, n_blocks)
     tl.debug_barrier()  # from here on all threads of the program see the whole row
 
 
@@ -90,18 +121,27 @@ def launch_norm(
     rows: torch.Tensor | None,
     x: torch.Tensor,
     weight: torch.Tensor,
+    bias: torch.Tensor | None,
     out: torch.Tensor | None,
     out_q8: torch.Tensor | None,
     d_model: int,
     eps: float,
+    kind: int,
 ) -> None:
-    """reference.norm of tensors; x, weight and out float32 or bfloat16."""
+    """reference.norm of tensors; x, weight, bias and out float32 or bfloat16."""
     n_blocks = n_blocks_of(d_model)
-    n_warps = min(_MAX_WARPS, max(1, 32 * n_blocks // _COLUMNS_OF_A_WARP))
     grid = (max(1, limits.n_tokens),)
-    _norm[grid](n_tokens, rows, x, weight, out, out_q8, d_model, eps, n_blocks, num_warps=n_warps)
+    _norm[grid](
+        n_tokens, rows, x, weight, bias, out, out_q8, d_model, eps, kind, n_blocks,
+        num_warps=n_warps_of(32 * n_blocks),
+    )  # fmt: skip
 
 
 def n_blocks_of(d_model: int) -> int:
     """Blocks of 32 columns in a row's tile: a power of two."""
     return int(triton.next_power_of_2(triton.cdiv(d_model, 32)))
+
+
+def n_warps_of(n_columns: int) -> int:
+    """Warps of a program that holds a row of that many columns."""
+    return min(_MAX_WARPS, max(1, n_columns // _COLUMNS_OF_A_WARP))

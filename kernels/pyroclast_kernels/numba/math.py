@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pyroclast_kernels.numba.simd import (
+    absolute,
     fma,
     inline,
     load_f32,
@@ -80,6 +81,20 @@ def exp(x: Any) -> Any:
     y = select_less(x, low, splat(0.0), y)
     y = select_less(high, x, splat(math.inf), y)
     return select_nan(x, y)
+
+
+@inline
+def tanh(x: Any) -> Any:
+    """At most 3 ulp, NaN stays NaN; the method and the constants are those of native/tanh.h."""
+    y, z = absolute(x), x * x
+    p = fma(splat(-5.70498872745e-3), z, splat(2.06390887954e-2))
+    p = fma(p, z, splat(-5.37397155531e-2))
+    p = fma(p, z, splat(1.33314422036e-1))
+    p = fma(p, z, splat(-3.33332819422e-1))
+    near = fma(x * z, p, x)
+    far = splat(1.0) - splat(2.0) / (exp(y + y) + splat(1.0))
+    far = select_less(x, splat(0.0), splat(0.0) - far, far)
+    return select_less(y, splat(0.625), near, far)
 
 
 @inline

@@ -1,7 +1,7 @@
 // quantize: float32 activations to 8-bit blocks of 32.
-// glu: out[t, i] = f(gate[t, i]) * up[t, i], f one of gate.h; float32, and quantized for the
-// product that follows.  In both, items are blocks of 32 columns of a token, so that one token's
-// work can be shared by several threads.
+// glu: out[t, i] = f(gate[t, i]) * up[t, i], or f(gate[t, i]) where there is no up, f one of
+// gate.h; float32, and quantized for the product that follows.  In both, items are blocks of 32
+// columns of a token, so that one token's work can be shared by several threads.
 #include <algorithm>
 
 #include "gate.h"
@@ -31,7 +31,34 @@ struct GluArgs {
   Q8Block *out_q8;
   int64_t d_ff;
   int64_t activation;
+  int64_t gated;
 };
+
+// out = f(gate), times up where there is one.
+template <class F>
+PYRO_INLINE void apply(F f, const float *gate, const float *up, int64_t n, float *out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    f32x16 y = f(load_n(gate + i, n - i));
+    if (up) y = y * load_n(up + i, n - i);
+    store_n(out + i, y, n - i);
+  }
+}
+
+// A loop for each function, so that its constants stay in registers.
+void activate(int64_t activation, const float *gate, const float *up, int64_t n, float *out) {
+  switch (activation) {
+    case kSilu:
+      return apply([](f32x16 g) { return silu(g); }, gate, up, n, out);
+    case kGeluTanh:
+      return apply([](f32x16 g) { return gelu_tanh(g); }, gate, up, n, out);
+    case kGelu:
+      return apply([](f32x16 g) { return gelu(g); }, gate, up, n, out);
+    case kRelu:
+      return apply([](f32x16 g) { return relu(g); }, gate, up, n, out);
+    default:
+      return apply([](f32x16 g) { return relu2(g); }, gate, up, n, out);
+  }
+}
 
 void glu(const void *args, int part, int n_parts) {
   const GluArgs &a = *static_cast<const GluArgs *>(args);
@@ -41,11 +68,10 @@ void glu(const void *args, int part, int n_parts) {
     const int64_t t = item / blocks, block = item % blocks, column = block * 32;
     const int64_t n_blocks = std::min({kRun / 32, blocks - block, mine.end - item});
     const int64_t n = std::min(n_blocks * 32, a.d_ff - column);
-    const float *gate = a.gate_up + t * 2 * a.d_ff + column, *up = gate + a.d_ff;
+    const float *gate = a.gate_up + t * (a.gated ? 2 : 1) * a.d_ff + column, *up = gate + a.d_ff;
     alignas(64) float y[kRun];
     float *out = a.out ? a.out + t * a.d_ff + column : y;
-    for (int64_t i = 0; i < n; i += kLanes)
-      store_n(out + i, gated(a.activation, load_n(gate + i, n - i), load_n(up + i, n - i)), n - i);
+    activate(a.activation, gate, a.gated ? up : nullptr, n, out);
     if (a.out_q8) quantize_row(out, n, a.out_q8 + t * blocks + block);
     item += n_blocks;
   }

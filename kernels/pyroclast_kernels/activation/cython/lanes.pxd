@@ -58,6 +58,18 @@ cdef inline float exp_lane(float x) noexcept nogil:
     return choose(x < lo, zero, choose(x > hi, infinity, y))
 
 
+cdef inline float tanh_lane(float x) noexcept nogil:
+    """At most 3 ulp, NaN stays NaN; the method and the constants are those of native/tanh.h."""
+    cdef float zero = 0, one = 1, two = 2, limit = 0.625
+    cdef float y = choose(x < zero, -x, x), z = x * x
+    cdef float p = fmaf(-5.70498872745e-3, z, 2.06390887954e-2)
+    p = fmaf(p, z, -5.37397155531e-2)
+    p = fmaf(p, z, 1.33314422036e-1)
+    p = fmaf(p, z, -3.33332819422e-1)
+    cdef float near = fmaf(x * z, p, x), far = one - two / (exp_lane(y + y) + one)
+    return choose(y < limit, near, choose(x < zero, -far, far))
+
+
 cdef inline float silu_lane(float g) noexcept nogil:
     cdef float one = 1
     return g / (one + exp_lane(-g))
@@ -83,6 +95,12 @@ cdef inline float gelu_lane(float g) noexcept nogil:
     p = fmaf(p, t, 0.13962166)
     cdef float tail = exp_lane(-half * (y * y)) * (t * p)
     return g * choose(g < zero, tail, one - tail)
+
+
+cdef inline float relu_lane(float g) noexcept nogil:
+    """-0 and NaN stay what they are."""
+    cdef float zero = 0
+    return choose(g < zero, zero, g)
 
 
 cdef inline float sum_lanes(float *x) noexcept nogil:

@@ -19,8 +19,8 @@ from pyroclast_kernels.numba.simd import (
 
 # Byte offsets of the argument structs.
 _X, _X_Q8, _N_COLS = range(8, 32, 8)  # of quantize, after _N_TOKENS
-_N_TOKENS, _GATE_UP, _OUT, _OUT_Q8, _D_FF, _ACTIVATION = range(0, 48, 8)
-_SILU, _GELU_TANH = 0, 1  # of ACTIVATIONS
+_N_TOKENS, _GATE_UP, _OUT, _OUT_Q8, _D_FF, _ACTIVATION, _GATED = range(0, 56, 8)
+_SILU, _GELU_TANH, _GELU, _RELU = range(4)  # of ACTIVATIONS
 
 
 @inline
@@ -53,16 +53,28 @@ def _gelu(g: Any) -> Any:
 
 
 @inline
-def _gated(activation: int, gate: Any, up: Any, n: int) -> Any:
-    """f(gate) * up, of n values."""
+def _relu(g: Any) -> Any:
+    """-0 and NaN stay what they are."""
+    return select_less(g, splat(0.0), splat(0.0), g)
+
+
+@inline
+def _activated(activation: int, gate: Any, up: Any, is_gated: bool, n: int) -> Any:
+    """f(gate), times up where there is one, of n values."""
     g = load_n(gate, 0, n)
     if activation == _SILU:
         y = _silu(g)
     elif activation == _GELU_TANH:
         y = _gelu_tanh(g)
-    else:
+    elif activation == _GELU:
         y = _gelu(g)
-    return y * load_n(up, 0, n)
+    elif activation == _RELU:
+        y = _relu(g)
+    else:
+        y = _relu(g) * _relu(g)
+    if is_gated:
+        y = y * load_n(up, 0, n)
+    return y
 
 
 def quantize_f32(args: Any, part: int, n_parts: int) -> None:
@@ -78,15 +90,17 @@ def glu_f32(args: Any, part: int, n_parts: int) -> None:
     gate_up, out = load_pointer(args, _GATE_UP), load_pointer(args, _OUT)
     out_q8, activation = load_pointer(args, _OUT_Q8), load_i64(args, _ACTIVATION)
     wants_values, wants_q8 = load_i64(args, _OUT) != 0, load_i64(args, _OUT_Q8) != 0
+    is_gated = load_i64(args, _GATED) != 0
+    stride = 2 * d_ff if is_gated else d_ff
     n_blocks = (d_ff + 31) // 32
     n_items = n_tokens * n_blocks
     for item in range(split_begin(n_items, part, n_parts), split_begin(n_items, part + 1, n_parts)):
         token, column = item // n_blocks, item % n_blocks * 32
         n = d_ff - column
-        gate = at(gate_up, 4 * (token * 2 * d_ff + column))
+        gate = at(gate_up, 4 * (token * stride + column))
         up = at(gate, 4 * d_ff)
-        low = _gated(activation, gate, up, n)
-        high = _gated(activation, at(gate, 64), at(up, 64), n - 16)
+        low = _activated(activation, gate, up, is_gated, n)
+        high = _activated(activation, at(gate, 64), at(up, 64), is_gated, n - 16)
         if wants_values:
             row = at(out, 4 * (token * d_ff + column))
             store_n(row, 0, low, n)

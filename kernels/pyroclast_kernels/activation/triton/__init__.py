@@ -16,7 +16,7 @@ def quantize(_format: str) -> Launch:
 
 @get_op("glu").gpu_variant("triton")
 def glu(_format: str) -> Launch:
-    """f(gate) * up, quantized as well where that is asked for."""
+    """f(gate) * up or f(gate), quantized as well where that is asked for."""
     from pyroclast_kernels.activation.triton.kernels import launch_glu
 
     return launch_glu

@@ -6,33 +6,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-# ln 2 in two parts: the first has 15 bits, so that its products with whole numbers are exact.
-_LN2_HIGH = tl.constexpr(0.693145751953125)
-_LN2_LOW = tl.constexpr(1.42860677e-06)
-_NO_FRACTION = tl.constexpr(12582912.0)  # see quantize.py
-
-
-@triton.jit
-def _exp(x):
-    """e^x within 2 ulp, infinite above 88.72, e^-86 below -86 (Cody and Waite 1980).  Not
-    for NaN.
-
-    tl.exp rounds x * log2(e) to float32, which costs 20 ulp at x = 60.
-    """
-    y = tl.maximum(tl.where(x < 88.72, x, 88.72), -86.0)  # a number if x is NaN
-    n = tl.fma(y, _LOG2_E, _NO_FRACTION) - _NO_FRACTION
-    rest = tl.fma(n, -_LN2_LOW, tl.fma(n, -_LN2_HIGH, y))
-    # n reaches 128, and 2^128 is no float32: a factor 2 goes to the other side.
-    power = ((n.to(tl.int32) + 126) << 23).to(tl.float32, bitcast=True)
-    return tl.where(x > 88.72, float("inf"), tl.exp2(rest * _LOG2_E) * 2.0 * power)
+from pyroclast_kernels.triton.math import exp
 
 
 @triton.jit
 def _gelu_tanh(g):
     """g (1 + tanh u) / 2 as g / (1 + e^-2u): see activation/cpp/gate.h, also for the error."""
     slope = tl.fma(g * g, -0.0713548162726, -1.59576912161)
-    return g / (1.0 + _exp(g * slope))
+    return g / (1.0 + exp(g * slope))
 
 
 @triton.jit
@@ -48,19 +29,34 @@ def _gelu(g):
     p = tl.fma(p, t, 0.119863085)
     p = tl.fma(p, t, 0.13985756)
     p = tl.fma(p, t, 0.13962166) * t
-    # _exp ends at e^-86; the tail beyond is taken for 0.
-    power = tl.where(y < 13.114877, _exp(-0.5 * (y * y)), 0.0)
+    # exp ends at e^-86; the tail beyond is taken for 0.
+    power = tl.where(y < 13.114877, exp(-0.5 * (y * y)), 0.0)
     # fma: whether a product and a sum become one is not for each kernel's compiler to choose.
     return g * tl.where(g < 0.0, power * p, tl.fma(-power, p, 1.0))
 
 
 @triton.jit
-def gated(gate, up, activation: tl.constexpr):
-    """ACTIVATIONS[activation](gate) * up; silu is g / (1 + e^-g), where an infinite exponential
-    gives 0."""
+def _relu(g):
+    """-0 and NaN stay what they are."""
+    return tl.where(g < 0.0, 0.0, g)
+
+
+@triton.jit
+def activated(g, activation: tl.constexpr):
+    """ACTIVATIONS[activation](g); silu is g / (1 + e^-g), where an infinite exponential gives 0."""
     if activation == 0:
-        return gate / (1.0 + _exp(-gate)) * up
+        return g / (1.0 + exp(-g))
     elif activation == 1:
-        return _gelu_tanh(gate) * up
+        return _gelu_tanh(g)
+    elif activation == 2:
+        return _gelu(g)
+    elif activation == 3:
+        return _relu(g)
     else:
-        return _gelu(gate) * up
+        return _relu(g) * _relu(g)
+
+
+@triton.jit
+def gated(gate, up, activation: tl.constexpr):
+    """ACTIVATIONS[activation](gate) * up."""
+    return activated(gate, activation) * up

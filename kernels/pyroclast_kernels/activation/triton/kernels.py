@@ -1,8 +1,8 @@
 """quantize and glu in Triton: a program per token and 1024 columns, 32 blocks of 32.
 
-Both are bound by memory: of each column quantize reads 4 bytes and writes 2, glu reads 8 and
-writes 4 in float32, 2 in bfloat16 or in blocks.  A thread holds 8 columns.  No sum runs across
-blocks, so how columns are cut into programs changes no bit.
+Both are bound by memory: of each column quantize reads 4 bytes and writes 2, glu reads 8 (4 without
+a gate) and writes 4 in float32, 2 in bfloat16 or in blocks.  A thread holds 8 columns.  No sum runs
+across blocks, so how columns are cut into programs changes no bit.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from pyroclast_kernels.activation.triton.gate import gated
+from pyroclast_kernels.activation.triton.gate import activated, gated
 from pyroclast_kernels.activation.triton.quantize import store_quantized
 
 if TYPE_CHECKING:
@@ -38,16 +38,19 @@ def _quantize(n_tokens, x, out_q8, n_cols):
 
 
 @triton.jit
-def _glu(n_tokens, gate_up, out, out_q8, d_ff, activation: tl.constexpr):
+def _glu(n_tokens, gate_up, out, out_q8, d_ff, activation: tl.constexpr, has_up: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
     block = tl.program_id(1) * _N_BLOCKS + tl.arange(0, _N_BLOCKS)
     column = block[:, None] * 32 + tl.arange(0, 32)
-    row = gate_up + token * 2 * d_ff + column
+    row = gate_up + token * (2 * d_ff if has_up else d_ff) + column
     gate = tl.load(row, column < d_ff, 0.0).to(tl.float32)
-    up = tl.load(row + d_ff, column < d_ff, 0.0).to(tl.float32)
-    y = gated(gate, up, activation)
+    if has_up:
+        up = tl.load(row + d_ff, column < d_ff, 0.0).to(tl.float32)
+        y = gated(gate, up, activation)
+    else:
+        y = activated(gate, activation)
     if out is not None:
         tl.store(out + token * d_ff + column, y.to(out.dtype.element_ty), column < d_ff)
     if out_q8 is not None:
@@ -74,7 +77,10 @@ def launch_glu(
     out_q8: torch.Tensor | None,
     d_ff: int,
     activation: int,
+    gated: int,
 ) -> None:
     """reference.glu of tensors; gate_up and out float32 or bfloat16."""
     grid = _grid(limits, d_ff)
-    _glu[grid](n_tokens, gate_up, out, out_q8, d_ff, activation, num_warps=_N_WARPS)
+    _glu[grid](
+        n_tokens, gate_up, out, out_q8, d_ff, activation, has_up=bool(gated), num_warps=_N_WARPS
+    )

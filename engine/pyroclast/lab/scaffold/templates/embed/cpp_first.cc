@@ -16,6 +16,8 @@ struct Args {
   const float *weight;
   float *out;
   int64_t n_cols;
+  double scale;
+  int64_t accumulate;
 };
 
 }  // namespace
@@ -28,6 +30,10 @@ extern "C" void embed_f32(const void *args, int part, int n_parts) {
     // Packed: 16 rows side by side, column after column (weights/packing.py).
     const int64_t row = a.token_ids[t];
     const float *weight = a.weight + row / 16 * 16 * a.n_cols + row % 16;
-    for (int64_t k = 0; k < a.n_cols; k++) a.out[t * a.n_cols + k] = weight[k * 16];
+    for (int64_t k = 0; k < a.n_cols; k++) {
+      float &out = a.out[t * a.n_cols + k];
+      const float value = float(a.scale) * weight[k * 16];
+      out = a.accumulate ? out + value : value;
+    }
   }
 }

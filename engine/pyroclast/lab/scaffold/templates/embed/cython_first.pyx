@@ -13,11 +13,14 @@ cdef struct Args:
     const float *weight
     float *out
     int64_t n_cols
+    double scale
+    int64_t accumulate
 
 
 cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
     cdef const Args *a = <const Args *>args
     cdef int64_t t, k, row
+    cdef float value
     cdef const float *weight
     # This part's share; the others run at the same time, on other threads.
     cdef int64_t n = a.n_tokens[0]
@@ -26,7 +29,10 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
         row = a.token_ids[t]
         weight = a.weight + row // 16 * 16 * a.n_cols + row % 16
         for k in range(a.n_cols):
-            a.out[t * a.n_cols + k] = weight[k * 16]
+            value = <float>a.scale * weight[k * 16]
+            if a.accumulate:
+                value = a.out[t * a.n_cols + k] + value
+            a.out[t * a.n_cols + k] = value
 
 
 def kernels():

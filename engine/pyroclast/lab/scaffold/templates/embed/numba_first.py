@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from pyroclast_kernels.numba.math import split_begin
-from pyroclast_kernels.numba.simd import load_i64, load_pointer
+from pyroclast_kernels.numba.simd import load_f64, load_i64, load_pointer
 
 OP = "embed"
 FORMATS = ("f32",)
@@ -15,13 +15,16 @@ FORMATS = ("f32",)
     WEIGHT,
     OUT,
     N_COLS,
-) = range(0, 40, 8)
+    SCALE,
+    ACCUMULATE,
+) = range(0, 56, 8)
 
 
 def embed_f32(args, part, n_parts):
     n_tokens = load_i64(load_pointer(args, N_TOKENS), 0)
 
-    n_cols = load_i64(args, N_COLS)
+    n_cols, accumulate = load_i64(args, N_COLS), load_i64(args, ACCUMULATE)
+    scale = np.float32(load_f64(args, SCALE))
     token_ids = carray(load_pointer(args, TOKEN_IDS), n_tokens, np.int32)
     out = carray(load_pointer(args, OUT), (n_tokens, n_cols), np.float32)
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
@@ -29,4 +32,5 @@ def embed_f32(args, part, n_parts):
         shape = (group + 1, n_cols, 16)  # packed: 16 rows side by side (weights/packing.py)
         weight = carray(load_pointer(args, WEIGHT), shape, np.float32)
         for k in range(n_cols):
-            out[t, k] = weight[group, k, lane]
+            value = scale * weight[group, k, lane]
+            out[t, k] = out[t, k] + value if accumulate else value

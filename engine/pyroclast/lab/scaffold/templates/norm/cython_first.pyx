@@ -16,29 +16,36 @@ cdef struct Args:
     const int32_t *rows
     const float *x
     const float *weight
+    const float *bias
     float *out
     Q8Block *out_q8
     int64_t d_model
     double eps
+    int64_t kind
 
 
 cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
     cdef const Args *a = <const Args *>args
     cdef int64_t t, i
     cdef const float *x
-    cdef double squares
-    cdef float scale
+    cdef double mean, squares
+    cdef float scale, centred
     cdef float y[32]
     # This part's share; the others run at the same time, on other threads.
     cdef int64_t n = a.n_tokens[0]
     for t in range(n * part // n_parts, n * (part + 1) // n_parts):
         x = a.x + (t if a.rows == NULL else a.rows[t]) * a.d_model
-        squares = 0
+        mean = squares = 0  # the mean of a layer norm; an RMS norm subtracts none
+        if a.kind == 1:
+            for i in range(a.d_model):
+                mean += <double>x[i] / <double>a.d_model
         for i in range(a.d_model):
-            squares += <double>(x[i] * x[i])
+            centred = <float>(x[i] - mean)
+            squares += <double>(centred * centred)
         scale = <float>(1.0 / sqrt(squares / <double>a.d_model + a.eps))
         for i in range(a.d_model):
-            y[i % 32] = x[i] * scale * a.weight[i]
+            centred = <float>(x[i] - mean)
+            y[i % 32] = centred * scale * a.weight[i] + (0 if a.bias == NULL else a.bias[i])
             if a.out != NULL:
                 a.out[t * a.d_model + i] = y[i % 32]
             if a.out_q8 != NULL and i % 32 == 31:

@@ -1,0 +1,131 @@
+"""The command serve: models behind HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.cli.flags import DEFAULT_MODEL, add_device, add_frozen
+from pyroclast.cli.terminal import fail, write
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from pyroclast.async_llm import AsyncLLM
+
+_EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
+
+
+def add_arguments(command: ArgumentParser, name: str) -> None:
+    """The flags of the command `name`, which is serve."""
+    del name  # one command only
+    add = command.add_argument
+    add("model", nargs="*", metavar="MODEL", help=f"file, folder or name ({DEFAULT_MODEL})")
+    add("--model", "-m", dest="more", action="append", default=[], metavar="MODEL")
+    add("--served-model-name", action="append", default=[], metavar="N", help="one for each model")
+    add("--host", default="127.0.0.1", help="0.0.0.0 for every network (default: this machine)")
+    add("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    add("--api-key", action="append", default=[], metavar="KEY", help="better: --api-key-file")
+    add("--api-key-file", metavar="F", help="one key a line; also PYROCLAST_API_KEY")
+    add("--cors-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
+    add("--max-queued-requests", type=int, default=1024, metavar="K", help="more are refused: 429")
+    add("--shutdown-timeout", type=float, default=30.0, metavar="S", help="for what still runs")
+    add("--answer-parser", metavar="NAME", help="how tool calls and reasoning are read")
+    add("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add("--compute", default="auto", metavar="HOW", help="auto or float32")
+    add("--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0")
+    add("--max-seqs", type=int, default=64, metavar="N", help="sequences in a step (default: 64)")
+    add("--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2")
+    add_frozen(command)
+    add_device(command, "auto")
+
+
+def serve(args: Namespace) -> None:
+    """Loads the models and answers until a signal ends it."""
+    try:
+        import msgspec  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        fail(f"{_EXTRA} ({error})", code=1)
+    from pyroclast.server.app import App, create_app
+    from pyroclast.server.auth import read_keys
+    from pyroclast.server.limits import Limits
+    from pyroclast.server.run import listen, make_server
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    keys = read_keys(args.api_key_file, args.api_key)
+    bound = listen(args.host, args.port)  # first: a port in use is told before models load
+    llms = _load(args)
+    try:
+        limits = Limits()
+        application = create_app(
+            llms,
+            api_keys=keys,
+            cors_origins=args.cors_origin,
+            parser=args.answer_parser,
+            limits=limits,
+        )
+        app = application if isinstance(application, App) else application.app  # type: ignore[attr-defined]
+        server = make_server(
+            application, app, limits=limits, shutdown_timeout_s=args.shutdown_timeout
+        )
+        host, port = bound.getsockname()[:2]
+        _tell(list(llms), host, port, has_key=bool(keys), as_object=args.json)
+        server.run(sockets=[bound])
+    finally:
+        for each in llms.values():
+            each.llm.close()
+        bound.close()
+
+
+def _load(args: Namespace) -> dict[str, AsyncLLM]:
+    from pyroclast.async_llm import AsyncLLM
+
+    models = [*args.model, *args.more] or [DEFAULT_MODEL]
+    names = args.served_model_name
+    if names and len(names) != len(models):
+        fail(
+            f"--served-model-name must be given once for each model: {len(models)} models, "
+            f"{len(names)} names",
+            code=2,
+        )
+    llms: dict[str, AsyncLLM] = {}
+    for i, model in enumerate(models):
+        llm = AsyncLLM(
+            model,
+            device=args.device,
+            compute=args.compute,
+            kernels=args.kernels,
+            threads=args.threads,
+            kv_dtype=args.kv_dtype,
+            max_seqs=args.max_seqs,
+            max_queued_requests=args.max_queued_requests,
+        )
+        name = names[i] if names else Path(llm.llm.name).name
+        if name.lower() in {each.lower() for each in llms}:
+            fail(f"two models are called {name!r}; name them with --served-model-name", code=2)
+        llms[name] = llm
+    return llms
+
+
+def _tell(names: list[str], host: str, port: int, *, has_key: bool, as_object: bool) -> None:
+    """Where it listens, and a line to try."""
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    if as_object:
+        write(json.dumps({"url": url, "models": names}))
+    else:
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+        key = " -H 'Authorization: Bearer YOUR_KEY'" if has_key else ""
+        write(f"{', '.join(names)} at {url}/v1; every endpoint: {url}/docs.  Try:")
+        write(
+            f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
+            f"-d '{json.dumps(body | {'max_tokens': 64})}'"
+        )
+    sys.stdout.flush()

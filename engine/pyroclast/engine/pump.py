@@ -1,0 +1,74 @@
+"""The thread that runs steps where nobody waits in a thread of their own: for coroutines.
+
+It starts with the first request, sleeps while there is nothing to do, and ends when its loop is
+closed or dropped.  It is a daemon: a program that ends does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from queue import SimpleQueue
+
+from pyroclast.engine.loop import Loop
+from pyroclast.errors import KernelError
+
+
+class Pump:
+    """`wake` after every request that was queued, or given up: it runs the steps that follow."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = weakref.ref(loop)
+        # Unlike an Event, it may be filled in a signal handler and in a finalizer.
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._pid_of_thread: int | None = None
+        self._idle = False
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(loop, self._bell.put, None)
+        self._finalizer.atexit = False
+
+    def wake(self) -> None:
+        """Sees to it that the thread runs, and that it looks for work.  Never waits for a step."""
+        if self._pid_of_thread != os.getpid():  # never started, or left in the parent of a fork
+            self._start(os.getpid())
+        if self._idle:
+            self._bell.put(None)
+
+    def _start(self, pid: int) -> None:
+        with self._lock:
+            if self._pid_of_thread == pid:
+                return
+            self._idle = False
+            thread = threading.Thread(target=self._work, name="pyroclast-pump", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise KernelError(
+                    f"the thread that runs the steps could not be started ({error}); "
+                    "raise the limit on threads (ulimit -u, TasksMax) or on memory"
+                ) from error
+            self._pid_of_thread = pid
+
+    def _work(self) -> None:
+        while self._run_steps():
+            self._bell.get()
+
+    def _run_steps(self) -> bool:
+        """Runs steps until there is nothing to do; False when the loop is gone or closed."""
+        loop = self._loop()
+        if loop is None or loop.closed:
+            self._pid_of_thread = None
+            return False
+        self._idle = False
+        while not self._idle:
+            try:
+                while loop.has_work():
+                    loop.run_for_all()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, who waits hears of it
+                loop.fail_all(error)
+            # Who queues something from here on rings the bell.
+            self._idle = True
+            if loop.has_work():
+                self._idle = False
+        return True

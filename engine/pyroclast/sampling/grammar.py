@@ -1,0 +1,196 @@
+"""Structured output: which tokens a grammar allows next, by llguidance.
+
+A `GrammarCompiler` belongs to a model's vocabulary.  It compiles what `SamplingParams.structured`
+asks for; each request follows its text with a `Matcher` of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.errors import SamplingError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_MAX_KEPT = 64  # compiled grammars
+_MAX_REASON_CHARS = 600
+# White space between JSON's tokens: some, because small models write better JSON with it, but not
+# without end, because they may never stop.
+_JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,20}"}
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary; safe to use from several threads.
+
+    tokens: the bytes of every token.  encode: text -> token ids, for text that continues another.
+    n_rows: the logits of a step, which may be more than the tokens."""
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        encode: Callable[[str], list[int]],
+        *,
+        special_ids: Sequence[int],
+        eos_ids: Sequence[int],
+        n_rows: int,
+    ) -> None:
+        self._vocabulary = _Vocabulary(tokens, encode, special_ids, eos_ids, n_rows)
+        self._n_rows = n_rows
+        self._tokenizer: LLTokenizer | None = None
+        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def matcher(self, structured: Mapping[str, Any]) -> Matcher:
+        """A matcher at the beginning of a text.  SamplingError: it cannot be compiled, and why."""
+        key = json.dumps(structured, sort_keys=True)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+        if found is None:
+            found = self._compile(structured)
+            with self._lock:
+                self._kept[key] = found
+                while len(self._kept) > _MAX_KEPT:
+                    self._kept.popitem(last=False)
+        return Matcher(found.deep_copy(), self._n_rows)
+
+    def _compile(self, structured: Mapping[str, Any]) -> LLMatcher:
+        from llguidance import LLMatcher, LLParserLimits
+
+        [(kind, content)] = structured.items()
+        try:
+            matcher = LLMatcher(
+                self._for_llguidance(),
+                _source(kind, content),
+                log_level=0,
+                limits=LLParserLimits(verbose_errors=False),
+            )
+        except ValueError as error:
+            raise _refused(kind, str(error)) from None
+        if matcher.is_error():
+            raise _refused(kind, matcher.get_error())
+        return matcher
+
+    def _for_llguidance(self) -> LLTokenizer:
+        """The vocabulary as llguidance wants it: made once, a second for 100,000 tokens."""
+        with self._lock:
+            if self._tokenizer is None:
+                from llguidance import LLTokenizer, TokenizerWrapper
+
+                self._tokenizer = LLTokenizer(
+                    TokenizerWrapper(self._vocabulary),
+                    eos_token=self._vocabulary.eos_ids,
+                )
+            return self._tokenizer
+
+
+class Matcher:
+    """Follows one text.  `ended`: the text is complete and nothing but its end may follow."""
+
+    __slots__ = ("_matcher", "_n_words", "ended")
+
+    def __init__(self, matcher: LLMatcher, n_rows: int) -> None:
+        self._matcher = matcher
+        self._n_words = -(-n_rows // 32)
+        self.ended = matcher.is_stopped()
+
+    def write_mask(self, address: int) -> None:
+        """Writes a bit for each row of logits, uint32 (n_words,), at the address.  SamplingError
+        where the grammar became too complex to go on."""
+        self._matcher.unsafe_compute_mask_ptr(address, 4 * self._n_words)
+        self._check()
+
+    def accept(self, token_id: int) -> None:
+        """One more token of the text."""
+        if not self._matcher.consume_token(token_id):
+            return  # told at the next mask
+        self.ended = self._matcher.is_stopped()
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, if only these can."""
+        return [] if self.ended else self._matcher.compute_ff_tokens()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self._matcher.is_accepting()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise SamplingError(
+                f"the grammar could not be followed: {_clipped(self._matcher.get_error())}"
+            )
+
+
+class _Vocabulary:
+    """What llguidance's TokenizerWrapper asks of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        encode: Callable[[str], list[int]],
+        special_ids: Sequence[int],
+        eos_ids: Sequence[int],
+        n_rows: int,
+    ) -> None:
+        self.eos_ids = list(eos_ids)
+        self.eos_token_id = self.eos_ids[0]
+        self.tokens = [*tokens, *[b""] * (n_rows - len(tokens))]
+        self.special_token_ids = list(special_ids)
+        self._encode = encode
+        special = set(special_ids)
+        self._ids = {b: i for i, b in enumerate(self.tokens) if b and i not in special}
+        self._longest = max(map(len, self._ids), default=1)
+
+    def __call__(self, text: str) -> list[int]:
+        """The model's own tokens of text; where they spell something else, the longest that fit."""
+        data = text.encode()
+        ids = self._encode(text)
+        if b"".join(self.tokens[i] for i in ids) == data:
+            return ids
+        return self._greedy(data)
+
+    def _greedy(self, data: bytes) -> list[int]:
+        ids, at = [], 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest), at, -1):
+                if (token_id := self._ids.get(data[at:end])) is not None:
+                    ids.append(token_id)
+                    break
+            else:
+                raise SamplingError(f"this vocabulary has no token for the byte 0x{data[at]:02x}")
+            at = end
+        return ids
+
+
+def _source(kind: str, content: Any) -> str:
+    """The grammar in llguidance's own notation."""
+    from llguidance import LLMatcher, grammar_from
+
+    if kind == "json_object":
+        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS)
+    if kind == "json":
+        own = '"x-guidance"' in content  # llguidance's options, which the schema itself may bring
+        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS)
+    if kind == "choice":
+        return grammar_from("choice", json.dumps(content))
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(content)
+    return grammar_from("grammar", content)
+
+
+def _refused(kind: str, reason: str) -> SamplingError:
+    return SamplingError(f"structured[{kind!r}] cannot be compiled: {_clipped(reason)}")
+
+
+def _clipped(reason: str) -> str:
+    reason = " ".join(reason.split())
+    return reason if len(reason) <= _MAX_REASON_CHARS else reason[:_MAX_REASON_CHARS] + "..."

@@ -1,0 +1,267 @@
+"""POST /v1/completions: text or token ids in, text out; with echo, the prompt's own logprobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct
+
+from pyroclast.sampling.params import SamplingParams
+from pyroclast.server.answers import finite, token_bytes, usage_json
+from pyroclast.server.errors import HttpError
+from pyroclast.server.fields import SamplingFields, StreamOptions, sampling_params
+from pyroclast.server.generation import Generation
+from pyroclast.server.served import Served
+from pyroclast.server.service import Exchange, Reply
+from pyroclast.server.sse import DONE, event
+
+if TYPE_CHECKING:
+    from pyroclast.engine.output import Chunk, TokenLogprobs
+
+MAX_PROMPTS = 1024
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """The body of a completion request."""
+
+    prompt: str | list[Any]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=128)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+    add_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
+    user: str | None = None
+
+
+async def completions(exchange: Exchange) -> Reply:
+    """Completes one prompt or several."""
+    body = exchange.body(CompletionRequest)
+    served = exchange.served(body.model)
+    work = Completions(exchange, served, body)
+    await work.prepare()
+    if body.stream:
+        return exchange.events(work.events(), work.generation)
+    return exchange.json(await exchange.unless_gone(work.whole()))
+
+
+class _Choice(Struct):
+    """What came of one choice so far."""
+
+    text: str = ""
+    token_ids: list[int] = []
+    logprobs: list[Any] = []
+    finish_reason: str | None = None
+
+
+class Completions:
+    """One completion request on its way through the engine."""
+
+    generation: Generation  # from `prepare` on
+
+    def __init__(self, exchange: Exchange, served: Served, body: CompletionRequest) -> None:
+        self._exchange, self._served, self._body = exchange, served, body
+        self._id, self._created = f"cmpl-{exchange.request_id}", int(time.time())
+        self._prompts: list[list[int]] = []
+        self._params: list[SamplingParams] = []
+        self._only_reads = bool(body.echo) and body.max_tokens == 0
+
+    async def prepare(self) -> None:
+        """Encodes the prompts and checks everything."""
+        body = self._body
+        if body.best_of is not None and body.best_of != (body.n or 1):
+            raise HttpError(
+                400,
+                "best_of is not supported; ask for n choices and take the one you like best",
+                param="best_of",
+            )
+        if body.suffix:
+            raise HttpError(400, "suffix is not supported", param="suffix")
+        if body.max_tokens == 0 and not body.echo:
+            raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
+        self._prompts = [await self._encode(prompt) for prompt in _as_list(body.prompt)]
+        asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        for ids in self._prompts:
+            n_room = self._served.max_tokens(max(asked, 1), len(ids), "prompt")
+            self._params.append(
+                sampling_params(
+                    body,
+                    max_tokens=n_room,
+                    logprobs=body.logprobs,
+                    prompt_logprobs=body.logprobs if body.echo else None,
+                )
+            )
+        self.generation = await self._exchange.generate(self._served, self._prompts, self._params)
+
+    async def _encode(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, list):
+            n = self._served.vocab_size
+            if wrong := [i for i in prompt if i >= n]:
+                raise HttpError(
+                    400, f"token id {wrong[0]} is outside the vocabulary of {n}", param="prompt"
+                )
+            return prompt
+        special = self._body.add_special_tokens
+        options = {} if special is None else {"add_special_tokens": special}
+        ids = await self._served.encode(prompt, **options)
+        if not ids:
+            raise HttpError(400, "the prompt has no tokens", param="prompt")
+        return ids
+
+    async def _all_chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
+        """(choice, chunk) of every prompt; the prompts run together."""
+        n = self._params[0].n
+        async for i, chunk in self.generation.chunks():
+            yield i * n + chunk.index, chunk
+
+    async def whole(self) -> dict[str, Any]:
+        """The reply that is not streamed."""
+        n = self._params[0].n
+        found = [_Choice() for _ in range(n * len(self._prompts))]
+        heads: list[Any] = [None] * len(found)
+        async for i, chunk in self._all_chunks():
+            choice = found[i]
+            choice.text += chunk.text
+            choice.token_ids += chunk.token_ids
+            choice.logprobs += chunk.logprobs or ()
+            if chunk.completion is not None:
+                heads[i] = chunk.completion.prompt_logprobs
+            choice.finish_reason = chunk.finish_reason
+        choices = [
+            self._choice_json(i, choice, heads[i], self._prompts[i // n])
+            for i, choice in enumerate(found)
+        ]
+        n_completion = 0 if self._only_reads else sum(len(c.token_ids) for c in found)
+        usage = usage_json(sum(map(len, self._prompts)), n_completion, self.generation.n_cached)
+        return self._object(choices) | {"usage": usage}
+
+    def _choice_json(
+        self, i: int, choice: _Choice, head: Any, prompt_ids: list[int]
+    ) -> dict[str, Any]:
+        text, token_ids, logprobs = choice.text, choice.token_ids, choice.logprobs
+        if self._only_reads:
+            text, token_ids, logprobs = "", [], []
+        if self._body.echo:
+            text = self._served.tokenizer.decode(prompt_ids) + text
+            token_ids = prompt_ids + token_ids
+            logprobs = [*(head or [None] * len(prompt_ids)), *logprobs]
+        found: dict[str, Any] = {
+            "index": i,
+            "text": text,
+            "logprobs": None,
+            "finish_reason": choice.finish_reason,
+        }
+        if self._body.logprobs is not None:
+            found["logprobs"] = self._logprobs_json(token_ids, logprobs, 0)
+        if self._body.return_token_ids:
+            found |= {"token_ids": token_ids, "prompt_token_ids": prompt_ids}
+        return found
+
+    def _logprobs_json(
+        self, token_ids: list[int], logprobs: list[TokenLogprobs | None], offset: int
+    ) -> dict[str, Any]:
+        """The legacy form: parallel lists.  The first token of a prompt has no context: null."""
+        name = self._token_name
+        offsets, tops = [], []
+        for token_id, each in zip(token_ids, logprobs, strict=True):
+            offsets.append(offset)
+            offset += len(name(token_id))
+            tops.append(None if each is None else self._top_json(each))
+        return {
+            "tokens": [name(token_id) for token_id in token_ids],
+            "token_logprobs": [None if x is None else finite(x.logprob) for x in logprobs],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+
+    def _top_json(self, each: TokenLogprobs) -> dict[str, float]:
+        """By name: of two tokens with one name, the more likely counts.  The token itself is
+        always there, as OpenAI has it."""
+        found: dict[str, float] = {}
+        for token_id, logprob in [*each.top, (each.token_id, each.logprob)]:
+            found.setdefault(self._token_name(token_id), finite(logprob))
+        return found
+
+    def _token_name(self, token_id: int) -> str:
+        data = token_bytes(self._served.tokenizer, token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The stream's events."""
+        options = self._body.stream_options or StreamOptions()
+        n, n_tokens = self._params[0].n, 0
+        usage: dict[str, Any] = {"usage": None} if options.include_usage else {}
+        n_prompt = sum(map(len, self._prompts))
+        offsets = [0] * (n * len(self._prompts))
+        begun: set[int] = set()
+        async for i, chunk in self._all_chunks():
+            ids, text, logprobs = chunk.token_ids, chunk.text, list(chunk.logprobs or ())
+            if self._only_reads:
+                ids, text, logprobs = [], "", []
+            if self._body.echo and i not in begun:
+                prompt = self._prompts[i // n]
+                ids, text = prompt + ids, self._served.tokenizer.decode(prompt) + text
+                logprobs = [None] * len(prompt) + logprobs  # type: ignore[assignment]
+            begun.add(i)
+            n_tokens += len(chunk.token_ids)
+            if options.continuous_usage_stats:
+                usage = {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
+            choice: dict[str, Any] = {
+                "index": i,
+                "text": text,
+                "logprobs": None,
+                "finish_reason": chunk.finish_reason,
+            }
+            if self._body.logprobs is not None and len(ids) == len(logprobs):
+                choice["logprobs"] = self._logprobs_json(ids, logprobs, offsets[i])  # type: ignore[arg-type]
+                offsets[i] += sum(len(self._token_name(token_id)) for token_id in ids)
+            if self._body.return_token_ids:
+                choice["token_ids"] = ids
+            yield event(self._object([choice]) | usage)
+        if options.include_usage:
+            yield event(
+                self._object([])
+                | {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
+            )
+        yield DONE
+
+    def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._body.model or self._served.name,
+            "choices": choices,
+        }
+
+
+def _as_list(prompt: str | list[Any]) -> list[str | list[int]]:
+    """A text, token ids, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(_is_id(each) for each in prompt):
+        return [prompt]
+    if not 1 <= len(prompt) <= MAX_PROMPTS:
+        raise HttpError(400, f"prompt must hold 1 to {MAX_PROMPTS} prompts", param="prompt")
+    for each in prompt:
+        if not (
+            isinstance(each, str) or (isinstance(each, list) and each and all(map(_is_id, each)))
+        ):
+            raise HttpError(
+                400, "prompt must be a text, token ids, or a list of either", param="prompt"
+            )
+    return prompt
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,114 @@
+"""What goes wrong with a request, as the status and the JSON that clients recognise."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from pyroclast.errors import (
+    ClosedError,
+    ContextOverflowError,
+    MemoryBudgetError,
+    NumericalError,
+    PyroclastError,
+    QueueFullError,
+)
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    499: "request_cancelled",
+}
+_ANTHROPIC_TYPES = {
+    413: "request_too_large",
+    503: "overloaded_error",
+    500: "api_error",
+}
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+class HttpError(Exception):
+    """A refusal: status, message, the field that is to blame, and a code that programs read."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.param, self.code, self.retry_after_s = param, code, retry_after_s
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        """{"error": {...}}, as OpenAI's API has it."""
+        error = {
+            "message": self.message,
+            "type": _TYPES.get(self.status, "server_error"),
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error | self.details}
+
+    def anthropic_body(self) -> dict[str, Any]:
+        """{"type": "error", "error": {...}}, as Anthropic's API has it."""
+        kind = _ANTHROPIC_TYPES.get(self.status) or _TYPES.get(self.status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def headers(self) -> dict[str, str]:
+        """Retry-After, where trying again can help."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+
+def overflow(n_prompt: int, n_wanted: int, max_model_len: int, param: str) -> HttpError:
+    """The prompt does not fit.  Agents look for one of three sentences before they shorten it: all
+    three are there."""
+    return HttpError(
+        400,
+        f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+        f"{n_prompt + n_wanted} tokens ({n_prompt} in the prompt, {n_wanted} for the completion). "
+        f"The request exceeds the available context size: prompt is too long: {n_prompt + n_wanted}"
+        f" tokens > {max_model_len} maximum. Shorten the prompt or ask for fewer tokens.",
+        param=param,
+        code="context_length_exceeded",
+        n_prompt_tokens=n_prompt,
+        n_ctx=max_model_len,
+    )
+
+
+def of_exception(error: BaseException) -> HttpError:
+    """The refusal that an error of the engine becomes."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, ContextOverflowError):
+        return HttpError(400, str(error), code="context_length_exceeded")
+    if isinstance(error, QueueFullError):
+        return HttpError(429, str(error), code="queue_full", retry_after_s=1)
+    if isinstance(error, ClosedError):
+        return HttpError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
+    if isinstance(error, NumericalError | MemoryBudgetError):
+        return HttpError(500, str(error), code=type(error).__name__)
+    if isinstance(error, PyroclastError):
+        return HttpError(400, str(error), code="invalid_value")
+    return HttpError(500, "internal error; the server's log has the details", code="internal_error")
+
+
+def of_validation(error: msgspec.ValidationError) -> HttpError:
+    """A body whose types are wrong: `param` is the path of the field."""
+    text = str(error)
+    found = _PATH.search(text)
+    param = found[1] if found else None
+    message = _PATH.sub("", text)
+    return HttpError(400, f"{param}: {message}" if param else message, param=param or None)

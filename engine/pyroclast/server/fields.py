@@ -1,0 +1,154 @@
+"""Sampling fields of requests under OpenAI's and vLLM's names, and the parameters they become."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pyroclast.errors import SamplingError
+from pyroclast.sampling.params import SamplingParams
+from pyroclast.server.errors import HttpError
+
+MAX_N = 64
+MAX_STOPS = 32
+MAX_STOP_CHARS = 1024
+
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "top_n_sigma",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "min_tokens",
+    "stop_token_ids",
+    "ignore_eos",
+    "logit_bias",
+    "allowed_token_ids",
+    "n",
+)
+
+
+class StreamOptions(Struct):
+    """What a stream carries besides its chunks."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class JsonSchema(Struct):
+    """response_format.json_schema."""
+
+    schema: dict[str, Any] | bool | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    """{"type": "text" | "json_object" | "json_schema" | "regex" | "grammar", ...}."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+    schema: dict[str, Any] | None = None
+
+
+class SamplingFields(Struct, kw_only=True):
+    """Fields that every generating endpoint takes."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
+    priority: int | None = None
+
+
+def sampling_params(
+    fields: SamplingFields,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None = None,
+    structured: dict[str, Any] | None = None,
+    **more: Any,
+) -> SamplingParams:
+    """The engine's parameters; HttpError 400 with the name of the field that is wrong."""
+    given: dict[str, Any] = {name: getattr(fields, name) for name in _SAME_NAME}
+    if fields.seed is not None:
+        given["seed"] = fields.seed % 2**64  # OpenAI's may be negative
+    given["stop"] = _stops(fields.stop)
+    given |= {"max_tokens": max_tokens, "logprobs": logprobs} | more
+    given["structured"] = structured or structure(fields)
+    if max_tokens is not None and (given["min_tokens"] or 0) > max_tokens:
+        given["min_tokens"] = max_tokens
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return SamplingParams(**given)
+    except SamplingError as error:
+        raise HttpError(400, str(error), param=str(error).split(" ", 1)[0].split("[")[0]) from error
+
+
+def structure(fields: SamplingFields) -> dict[str, Any] | None:
+    """SamplingParams.structured of response_format or structured_outputs."""
+    if fields.structured_outputs:
+        known = {"json", "json_object", "regex", "choice", "grammar"}
+        given = {k: v for k, v in fields.structured_outputs.items() if v is not None and v != {}}
+        wrong = sorted(set(given) - known)
+        if wrong or len(given) != 1:
+            raise HttpError(
+                400,
+                f"structured_outputs takes exactly one of {', '.join(sorted(known))}, got "
+                f"{', '.join(sorted(given)) or 'none'}",
+                param="structured_outputs",
+            )
+        return given
+    form = fields.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"json": form.schema} if form.schema else {"json_object": True}
+    if form.type == "json_schema":
+        schema = form.json_schema.schema if form.json_schema is not None else None
+        if schema is None:
+            raise HttpError(
+                400,
+                "response_format.json_schema.schema is missing",
+                param="response_format.json_schema.schema",
+            )
+        return {"json": schema}
+    raise HttpError(
+        400,
+        f"response_format.type must be text, json_object or json_schema, got {form.type!r:.40}",
+        param="response_format.type",
+    )
+
+
+def _stops(stop: str | list[str] | None) -> list[str] | None:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if any(len(each) > MAX_STOP_CHARS for each in stops):
+        raise HttpError(400, f"a stop string has at most {MAX_STOP_CHARS} characters", param="stop")
+    return [each for each in stops if each] or None
+
+
+def unknown_fields(body: dict[str, Any], kind: type[Struct]) -> list[str]:
+    """The names in a body that its type does not have: accepted, and reported in a header."""
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    return sorted(name for name in body if name not in known)

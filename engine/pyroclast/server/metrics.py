@@ -1,0 +1,136 @@
+"""What /metrics tells Prometheus: vLLM's names where the meaning is vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from pyroclast.engine.output import Chunk
+
+_SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+_LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
+_LABEL = ("model_name",)
+
+
+_COUNTERS = {
+    "prompt_tokens": ("vllm:prompt_tokens", "Prompt tokens read"),
+    "generated_tokens": ("vllm:generation_tokens", "Tokens generated"),
+    "failed": ("pyroclast:requests_failed", "Requests that ended with an error"),
+    "cancelled": ("pyroclast:requests_cancelled", "Requests whose client went away"),
+}
+_GAUGES = {
+    "running": ("vllm:num_requests_running", "Requests in the steps"),
+    "waiting": ("vllm:num_requests_waiting", "Requests in the queue"),
+    "cache_usage": ("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1"),
+}
+_HISTOGRAMS = {
+    "first_token_s": (
+        "vllm:time_to_first_token_seconds",
+        "From the request to its first token",
+        _LONG_S,
+    ),
+    "between_tokens_s": (
+        "vllm:inter_token_latency_seconds",
+        "Between two tokens of a choice",
+        _SHORT_S,
+    ),
+    "whole_s": (
+        "vllm:e2e_request_latency_seconds",
+        "From the request to its last token",
+        _LONG_S,
+    ),
+}
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    prompt_tokens: Counter
+    generated_tokens: Counter
+    failed: Counter
+    cancelled: Counter
+    running: Gauge
+    waiting: Gauge
+    cache_usage: Gauge
+    first_token_s: Histogram
+    between_tokens_s: Histogram
+    whole_s: Histogram
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        for field, (name, text) in _COUNTERS.items():
+            setattr(self, field, Counter(name, text, _LABEL, registry=registry))
+        for field, (name, text) in _GAUGES.items():
+            setattr(self, field, Gauge(name, text, _LABEL, registry=registry))
+        for field, (name, text, buckets) in _HISTOGRAMS.items():
+            found = Histogram(name, text, _LABEL, buckets=buckets, registry=registry)
+            setattr(self, field, found)
+        self.finished = Counter(
+            "vllm:request_success",
+            "Choices that ended, by reason",
+            (*_LABEL, "finished_reason"),
+            registry=registry,
+        )
+        self.refused = Counter(
+            "pyroclast:requests_refused",
+            "Replies with status 4xx or 5xx",
+            ("status",),
+            registry=registry,
+        )
+        self._before_scrape: list[Callable[[], None]] = []
+
+    def before_scrape(self, update: Callable[[], None]) -> None:
+        """Calls `update` before each scrape: for gauges of what is there anyway."""
+        self._before_scrape.append(update)
+
+    def text(self) -> bytes:
+        """Prometheus' text format."""
+        for update in self._before_scrape:
+            update()
+        return generate_latest(self.registry)
+
+
+class Watched:
+    """Counts one request while its chunks pass."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics, self._model = metrics, model
+        self._start_s = self._last_s = perf_counter()
+        self._began = self._failed = False
+        self._n_open = 1
+        self._generated = metrics.generated_tokens.labels(model)
+        self._between = metrics.between_tokens_s.labels(model)
+
+    def chunk(self, chunk: Chunk) -> bool:
+        """One chunk of any choice; whether it was the first."""
+        now_s, is_first = perf_counter(), not self._began
+        if is_first:
+            self._began = True
+            self._metrics.first_token_s.labels(self._model).observe(now_s - self._start_s)
+            self._metrics.prompt_tokens.labels(self._model).inc(chunk.n_prompt_tokens)
+        else:
+            self._between.observe(now_s - self._last_s)
+        self._last_s = now_s
+        self._generated.inc(len(chunk.token_ids))
+        if chunk.finish_reason is not None:
+            self._n_open = 0
+            self._metrics.finished.labels(self._model, chunk.finish_reason).inc()
+        return is_first
+
+    def failed(self) -> None:
+        """The engine ended it with an error."""
+        self._failed = True
+        self._metrics.failed.labels(self._model).inc()
+
+    def end(self) -> None:
+        """No more chunks come."""
+        if self._failed:
+            return
+        if self._n_open:
+            self._metrics.cancelled.labels(self._model).inc()
+        else:
+            self._metrics.whole_s.labels(self._model).observe(perf_counter() - self._start_s)

@@ -1,0 +1,85 @@
+"""The models that a server answers for, by name, and what their requests have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyroclast.errors import TemplateError
+from pyroclast.server.errors import HttpError, overflow
+from pyroclast.text.answers.choose import parser_for, parser_name
+from pyroclast.text.answers.parser import AnswerParser
+
+if TYPE_CHECKING:
+    from pyroclast.async_llm import AsyncLLM
+    from pyroclast.text.tokenizer import Tokenizer
+
+DEFAULT = "default"
+_N_TAIL = 16  # tokens at a prompt's end in which a template may open the reasoning
+
+
+class Served:
+    """One model under one name."""
+
+    def __init__(self, name: str, llm: AsyncLLM, *, parser: str | None = None) -> None:
+        self.name, self.llm = name, llm
+        self.created = int(time.time())
+        self.tokenizer: Tokenizer = llm.llm.tokenizer
+        self.max_model_len: int = llm.llm.max_seq_len
+        self.vocab_size: int = llm.llm.vocab_size
+        self.parser = parser_name(self.tokenizer.chat_template, parser)
+
+    async def encode_chat(
+        self, turns: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+    ) -> list[int]:
+        """The prompt of a conversation.  Rendered in a thread: a template may take seconds."""
+        try:
+            return await asyncio.to_thread(self.tokenizer.encode_chat, turns, **template)
+        except TemplateError as error:
+            raise HttpError(400, str(error), param="messages", code="template_error") from error
+
+    async def encode(self, text: str, **options: Any) -> list[int]:
+        """The token ids of a text; a long one is encoded in a thread."""
+        if len(text) < 10_000:
+            return self.tokenizer.encode(text, **options)
+        return await asyncio.to_thread(self.tokenizer.encode, text, **options)
+
+    def max_tokens(self, asked: int | None, n_prompt: int, param: str) -> int:
+        """How many tokens may come; HttpError 400 where the context has no room for what is asked
+        for: nothing is cut off silently."""
+        room = self.max_model_len - n_prompt
+        if room < (1 if asked is None else asked):
+            raise overflow(n_prompt, 1 if asked is None else asked, self.max_model_len, param)
+        return room if asked is None else asked
+
+    def answer_parser(
+        self, prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
+    ) -> AnswerParser:
+        """A fresh parser for one answer to this prompt."""
+        tail = self.tokenizer.decode(prompt_ids[-_N_TAIL:], skip_special_tokens=False)
+        return parser_for(self.parser, tools=tools, prompt=tail)
+
+
+class ServedModels:
+    """The models by name; case does not count, and "default" is the first."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.all = list(served)
+        self._by_name = {each.name.lower(): each for each in served}
+
+    def find(self, name: str | None) -> Served:
+        """HttpError 404 for a name that no model has."""
+        if not name or name.lower() == DEFAULT:
+            return self.all[0]
+        found = self._by_name.get(name.lower())
+        if found is None:
+            known = ", ".join(each.name for each in self.all)
+            raise HttpError(
+                404,
+                f"the model {name!r:.80} does not exist; this server has: {known}",
+                param="model",
+                code="model_not_found",
+            )
+        return found

@@ -1,0 +1,137 @@
+"""One HTTP request and its reply: what every endpoint is handed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from pyroclast.server.errors import HttpError, of_validation
+from pyroclast.server.fields import unknown_fields
+from pyroclast.server.generation import Generation
+from pyroclast.server.metrics import Metrics
+from pyroclast.server.served import Served, ServedModels
+from pyroclast.server.sse import EventStream, Receive, event, unless_gone
+
+if TYPE_CHECKING:
+    from pyroclast.sampling.params import SamplingParams
+
+T = TypeVar("T", bound=msgspec.Struct)
+Reply = Any  # an ASGI application: (scope, receive, send)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class JsonReply:
+    """An ASGI reply of one JSON value."""
+
+    def __init__(self, value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self._body, self._status, self._headers = _encode(value), status, headers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Sends it."""
+        del scope, receive
+        head = {"content-type": "application/json", "content-length": str(len(self._body))}
+        head |= self._headers
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.items()]
+        await send({"type": "http.response.start", "status": self._status, "headers": raw})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+class Exchange:
+    """A request that was read, and how to reply to it."""
+
+    def __init__(
+        self,
+        raw: bytes,
+        headers: Mapping[str, str],
+        receive: Receive,
+        models: ServedModels,
+        metrics: Metrics,
+    ) -> None:
+        self._raw, self._headers, self._receive = raw, headers, receive
+        self.models, self.metrics = models, metrics
+        self.request_id = _request_id(headers.get("x-request-id"))
+        self.priority = "interactive"
+        self._reply_headers = {"x-request-id": self.request_id}
+
+    def body(self, kind: type[T]) -> T:
+        """The body as a value of `kind`; HttpError 400 that names the field which is wrong.
+        Fields that the type does not have are listed in a header of the reply."""
+        try:
+            value = msgspec.json.decode(self._raw or b"null")
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise HttpError(400, f"the body is no JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise HttpError(400, "the body must be a JSON object")
+        try:
+            found = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise of_validation(error) from None
+        except RecursionError:
+            raise HttpError(400, "the body is nested too deeply") from None
+        if (getattr(found, "priority", None) or 0) > 0:  # vLLM's: lower goes first
+            self.priority = "batch"
+        if unknown := unknown_fields(value, kind):
+            listed = ",".join(
+                name for name in unknown[:50] if name.isascii() and name.isprintable()
+            )
+            self._reply_headers["x-ignored-fields"] = listed[:1000]
+        return found
+
+    def served(self, model: str | None) -> Served:
+        """The model that the request names."""
+        return self.models.find(model)
+
+    def header(self, name: str) -> str | None:
+        """A header of the request, by its name in lower case."""
+        return self._headers.get(name)
+
+    def json(self, value: Any, status: int = 200) -> Reply:
+        """A reply of one JSON value."""
+        return JsonReply(value, status, self._reply_headers)
+
+    def events(
+        self,
+        events: AsyncGenerator[bytes, None],
+        generation: Generation,
+        *,
+        error_name: str | None = None,
+    ) -> Reply:
+        """A reply of events, which ends the generation with it.  error_name: what the protocol
+        calls its error event."""
+
+        def on_error(error: HttpError) -> bytes:
+            if error_name is None:
+                return event(error.body())
+            return event(error.anthropic_body(), error_name)
+
+        return EventStream(
+            events, headers=self._reply_headers, on_error=on_error, on_end=generation.aclose
+        )
+
+    async def unless_gone(self, work: Awaitable[Any]) -> Any:
+        """The result of `work`, which ends when the client goes away."""
+        return await unless_gone(self._receive, work)
+
+    async def generate(
+        self, served: Served, prompts: Sequence[list[int]], params: Sequence[SamplingParams]
+    ) -> Generation:
+        """Queues the prompts; HttpError for what is wrong with them, and 429 where the queue is
+        full."""
+        streams = [
+            served.llm.stream(ids, each, priority=self.priority)
+            for ids, each in zip(prompts, params, strict=True)
+        ]
+        generation = Generation(streams, self.metrics, served.name)
+        await generation.start()
+        return generation
+
+
+def _request_id(given: str | None) -> str:
+    """The client's id where it is harmless, else a fresh one."""
+    if given and len(given) <= 128 and all(c.isalnum() or c in "-_.:" for c in given):
+        return given
+    return secrets.token_hex(16)

@@ -1,0 +1,118 @@
+"""Server-sent events: a reply that sends events as they come, pings while nothing comes, and ends
+its work when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from pyroclast.server.errors import HttpError, of_exception
+
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+Scope = Mapping[str, Any]
+
+FIRST_PING_S = 0.8  # "within one second" for clients that wait for the first byte
+PING_S = 15.0
+_PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def event(value: Any, name: str | None = None) -> bytes:
+    """One event; `name` for protocols that name theirs."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + _encode(value) + b"\n\n"
+
+
+class EventStream:
+    """An ASGI reply.  `events` yields ready bytes; `on_error` makes the one event that tells of an
+    error after the stream began."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        headers: Mapping[str, str],
+        on_error: Callable[[HttpError], bytes],
+        on_end: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._events, self._headers = events, headers
+        self._on_error, self._on_end = on_error, on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends until the events end or the client is gone."""
+        del scope
+        head = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        head |= {"x-accel-buffering": "no"} | dict(self._headers)
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        gone = asyncio.ensure_future(_until_gone(receive))
+        sending = asyncio.ensure_future(self._send_all(send))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (gone, sending):
+                if not task.done():
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await task
+            await self._events.aclose()
+            await self._on_end()  # events that were never asked for have not ended it
+
+    async def _send_all(self, send: Send) -> None:
+        wait_s = FIRST_PING_S
+        pending = asyncio.ensure_future(anext(self._events, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({pending}, timeout=wait_s)
+                wait_s = PING_S
+                if not done:
+                    await _send_body(send, _PING)
+                    continue
+                data = pending.result()
+                if data is None:
+                    break
+                await _send_body(send, data)
+                pending = asyncio.ensure_future(anext(self._events, None))
+        except asyncio.CancelledError:
+            pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await pending
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+            await _send_body(send, self._on_error(of_exception(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_body(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(receive: Receive, work: Any) -> Any:
+    """The result of `work`, an awaitable; cancelled, with HttpError 499, if the client goes away
+    first."""
+    gone = asyncio.ensure_future(_until_gone(receive))
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise HttpError(499, "the client closed the connection")
+    finally:
+        for each in (gone, task):
+            if not each.done():
+                each.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await each

@@ -1,0 +1,121 @@
+"""POST /tokenize, /detokenize, /apply-template; GET /tokenizer_info.  vLLM's shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from pyroclast.server.chat import Tool
+from pyroclast.server.errors import HttpError
+from pyroclast.server.messages_in import ChatMessage, for_template
+from pyroclast.server.service import Exchange, Reply
+
+
+class TokenizeRequest(Struct):
+    """A text, or a conversation."""
+
+    prompt: str | None = None
+    content: str | None = None  # llama-server's name of it
+    messages: list[ChatMessage] | None = None
+    tools: list[Tool] | None = None
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    add_special: bool | None = None  # llama-server's name of it
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(Struct):
+    """Token ids."""
+
+    tokens: list[Annotated[int, Meta(ge=0)]]
+    model: str | None = None
+
+
+class TemplateRequest(Struct):
+    """A conversation."""
+
+    messages: list[ChatMessage]
+    tools: list[Tool] | None = None
+    model: str | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+async def tokenize(exchange: Exchange) -> Reply:
+    """Text or messages -> token ids."""
+    body = exchange.body(TokenizeRequest)
+    served = exchange.served(body.model)
+    text = body.prompt if body.prompt is not None else body.content
+    if (text is None) == (body.messages is None):
+        raise HttpError(400, "give either prompt or messages", param="prompt")
+    if body.messages is not None:
+        ids = await served.encode_chat(for_template(body.messages), _template(body))
+    else:
+        assert text is not None
+        special = body.add_special_tokens
+        if special is None:  # vLLM adds them unless told not to; llama-server only if told to
+            special = bool(body.add_special) if body.prompt is None else True
+        ids = await served.encode(text, add_special_tokens=special)
+    found: dict[str, Any] = {
+        "tokens": ids,
+        "count": len(ids),
+        "max_model_len": served.max_model_len,
+    }
+    if body.return_token_strs:
+        found["token_strs"] = [served.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+    return exchange.json(found)
+
+
+async def detokenize(exchange: Exchange) -> Reply:
+    """Token ids -> text."""
+    body = exchange.body(DetokenizeRequest)
+    tokenizer = exchange.served(body.model).tokenizer
+    if wrong := [i for i in body.tokens if i >= tokenizer.vocab_size]:
+        raise HttpError(
+            400,
+            f"token id {wrong[0]} is outside the vocabulary of {tokenizer.vocab_size}",
+            param="tokens",
+        )
+    text = tokenizer.decode(body.tokens, skip_special_tokens=False)
+    return exchange.json({"prompt": text, "content": text})
+
+
+async def apply_template(exchange: Exchange) -> Reply:
+    """Messages -> the prompt as text."""
+    body = exchange.body(TemplateRequest)
+    served = exchange.served(body.model)
+    ids = await served.encode_chat(for_template(body.messages), _template(body))
+    text = served.tokenizer.decode(ids, skip_special_tokens=False)
+    return exchange.json({"prompt": text})
+
+
+async def tokenizer_info(exchange: Exchange) -> Reply:
+    """What lm-eval and others ask of a tokenizer."""
+    tokenizer = exchange.served(None).tokenizer
+
+    def name(token_id: int | None) -> str | None:
+        return None if token_id is None else tokenizer.token_bytes(token_id).decode()
+
+    return exchange.json(
+        {
+            "tokenizer_class": "Pyroclast",
+            "bos_token": name(tokenizer.bos_token_id),
+            "eos_token": name(tokenizer.eos_token_id),
+            "eos_token_ids": sorted(tokenizer.eos_token_ids),
+            "vocab_size": tokenizer.vocab_size,
+            "chat_template": tokenizer.chat_template,
+        }
+    )
+
+
+def _template(body: TokenizeRequest | TemplateRequest) -> dict[str, Any]:
+    import msgspec
+
+    found: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    found["add_generation_prompt"] = body.add_generation_prompt
+    if body.tools:
+        found["tools"] = [msgspec.to_builtins(tool) for tool in body.tools]
+    return found

@@ -1,0 +1,49 @@
+"""A grammar that leaves an answer free until it begins a call, and then holds it to the schema of
+the tool's arguments: for tools that are marked strict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyroclast.server.answers import parameters_of
+
+# Answer parser -> (what begins a call, what stands before the arguments, what stands after them).
+_FORMS = {
+    "hermes": ("<tool_call>", '<tool_call>\n{"name": "%s", "arguments": ', "}\n</tool_call>"),
+    "phi": ("<|tool_call|>", '<|tool_call|>[{"name": "%s", "arguments": ', "}]<|/tool_call|>"),
+    "llama3": ('{"name"', '{"name": "%s", "parameters": ', "}"),
+    "mistral": ("[TOOL_CALLS]", "[TOOL_CALLS]%s[ARGS]", ""),
+}
+
+
+def strict_grammar(parser: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """SamplingParams.structured for tools of which one is strict; None where nothing can be held:
+    no tool is strict, or the model writes calls in a way that is no JSON."""
+    form = _FORMS.get(parser)
+    if form is None or not any(tool["function"].get("strict") for tool in tools):
+        return None
+    from llguidance import StructTag
+
+    trigger, begin, end = form
+    tags = [
+        StructTag(
+            trigger=trigger,
+            begin=begin.replace("%s", tool["function"]["name"]),
+            grammar=_schema(tool),
+            end=end,
+        )
+        for tool in tools
+        if _is_plain(tool["function"]["name"])
+    ]
+    return {"grammar": StructTag.to_grammar(tags, assume_special=False)} if tags else None
+
+
+def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    schema = parameters_of(tool) if tool["function"].get("strict") else {"type": "object"}
+    return dict(schema)
+
+
+def _is_plain(name: str) -> bool:
+    """A name that means itself inside JSON: OpenAI allows no others."""
+    return all(c.isalnum() or c in "_-." for c in name)

@@ -1,0 +1,110 @@
+"""The base of the parsers: text that waits, marks that begin a state, and the deltas.
+
+A parser is a state machine.  A state is a method that reads from the waiting text and returns
+whether it got on; text that could be the beginning of a mark waits for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pyroclast.text.answers.delta import AnswerDelta, ToolCallDelta, call_id
+
+State = Callable[[bool], bool]
+
+
+class AnswerParser:
+    """Feed it text as it comes, then `finish`; the deltas joined are the answer.
+
+    tools: the request's tools (OpenAI's form); empty means that nothing is read as a call.
+    in_reasoning: the prompt ends inside the model's reasoning."""
+
+    id_length = 24
+
+    def __init__(
+        self, tools: Sequence[Mapping[str, Any]] = (), *, in_reasoning: bool = False
+    ) -> None:
+        self.tools = {name: tool for tool in tools if (name := _tool_name(tool))}
+        self.n_calls = 0
+        self._text = ""
+        self._delta = AnswerDelta()
+        self._state: State = self._reasoning if in_reasoning else self._content
+
+    def feed(self, text: str) -> AnswerDelta:
+        """What became certain with this text."""
+        self._text += text
+        return self._run(final=False)
+
+    def finish(self) -> AnswerDelta:
+        """The rest: no more text comes."""
+        return self._run(final=True)
+
+    def _run(self, *, final: bool) -> AnswerDelta:
+        self._delta = AnswerDelta()
+        while self._state(final):
+            pass
+        return self._delta
+
+    # ---- states: each returns whether another state, or the same again, may get on ---------
+
+    def _content(self, final: bool) -> bool:
+        raise NotImplementedError
+
+    def _reasoning(self, final: bool) -> bool:
+        raise NotImplementedError
+
+    # ---- what states are made of -----------------------------------------------------------
+
+    def _until(self, marks: Sequence[str], final: bool) -> tuple[str, str | None]:
+        """Takes the text before the first mark, and the mark.  Without one, takes what cannot
+        belong to a mark any more."""
+        found = [(at, mark) for mark in marks if (at := self._text.find(mark)) >= 0]
+        if found:
+            at, mark = min(found, key=lambda pair: (pair[0], -len(pair[1])))
+            text, self._text = self._text[:at], self._text[at + len(mark) :]
+            return text, mark
+        n_held = 0 if final else max((_overlap(self._text, mark) for mark in marks), default=0)
+        end = len(self._text) - n_held
+        text, self._text = self._text[:end], self._text[end:]
+        return text, None
+
+    def _say(self, text: str) -> None:
+        self._delta.content += text
+
+    def _say_rest(self) -> None:
+        """What still waits at the end is content: nothing is lost."""
+        self._say(self._text)
+        self._text = ""
+
+    def _think(self, text: str) -> None:
+        self._delta.reasoning += text
+
+    def _begin_call(self, name: str, arguments: str = "") -> None:
+        piece = ToolCallDelta(self.n_calls, call_id(self.id_length), name, arguments)
+        self._delta.tool_calls.append(piece)
+        self.n_calls += 1
+
+    def _extend_call(self, arguments: str) -> None:
+        """The next characters of the last call's arguments."""
+        if not arguments:
+            return
+        pieces = self._delta.tool_calls
+        if pieces and pieces[-1].index == self.n_calls - 1:
+            pieces[-1].arguments += arguments
+        else:
+            pieces.append(ToolCallDelta(self.n_calls - 1, arguments=arguments))
+
+
+def _overlap(text: str, mark: str) -> int:
+    """How many characters at the end of text could begin the mark."""
+    for n in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:n]):
+            return n
+    return 0
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str | None:
+    function = tool.get("function", tool)
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None

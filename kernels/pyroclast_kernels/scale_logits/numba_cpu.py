@@ -1,0 +1,5 @@
+"""scale_logits, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("scale_logits")

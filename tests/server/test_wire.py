@@ -1,0 +1,219 @@
+"""What stands on the wire: chunk shapes, pings, keys, limits, CORS, cancellation, overflow."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from demo import demo_path
+from pyroclast import AsyncLLM
+from pyroclast.server.limits import Limits
+from server_at import RunningServer, serving
+
+HELLO = [{"role": "user", "content": "Say hello."}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningServer]:
+    with serving(
+        {"demo": AsyncLLM(demo_path())},
+        cors_origins=["http://page.example"],
+        api_keys=("first", "second"),
+        limits=Limits(max_body_bytes=1 << 20, body_timeout_s=1.0),
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def http(running: RunningServer) -> Iterator[httpx.Client]:
+    headers = {"authorization": "Bearer second"}
+    with httpx.Client(base_url=running.url, headers=headers, timeout=60) as client:
+        yield client
+
+
+def events(answer: httpx.Response) -> list[str]:
+    """The data lines of a stream; everything else in it must be a comment or a blank line."""
+    lines = answer.text.split("\n")
+    assert all(line.startswith(("data: ", "event: ", ":")) or not line for line in lines)
+    return [line[6:] for line in lines if line.startswith("data: ")]
+
+
+def test_chunks_have_the_shape_that_clients_read(http: httpx.Client) -> None:
+    answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 8, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events(answer)
+    assert done == "[DONE]"
+    found = [json.loads(chunk) for chunk in chunks]
+    for chunk in found:
+        assert set(chunk) == {"id", "object", "created", "model", "choices"}
+        [choice] = chunk["choices"]
+        assert set(choice) == {"index", "delta", "logprobs", "finish_reason"}
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in found]
+    assert reasons[:-1] == [None] * (len(found) - 1)
+    assert reasons[-1] in ("stop", "length")
+
+
+def test_a_wrong_or_missing_key_is_401_and_health_is_open(running: RunningServer) -> None:
+    for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic second"}):
+        answer = httpx.get(f"{running.url}/v1/models", headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert httpx.get(f"{running.url}/v1/models", headers={"x-api-key": "first"}).is_success
+    assert httpx.get(f"{running.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{running.url}/ready").is_success
+
+
+def test_a_preflight_is_answered_before_the_key_is_asked_for(running: RunningServer) -> None:
+    ask = {
+        "origin": "http://page.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    answer = httpx.options(running.url + CHAT, headers=ask)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "http://page.example"
+    refused = httpx.options(running.url + CHAT, headers=ask | {"origin": "http://other.example"})
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_unknown_fields_are_accepted_and_listed(http: httpx.Client) -> None:
+    body = {"messages": HELLO, "max_tokens": 1, "no_such_field": 1, "another": None}
+    answer = http.post(CHAT, json=body, headers={"x-request-id": "my-id.1"})
+    assert answer.is_success
+    assert answer.headers["x-ignored-fields"] == "another,no_such_field"
+    assert answer.headers["x-request-id"] == "my-id.1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 400, "JSON"),
+        (b"{", 400, "no JSON"),
+        (b"[1]", 400, "must be a JSON object"),
+        (b"[" * 100_000, 400, "no JSON"),
+        (b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400, ""),
+        (b"\xff\xfe", 400, "no JSON"),
+        (b'{"messages": []}', 400, "messages"),
+        (b'{"messages": [{"role": 3}]}', 400, r"messages[0].role"),
+        (b'{"messages": "x"}', 400, "messages"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "n": 1000}', 400, "n: "),
+        (b'{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 999}', 400, "top_log"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stop": [""]}', 200, ""),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, "JSON"),
+        (b"x" * (2 << 20), 413, "at most"),
+    ],
+)
+def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, said: str) -> None:
+    answer = http.post(CHAT, content=body if status != 200 else body[:-1] + b', "max_tokens": 1}')
+    assert answer.status_code == status
+    if status != 200:
+        error = answer.json()["error"]
+        assert set(error) >= {"message", "type", "param", "code"}
+        assert said in error["message"]
+
+
+@pytest.mark.parametrize("content", [[{"type": "image_url", "image_url": {"url": "http://x"}}]])
+def test_what_cannot_be_honoured_is_named(http: httpx.Client, content: Any) -> None:
+    answer = http.post(CHAT, json={"messages": [{"role": "user", "content": content}]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages[0].content[0]"
+
+
+def test_an_overflow_says_what_agents_look_for(http: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "a b " * 9000}]}
+    for path, extra in ((CHAT, {}), ("/v1/messages", {"max_tokens": 5})):
+        answer = http.post(path, json=body | extra)
+        assert answer.status_code == 400
+        text = answer.text
+        for part in (
+            "maximum context length",
+            "exceeds the available context size",
+            "prompt is too long",
+        ):
+            assert part in text
+    answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 10**6})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_paths_and_methods(http: httpx.Client) -> None:
+    for path in ("/nothing", "/v1/engines", "/v1/chat/completions/control"):
+        answer = http.get(path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "not_found"
+    assert http.get(CHAT).status_code == 405
+    assert http.get("/version").json()["version"]
+    assert "text/html" in http.get("/docs").headers["content-type"]
+    document = http.get("/openapi.json").json()
+    assert CHAT in document["paths"]
+    assert document["components"]["schemas"]["ChatRequest"]["properties"]["messages"]
+
+
+def test_tokens_go_there_and_back(http: httpx.Client) -> None:
+    text = "Hello, wörld <|im_end|>!"
+    found = http.post("/tokenize", json={"prompt": text, "add_special_tokens": False}).json()
+    assert found["count"] == len(found["tokens"])
+    assert http.post("/detokenize", json={"tokens": found["tokens"]}).json()["prompt"] == text
+    prompt = http.post("/apply-template", json={"messages": HELLO}).json()["prompt"]
+    assert "Say hello." in prompt
+    chat = http.post("/tokenize", json={"messages": HELLO}).json()
+    assert http.post("/detokenize", json={"tokens": chat["tokens"]}).json()["prompt"] == prompt
+    info = http.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<|im_end|>"
+    assert http.post("/detokenize", json={"tokens": [10**9]}).status_code == 400
+
+
+def test_metrics_count(http: httpx.Client) -> None:
+    def value(name: str) -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    before = value("vllm:generation_tokens_total")
+    http.post(CHAT, json={"messages": HELLO, "max_tokens": 5, "ignore_eos": True})
+    assert value("vllm:generation_tokens_total") == before + 5
+    assert value("vllm:num_requests_running") == 0
+
+
+def wait_for_idle(running: RunningServer) -> None:
+    """The engine has nothing to do any more."""
+    loop = running.app.models.all[0].llm.llm._loop
+    deadline = time.monotonic() + 10
+    while loop.stepper.scheduler or loop.queued()[0]:
+        assert time.monotonic() < deadline, "the request goes on"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_request(running: RunningServer, stream: bool) -> None:
+    """Within a few steps, in the middle of 7,000 tokens, streamed or not."""
+    body = {"messages": HELLO, "max_tokens": 7000, "ignore_eos": True, "stream": stream}
+    raw = json.dumps(body).encode()
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(raw) + raw
+        )
+        loop = running.app.models.all[0].llm.llm._loop
+        deadline = time.monotonic() + 10
+        while not loop.stepper.scheduler:
+            assert time.monotonic() < deadline, "the request did not begin"
+            time.sleep(0.005)
+    wait_for_idle(running)
+
+
+def test_a_body_that_does_not_come_is_given_up(running: RunningServer) -> None:
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert b" 408 " in connection.recv(1000).splitlines()[0]
