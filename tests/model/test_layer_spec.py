@@ -20,9 +20,10 @@ from pyroclast.families.layer_spec import (
     LayerSpec,
     NormSpec,
     RecurrentSpec,
+    TemperatureSpec,
 )
 from pyroclast.families.registry import FAMILIES
-from pyroclast.families.rope import RopeSpec
+from pyroclast.families.rope import RopeScaling, RopeSpec
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.model import load_model
 from stepping import load, logits_of, step
@@ -135,6 +136,11 @@ def test_the_cache_and_the_tables_follow_the_layers(folder: Path) -> None:
 REFUSED_ATTENTION: list[tuple[dict[str, Any], str]] = [
     ({"head_dim": 258}, r"a head_dim of 258 \(the maximum is 256\)"),
     ({"rope": RopeSpec(1e4, rotary_dim=8)}, r"partial rotary positions \(8 of 16\)"),
+    (
+        {"rope": RopeSpec(1e4, RopeScaling("yarn", 8.0, attention_factor=1.25))},
+        "cosines and sines multiplied by 1.25",
+    ),
+    ({"temperature": TemperatureSpec(0.1, 64)}, "queries that grow with their position"),
     ({"scale": 0.1}, r"an attention scale of 0.1 \(supported: 1 / sqrt\(head_dim\)\)"),
     ({"softcap": 50.0}, "a softcap of 50.0 on attention scores"),
     ({"qk_norm": NormSpec(1e-6)}, "a norm on queries and keys"),
@@ -150,6 +156,7 @@ REFUSED_FFN: list[tuple[dict[str, Any], str]] = [
 REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
     ({"mixer": RecurrentSpec("mamba2")}, r"a recurrent mixer \(mamba2\)"),
     ({"norm": NormSpec(1e-5, kind="layer")}, r"a norm of kind 'layer' \(supported: rms\)"),
+    ({"norm": NormSpec(1e-5, bias=True)}, "a norm with a bias"),
     ({"norm_before": False}, "no norm before attention"),
     ({"norm_after": True}, "norms after attention"),
     ({"residual_scale": 0.22}, "a residual multiplier of 0.22"),
@@ -157,6 +164,7 @@ REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
 REFUSED_MODEL: list[tuple[dict[str, Any], str]] = [
     ({"output_norm": NormSpec(1e-5, kind="layer")}, "a norm of kind 'layer'"),
     ({"embedding_scale": 12.0}, "an embedding scale of 12.0"),
+    ({"learned_positions": 256}, "a table of 256 learned positions"),
     ({"logit_scale": 0.5}, "a logit scale of 0.5"),
     ({"logit_softcap": 30.0}, "a softcap of 30.0 on logits"),
 ]
@@ -214,6 +222,9 @@ def test_a_recurrent_mixer_has_no_attention() -> None:
         _ = spec.attention
 
 
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -222,12 +233,40 @@ def test_a_recurrent_mixer_has_no_attention() -> None:
         (lambda: AttentionSpec(4, 0, 16, None), "n_kv_heads must be"),
         (lambda: AttentionSpec(4, 2, 15, None), "head_dim must be even"),
         (lambda: AttentionSpec(4, 2, 16, None, window=0), "sliding_window must be"),
+        (lambda: AttentionSpec(4, 2, 16, None, scale=0.0), "attention scale must be"),
+        (lambda: AttentionSpec(4, 2, 16, None, scale=NAN), "attention scale must be"),
+        (lambda: AttentionSpec(4, 2, 16, None, softcap=-1.0), "attention softcap must be"),
         (lambda: AttentionSpec(4, 2, 16, RopeSpec(1e4, None, (1.0,))), "rope_freqs must hold"),
+        (lambda: TemperatureSpec(-0.1, 64), "beta of the attention temperature must be"),
+        (lambda: TemperatureSpec(0.1, 0), "length of the attention temperature must be"),
         (lambda: RopeSpec(0.0), "rope_theta must be"),
         (lambda: FeedForwardSpec(0), "d_ff must be"),
         (lambda: NormSpec(2.0), "norm_eps must be"),
+        (lambda: NormSpec(1e-5, weight_offset=NAN), "weight_offset of norms must be"),
+        (
+            lambda: LayerSpec(
+                RecurrentSpec("x"), FeedForwardSpec(8), NormSpec(1e-5), True, False, 0
+            ),
+            "residual_scale must be",
+        ),
     ],
 )
 def test_specs_check_themselves(make: Any, words: str) -> None:
     with pytest.raises(ModelFileError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"embedding_scale": NAN}, "embedding_scale must be"),
+        ({"logit_scale": -1.0}, "logit_scale must be"),
+        ({"logit_softcap": 0.0}, "logit_softcap must be"),
+        ({"learned_positions": 0}, "learned_positions must be"),
+        # A position without a row would be read from beyond the table.
+        ({"learned_positions": 255}, r"max_seq_len must be a whole number in 1..255, got 256"),
+    ],
+)
+def test_a_config_checks_itself(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFileError, match=words):
+        replace(made_up.config(CONFIG), **change)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyroclast.errors import ModelFileError
-from pyroclast.families.checks import check_size
+from pyroclast.families.checks import check_positive, check_size
 from pyroclast.families.layer_spec import LayerSpec, NormSpec
 
 _LIMITS = {"d_model": 1 << 20, "vocab_size": 1 << 24, "max_seq_len": 1 << 28}
@@ -19,9 +19,10 @@ _LIMITS = {"d_model": 1 << 20, "vocab_size": 1 << 24, "max_seq_len": 1 << 28}
 class ModelConfig:
     """One decoder: what its layers share, and a spec of each.  Holds no arrays.
 
-    family names an entry of `pyroclast.families.registry`.  embedding_scale multiplies what the
-    embedding gives.  logit_scale multiplies the logits; logit_softcap then bounds them by
-    logit_softcap * tanh(logit / logit_softcap).
+    family names an entry of `pyroclast.families.registry`.  embedding_scale multiplies the rows of
+    the embedding.  learned_positions: each position adds a row of a table of so many rows, which
+    the context cannot exceed.  logit_scale multiplies the logits; logit_softcap then bounds them
+    by logit_softcap * tanh(logit / logit_softcap).
     """
 
     family: str
@@ -32,6 +33,7 @@ class ModelConfig:
     max_seq_len: int
     tie_embeddings: bool
     embedding_scale: float = 1.0
+    learned_positions: int | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     bos_token_id: int | None = None
@@ -40,6 +42,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field, limit in _LIMITS.items():
             check_size(field, getattr(self, field), limit)
+        check_positive("embedding_scale", self.embedding_scale)
+        check_positive("logit_scale", self.logit_scale)
+        if self.logit_softcap is not None:
+            check_positive("logit_softcap", self.logit_softcap)
+        if self.learned_positions is not None:
+            check_size("learned_positions", self.learned_positions, _LIMITS["max_seq_len"])
+            check_size("max_seq_len", self.max_seq_len, self.learned_positions)
         ids = self.eos_token_ids
         for token_id in ids if self.bos_token_id is None else (self.bos_token_id, *ids):
             if not 0 <= token_id < self.vocab_size:

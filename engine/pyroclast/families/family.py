@@ -29,7 +29,9 @@ class Family:
     option of it may have.  hf_window_key, if any, is a switch without which config.json's
     sliding_window does not count.  gguf_architecture None: GGUF files write it as another family.
     gguf_paired lists the tensors whose rows GGUF files order for rotary pairs (2i, 2i + 1); ours,
-    and Hugging Face's, are (i, i + head_dim / 2).
+    and Hugging Face's, are (i, i + rotary_dim / 2).  hf_fused and gguf_fused: the file's name of a
+    tensor ({i} being the layer) -> the weights of that layer whose rows it holds one below the
+    other, as ("wq", "wk", "wv").  hf_transposed lists the weights that a folder stores (in, out).
     """
 
     name: str
@@ -41,6 +43,9 @@ class Family:
     hf_keys: Mapping[str, str]
     gguf_keys: Mapping[str, str]
     gguf_paired: frozenset[str] = frozenset()
+    hf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gguf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hf_transposed: frozenset[str] = frozenset()
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     hf_window_key: str | None = None

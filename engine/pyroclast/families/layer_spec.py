@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
-from pyroclast.families.checks import check_positive, check_size
+from pyroclast.families.checks import check_number, check_positive, check_size
 from pyroclast.families.rope import RopeSpec
 
 # Upper limits far above any published model; they keep a lying file from asking for absurd work
@@ -20,19 +20,36 @@ _MAX_HEADS = 4096
 _MAX_HEAD_DIM = 4096
 _MAX_D_FF = 1 << 22
 _MAX_WINDOW = 1 << 28
+_MAX_OFFSET = 1e6
 
 
 @dataclass(frozen=True)
 class NormSpec:
-    """A norm over d_model (or over head_dim).  weight_offset is added to the stored weights: some
-    families store a weight of 1 as 0."""
+    """A norm over d_model (or over the heads of q and k).  kind "layer" subtracts the mean (Ba et
+    al. 2016), "rms" does not.  weight_offset is added to the stored weights: some families store a
+    weight of 1 as 0.  bias: a vector is added after the weights have multiplied."""
 
     eps: float
     kind: Literal["rms", "layer"] = "rms"
     weight_offset: float = 0.0
+    bias: bool = False
 
     def __post_init__(self) -> None:
         check_positive("norm_eps", self.eps, largest=1)
+        check_number("weight_offset of norms", self.weight_offset, -_MAX_OFFSET, _MAX_OFFSET)
+
+
+@dataclass(frozen=True)
+class TemperatureSpec:
+    """Queries that grow with their position: rotated, they are multiplied by
+    1 + beta * ln(1 + floor(position / length))."""
+
+    beta: float
+    length: int
+
+    def __post_init__(self) -> None:
+        check_positive("beta of the attention temperature", self.beta)
+        check_size("length of the attention temperature", self.length, _MAX_WINDOW)
 
 
 @dataclass(frozen=True)
@@ -41,10 +58,11 @@ class AttentionSpec:
 
     rope None: nothing is rotated.  window: a token sees itself and the window - 1 positions before
     it; None is all of them.  scale multiplies the scores, None is 1 / sqrt(head_dim); softcap
-    bounds them by softcap * tanh(score / softcap).  qk_norm norms each head of q and k.  sinks:
-    each head has a logit that takes probability and gives no value.  gate: a sigmoid of a
-    projection multiplies the result.  cache_layer: the layer whose keys and values this one reads,
-    None its own.
+    bounds them by softcap * tanh(score / softcap).  qk_norm norms each head of q and of k before
+    rotation; with qk_norm_whole it norms all heads of q as one vector, and all of k.  temperature
+    makes later queries larger.  sinks: each head has a logit that takes probability and gives no
+    value.  gate: a sigmoid of a projection multiplies the result.  cache_layer: the layer whose
+    keys and values this one reads, None its own.
     """
 
     n_heads: int
@@ -57,6 +75,8 @@ class AttentionSpec:
     scale: float | None = None
     softcap: float | None = None
     qk_norm: NormSpec | None = None
+    qk_norm_whole: bool = False
+    temperature: TemperatureSpec | None = None
     sinks: bool = False
     gate: bool = False
     cache_layer: int | None = None
@@ -69,16 +89,15 @@ class AttentionSpec:
             raise ModelFileError(
                 f"n_heads must be a multiple of n_kv_heads {self.n_kv_heads}, got {self.n_heads}"
             )
-        if self.head_dim % 2:
-            raise ModelFileError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
         if self.window is not None:
             check_size("sliding_window", self.window, _MAX_WINDOW)
-        factors = None if self.rope is None else self.rope.freq_factors
-        if factors is not None and len(factors) != self.head_dim // 2:
-            raise ModelFileError(
-                f"rope_freqs must hold head_dim / 2 = {self.head_dim // 2} values, "
-                f"got {len(factors)}"
-            )
+        for field in ("scale", "softcap"):
+            if getattr(self, field) is not None:
+                check_positive(f"attention {field}", getattr(self, field))
+        if self.head_dim % 2:
+            raise ModelFileError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
+        if self.rope is not None:
+            self.rope.check_head_dim(self.head_dim)
 
     @property
     def q_dim(self) -> int:
@@ -115,8 +134,8 @@ class ExpertsSpec:
 
 @dataclass(frozen=True)
 class FeedForwardSpec:
-    """w_down @ (activation(w_gate @ x) * (w_up @ x)); without the gate w_down @ activation(w_up @
-    x).  bias: every product has one."""
+    """w_down @ (activation(w_gate @ x) * (w_up @ x)); ungated, w_down @ activation(w_up @ x).
+    bias: every product has one."""
 
     d_ff: int
     activation: str = "silu"
@@ -133,7 +152,7 @@ class LayerSpec:
     """One layer: x += mixer(norm(x)), then x += ffn(norm(x)).
 
     norm_before and norm_after say where the norms are: before the mixer and the feed-forward, after
-    them, or both.  residual_scale multiplies what is added to x.
+    them, or both.  residual_scale multiplies what is added to x, after a norm that comes after.
     """
 
     mixer: AttentionSpec | RecurrentSpec
@@ -142,6 +161,9 @@ class LayerSpec:
     norm_before: bool = True
     norm_after: bool = False
     residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("residual_scale", self.residual_scale)
 
     @property
     def attention(self) -> AttentionSpec:

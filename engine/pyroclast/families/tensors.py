@@ -18,33 +18,61 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     }
     if not config.tie_embeddings:
         shapes["output"] = (config.vocab_size, config.d_model)
+    if config.output_norm.bias:
+        shapes["output_norm_bias"] = (config.d_model,)
+    if config.learned_positions is not None:
+        shapes["position_embd"] = (config.learned_positions, config.d_model)
     for i, spec in enumerate(config.layers):
-        for name, shape in _layer_shapes(config.d_model, spec).items():
+        layer = _usual_shapes(config.d_model, spec) | _more_vectors(config.d_model, spec)
+        for name, shape in layer.items():
             shapes[f"layers.{i}.{name}"] = shape
     return shapes
 
 
-def _layer_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
+def _usual_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
+    """Of a layer: its products, and the norms before them."""
     attention, d_ff = spec.attention, spec.ffn.d_ff
-    q_dim, kv_dim = attention.q_dim, attention.kv_dim
     shapes: dict[str, Shape] = {
         "attn_norm": (d_model,),
-        "wq": (q_dim, d_model),
-        "wk": (kv_dim, d_model),
-        "wv": (kv_dim, d_model),
-        "wo": (d_model, q_dim),
+        "wq": (attention.q_dim, d_model),
+        "wk": (attention.kv_dim, d_model),
+        "wv": (attention.kv_dim, d_model),
+        "wo": (d_model, attention.q_dim),
         "ffn_norm": (d_model,),
         "w_gate": (d_ff, d_model),
         "w_up": (d_ff, d_model),
         "w_down": (d_model, d_ff),
     }
-    if attention.qkv_bias:
-        shapes |= {"bq": (q_dim,), "bk": (kv_dim,), "bv": (kv_dim,)}
-    if attention.o_bias:
-        shapes["bo"] = (d_model,)
-    if spec.ffn.bias:
-        shapes |= {"b_gate": (d_ff,), "b_up": (d_ff,), "b_down": (d_model,)}
+    if not spec.ffn.gated:
+        del shapes["w_gate"]
+    if not spec.norm_before:
+        del shapes["attn_norm"], shapes["ffn_norm"]
     return shapes
+
+
+def _more_vectors(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
+    """Of a layer: biases, norms after blocks and of q and k, sinks."""
+    attention, ffn = spec.attention, spec.ffn
+    sizes: dict[str, int] = {}
+    if attention.qkv_bias:
+        sizes |= {"bq": attention.q_dim, "bk": attention.kv_dim, "bv": attention.kv_dim}
+    if attention.o_bias:
+        sizes["bo"] = d_model
+    if attention.qk_norm is not None:
+        whole, head_dim = attention.qk_norm_whole, attention.head_dim
+        sizes["q_norm"] = attention.q_dim if whole else head_dim
+        sizes["k_norm"] = attention.kv_dim if whole else head_dim
+    if attention.sinks:
+        sizes["sinks"] = attention.n_heads
+    if ffn.bias:
+        sizes |= {"b_gate": ffn.d_ff} if ffn.gated else {}
+        sizes |= {"b_up": ffn.d_ff, "b_down": d_model}
+    for norm in ("attn_norm", "ffn_norm"):
+        sizes |= {f"{norm}_after": d_model} if spec.norm_after else {}
+        if spec.norm.bias:
+            sizes |= {f"{norm}_bias": d_model} if spec.norm_before else {}
+            sizes |= {f"{norm}_after_bias": d_model} if spec.norm_after else {}
+    return {name: (size,) for name, size in sizes.items()}
 
 
 def template_of(name: str) -> tuple[str, int | None]:

@@ -49,6 +49,10 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
     if attention.rope is not None and attention.rope.rotary_dim not in (None, attention.head_dim):
         yield f"partial rotary positions ({attention.rope.rotary_dim} of {attention.head_dim})"
+    if attention.rope is not None and attention.rope.amplitude != 1:
+        yield f"cosines and sines multiplied by {attention.rope.amplitude}"
+    if attention.temperature is not None:
+        yield "queries that grow with their position (temperature)"
     if attention.scale is not None:
         yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
     if attention.softcap is not None:
@@ -75,12 +79,16 @@ def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:
 def _unsupported_in_norm(norm: NormSpec) -> Iterator[str]:
     if norm.kind != "rms":
         yield f"a norm of kind {norm.kind!r} (supported: rms)"
+    if norm.bias:
+        yield "a norm with a bias"
 
 
 def _unsupported_in_model(config: ModelConfig) -> Iterator[str]:
     yield from _unsupported_in_norm(config.output_norm)
     if config.embedding_scale != 1:
         yield f"an embedding scale of {config.embedding_scale}"
+    if config.learned_positions is not None:
+        yield f"a table of {config.learned_positions} learned positions"
     if config.logit_scale != 1:
         yield f"a logit scale of {config.logit_scale}"
     if config.logit_softcap is not None:
