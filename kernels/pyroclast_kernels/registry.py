@@ -37,11 +37,7 @@ CPP_LEVELS = tuple(features.LEVEL_FLAGS)
 TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_gpu"}
 OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "glu", "softmax",
-<<<<<<< HEAD
-    "sample", "gate_up", "pack", "low_rank", "gather_rows", "scale_logits",
-=======
-    "sample", "gate_up", "pack", "low_rank", "gather_rows", "residual", "qk_norm",
->>>>>>> h-k1
+    "sample", "gate_up", "pack", "low_rank", "gather_rows", "scale_logits", "residual", "qk_norm",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",
