@@ -95,15 +95,12 @@ async def apply_template(exchange: Exchange) -> Reply:
 async def tokenizer_info(exchange: Exchange) -> Reply:
     """What lm-eval and others ask of a tokenizer."""
     tokenizer = exchange.served(None).tokenizer
-
-    def name(token_id: int | None) -> str | None:
-        return None if token_id is None else tokenizer.token_bytes(token_id).decode()
-
+    named = tokenizer.named_tokens
     return exchange.json(
         {
             "tokenizer_class": "Pyroclast",
-            "bos_token": name(tokenizer.bos_token_id),
-            "eos_token": name(tokenizer.eos_token_id),
+            "bos_token": named.get("bos_token") or None,
+            "eos_token": named.get("eos_token") or None,
             "eos_token_ids": sorted(tokenizer.eos_token_ids),
             "vocab_size": tokenizer.vocab_size,
             "chat_template": tokenizer.chat_template,

@@ -28,9 +28,9 @@ class Tokenizer:
     """One model's vocabulary, rules for splitting text, special tokens and chat template.
 
     Make one with `from_gguf`, `from_gguf_metadata` or `from_folder`.  Safe to use from several
-    threads.  `bos_token_id` is None where the model has none; `eos_token_id` is the one that the
-    file names as end of text, and `eos_token_ids` are all the tokens that end an answer (end of
-    text, end of turn); `chat_template` is the Jinja source or None.
+    threads.  `bos_token_id` is None where the model has none; `named_tokens` are what a template
+    knows by name, such as "eos_token"; `eos_token_ids` are all the tokens that end an answer (end
+    of text, end of turn); `chat_template` is the Jinja source or None.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -43,7 +43,7 @@ class Tokenizer:
         self._chats: dict[str, ChatTemplate] = {}
         self.vocab_size: int = vocabulary.size
         self.bos_token_id: int | None = vocabulary.bos_token_id
-        self.eos_token_id: int | None = vocabulary.eos_token_id
+        self.named_tokens: Mapping[str, str] = vocabulary.named_tokens
         self.eos_token_ids: frozenset[int] = vocabulary.eos_token_ids
         self.chat_template: str | None = vocabulary.chat_templates.get("default")
 
