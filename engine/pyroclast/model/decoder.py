@@ -77,6 +77,7 @@ class Decoder:
                 inv_freq=table.inv_freq,
                 out=table.out,
                 half_dim=table.half_dim,
+                amplitude=1.0,
             )
         for i, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
@@ -98,6 +99,7 @@ class Decoder:
         for product in layer.qkv:
             self._product(ops, buffers.attn_in, product, buffers.qkv)
         self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, buffers.qkv)
+        self._rotate(ops, i, spec.attention, buffers)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
             ops.call(
@@ -111,13 +113,11 @@ class Decoder:
             self._product(ops, buffers.attn_out, product, self.work.x, accumulate=True)
         self.adapters.record(ops, i, ("wo",), buffers.attn_out, self.work.x)
 
-    def _attend(
+    def _rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
     ) -> None:
-        """Rotates q and k, writes k and v to the cache, and reads it."""
-        batch, work = self.batch, self.work
-        arrays = {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
-        sizes = self._cache_sizes(attention)
+        """Rotates q and k, and writes k and v to the cache."""
+        batch = self.batch
         ops.call(
             "rope",
             self.kv_dtype,
@@ -126,9 +126,19 @@ class Decoder:
             seq_index=batch.seq_index,
             block_tables=batch.block_tables,
             table=buffers.rope_table.out,
-            **arrays,
-            **sizes,
+            **self._heads_and_cache(i, buffers),
+            **_head_sizes(attention),
+            rotary_dim=attention.head_dim,
+            **self._page_sizes(attention),
+            temperature=0.0,
+            temperature_length=1,
         )
+
+    def _attend(
+        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
+    ) -> None:
+        """Reads the cache."""
+        batch, work = self.batch, self.work
         ops.call(
             "attention",
             self.kv_dtype,
@@ -137,23 +147,24 @@ class Decoder:
             seq_starts=batch.seq_starts,
             positions=batch.positions,
             block_tables=batch.block_tables,
-            **arrays,
+            **self._heads_and_cache(i, buffers),
             out=buffers.attn_out.values,
             out_q8=None if buffers.quantizes_attention else buffers.attn_out.q8,
             scratch=work.scratch,
             counters=work.counters,
-            **sizes,
+            **_head_sizes(attention),
+            **self._page_sizes(attention),
             window=attention.window or 0,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
 
-    def _cache_sizes(self, attention: AttentionSpec) -> dict[str, int]:
-        """How kernels find a layer's heads and positions in the paged cache."""
+    def _heads_and_cache(self, i: int, buffers: LayerBuffers) -> dict[str, Array]:
+        return {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
+
+    def _page_sizes(self, attention: AttentionSpec) -> dict[str, int]:
+        """How kernels find a layer's positions in the paged cache."""
         return {
-            "n_heads": attention.n_heads,
-            "n_kv_heads": attention.n_kv_heads,
-            "head_dim": attention.head_dim,
             "block_size": BLOCK_SIZE,
             "max_blocks": self.batch.max_blocks,
             "value_stride": value_stride(attention.head_dim),
@@ -252,6 +263,14 @@ class Decoder:
             out_stride=out.shape[1],
             accumulate=int(accumulate),
         )
+
+
+def _head_sizes(attention: AttentionSpec) -> dict[str, int]:
+    return {
+        "n_heads": attention.n_heads,
+        "n_kv_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+    }
 
 
 def activation_arguments(ffn: FeedForwardSpec) -> dict[str, Any]:
