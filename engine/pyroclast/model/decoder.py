@@ -157,6 +157,8 @@ class Decoder:
             **self._page_sizes(attention),
             window=attention.window or 0,
             scale=1 / math.sqrt(attention.head_dim),
+            softcap=0.0,
+            sinks=None,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
