@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pyroclast.engine import checks
 from pyroclast.engine.async_calls import AsyncCalls
@@ -14,6 +17,7 @@ from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Completion, Score
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.llm import LLM, Messages
 from pyroclast.sampling.params import SamplingParams
 
@@ -155,6 +159,24 @@ class AsyncLLM:
 
     # ---- reading ---------------------------------------------------------------------------
 
+    async def embed(
+        self,
+        prompts: Prompts,
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        priority: str = "interactive",
+        request_id: str | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """A vector for each prompt, like `LLM.embed`."""
+        checks.check_embeddings(self.llm.embeddings, dimensions)
+        call, name = self._begin(priority, request_id)
+        pools = await self._read(
+            call, name, lambda: self._intake.embed_requests(prompts, pooling, call), prompts
+        )
+        return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]
+
     async def score(
         self,
         prompts: Prompts,
@@ -165,15 +187,9 @@ class AsyncLLM:
     ) -> list[Score]:
         """How likely the model holds each token of text or token ids, like `LLM.score`."""
         call, name = self._begin(priority, request_id)
-        try:
-            scores, requests = await _run(
-                lambda: self._intake.score_requests(prompts, n_top, call), _is_long(prompts)
-            )
-            self._calls.submit(name, requests)
-            await self._calls.end_of(call)
-            return scores
-        finally:
-            self._calls.forget(name, call)
+        return await self._read(
+            call, name, lambda: self._intake.score_requests(prompts, n_top, call), prompts
+        )
 
     @property
     def load(self) -> dict[str, float]:
@@ -246,6 +262,22 @@ class AsyncLLM:
             self._calls.submit(name, requests)
             await self._calls.end_of(call)
             return [request.completion() for request in requests]
+        finally:
+            self._calls.forget(name, call)
+
+    async def _read(
+        self,
+        call: Call,
+        name: str,
+        make: Callable[[], tuple[T, Sequence[ReadRequest]]],
+        prompts: Prompts,
+    ) -> T:
+        """Runs the requests of a call that reads, and returns what they filled in."""
+        try:
+            filled, requests = await _run(make, _is_long(prompts))
+            self._calls.submit(name, requests)
+            await self._calls.end_of(call)
+            return filled
         finally:
             self._calls.forget(name, call)
 

@@ -44,6 +44,7 @@ class LLM:
     machine's tuned table out.  threads None: what the machine offers; a number asks for the CPU.
     max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
     is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
+    embeddings: keep the final states that `embed` reads.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -61,6 +62,7 @@ class LLM:
         max_batch_tokens: int | None = None,
         max_seqs: int = 64,
         n_blocks: int | None = None,
+        embeddings: bool = False,
     ) -> None:
         device = check_device(device)
         if max_batch_tokens is not None:
@@ -77,7 +79,9 @@ class LLM:
                 max_batch_tokens=max_batch_tokens,
                 max_seqs=max_seqs,
                 n_blocks=n_blocks,
+                hidden_layers=("final",) if embeddings else (),
             )
+            self.embeddings = embeddings
             self._start(parts, kernels)
 
     def _start(self, parts: Parts, kernels: str | None) -> None:
@@ -201,6 +205,24 @@ class LLM:
         self._loop.complete(call, requests, progress=False)
         return found
 
+    def embed(
+        self,
+        prompts: Prompts,
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        progress: bool | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """A vector float32 (d_model,) for text or token ids, or for each of a list: the mean of
+        the tokens' final states, or with pooling "last" the last one's.  dimensions: only the
+        first ones.  Wants LLM(..., embeddings=True)."""
+        call = self._call()
+        checks.check_embeddings(self.embeddings, dimensions)
+        pools, requests = self._intake.embed_requests(prompts, pooling, call)
+        self._loop.complete(call, requests, progress)
+        return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]
+
     # ---- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -237,6 +259,7 @@ class LLM:
 def assemble(model: StepModel, tokenizer: Tokenizer, name: str) -> LLM:
     """An LLM of parts that are loaded already.  `name` is what it calls itself."""
     llm = LLM.__new__(LLM)
+    llm.embeddings = False
     llm._start((model, tokenizer, name), None)  # noqa: SLF001 - it is LLM's other constructor
     return llm
 

@@ -22,6 +22,14 @@ class Encoder(Protocol):
     def encode(self, text: str, /) -> list[int]: ...
 
 
+def check_embeddings(embeddings: bool, dimensions: int | None) -> None:
+    """RequestError unless the model keeps the states that embeddings are made of."""
+    if not embeddings:
+        raise RequestError("this model keeps no states; load it with LLM(..., embeddings=True)")
+    if dimensions is not None:
+        check_positive("dimensions", dimensions)
+
+
 def as_list(prompts: Any) -> list[Any]:
     """One prompt (text or token ids) or several of them -> a list of prompts."""
     if isinstance(prompts, str):

@@ -10,6 +10,7 @@ from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Score
+from pyroclast.engine.pooling import Pooled
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.sampling.grammar import GrammarCompiler, Matcher
@@ -101,6 +102,20 @@ class Intake:
             if len(score.token_ids) > 1
         ]
         return scores, requests
+
+    def embed_requests(
+        self, prompts: Prompts, pooling: str, call: Call
+    ) -> tuple[list[Pooled], list[ReadRequest]]:
+        """A pool for each prompt, and the requests that fill them."""
+        encoded = self.encode(prompts)
+        for i, token_ids in enumerate(encoded):
+            checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
+        pools = [Pooled(len(token_ids), pooling) for token_ids in encoded]
+        requests = [
+            ReadRequest(token_ids, call, on_states=pool.add)
+            for token_ids, pool in zip(encoded, pools, strict=True)
+        ]
+        return pools, requests
 
     def _encode(self, prompt: Any, where: str) -> list[int]:
         return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
