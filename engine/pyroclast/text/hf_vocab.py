@@ -95,8 +95,8 @@ def _surroundings(
     then add_bos_token and add_eos_token of tokenizer_config.json, which overrule it."""
     bare, full = backend.encode("a"), backend.encode("a", add_special_tokens=True)
     starts = [i for i in range(len(full) + 1) if full[i : i + len(bare)] == bare]
-    if not starts:
-        raise TokenizerError("tokenizer.json's post_processor changes the text's own tokens")
+    if not starts or (full and not bare):
+        raise TokenizerError("tokenizer.json's post_processor drops the text's own tokens")
     start = starts[0]
     prefix, suffix = full[:start], full[start + len(bare) :]
     for key, token_id, around in (("add_bos_token", bos, prefix), ("add_eos_token", eos, suffix)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Tokenizer:
         self._backend = vocabulary.backend
         self._encoder: WrittenEncoder | None = None
         self._lock = threading.Lock()
+        self._warned = False
         self._bytes: dict[int, bytes] = {}
         self._alphabet = byte_level_alphabet()
         self._chats: dict[str, ChatTemplate] = {}
@@ -75,7 +77,8 @@ class Tokenizer:
     ) -> list[int]:
         """text -> token ids.
 
-        `add_special_tokens` adds the model's BOS (and EOS), if it uses any.  With `parse_special`,
+        `add_special_tokens` adds the model's BOS (and EOS), if it uses any; a text that begins with
+        BOS, such as a rendered chat, gets no second one.  With `parse_special`,
         a control token that is spelt out in the text, such as "<|im_end|>", becomes that token.
         Pass parse_special=False for untrusted text: its characters then stay ordinary ones.
         """
@@ -88,7 +91,16 @@ class Tokenizer:
             ids = self._written_encoder().encode(text)
         if not add_special_tokens:
             return ids
-        return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
+        prefix = list(self._vocabulary.prefix_ids)
+        if prefix and ids[: len(prefix)] == prefix:
+            prefix = []
+            self._say_once("the text begins with the model's BOS token, so no second one is added")
+        return [*prefix, *ids, *self._vocabulary.suffix_ids]
+
+    def _say_once(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, UserWarning, stacklevel=3)
 
     def decode(
         self, ids: Iterable[int], skip_special_tokens: bool = True, continuation: bool = False
