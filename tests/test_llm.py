@@ -399,7 +399,6 @@ def test_stream_carries_logprobs():
     assert [each for chunk in chunks for each in chunk.logprobs] == out.logprobs
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 3}, {"max_logits": 1}], ids=str)
 def test_a_rendered_text_needs_no_special_tokens():
     with fake_llm() as llm:
         params = SamplingParams(temperature=0, max_tokens=4)
@@ -412,6 +411,7 @@ def test_a_rendered_text_needs_no_special_tokens():
             llm.generate("abc", params, add_special_tokens=1)
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 3}, {"max_logits": 1}], ids=str)
 def test_score(limits):
     texts = ["what is likely", [5], [1, 2]]
     scores = fake_llm(**limits).score(texts, n_top=2)
