@@ -16,6 +16,7 @@ from pyroclast.engine.async_stream import AsyncStream
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.long_work import is_long, run
 from pyroclast.engine.output import Completion, Score
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.llm import LLM, Messages
@@ -23,8 +24,6 @@ from pyroclast.sampling.params import SamplingParams
 
 T = TypeVar("T")
 
-# Encoding this much text takes about as long as a step: a thread does it, not the event loop.
-_LONG_TEXT_CHARS = 8192
 _MAX_QUEUED_REQUESTS = 1024
 _MAX_QUEUED_TOKENS = 1 << 20
 
@@ -244,7 +243,7 @@ class AsyncLLM:
         """Makes the requests of a call.  A thread does it where that may take longer than a step:
         long texts, and grammars, which are compiled."""
         each_params = [params] if isinstance(params, SamplingParams) else params or []
-        is_slow = _is_long(source) or any(
+        is_slow = is_long(source) or any(
             getattr(each, "structured", None) is not None for each in each_params
         )
 
@@ -254,7 +253,7 @@ class AsyncLLM:
                 encoded, params, call, continues_text=continues_text
             )
 
-        return lambda: _run(make, is_slow)
+        return lambda: run(make, is_slow)
 
     async def _complete(self, call: Call, name: str, make: Callable[[], Any]) -> list[Completion]:
         try:
@@ -274,38 +273,12 @@ class AsyncLLM:
     ) -> T:
         """Runs the requests of a call that reads, and returns what they filled in."""
         try:
-            filled, requests = await _run(make, _is_long(prompts))
+            filled, requests = await run(make, is_long(prompts))
             self._calls.submit(name, requests)
             await self._calls.end_of(call)
             return filled
         finally:
             self._calls.forget(name, call)
-
-
-async def _run(work: Callable[[], T], in_thread: bool) -> T:
-    return await asyncio.to_thread(work) if in_thread else work()
-
-
-def _is_long(source: Any) -> bool:
-    """Whether a prompt, or what it is made of, has more text than is encoded within a step."""
-    return _n_chars(source, _LONG_TEXT_CHARS) > _LONG_TEXT_CHARS
-
-
-def _n_chars(source: Any, enough: int) -> int:
-    """How many characters are in texts, messages and lists of them; counts no further than it
-    takes to find `enough`."""
-    if isinstance(source, str):
-        return len(source)
-    if isinstance(source, Mapping):
-        source = list(source.values())
-    if not isinstance(source, list | tuple):
-        return 0
-    n_chars = 0
-    for each in source:
-        n_chars += _n_chars(each, enough)
-        if n_chars > enough:
-            break
-    return n_chars
 
 
 def _limits(max_queued_requests: int, max_queued_tokens: int) -> tuple[int, int]:

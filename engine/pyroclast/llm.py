@@ -124,24 +124,37 @@ class LLM:
     # ---- generating ------------------------------------------------------------------------
 
     def generate(
-        self, prompts: Prompts, params: Params = None, *, progress: bool | None = None
+        self,
+        prompts: Prompts,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        progress: bool | None = None,
     ) -> list[Completion]:
         """Completes text, token ids, or a list of either; all prompts run together.
 
         Gives `n` completions for each prompt, in the order of the prompts.  Text gets the model's
-        special tokens (BOS), token ids are taken as they are.  progress: a bar on stderr; None
-        shows one for long batches on a terminal."""
+        special tokens (BOS, unless it begins with it), with add_special_tokens=False none; token
+        ids are taken as they are.  progress: a bar on stderr; None shows one for long batches on a
+        terminal."""
         call = self._call()
-        encoded = self._intake.encode(prompts)
+        encoded = self._intake.encode(prompts, add_special_tokens)
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return self._completions(requests, call, progress)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
         Closing the stream, or dropping it, ends the work before the next step."""
         call = self._call(collects_chunks=True)
-        encoded = [self._intake.encode_one(prompt, "stream", "; use generate()")]
+        remedy = "; use generate()"
+        encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return Stream(self, self._loop, call, requests)
 

@@ -29,16 +29,25 @@ class Intake:
         self._max_seq_len = max_seq_len
         self._grammars: GrammarCompiler | None = None  # made when the first grammar comes
 
-    def encode(self, prompts: Prompts) -> list[list[int]]:
+    def encode(self, prompts: Prompts, add_special_tokens: bool = True) -> list[list[int]]:
         """The token ids of each prompt."""
         items = checks.as_list(prompts)
-        return [self._encode(item, _where(i, len(items))) for i, item in enumerate(items)]
+        return [
+            self._encode(item, _where(i, len(items)), add_special_tokens)
+            for i, item in enumerate(items)
+        ]
 
-    def encode_one(self, prompt: Any, method: str, remedy: str = "") -> list[int]:
+    def encode_one(
+        self,
+        prompt: Any,
+        method: str,
+        remedy: str = "",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
         """The token ids of the one prompt that `method` takes."""
         items = checks.as_list(prompt)
         checks.check_one(len(items), method, remedy)
-        return self._encode(items[0], "the prompt")
+        return self._encode(items[0], "the prompt", add_special_tokens)
 
     def encode_chat(self, messages: Any, template: Mapping[str, Any] | None) -> list[int]:
         token_ids = self._tokenizer.encode_chat(messages, **(template or {}))
@@ -117,8 +126,9 @@ class Intake:
         ]
         return pools, requests
 
-    def _encode(self, prompt: Any, where: str) -> list[int]:
-        return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
+    def _encode(self, prompt: Any, where: str, add_special_tokens: bool = True) -> list[int]:
+        tokenizer, size = self._tokenizer, self._vocab_size
+        return checks.encode(prompt, tokenizer, size, where, add_special_tokens)
 
     def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
         """Rows of logits that only pad the output matrix can be drawn, but have no text."""
