@@ -48,7 +48,8 @@ def hyperparameters_from_gguf(
             values[field] = _the_same_in_all_layers(keys[field], values[field])
     fill_head_sizes(values, keys)
     values["rotary_dim"] = _rotary_dim(metadata, prefix, values["head_dim"])
-    if values.get("sliding_window") == 0:
+    window = values.get("sliding_window")
+    if window == 0 and window is not False:
         values["sliding_window"] = None
     if "windowed" in values:
         values["windowed"] = _windowed(keys["windowed"], values["windowed"], values["n_layers"])

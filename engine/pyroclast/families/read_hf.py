@@ -95,7 +95,7 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
 def _rotary_dim(family: Family, config: Mapping[str, Any], head_dim: object) -> int | None:
     """How many dimensions of a head rotate; None for all of them."""
     factor = partial_rotary_factor(config)
-    if factor is None or factor == 1:
+    if factor is None or (factor == 1 and factor is not True):
         return None
     if not family.hf_partial_rotary:
         raise UnsupportedModelError(
