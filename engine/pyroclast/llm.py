@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     Parts = tuple[StepModel, Tokenizer, str]
 
 Messages = Sequence[Mapping[str, Any]]
+
+log = logging.getLogger("pyroclast")
 
 
 class LLM:
@@ -287,6 +290,8 @@ def _load(model: str | Path, device: str, **options: Any) -> Parts:
     with open_checkpoint(model) as checkpoint:
         planned = plan(checkpoint, device, LoadOptions(**options))
         tokenizer = checkpoint.tokenizer()
+        if line := checkpoint.conversion_line():
+            log.warning("%s: %s", checkpoint.name, line)
         with progress_bar(checkpoint.config.n_layers, "layer") as show:
             loaded = Model(checkpoint, planned, on_layer=show)
         return loaded, tokenizer, checkpoint.name
