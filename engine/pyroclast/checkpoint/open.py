@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
-from pyroclast.checkpoint.match import StoredTensor, match_tensors
+from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
@@ -148,13 +148,15 @@ def _installed_path(name: str) -> Path:
 
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
     block_columns = formats.FORMATS[to_format].block_columns
-    for tensor in tensors.values():
+    # Learned positions keep their format: they are few, and llama.cpp keeps them too.
+    changed = {name: t for name, t in tensors.items() if name != "position_embd"}
+    for tensor in changed.values():
         if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
                 f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
             )
-    return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
+    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -174,7 +176,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
-        tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
+        tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
@@ -209,7 +211,7 @@ def _open_folder(path: Path) -> Checkpoint:
         if config.tie_embeddings:
             # Some folders store the tied matrix twice; the first one counts, as elsewhere.
             stored.pop(family.hf_tensors["output"], None)
-        tensors = match_tensors(config, family.hf_tensors, frozenset(), stored)
+        tensors = match_tensors(config, Naming.of_folder(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
