@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
 from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
-from pyroclast.checkpoint.tensor import Tensor, converted
+from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import GGUF_ROPE_FREQS
+from pyroclast.families.gguf_rope import ROPE_TENSORS
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
@@ -82,6 +83,10 @@ class Checkpoint:
             raise ClosedError(f"{self.path}: used after close()")
         return self._make_tokenizer()
 
+    def conversion_line(self) -> str:
+        """Which tensors have a type that no kernel computes, and what loading makes of them."""
+        return conversion_line(self.tensors.values())
+
     def close(self) -> None:
         """Unmap the files as soon as no view of them is left; harmless when repeated."""
         self._closed = True
@@ -118,6 +123,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     if to_format is not None:
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
     return checkpoint
 
 
@@ -170,9 +176,8 @@ def _open_gguf(path: Path) -> Checkpoint:
         }
         hyperparameters = hyperparameters_from_gguf(
             file.metadata,
-            has_output="output.weight" in stored,
-            has_qkv_bias="blk.0.attn_q.bias" in stored,
-            rope_freq_factors=_rope_freq_factors(stored.get(GGUF_ROPE_FREQS)),
+            tensors=stored.keys(),
+            vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
@@ -199,18 +204,10 @@ def _open_folder(path: Path) -> Checkpoint:
     folder = HFFolder(path)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
+        family = FAMILIES[hyperparameters.family]
+        stored = folder_tensors(folder, family)
+        hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
-        stored = {
-            info.name: StoredTensor(
-                info.name, info.shape, info.dtype, info.format, file.map, info.offset
-            )
-            for file in folder.files
-            for info in file.tensors.values()
-        }
-        family = FAMILIES[config.family]
-        if config.tie_embeddings:
-            # Some folders store the tied matrix twice; the first one counts, as elsewhere.
-            stored.pop(family.hf_tensors["output"], None)
         tensors = match_tensors(config, Naming.of_folder(family), stored)
 
     def make_tokenizer() -> Tokenizer:
@@ -258,9 +255,8 @@ def _opening(path: Path, files: Closable) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _rope_freq_factors(tensor: StoredTensor | None) -> tuple[float, ...] | None:
-    if tensor is None:
-        return None
+def _vector(tensor: StoredTensor) -> tuple[float, ...]:
+    """The values of a short vector that the config needs."""
     if tensor.format != "f32" or len(tensor.shape) != 1 or tensor.shape[0] > 1 << 16:
         raise ModelFileError(
             f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
