@@ -196,6 +196,32 @@ def _names(table: Mapping[str, str], layer: str) -> dict[str, str]:
     return {**table, **more, "position_embd": "positions", "output_norm_bias": "norm_bias"}
 
 
+FUSED = {
+    ".{i}.qkv": ("wq", "wk", "wv"),
+    ".{i}.qkv_bias": ("bq", "bk", "bv"),
+    ".{i}.gate_up": ("w_gate", "w_up"),
+}
+MATRICES = frozenset({"wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"})
+
+
+def fused_family(model: MadeUp) -> Family:
+    """The same family, of which files hold several weights in one tensor, and folders the
+    transposes of matrices."""
+    plain = family(model)
+    fused = {part for parts in FUSED.values() for part in parts}
+    return replace(
+        plain,
+        gguf_tensors={
+            name: each
+            for name, each in plain.gguf_tensors.items()
+            if name.rpartition(".")[2] not in fused
+        },
+        hf_fused={"model.layers" + key: parts for key, parts in FUSED.items()},
+        gguf_fused={"blk" + key: parts for key, parts in FUSED.items()},
+        hf_transposed=MATRICES,
+    )
+
+
 def family(model: MadeUp) -> Family:
     return replace(
         llama.FAMILY,

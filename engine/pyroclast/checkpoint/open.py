@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
-from pyroclast.checkpoint.match import StoredTensor, match_tensors
+from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
@@ -154,13 +154,15 @@ def _installed_path(name: str) -> Path:
 
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
     block_columns = formats.FORMATS[to_format].block_columns
-    for tensor in tensors.values():
+    # Learned positions keep their format: they are few, and llama.cpp keeps them too.
+    changed = {name: t for name, t in tensors.items() if name != "position_embd"}
+    for tensor in changed.values():
         if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
                 f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
             )
-    return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
+    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -179,7 +181,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
-        tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
+        tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
@@ -206,7 +208,7 @@ def _open_folder(path: Path) -> Checkpoint:
         stored = folder_tensors(folder, family)
         hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
-        tensors = match_tensors(config, family.hf_tensors, frozenset(), stored)
+        tensors = match_tensors(config, Naming.of_folder(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
