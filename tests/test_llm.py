@@ -399,6 +399,18 @@ def test_stream_carries_logprobs():
     assert [each for chunk in chunks for each in chunk.logprobs] == out.logprobs
 
 
+def test_a_rendered_text_needs_no_special_tokens():
+    with fake_llm() as llm:
+        params = SamplingParams(temperature=0, max_tokens=4)
+        bare = llm.generate([*b"abc"], params)[0].token_ids
+        assert llm.generate("abc", params, add_special_tokens=False)[0].token_ids == bare
+        chunks = llm.stream("abc", params, add_special_tokens=False)
+        assert [chunk.token_ids[0] for chunk in chunks] == list(bare)
+        assert llm.generate("abc", params)[0].token_ids != bare
+        with pytest.raises(RequestError, match="add_special_tokens must be True or False, got 1"):
+            llm.generate("abc", params, add_special_tokens=1)
+
+
 @pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 3}, {"max_logits": 1}], ids=str)
 def test_score(limits):
     texts = ["what is likely", [5], [1, 2]]

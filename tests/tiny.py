@@ -69,7 +69,7 @@ def random_weights(config: Hyperparameters, seed: int = 0) -> Weights:
     for name, shape in tensor_shapes(config_of(config)).items():
         values = rng.standard_normal(shape).astype(np.float32)
         values *= 0.8 / np.sqrt(shape[-1]) if len(shape) == 2 else 0.1
-        if "norm" in name:
+        if "norm" in name and not name.endswith("bias"):
             values += 1
         # Seven bits of mantissa, and nothing so small that float16 would round it.
         values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)

@@ -305,7 +305,7 @@ def test_damage_is_named(open_bytes: Opener, what: str) -> None:
     assert peak_bytes < 1_000_000  # no number in the file was believed
 
 
-@pytest.mark.parametrize(("kind", "name"), [(23, "IQ4_XS"), (9, "Q8_1"), (4, "unknown"), (999, "")])
+@pytest.mark.parametrize(("kind", "name"), [(15, "Q8_K"), (9, "Q8_1"), (4, "unknown"), (999, "")])
 def test_unknown_tensor_type_lists_the_known(open_bytes: Opener, kind: int, name: str) -> None:
     content = build((), (tensor("blk.0.x", [256], kind),), b"\0" * 512)
     with pytest.raises(

@@ -355,9 +355,13 @@ def test_the_plan_counts_what_loading_takes(folder: Path) -> None:
         options = LoadOptions(max_batch_tokens=16, max_seqs=8, max_logits=16, n_blocks=5)
         counted = plan(checkpoint, "cuda", options).n_bytes
     weights = model._weights
-    vectors: list[Any] = [weights.output_norm]
+    vectors: list[Any] = [weights.output_norm.weight]
     for layer in weights.layers:
-        vectors += [layer.attn_norm, layer.ffn_norm, *(product.bias for product in layer.qkv)]
+        vectors += [
+            layer.attn_norm.weight,
+            layer.ffn_norm.weight,
+            *(product.bias for product in layer.qkv),
+        ]
     embedding = weights.token_embd.n_bytes
     assert counted["weights"] == embedding + weights.step_bytes + sum(v.nbytes for v in vectors)
     assert counted["cache"] == model.kv_bytes

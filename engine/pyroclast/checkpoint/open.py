@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
 from pyroclast.checkpoint.match import StoredTensor, match_tensors
-from pyroclast.checkpoint.tensor import Tensor, converted
+from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.gguf_rope import ROPE_TENSORS
@@ -83,6 +83,10 @@ class Checkpoint:
             raise ClosedError(f"{self.path}: used after close()")
         return self._make_tokenizer()
 
+    def conversion_line(self) -> str:
+        """Which tensors have a type that no kernel computes, and what loading makes of them."""
+        return conversion_line(self.tensors.values())
+
     def close(self) -> None:
         """Unmap the files as soon as no view of them is left; harmless when repeated."""
         self._closed = True
@@ -119,6 +123,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     if to_format is not None:
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
     return checkpoint
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pyroclast.files.mapped_file import MappedFile
-from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights import PACKED_FORMATS, formats
+from pyroclast_kernels.weights.recode import RECODED, recode
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -32,7 +34,8 @@ class Tensor:
     """One weight: canonical name, the file's own name, block format, and shape.
 
     shape is (n_rows, n_cols) = (out_features, in_features), or (n,), which counts as one row.
-    Nothing is cached: each call of rows() or float32() reads, or makes, the data again.
+    stored_format is the file's own where loading converts it.  Nothing is cached: each call of
+    rows() or float32() reads, or makes, the data again.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Tensor:
     format: str
     shape: tuple[int, ...]
     source: RowSource = field(repr=False, compare=False)
+    stored_format: str | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -125,6 +129,48 @@ class QuantizedRows:
     def release(self) -> None:
         """Release the inner source."""
         self.inner.release()
+
+
+@dataclass(frozen=True)
+class RecodedRows:
+    """Another source's rows in the format that stands in for theirs, made again at each call."""
+
+    inner: RowSource
+    from_format: str
+
+    def rows(self) -> Bytes:
+        """The rows as `recode` lays them out."""
+        return recode(self.inner.rows(), self.from_format)
+
+    def release(self) -> None:
+        """Release the inner source."""
+        self.inner.release()
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """The same weight in a format that kernels compute; vectors (norms, biases) keep theirs."""
+    if tensor.format in PACKED_FORMATS or len(tensor.shape) == 1:
+        return tensor
+    return replace(
+        tensor,
+        format=RECODED[tensor.format].target,
+        source=RecodedRows(tensor.source, tensor.format),
+        stored_format=tensor.format,
+    )
+
+
+def conversion_line(tensors: Iterable[Tensor]) -> str:
+    """Which tensors loading converts to what, in one line; "" if it converts none."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for tensor in tensors:
+        if tensor.stored_format is not None:
+            groups.setdefault((tensor.stored_format, tensor.format), []).append(tensor.source_name)
+    parts = [
+        f"{len(names)} in {stored.upper()} to {format} ({', '.join(names[:2])}"
+        + (", ...)" if len(names) > 2 else ")")
+        for (stored, format), names in groups.items()
+    ]
+    return f"tensors converted at load: {'; '.join(parts)}" if parts else ""
 
 
 def converted(tensor: Tensor, to_format: str) -> Tensor:

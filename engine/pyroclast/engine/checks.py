@@ -19,7 +19,15 @@ PRIORITIES = ("interactive", "batch")
 class Encoder(Protocol):
     """What is needed of a tokenizer to read prompts."""
 
-    def encode(self, text: str, /) -> list[int]: ...
+    def encode(self, text: str, /, add_special_tokens: bool = ...) -> list[int]: ...
+
+
+def check_embeddings(embeddings: bool, dimensions: int | None) -> None:
+    """RequestError unless the model keeps the states that embeddings are made of."""
+    if not embeddings:
+        raise RequestError("this model keeps no states; load it with LLM(..., embeddings=True)")
+    if dimensions is not None:
+        check_positive("dimensions", dimensions)
 
 
 def as_list(prompts: Any) -> list[Any]:
@@ -38,12 +46,20 @@ def as_list(prompts: Any) -> list[Any]:
     return items if several else [items]
 
 
-def encode(prompt: Any, tokenizer: Encoder, vocab_size: int, where: str) -> list[int]:
+def encode(
+    prompt: Any,
+    tokenizer: Encoder,
+    vocab_size: int,
+    where: str,
+    add_special_tokens: bool = True,
+) -> list[int]:
     """Text or token ids -> token ids that exist, at least one.  `where` names the prompt."""
+    if not isinstance(add_special_tokens, bool):
+        raise RequestError(f"add_special_tokens must be True or False, got {add_special_tokens!r}")
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError(f"{where} is empty: give at least one character or token id")
-        token_ids = tokenizer.encode(prompt)
+        token_ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
     elif isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
         raise RequestError(
             f"{where} must be text or a list of token ids, got {type(prompt).__name__}"

@@ -96,6 +96,11 @@ class GenerateRequest(ReadRequest):
         self.takes_drafts = not params.logits_processors and matcher is None
 
     @property
+    def is_live(self) -> bool:
+        """Streams are."""
+        return self.call.chunks is not None
+
+    @property
     def tables_vary(self) -> bool:
         """Penalties count the tokens before a row, min_tokens forbids some up to a position, and a
         grammar allows other tokens after each."""

@@ -50,6 +50,7 @@ class Loop:
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
         self._inbox: deque[ReadRequest] = deque()
+        self._resumed: deque[Call] = deque()
         self._given_up: deque[tuple[Call, Exception | None]] = deque()
 
     def run(self, call: Call) -> None:
@@ -88,7 +89,7 @@ class Loop:
             self._hand_over()
 
     def _step(self, call: Call | None) -> None:
-        if self._inbox or self._given_up:
+        if self._inbox or self._given_up or self._resumed:
             self._clean_up()
         if call is None:
             if not self.closed and self.stepper.scheduler:
@@ -141,6 +142,12 @@ class Loop:
                 self._lock.release()
         self._wake_pump()
 
+    def fetched(self, call: Call) -> None:
+        """The reader of a call has fetched a chunk: if it was paused, it may go on."""
+        if call.is_paused and call.wants_more:
+            self._resumed.append(call)
+            self._wake_pump()
+
     def fail_all(self, error: BaseException) -> None:
         """Ends every call with an error: what ran their steps met it, and nobody else will."""
         if not isinstance(error, Exception):
@@ -155,14 +162,16 @@ class Loop:
         return bool(
             self._inbox
             or self._given_up
+            or self._resumed
             or self.stepper.scheduler
             or (self.closed and not self._freed)
         )
 
     def queued(self) -> tuple[int, int]:
-        """How many requests have not begun, and their tokens."""
-        waiting = [*tuple(self._inbox), *tuple(self.stepper.scheduler.waiting)]
-        return len(waiting), sum(len(request.token_ids) for request in waiting)
+        """How many requests wait to run, and their tokens."""
+        inbox, waiting = tuple(self._inbox), self.stepper.scheduler.waiting
+        n_tokens = sum(len(request.token_ids) for request in inbox)
+        return len(inbox) + len(waiting), n_tokens + waiting.n_tokens
 
     def close(self) -> None:
         """Ends everything and frees the model; a second call does nothing.  In the middle of a step
@@ -196,6 +205,8 @@ class Loop:
             self.stepper.add(self._inbox.popleft())
         while self._given_up:
             self.stepper.end(*self._given_up.popleft())
+        while self._resumed:
+            self.stepper.resume(self._resumed.popleft())
 
     def _end_all(self, error: Exception) -> None:
         for call in {request.call for request in self.stepper.scheduler.requests()}:

@@ -146,6 +146,11 @@ class FeedForwardSpec:
     def __post_init__(self) -> None:
         check_size("d_ff", self.d_ff, _MAX_D_FF)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The products of x, in the order in which their rows lie."""
+        return ("w_gate", "w_up") if self.gated else ("w_up",)
+
 
 @dataclass(frozen=True)
 class LayerSpec:

@@ -17,6 +17,7 @@ import numpy as np
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.weights import block_codecs as codecs
 from pyroclast_kernels.weights.block_codecs import Blocks, Bytes, Floats
+from pyroclast_kernels.weights.codebook_codecs import CODECS
 
 _Decode = Callable[[Any], Floats]
 _Encode = Callable[[Floats, "np.dtype[np.void]"], Blocks]
@@ -127,6 +128,10 @@ def _bytes(name: str, count: int) -> tuple[str, str, int]:
     return name, "u1", count
 
 
+def _codebook(name: str, block_columns: int, ggml_type: int, *fields: Any) -> Format:
+    return _format(name, block_columns, ggml_type, list(fields), CODECS[name].decode)
+
+
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
@@ -169,5 +174,26 @@ FORMATS: dict[str, Format] = {
             [_bytes("ql", 128), _bytes("qh", 64), ("scales", "i1", 16), _D],
             codecs.decode_q6_k,
         ),
+        _codebook("iq2_xxs", 256, 16, _D, ("words", "<u4", (8, 2))),
+        _codebook("iq2_xs", 256, 17, _D, ("qs", "<u2", 32), _bytes("scales", 8)),
+        _codebook("iq3_xxs", 256, 18, _D, _bytes("qs", 64), ("words", "<u4", 8)),
+        _codebook("iq1_s", 256, 19, _D, _bytes("qs", 32), ("qh", "<u2", 8)),
+        _codebook("iq4_nl", 32, 20, _D, _bytes("qs", 16)),
+        _codebook(
+            "iq3_s", 256, 21,
+            _D, _bytes("qs", 64), _bytes("qh", 8), _bytes("signs", 32), _bytes("scales", 4),
+        ),
+        _codebook(
+            "iq2_s", 256, 22,
+            _D, _bytes("qs", 32), _bytes("signs", 32), _bytes("qh", 8), _bytes("scales", 8),
+        ),
+        _codebook(
+            "iq4_xs", 256, 23, _D, ("scales_h", "<u2"), _bytes("scales_l", 4), _bytes("qs", 128)
+        ),
+        _codebook("iq1_m", 256, 29, _bytes("qs", 32), _bytes("qh", 16), ("scales", "<u2", 4)),
+        _codebook("tq1_0", 256, 34, _bytes("qs", 48), _bytes("qh", 4), _D),
+        _codebook("tq2_0", 256, 35, _bytes("qs", 64), _D),
+        _codebook("mxfp4", 32, 39, ("e", "u1"), _bytes("qs", 16)),
+        _codebook("nvfp4", 64, 40, _bytes("e", 4), _bytes("qs", 32)),
     )
-}
+}  # fmt: skip
