@@ -70,13 +70,13 @@ def test_a_chat_is_written_as_its_template_says():
             "aCbC",
         ),
         (
-            "{% for x in ['a'] %}{% set m = 1 %}{{ 'a,b'.split(',')[1] ~ '{}'.format(m) }}"
-            "{% endfor %}",
+            ("{% for x in ['a'] %}{% set m = 1 %}{{ 'a,b'.split(',')[1] ~ '{}'.format(m) }}"
+            "{% endfor %}"),
             "b1",
         ),
         (
-            "{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y = x %}{{ 'a'.lower() }}"
-            "{% endfor %}",
+            ("{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y = x %}{{ 'a'.lower() }}"
+            "{% endfor %}"),
             "a",
         ),
         ("{% set ns = namespace(role='x') %}{{ ([ns] | first).role }}", "x"),
