@@ -89,7 +89,7 @@ GEMMA2 = replace(
     hf_tensors=llama.HF_TENSORS | _HF_NORMS,
     gguf_tensors=llama.GGUF_TENSORS | _GGUF_NORMS,
     hf_keys={
-        **llama.HF_KEYS,
+        **{field: key for field, key in llama.HF_KEYS.items() if field != "ffn_bias"},
         "activation": "hidden_activation",
         "sliding_window": "sliding_window",
         "windowed": "layer_types",
@@ -121,6 +121,7 @@ GEMMA2 = replace(
         "attention_softcap": 50.0,
         "logit_softcap": 30.0,
     },
+    hf_allowed={"use_bidirectional_attention": (False,)},
     gguf_defaults={
         "activation": "gelu_tanh",
         "sliding_window": 4096,
