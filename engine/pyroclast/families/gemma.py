@@ -20,10 +20,12 @@ from pyroclast.families.layer_spec import LayerSpec, NormSpec
 _N_LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 
 
-def _scale(h: Hyperparameters) -> float:
+def _scale(h: Hyperparameters) -> float | None:
+    """Of attention scores; None is the usual one."""
     by_layers = h.n_layers == _N_LAYERS_OF_27B[h.family]
     usual = h.d_model / h.n_heads if by_layers else h.head_dim
-    return 1 / math.sqrt(h.positive("query_pre_attn_scalar", usual))
+    scalar = h.positive("query_pre_attn_scalar", usual)
+    return None if scalar == h.head_dim else 1 / math.sqrt(scalar)
 
 
 def _layer(h: Hyperparameters, i: int, *, period: int, qk_norm: NormSpec | None) -> LayerSpec:
