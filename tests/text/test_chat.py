@@ -65,20 +65,12 @@ def test_a_chat_is_written_as_its_template_says():
         ("{% for k, v in {'y': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "y2"),
         ("{{ 'hi' in messages[0].content }}{{ messages[0:1] | length }}", "True1"),
         ("{% set ns = namespace(role='x') %}{{ ([ns] + messages) | length }}", "2"),
-        (
-            "{% for x in 'ab' %}{% set n = namespace() %}{{ x.strip() ~ 'c'.upper() }}{% endfor %}",
-            "aCbC",
-        ),
-        (
-            ("{% for x in ['a'] %}{% set m = 1 %}{{ 'a,b'.split(',')[1] ~ '{}'.format(m) }}"
-            "{% endfor %}"),
-            "b1",
-        ),
-        (
-            ("{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y = x %}{{ 'a'.lower() }}"
-            "{% endfor %}"),
-            "a",
-        ),
+        ("{% for x in 'ab' %}{% set n = namespace() %}{{ x.strip() ~ 'c'.upper() }}{% endfor %}",
+         "aCbC"),
+        ("{% for x in 'a' %}{% set m = 1 %}{{ 'a,b'.split(',')[1] ~ '{}'.format(m) }}{% endfor %}",
+         "b1"),
+        ("{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y = x %}{{ 'A'.lower() }}{% endfor %}",
+         "a"),
         ("{% set ns = namespace(role='x') %}{{ ([ns] | first).role }}", "x"),
         ("{{ [1, 'a'] }}{{ {'a': (1, 2)} }}{{ none }}{{ missing }}", "[1, 'a']{'a': (1, 2)}None"),
         ("{{ 2 ** 10 }}{{ '-' * 3 }}{{ 7 % 4 }}", "1024---3"),
