@@ -149,9 +149,8 @@ class Stepper:
             text = request.accept(token_id)
             if request.finish_reason is not None:
                 finished.append(request)
-            logprobs = None
-            if request.logprobs is not None:
-                logprobs = self._outcome.note_logprobs(request, i)
+            wants = request.logprobs is not None
+            logprobs = self._outcome.note_logprobs(request, i) if wants else None
             new_ids = [token_id]
             if request.n_forced:  # there is more than one token to compute
                 new_ids, self._steady = request.new_token_ids(token_id), None
