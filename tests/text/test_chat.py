@@ -69,7 +69,7 @@ def test_a_chat_is_written_as_its_template_says():
          "aCbC"),
         ("{% for x in 'a' %}{% set m = 1 %}{{ 'a,b'.split(',')[1] ~ '{}'.format(m) }}{% endfor %}",
          "b1"),
-        ("{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y = x %}{{ 'A'.lower() }}{% endfor %}",
+        ("{% macro m() %}{% endmacro %}{% for x in [m] %}{% set y=x %}{{ 'A'.lower()}}{% endfor %}",
          "a"),
         ("{% set ns = namespace(role='x') %}{{ ([ns] | first).role }}", "x"),
         ("{{ [1, 'a'] }}{{ {'a': (1, 2)} }}{{ none }}{{ missing }}", "[1, 'a']{'a': (1, 2)}None"),

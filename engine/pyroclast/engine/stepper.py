@@ -154,10 +154,8 @@ class Stepper:
             if request.n_forced:  # there is more than one token to compute
                 new_ids, self._steady = request.new_token_ids(token_id), None
                 self.scheduler.decodes_only = False
-            if request.call.chunks is not None:
-                request.emit(text, new_ids, logprobs)
-                if request.call.is_full:
-                    self.pause(request.call)
+            if request.call.chunks is not None and request.emit(text, new_ids, logprobs):
+                self.pause(request.call)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
