@@ -24,14 +24,14 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.files.gguf import GGUFFile
+from pyroclast.files.gguf_parts import GGUFModel, first_part, gguf_in_folder, model_name
 from pyroclast.files.hf_folder import HFFolder
 from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
 
 
 class Closable(Protocol):
@@ -96,13 +96,37 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:
-    """Open a GGUF file, a folder, "dummy:<shape>@<format>", or an installed model by name.
+    """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
+    model by name.
 
     A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".
     """
-    text = str(model)
-    if text.startswith(shapes.PREFIX):
-        return _open_dummy(text)
+    if str(model).startswith(shapes.PREFIX):
+        return _open_dummy(str(model))
+    path, to_format = _find(str(model))
+    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    if to_format is not None:
+        with _opening(path, checkpoint):
+            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
+    return checkpoint
+
+
+def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
+    """A model's tokenizer and name; the weights are not looked at, and may be cut short."""
+    from pyroclast.text.tokenizer import Tokenizer
+
+    if str(model).startswith(shapes.PREFIX):
+        with _open_dummy(str(model)) as checkpoint:
+            return checkpoint.tokenizer(), checkpoint.name
+    path, _ = _find(str(model))
+    if path.is_dir():
+        return Tokenizer.from_folder(path), path.resolve().name
+    return Tokenizer.from_gguf(first_part(path)), model_name(path)
+
+
+def _find(text: str) -> tuple[Path, str | None]:
+    """The file or folder that a model's name stands for, and the format after its "@"."""
     path, to_format = Path(text), None
     if not _exists(path) and "@" in text:
         base, _, to_format = text.rpartition("@")
@@ -114,12 +138,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
             )
     if not _exists(path):
         path = installed_path(str(path))
-    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
-    if to_format is not None:
-        with _opening(path, checkpoint):
-            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
-    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
-    return checkpoint
+    return (path.is_dir() and gguf_in_folder(path)) or path, to_format
 
 
 def _exists(path: Path) -> bool:
@@ -143,16 +162,16 @@ def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    file = GGUFFile(path)
-    with _opening(path, file):
+    model = GGUFModel(path)
+    with _opening(path, model):
         stored = {
             info.name: StoredTensor(
                 info.name, info.shape, info.format.upper(), info.format, file.map, info.offset
             )
-            for info in file.tensors.values()
+            for file, info in model.tensors
         }
         hyperparameters = hyperparameters_from_gguf(
-            file.metadata,
+            model.metadata,
             tensors=stored.keys(),
             vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
@@ -163,17 +182,17 @@ def _open_gguf(path: Path) -> Checkpoint:
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf_metadata(file.metadata)
+        return Tokenizer.from_gguf_metadata(model.metadata)
 
     return Checkpoint(
         hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=str(path),
-        name=path.stem,
-        file_bytes=file.map.size,
+        name=model_name(path),
+        file_bytes=model.n_bytes,
         make_tokenizer=make_tokenizer,
-        files=file,
+        files=model,
     )
 
 
