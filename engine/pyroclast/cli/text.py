@@ -116,7 +116,7 @@ def tokenize(args: Namespace) -> None:
     from pyroclast.checkpoint.open import open_checkpoint
 
     text = read_text(args.text)
-    with open_checkpoint(args.model) as checkpoint:
+    with open_checkpoint(args.model, complete=False) as checkpoint:
         tokenizer = checkpoint.tokenizer()
         ids = tokenizer.encode(text, add_special_tokens=not args.no_special)
         if args.json:
