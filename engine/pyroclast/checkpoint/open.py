@@ -46,8 +46,9 @@ class Checkpoint:
     """config, and tensors by canonical name; use as a context manager, or close().
 
     hyperparameters is what the file itself says, of which its family made the config.  file_bytes
-    is the size of all files that hold weights (of the weights themselves for a dummy).  Views from
-    Tensor.rows() outlive close(); new ones are refused.
+    is the size of all files that hold weights (of the weights themselves for a dummy);
+    missing_bytes are what was cut off of them.  Views from Tensor.rows() outlive close(); new ones
+    are refused.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Checkpoint:
         file_bytes: int,
         make_tokenizer: Callable[[], Tokenizer],
         files: Closable | None = None,
+        missing_bytes: int = 0,
     ) -> None:
         self.hyperparameters = hyperparameters
         self.config = config
@@ -68,6 +70,7 @@ class Checkpoint:
         self.path = path
         self.name = name
         self.file_bytes = file_bytes
+        self.missing_bytes = missing_bytes
         self._make_tokenizer = make_tokenizer
         self._files = files
         self._closed = False
@@ -95,16 +98,18 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(model: str | Path) -> Checkpoint:
+def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
     """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
     model by name.
 
-    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".
+    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
+    also takes files that were cut short among their weights: the rows of what is missing cannot be
+    read, all else can.
     """
     if str(model).startswith(shapes.PREFIX):
         return _open_dummy(str(model))
     path, to_format = _find(str(model))
-    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
     if to_format is not None:
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
@@ -161,8 +166,8 @@ def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor
     return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    model = GGUFModel(path)
+def _open_gguf(path: Path, complete: bool) -> Checkpoint:
+    model = GGUFModel(path, complete=complete)
     with _opening(path, model):
         stored = {
             info.name: StoredTensor(
@@ -193,11 +198,12 @@ def _open_gguf(path: Path) -> Checkpoint:
         file_bytes=model.n_bytes,
         make_tokenizer=make_tokenizer,
         files=model,
+        missing_bytes=model.missing_bytes,
     )
 
 
-def _open_folder(path: Path) -> Checkpoint:
-    folder = HFFolder(path)
+def _open_folder(path: Path, complete: bool) -> Checkpoint:
+    folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
         family = FAMILIES[hyperparameters.family]
@@ -220,6 +226,7 @@ def _open_folder(path: Path) -> Checkpoint:
         file_bytes=sum(file.map.size for file in folder.files),
         make_tokenizer=make_tokenizer,
         files=folder,
+        missing_bytes=folder.missing_bytes,
     )
 
 
@@ -257,6 +264,11 @@ def _vector(tensor: StoredTensor) -> tuple[float, ...]:
         raise ModelFileError(
             f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
             f"{tensor.shape}"
+        )
+    if tensor.offset + 4 * tensor.shape[0] > tensor.file.size:
+        raise ModelFileError(
+            f"tensor {tensor.name!r}, which the config needs, was cut off: the file ends at "
+            f"{tensor.file.size}"
         )
     raw = tensor.file.view(tensor.offset, 4 * tensor.shape[0])
     return tuple(raw.view("<f4").tolist())
