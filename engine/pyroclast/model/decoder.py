@@ -7,7 +7,6 @@ how the model itself is tested), or of launches for the GPU.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from pyroclast.model.calls import (
     activation_of,
     call_norm,
     call_product,
+    call_qk_norm,
     call_quantize,
     call_residual,
 )
@@ -141,7 +141,7 @@ class Decoder:
             call_product(ops, buffers.attn_in, product, qkv, n)
         self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, qkv)
         if layer.qk_norm is not None:
-            self._qk_norm(ops, spec.attention, layer.qk_norm, qkv)
+            call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
         self._rotate(ops, i, spec.attention, buffers)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
@@ -177,23 +177,6 @@ class Decoder:
         self.adapters.record(ops, i, (name,), x, added)
         if not adds_at_once:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
-
-    def _qk_norm(
-        self, ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array
-    ) -> None:
-        assert attention.qk_norm is not None
-        ops.call(
-            "qk_norm",
-            n_tokens=self.batch.n_tokens_at,
-            qkv=qkv,
-            q_weight=weights[0],
-            k_weight=weights[1],
-            n_heads=attention.n_heads,
-            n_kv_heads=attention.n_kv_heads,
-            head_dim=attention.head_dim,
-            eps=attention.qk_norm.eps,
-            whole=int(attention.qk_norm_whole),
-        )
 
     def _rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
@@ -237,7 +220,7 @@ class Decoder:
             **_head_sizes(attention),
             **self._page_sizes(attention),
             window=attention.window or 0,
-            scale=1 / math.sqrt(attention.head_dim),
+            scale=attention.score_scale,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
