@@ -24,14 +24,14 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.files.gguf import GGUFFile
+from pyroclast.files.gguf_parts import GGUFModel, first_part, gguf_in_folder, model_name
 from pyroclast.files.hf_folder import HFFolder
 from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
 
 
 class Closable(Protocol):
@@ -46,8 +46,9 @@ class Checkpoint:
     """config, and tensors by canonical name; use as a context manager, or close().
 
     hyperparameters is what the file itself says, of which its family made the config.  file_bytes
-    is the size of all files that hold weights (of the weights themselves for a dummy).  Views from
-    Tensor.rows() outlive close(); new ones are refused.
+    is the size of all files that hold weights (of the weights themselves for a dummy);
+    missing_bytes are what was cut off of them.  Views from Tensor.rows() outlive close(); new ones
+    are refused.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Checkpoint:
         file_bytes: int,
         make_tokenizer: Callable[[], Tokenizer],
         files: Closable | None = None,
+        missing_bytes: int = 0,
     ) -> None:
         self.hyperparameters = hyperparameters
         self.config = config
@@ -68,6 +70,7 @@ class Checkpoint:
         self.path = path
         self.name = name
         self.file_bytes = file_bytes
+        self.missing_bytes = missing_bytes
         self._make_tokenizer = make_tokenizer
         self._files = files
         self._closed = False
@@ -95,14 +98,40 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(model: str | Path) -> Checkpoint:
-    """Open a GGUF file, a folder, "dummy:<shape>@<format>", or an installed model by name.
+def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
+    """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
+    model by name.
 
-    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".
+    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
+    also takes files that were cut short among their weights: the rows of what is missing cannot be
+    read, all else can.
     """
-    text = str(model)
-    if text.startswith(shapes.PREFIX):
-        return _open_dummy(text)
+    if str(model).startswith(shapes.PREFIX):
+        return _open_dummy(str(model))
+    path, to_format = _find(str(model))
+    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
+    if to_format is not None:
+        with _opening(path, checkpoint):
+            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
+    return checkpoint
+
+
+def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
+    """A model's tokenizer and name; the weights are not looked at, and may be cut short."""
+    from pyroclast.text.tokenizer import Tokenizer
+
+    if str(model).startswith(shapes.PREFIX):
+        with _open_dummy(str(model)) as checkpoint:
+            return checkpoint.tokenizer(), checkpoint.name
+    path, _ = _find(str(model))
+    if path.is_dir():
+        return Tokenizer.from_folder(path), path.resolve().name
+    return Tokenizer.from_gguf(first_part(path)), model_name(path)
+
+
+def _find(text: str) -> tuple[Path, str | None]:
+    """The file or folder that a model's name stands for, and the format after its "@"."""
     path, to_format = Path(text), None
     if not _exists(path) and "@" in text:
         base, _, to_format = text.rpartition("@")
@@ -114,12 +143,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
             )
     if not _exists(path):
         path = installed_path(str(path))
-    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
-    if to_format is not None:
-        with _opening(path, checkpoint):
-            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
-    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
-    return checkpoint
+    return (path.is_dir() and gguf_in_folder(path)) or path, to_format
 
 
 def _exists(path: Path) -> bool:
@@ -142,17 +166,17 @@ def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor
     return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    file = GGUFFile(path)
-    with _opening(path, file):
+def _open_gguf(path: Path, complete: bool) -> Checkpoint:
+    model = GGUFModel(path, complete=complete)
+    with _opening(path, model):
         stored = {
             info.name: StoredTensor(
                 info.name, info.shape, info.format.upper(), info.format, file.map, info.offset
             )
-            for info in file.tensors.values()
+            for file, info in model.tensors
         }
         hyperparameters = hyperparameters_from_gguf(
-            file.metadata,
+            model.metadata,
             tensors=stored.keys(),
             vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
@@ -163,22 +187,23 @@ def _open_gguf(path: Path) -> Checkpoint:
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf_metadata(file.metadata)
+        return Tokenizer.from_gguf_metadata(model.metadata)
 
     return Checkpoint(
         hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=str(path),
-        name=path.stem,
-        file_bytes=file.map.size,
+        name=model_name(path),
+        file_bytes=model.n_bytes,
         make_tokenizer=make_tokenizer,
-        files=file,
+        files=model,
+        missing_bytes=model.missing_bytes,
     )
 
 
-def _open_folder(path: Path) -> Checkpoint:
-    folder = HFFolder(path)
+def _open_folder(path: Path, complete: bool) -> Checkpoint:
+    folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
         family = FAMILIES[hyperparameters.family]
@@ -201,6 +226,7 @@ def _open_folder(path: Path) -> Checkpoint:
         file_bytes=sum(file.map.size for file in folder.files),
         make_tokenizer=make_tokenizer,
         files=folder,
+        missing_bytes=folder.missing_bytes,
     )
 
 
@@ -238,6 +264,11 @@ def _vector(tensor: StoredTensor) -> tuple[float, ...]:
         raise ModelFileError(
             f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
             f"{tensor.shape}"
+        )
+    if tensor.offset + 4 * tensor.shape[0] > tensor.file.size:
+        raise ModelFileError(
+            f"tensor {tensor.name!r}, which the config needs, was cut off: the file ends at "
+            f"{tensor.file.size}"
         )
     raw = tensor.file.view(tensor.offset, 4 * tensor.shape[0])
     return tuple(raw.view("<f4").tolist())

@@ -52,12 +52,18 @@ class Tokenizer:
         """The control tokens: those that `decode` skips."""
         return frozenset(self._vocabulary.special_ids)
 
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The Jinja sources by name: "default", if there is one, and others such as "tool_use"."""
+        return self._vocabulary.chat_templates
+
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
-        """The tokenizer of a GGUF file, which may hold only a vocabulary."""
+        """The tokenizer of a GGUF file, which may hold only a vocabulary; the weights may be cut
+        short."""
         from pyroclast.files.gguf import GGUFFile
 
-        file = GGUFFile(str(path))
+        file = GGUFFile(str(path), weights=False)
         try:
             return cls.from_gguf_metadata(file.metadata)
         except TokenizerError as error:
