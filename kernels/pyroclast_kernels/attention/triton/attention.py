@@ -89,6 +89,7 @@ def launch_attention(format: str) -> Launch:
         max_blocks: int,
         value_stride: int,
         window: int,
+        scale: float,
         rope: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
@@ -107,7 +108,7 @@ def launch_attention(format: str) -> Launch:
             "out_q8": out_q8,
             "max_blocks": max_blocks,
             "window": window,
-            "scale": math.log2(math.e) / math.sqrt(head_dim),
+            "scale": math.log2(math.e) * scale,
         }
         model = _Model(n_heads, n_kv_heads, head_dim, value_stride, format)
         if not limits.decode:
