@@ -123,9 +123,12 @@ def test_states_equal_those_of_a_plain_forward_pass(tmp_path: Path, model: MadeU
     logits = logits_of(loaded, TOKENS)
     for ours, theirs in zip(loaded.hidden[:, : len(TOKENS)], [*want, normed], strict=True):
         assert_near(ours, theirs)
-    found = inspect_step(loaded, TOKENS, logits=True, attention=False)
+    found = inspect_step(loaded, TOKENS, logits=True)
     assert_near(found.embedding, embedding)
     before = embedding
+    probs = made_up_forward.probabilities(weights, TOKENS, CONFIG.norm_eps, model)
+    for layer, expected in zip(found.layers.values(), probs, strict=True):
+        np.testing.assert_allclose(layer.probs, expected, atol=3e-5, rtol=0)
     for layer, state in zip(found.layers.values(), want, strict=True):
         assert_near(layer.state, state)
         assert_near(layer.from_attention + layer.from_feed_forward, state - before)

@@ -237,7 +237,7 @@ class Decoder:
             **_head_sizes(attention),
             **self._page_sizes(attention),
             window=attention.window or 0,
-            scale=1 / math.sqrt(attention.head_dim),
+            scale=float(attention.scale or 1 / math.sqrt(attention.head_dim)),
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )

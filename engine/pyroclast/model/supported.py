@@ -37,8 +37,6 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
     if attention.head_dim > MAX_HEAD_DIM:
         yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
-    if attention.scale not in (None, attention.head_dim**-0.5):
-        yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
     if attention.softcap is not None:
         yield f"a softcap of {attention.softcap} on attention scores"
     if attention.qk_norm is not None and (
