@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pyroclast.files.mapped_file import MappedFile
-from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights import PACKED_FORMATS, formats
+from pyroclast_kernels.weights.recode import RECODED, recode
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -32,7 +34,8 @@ class Tensor:
     """One weight: canonical name, the file's own name, block format, and shape.
 
     shape is (n_rows, n_cols) = (out_features, in_features), or (n,), which counts as one row.
-    Nothing is cached: each call of rows() or float32() reads, or makes, the data again.
+    stored_format is the file's own where loading converts it.  Nothing is cached: each call of
+    rows() or float32() reads, or makes, the data again.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Tensor:
     format: str
     shape: tuple[int, ...]
     source: RowSource = field(repr=False, compare=False)
+    stored_format: str | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -86,6 +90,32 @@ class MappedRows:
 
 
 @dataclass(frozen=True)
+class TransposedRows:
+    """Rows [first_row, first_row + n_rows) of the transpose of a mapped matrix of that shape, whose
+    values have value_bytes bytes each.  order rearranges them as in MappedRows."""
+
+    file: MappedFile
+    offset: int
+    shape: tuple[int, ...]
+    value_bytes: int
+    first_row: int
+    n_rows: int
+    order: npt.NDArray[np.intp] | None = None
+
+    def rows(self) -> Bytes:
+        """The rows' bytes, gathered from the file's columns at each call."""
+        n_bytes = math.prod(self.shape) * self.value_bytes
+        values = self.file.view(self.offset, n_bytes).view(f"<u{self.value_bytes}")
+        columns = values.reshape(self.shape)[:, self.first_row : self.first_row + self.n_rows]
+        rows = np.ascontiguousarray(columns.T).view(np.uint8)
+        return rows if self.order is None else rows[self.order]
+
+    def release(self) -> None:
+        """Drop the resident pages of the whole matrix; the next rows() reads them again."""
+        self.file.release(self.offset, math.prod(self.shape) * self.value_bytes)
+
+
+@dataclass(frozen=True)
 class JoinedRows:
     """Another source's rows joined into one: how a (n,) tensor in a row order is kept."""
 
@@ -125,6 +155,48 @@ class QuantizedRows:
     def release(self) -> None:
         """Release the inner source."""
         self.inner.release()
+
+
+@dataclass(frozen=True)
+class RecodedRows:
+    """Another source's rows in the format that stands in for theirs, made again at each call."""
+
+    inner: RowSource
+    from_format: str
+
+    def rows(self) -> Bytes:
+        """The rows as `recode` lays them out."""
+        return recode(self.inner.rows(), self.from_format)
+
+    def release(self) -> None:
+        """Release the inner source."""
+        self.inner.release()
+
+
+def computable(tensor: Tensor) -> Tensor:
+    """The same weight in a format that kernels compute; vectors (norms, biases) keep theirs."""
+    if tensor.format in PACKED_FORMATS or len(tensor.shape) == 1:
+        return tensor
+    return replace(
+        tensor,
+        format=RECODED[tensor.format].target,
+        source=RecodedRows(tensor.source, tensor.format),
+        stored_format=tensor.format,
+    )
+
+
+def conversion_line(tensors: Iterable[Tensor]) -> str:
+    """Which tensors loading converts to what, in one line; "" if it converts none."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for tensor in tensors:
+        if tensor.stored_format is not None:
+            groups.setdefault((tensor.stored_format, tensor.format), []).append(tensor.source_name)
+    parts = [
+        f"{len(names)} in {stored.upper()} to {format} ({', '.join(names[:2])}"
+        + (", ...)" if len(names) > 2 else ")")
+        for (stored, format), names in groups.items()
+    ]
+    return f"tensors converted at load: {'; '.join(parts)}" if parts else ""
 
 
 def converted(tensor: Tensor, to_format: str) -> Tensor:

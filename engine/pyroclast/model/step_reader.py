@@ -139,7 +139,7 @@ class StepReader:
 
 
 def _writes(call: OpCall, x: Floats) -> bool:
-    out = call.arguments.get("out")
+    out = call.arguments.get("x" if call.kernel.op == "residual" else "out")
     return isinstance(out, np.ndarray) and np.may_share_memory(out, x)
 
 

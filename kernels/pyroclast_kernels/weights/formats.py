@@ -17,6 +17,7 @@ import numpy as np
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.weights import block_codecs as codecs
 from pyroclast_kernels.weights.block_codecs import Blocks, Bytes, Floats
+from pyroclast_kernels.weights.codebook_codecs import CODECS
 
 _Decode = Callable[[Any], Floats]
 _Encode = Callable[[Floats, "np.dtype[np.void]"], Blocks]
@@ -29,15 +30,15 @@ _GROUP_VALUES = 1 << 18
 class Format:
     """One format: block_columns values take block_bytes bytes, laid out as `dtype`.
 
-    ggml_type is its number in a GGUF file.  decode and encode work on whole blocks
-    (n_blocks,) of `dtype` <-> float32 (n_blocks, block_columns); encode is None where only reading
-    is supported.
+    ggml_type is its number in a GGUF file, None if it has none.  decode and encode work on whole
+    blocks (n_blocks,) of `dtype` <-> float32 (n_blocks, block_columns); encode is None where only
+    reading is supported.
     """
 
     name: str
     block_columns: int
     block_bytes: int
-    ggml_type: int
+    ggml_type: int | None
     dtype: np.dtype[np.void]
     decode: _Decode
     encode: _Encode | None
@@ -111,7 +112,7 @@ def quantizable_formats() -> list[str]:
 def _format(
     name: str,
     block_columns: int,
-    ggml_type: int,
+    ggml_type: int | None,
     fields: list[Any],
     decode: _Decode,
     encode: _Encode | None = None,
@@ -125,6 +126,10 @@ _D, _M, _DMIN = ("d", "<f2"), ("m", "<f2"), ("dmin", "<f2")
 
 def _bytes(name: str, count: int) -> tuple[str, str, int]:
     return name, "u1", count
+
+
+def _codebook(name: str, block_columns: int, ggml_type: int | None, *fields: Any) -> Format:
+    return _format(name, block_columns, ggml_type, list(fields), CODECS[name].decode)
 
 
 FORMATS: dict[str, Format] = {
@@ -169,5 +174,28 @@ FORMATS: dict[str, Format] = {
             [_bytes("ql", 128), _bytes("qh", 64), ("scales", "i1", 16), _D],
             codecs.decode_q6_k,
         ),
+        _codebook("iq2_xxs", 256, 16, _D, ("words", "<u4", (8, 2))),
+        _codebook("iq2_xs", 256, 17, _D, ("qs", "<u2", 32), _bytes("scales", 8)),
+        _codebook("iq3_xxs", 256, 18, _D, _bytes("qs", 64), ("words", "<u4", 8)),
+        _codebook("iq1_s", 256, 19, _D, _bytes("qs", 32), ("qh", "<u2", 8)),
+        _codebook("iq4_nl", 32, 20, _D, _bytes("qs", 16)),
+        _codebook(
+            "iq3_s", 256, 21,
+            _D, _bytes("qs", 64), _bytes("qh", 8), _bytes("signs", 32), _bytes("scales", 4),
+        ),
+        _codebook(
+            "iq2_s", 256, 22,
+            _D, _bytes("qs", 32), _bytes("signs", 32), _bytes("qh", 8), _bytes("scales", 8),
+        ),
+        _codebook(
+            "iq4_xs", 256, 23, _D, ("scales_h", "<u2"), _bytes("scales_l", 4), _bytes("qs", 128)
+        ),
+        _codebook("iq1_m", 256, 29, _bytes("qs", 32), _bytes("qh", 16), ("scales", "<u2", 4)),
+        _codebook("tq1_0", 256, 34, _bytes("qs", 48), _bytes("qh", 4), _D),
+        _codebook("tq2_0", 256, 35, _bytes("qs", 64), _D),
+        _codebook("mxfp4", 32, 39, ("e", "u1"), _bytes("qs", 16)),
+        _codebook("nvfp4", 64, 40, _bytes("e", 4), _bytes("qs", 32)),
+        # No file has it: what loading makes of IQ1 and IQ2 (recode.py).
+        _codebook("t4_k", 256, None, _D, ("scales", "i1", 16), _bytes("qs", 128)),
     )
-}
+}  # fmt: skip
