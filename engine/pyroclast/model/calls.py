@@ -6,15 +6,40 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from pyroclast.model.weights import Norm, Product
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.memory import Weight
 from pyroclast_kernels.norm import KINDS
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.residual import AS_IT_IS
 
 Array = NDArray[Any]
+
+
+def call_embed(
+    ops: Recorder,
+    weight: Weight,
+    ids: Array,
+    out: Array,
+    n_tokens: Array,
+    *,
+    scale: float = 1.0,
+    accumulate: bool = False,
+) -> None:
+    """out = scale * the rows `ids` of weight: written, or added to what is there."""
+    ops.call(
+        "embed",
+        weight.format,
+        n_tokens=n_tokens,
+        token_ids=ids,
+        weight=weight,
+        out=out,
+        n_cols=out.shape[1],
+        scale=float(scale),
+        accumulate=int(accumulate),
+    )
 
 
 def call_norm(
@@ -65,6 +90,29 @@ def call_product(
         n_cols=weight.n_cols,
         out_stride=out.shape[1],
         accumulate=int(accumulate),
+    )
+
+
+def call_qk_norm(
+    ops: Recorder,
+    attention: AttentionSpec,
+    weights: tuple[Array, Array],
+    qkv: Array,
+    n_tokens: Array,
+) -> None:
+    """Norms q and k in qkv, in place."""
+    assert attention.qk_norm is not None
+    ops.call(
+        "qk_norm",
+        n_tokens=n_tokens,
+        qkv=qkv,
+        q_weight=weights[0],
+        k_weight=weights[1],
+        n_heads=attention.n_heads,
+        n_kv_heads=attention.n_kv_heads,
+        head_dim=attention.head_dim,
+        eps=attention.qk_norm.eps,
+        whole=int(attention.qk_norm_whole),
     )
 
 

@@ -17,8 +17,10 @@ from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerS
 from pyroclast.model.adapters import Adapters
 from pyroclast.model.calls import (
     activation_of,
+    call_embed,
     call_norm,
     call_product,
+    call_qk_norm,
     call_quantize,
     call_residual,
 )
@@ -97,22 +99,11 @@ class Decoder:
 
     def _embed(self, ops: Recorder) -> None:
         """x = the tokens' rows, and those of their positions where these are learned."""
-        batch, weights, config = self.batch, self.weights, self.config
-        tables = [(weights.token_embd, batch.token_ids, float(config.embedding_scale))]
+        batch, weights, x = self.batch, self.weights, self.work.x
+        scale, n = self.config.embedding_scale, batch.n_tokens_at
+        call_embed(ops, weights.token_embd, batch.token_ids, x, n, scale=scale)
         if weights.position_embd is not None:
-            tables.append((weights.position_embd, batch.positions, 1.0))
-        for i, (weight, ids, scale) in enumerate(tables):
-            ops.call(
-                "embed",
-                weight.format,
-                n_tokens=batch.n_tokens_at,
-                token_ids=ids,
-                weight=weight,
-                out=self.work.x,
-                n_cols=config.d_model,
-                scale=scale,
-                accumulate=int(i > 0),
-            )
+            call_embed(ops, weights.position_embd, batch.positions, x, n, accumulate=True)
 
     def _output(self, ops: Recorder) -> None:
         """The final norm and the output head."""
@@ -141,7 +132,7 @@ class Decoder:
             call_product(ops, buffers.attn_in, product, qkv, n)
         self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, qkv)
         if layer.qk_norm is not None:
-            self._qk_norm(ops, spec.attention, layer.qk_norm, qkv)
+            call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
         self._rotate(ops, i, spec.attention, buffers)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
@@ -177,23 +168,6 @@ class Decoder:
         self.adapters.record(ops, i, (name,), x, added)
         if not adds_at_once:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
-
-    def _qk_norm(
-        self, ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array
-    ) -> None:
-        assert attention.qk_norm is not None
-        ops.call(
-            "qk_norm",
-            n_tokens=self.batch.n_tokens_at,
-            qkv=qkv,
-            q_weight=weights[0],
-            k_weight=weights[1],
-            n_heads=attention.n_heads,
-            n_kv_heads=attention.n_kv_heads,
-            head_dim=attention.head_dim,
-            eps=attention.qk_norm.eps,
-            whole=int(attention.qk_norm_whole),
-        )
 
     def _rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
