@@ -102,7 +102,9 @@ def test_long_texts_and_messages_are_encoded_beside_the_event_loop(monkeypatch):
     threads = []
     real = llm.tokenizer.encode
     monkeypatch.setattr(
-        llm.tokenizer, "encode", lambda text: threads.append(threading.get_ident()) or real(text)
+        llm.tokenizer,
+        "encode",
+        lambda text, **how: threads.append(threading.get_ident()) or real(text, **how),
     )
     params = GREEDY.replace(max_tokens=1)
 

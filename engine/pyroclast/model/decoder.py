@@ -7,7 +7,6 @@ how the model itself is tested), or of launches for the GPU.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from numpy.typing import NDArray
@@ -211,7 +210,7 @@ class Decoder:
             **_head_sizes(attention),
             **self._page_sizes(attention),
             window=attention.window or 0,
-            scale=float(attention.scale or 1 / math.sqrt(attention.head_dim)),
+            scale=attention.score_scale,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
