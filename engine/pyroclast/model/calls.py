@@ -93,29 +93,6 @@ def call_product(
     )
 
 
-def call_qk_norm(
-    ops: Recorder,
-    attention: AttentionSpec,
-    weights: tuple[Array, Array],
-    qkv: Array,
-    n_tokens: Array,
-) -> None:
-    """Norms q and k in qkv, in place."""
-    assert attention.qk_norm is not None
-    ops.call(
-        "qk_norm",
-        n_tokens=n_tokens,
-        qkv=qkv,
-        q_weight=weights[0],
-        k_weight=weights[1],
-        n_heads=attention.n_heads,
-        n_kv_heads=attention.n_kv_heads,
-        head_dim=attention.head_dim,
-        eps=attention.qk_norm.eps,
-        whole=int(attention.qk_norm_whole),
-    )
-
-
 def call_quantize(ops: Recorder, x: Activations, n_tokens: Array) -> None:
     """x.q8 = x.values in 8-bit blocks."""
     assert x.values is not None
