@@ -39,7 +39,9 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
-    def decoder(self, continuation: bool = False) -> "ByteDecoder":
+    def decoder(
+        self, skip_special_tokens: bool = True, continuation: bool = False
+    ) -> "ByteDecoder":
         return ByteDecoder()
 
 

@@ -161,7 +161,7 @@ def test_the_example_runs() -> None:
 
 def test_readme_says_which_formats_numba_and_cython_lack() -> None:
     line = r"^- Numba and Cython kernels for (.*?), Cython kernels for (.*?), and for"
-    [rows] = re.findall(line, README.read_text(), re.M)
+    [rows] = re.findall(line, README.read_text(), re.M | re.S)
     both, only_cython = (set(re.findall(r"`(\w+)`", row)) for row in rows)
     variants = all_variants("matmul")
     assert both == set(matmul.FORMATS) - set(variants["numba"].formats)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pyroclast.engine import checks
 from pyroclast.engine.async_calls import AsyncCalls
@@ -13,14 +16,14 @@ from pyroclast.engine.async_stream import AsyncStream
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
+from pyroclast.engine.long_work import is_long, run
 from pyroclast.engine.output import Completion, Score
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.llm import LLM, Messages
 from pyroclast.sampling.params import SamplingParams
 
 T = TypeVar("T")
 
-# Encoding this much text takes about as long as a step: a thread does it, not the event loop.
-_LONG_TEXT_CHARS = 8192
 _MAX_QUEUED_REQUESTS = 1024
 _MAX_QUEUED_TOKENS = 1 << 20
 
@@ -155,6 +158,24 @@ class AsyncLLM:
 
     # ---- reading ---------------------------------------------------------------------------
 
+    async def embed(
+        self,
+        prompts: Prompts,
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        priority: str = "interactive",
+        request_id: str | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """A vector for each prompt, like `LLM.embed`."""
+        checks.check_embeddings(self.llm.embeddings, dimensions)
+        call, name = self._begin(priority, request_id)
+        pools = await self._read(
+            call, name, lambda: self._intake.embed_requests(prompts, pooling, call), prompts
+        )
+        return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]
+
     async def score(
         self,
         prompts: Prompts,
@@ -165,15 +186,9 @@ class AsyncLLM:
     ) -> list[Score]:
         """How likely the model holds each token of text or token ids, like `LLM.score`."""
         call, name = self._begin(priority, request_id)
-        try:
-            scores, requests = await _run(
-                lambda: self._intake.score_requests(prompts, n_top, call), _is_long(prompts)
-            )
-            self._calls.submit(name, requests)
-            await self._calls.end_of(call)
-            return scores
-        finally:
-            self._calls.forget(name, call)
+        return await self._read(
+            call, name, lambda: self._intake.score_requests(prompts, n_top, call), prompts
+        )
 
     @property
     def load(self) -> dict[str, float]:
@@ -228,7 +243,7 @@ class AsyncLLM:
         """Makes the requests of a call.  A thread does it where that may take longer than a step:
         long texts, and grammars, which are compiled."""
         each_params = [params] if isinstance(params, SamplingParams) else params or []
-        is_slow = _is_long(source) or any(
+        is_slow = is_long(source) or any(
             getattr(each, "structured", None) is not None for each in each_params
         )
 
@@ -238,7 +253,7 @@ class AsyncLLM:
                 encoded, params, call, continues_text=continues_text
             )
 
-        return lambda: _run(make, is_slow)
+        return lambda: run(make, is_slow)
 
     async def _complete(self, call: Call, name: str, make: Callable[[], Any]) -> list[Completion]:
         try:
@@ -249,31 +264,21 @@ class AsyncLLM:
         finally:
             self._calls.forget(name, call)
 
-
-async def _run(work: Callable[[], T], in_thread: bool) -> T:
-    return await asyncio.to_thread(work) if in_thread else work()
-
-
-def _is_long(source: Any) -> bool:
-    """Whether a prompt, or what it is made of, has more text than is encoded within a step."""
-    return _n_chars(source, _LONG_TEXT_CHARS) > _LONG_TEXT_CHARS
-
-
-def _n_chars(source: Any, enough: int) -> int:
-    """How many characters are in texts, messages and lists of them; counts no further than it
-    takes to find `enough`."""
-    if isinstance(source, str):
-        return len(source)
-    if isinstance(source, Mapping):
-        source = list(source.values())
-    if not isinstance(source, list | tuple):
-        return 0
-    n_chars = 0
-    for each in source:
-        n_chars += _n_chars(each, enough)
-        if n_chars > enough:
-            break
-    return n_chars
+    async def _read(
+        self,
+        call: Call,
+        name: str,
+        make: Callable[[], tuple[T, Sequence[ReadRequest]]],
+        prompts: Prompts,
+    ) -> T:
+        """Runs the requests of a call that reads, and returns what they filled in."""
+        try:
+            filled, requests = await run(make, is_long(prompts))
+            self._calls.submit(name, requests)
+            await self._calls.end_of(call)
+            return filled
+        finally:
+            self._calls.forget(name, call)
 
 
 def _limits(max_queued_requests: int, max_queued_tokens: int) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class LLM:
     machine's tuned table out.  threads None: what the machine offers; a number asks for the CPU.
     max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
     is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
+    embeddings: keep the final states that `embed` reads.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -64,6 +65,7 @@ class LLM:
         max_batch_tokens: int | None = None,
         max_seqs: int = 64,
         n_blocks: int | None = None,
+        embeddings: bool = False,
     ) -> None:
         device = check_device(device)
         if max_batch_tokens is not None:
@@ -80,7 +82,9 @@ class LLM:
                 max_batch_tokens=max_batch_tokens,
                 max_seqs=max_seqs,
                 n_blocks=n_blocks,
+                hidden_layers=("final",) if embeddings else (),
             )
+            self.embeddings = embeddings
             self._start(parts, kernels)
 
     def _start(self, parts: Parts, kernels: str | None) -> None:
@@ -123,24 +127,37 @@ class LLM:
     # ---- generating ------------------------------------------------------------------------
 
     def generate(
-        self, prompts: Prompts, params: Params = None, *, progress: bool | None = None
+        self,
+        prompts: Prompts,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        progress: bool | None = None,
     ) -> list[Completion]:
         """Completes text, token ids, or a list of either; all prompts run together.
 
         Gives `n` completions for each prompt, in the order of the prompts.  Text gets the model's
-        special tokens (BOS), token ids are taken as they are.  progress: a bar on stderr; None
-        shows one for long batches on a terminal."""
+        special tokens (BOS, unless it begins with it), with add_special_tokens=False none; token
+        ids are taken as they are.  progress: a bar on stderr; None shows one for long batches on a
+        terminal."""
         call = self._call()
-        encoded = self._intake.encode(prompts)
+        encoded = self._intake.encode(prompts, add_special_tokens)
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return self._completions(requests, call, progress)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
         Closing the stream, or dropping it, ends the work before the next step."""
         call = self._call(collects_chunks=True)
-        encoded = [self._intake.encode_one(prompt, "stream", "; use generate()")]
+        remedy = "; use generate()"
+        encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return Stream(self, self._loop, call, requests)
 
@@ -204,6 +221,24 @@ class LLM:
         self._loop.complete(call, requests, progress=False)
         return found
 
+    def embed(
+        self,
+        prompts: Prompts,
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        progress: bool | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """A vector float32 (d_model,) for text or token ids, or for each of a list: the mean of
+        the tokens' final states, or with pooling "last" the last one's.  dimensions: only the
+        first ones.  Wants LLM(..., embeddings=True)."""
+        call = self._call()
+        checks.check_embeddings(self.embeddings, dimensions)
+        pools, requests = self._intake.embed_requests(prompts, pooling, call)
+        self._loop.complete(call, requests, progress)
+        return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]
+
     # ---- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -240,6 +275,7 @@ class LLM:
 def assemble(model: StepModel, tokenizer: Tokenizer, name: str) -> LLM:
     """An LLM of parts that are loaded already.  `name` is what it calls itself."""
     llm = LLM.__new__(LLM)
+    llm.embeddings = False
     llm._start((model, tokenizer, name), None)  # noqa: SLF001 - it is LLM's other constructor
     return llm
 

@@ -368,20 +368,6 @@ def test_surplus_tensor_is_refused(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_output_bias_of_llama_is_refused(tmp_path: Path) -> None:
-    """attention_bias of a Llama also biases o_proj, for which there is no place."""
-    config = replace(tiny.BASE, qkv_bias=True)
-    folder = tiny.write_folder(tmp_path / "m", config, tiny.random_weights(config))
-    edit_config(folder, attention_bias=True)
-    assert open_checkpoint(folder).hyperparameters.qkv_bias
-    index = {"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    bias = {"model.layers.0.self_attn.o_proj.bias": np.zeros(96, np.float32)}
-    tiny.write_safetensors(folder / "more.safetensors", bias)
-    with pytest.raises(UnsupportedModelError, match=r"no place.*'model.layers.0.self_attn.o_proj"):
-        open_checkpoint(folder)
-
-
 def test_huge_json_is_not_read(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path)
     os.truncate(folder / "config.json", 1 << 40)  # a sparse file

@@ -12,9 +12,8 @@ from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
-from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.families.registry import config_of
 from pyroclast.families.rope import RopeScaling, inv_freq
-from pyroclast.families.tensors import template_of, tensor_shapes
 from pyroclast.files.gguf_metadata import Metadata
 
 REMOVED = object()
@@ -172,25 +171,31 @@ def test_mistral_window() -> None:
     assert from_hf(MISTRAL_7B_V01, sliding_window=REMOVED).sliding_window == 4096
 
 
+def windows(hyperparameters: Hyperparameters) -> list[int | None]:
+    """Of each layer."""
+    return [spec.attention.window for spec in config_of(hyperparameters).layers]
+
+
 def test_qwen2_has_biases_and_a_window_only_when_switched_on() -> None:
     config = from_hf(QWEN2_5_0_5B)
-    assert config.qkv_bias
-    assert config.sliding_window is None
+    assert config.qkv_bias and not config.o_bias
+    assert windows(config) == [None] * 24
     on = {"use_sliding_window": True, "sliding_window": 100}
-    assert from_hf(QWEN2_5_0_5B, **on, max_window_layers=0).sliding_window == 100
-    assert from_hf(QWEN2_5_0_5B, **on, max_window_layers=24).sliding_window is None
-    with pytest.raises(UnsupportedModelError, match="full_attention and sliding_attention"):
-        from_hf(QWEN2_5_0_5B, **on)
+    assert windows(from_hf(QWEN2_5_0_5B, **on, max_window_layers=0)) == [100] * 24
+    assert windows(from_hf(QWEN2_5_0_5B, **on, max_window_layers=24)) == [None] * 24
+    assert windows(from_hf(QWEN2_5_0_5B, **on)) == [None] * 21 + [100] * 3
 
 
-@pytest.mark.parametrize(
-    ("kinds", "window"), [(["sliding_attention"] * 24, 100), (["full_attention"] * 24, None)]
-)
-def test_layer_types_decide_where_they_are_given(kinds: list[str], window: int | None) -> None:
+def test_layer_types_decide_where_they_are_given() -> None:
     on = {"use_sliding_window": True, "sliding_window": 100}
-    assert from_hf(QWEN2_5_0_5B, **on, layer_types=kinds).sliding_window == window
+    kinds = ["sliding_attention", "full_attention"] * 12
+    assert windows(from_hf(QWEN2_5_0_5B, **on, layer_types=kinds)) == [100, None] * 12
     with pytest.raises(UnsupportedModelError, match="linear_attention"):
         from_hf(QWEN2_5_0_5B, **on, layer_types=[*kinds[1:], "linear_attention"])
+    with pytest.raises(ModelFileError, match=r"23 layers .* and that there are 24"):
+        from_hf(QWEN2_5_0_5B, **on, layer_types=kinds[1:])
+    with pytest.raises(ModelFileError, match="layer_types must be a list of names, got 'full'"):
+        from_hf(QWEN2_5_0_5B, **on, layer_types="full")
 
 
 def test_rope_parameters_of_transformers_5() -> None:
@@ -220,12 +225,11 @@ def test_generation_config_adds_end_ids() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gemma3"}, "'gemma3' is not supported; supported: llama, mistral, qwen2"),
+        ({"model_type": "bert"}, "'bert' is not supported; supported: gemma2, gemma3_text, gpt2"),
         ({"model_type": ["llama"]}, "is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; supported: 'silu'"),
-        ({"mlp_bias": True}, "mlp_bias True"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, got 0.5"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn'.*llama3"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: 'silu'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1 for llama, got 0.5"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 4.0}}, "rope type 'mrope'.*llama3"),
         ({"rope_scaling": {"rope_type": ["linear"]}}, r"rope type \['linear'\]"),
         ({"quantization_config": {"bits": 4}}, "folder@q8_0"),
     ],
@@ -253,7 +257,8 @@ def test_what_is_not_supported_is_named(changes: dict[str, Any], message: str) -
         ({"eos_token_id": [2, -1]}, "special token ids must be in 0..31999, got -1"),
         ({"eos_token_id": "2"}, "a token id must be a whole number, got '2'"),
         ({"eos_token_id": [[2]]}, "a token id must be a whole number"),
-        ({"sliding_window": 0}, "sliding_window must be a whole number"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be a whole number"),
+        ({"attention_bias": 1}, "attention_bias must be true or false, got 1"),
         ({"rope_scaling": 4}, "rope_scaling must be an object, got 4"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is missing in the linear rope"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope scaling factor must be"),
@@ -287,15 +292,16 @@ GGUF_LLAMA: dict[str, Any] = {
 }
 
 
-def from_gguf(**changes: Any) -> Hyperparameters:
-    """Changes name keys with _ for the dots before the last name: llama__rope__freq_base."""
+def from_gguf(
+    *tensors: str, vectors: dict[str, tuple[float, ...]] | None = None, **changes: Any
+) -> Hyperparameters:
+    """Changes name keys with __ for dots: llama__rope__freq_base."""
     values = GGUF_LLAMA | {key.replace("__", "."): value for key, value in changes.items()}
     values = {key: value for key, value in values.items() if value is not REMOVED}
     found = hyperparameters_from_gguf(
         Metadata(values, None),  # type: ignore[arg-type]
-        has_output=True,
-        has_qkv_bias=False,
-        rope_freq_factors=None,
+        tensors={"output.weight", *tensors},
+        vectors=vectors or {},
     )
     return checked(found)
 
@@ -332,8 +338,10 @@ def test_gguf_end_of_turn_also_ends() -> None:
     ("changes", "message"),
     [
         ({"llama__expert_count": 8}, "expert_count is 8: mixtures of experts"),
-        ({"llama__rope__scaling__type": "yarn"}, "type 'yarn' is not supported; supported: none"),
-        ({"llama__rope__dimension_count": 32}, "dimension_count must equal the head size 64"),
+        (
+            {"llama__rope__scaling__type": "su"},
+            "type 'su' is not supported; supported: none, linear",
+        ),
         ({"llama__attention__value_length": 32}, "value_length must equal the head size 64"),
     ],
 )
@@ -399,18 +407,3 @@ def test_freq_factors_divide() -> None:
 def test_freq_factors_are_checked(factors: tuple[float, ...]) -> None:
     with pytest.raises(ModelFileError, match="rope_freqs"):
         checked(replace(tiny.BASE, rope_freq_factors=factors))
-
-
-# -- the tables ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
-def test_tables_cover_every_tensor_and_field(family: Any) -> None:
-    every = replace(tiny.BASE, family=family.name, qkv_bias=True, tie_embeddings=False)
-    templates = {template_of(name)[0] for name in tensor_shapes(config_of(every))}
-    for names in (family.hf_tensors, family.gguf_tensors):
-        assert templates <= set(names)
-        assert len(set(names.values())) == len(names)
-    fields = set(Hyperparameters.__dataclass_fields__)
-    assert set(family.hf_keys) | set(family.gguf_keys) | set(family.hf_defaults) <= fields
-    assert family.gguf_paired <= {name.rpartition(".")[2] for name in family.gguf_tensors}

@@ -216,9 +216,9 @@ def test_the_plan_of_the_cpu_counts_what_loading_takes(
     with open_checkpoint(path) as checkpoint:
         found = planned(checkpoint, "cpu", compute=compute, n_blocks=3)
         model = Model(checkpoint, found)
-    vectors = [model._weights.output_norm]
+    vectors = [model._weights.output_norm.weight]
     for layer in model._weights.layers:
-        vectors += [layer.attn_norm, layer.ffn_norm]
+        vectors += [layer.attn_norm.weight, layer.ffn_norm.weight]
     matrices = model._weights.token_embd.n_bytes + model.weight_bytes
     assert found.n_bytes["weights"] == matrices + sum(vector.nbytes for vector in vectors)
     assert found.n_bytes["cache"] == model.kv_bytes

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import made_up
+import made_up_forward
 from numpy_forward import numpy_forward
 from pyroclast.errors import (
     ClosedError,
@@ -126,7 +127,7 @@ def test_layers_may_differ(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert layer.probs.shape == (spec.n_heads, 70, 70)
         window = spec.window or 70
         assert ((layer.probs > 0).sum(axis=-1) == np.minimum(np.arange(70) + 1, window)).all()
-    want = made_up.forward(weights, TOKENS, config.norm_eps)
+    want = made_up_forward.forward(weights, TOKENS, config.norm_eps)
     bound = 5e-5 * float(np.abs(want).max())
     np.testing.assert_allclose(got.layers[n_layers - 1].logits, want, atol=bound, rtol=0)
 

@@ -13,6 +13,7 @@ import pytest
 
 from demo import demo_path
 from pyroclast import AsyncLLM
+from pyroclast.server.errors import HttpError
 from pyroclast.server.limits import Limits
 from server_at import RunningServer, serving
 
@@ -217,3 +218,37 @@ def test_a_body_that_does_not_come_is_given_up(running: RunningServer) -> None:
             b"Content-Length: 100\r\n\r\n{"
         )
         assert b" 408 " in connection.recv(1000).splitlines()[0]
+
+
+def test_pings_come_while_nothing_else_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment at first and then again and again, until there is an event."""
+    import asyncio
+
+    from pyroclast.server import sse
+
+    monkeypatch.setattr(sse, "FIRST_PING_S", 0.01)
+    monkeypatch.setattr(sse, "PING_S", 0.02)
+    sent: list[bytes] = []
+
+    async def events() -> Any:
+        await asyncio.sleep(0.1)
+        yield sse.event({"a": 1})
+        raise HttpError(500, "in the middle")
+
+    async def ended() -> None:
+        sent.append(b"ended")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> Any:
+        await asyncio.sleep(10)
+
+    reply = sse.EventStream(
+        events(), headers={}, on_error=lambda error: sse.event(error.body()), on_end=ended
+    )
+    asyncio.run(reply({}, receive, send))
+    assert sent.count(b": ping\n\n") >= 2
+    assert b'data: {"a":1}\n\n' in sent
+    assert any(b"in the middle" in data for data in sent)
+    assert sent[-1] == b"ended"

@@ -15,6 +15,10 @@ def folder(path, metadata, decoder, post_processor=None, **files):
     backend = Tokenizer.from_gguf_metadata(metadata)._backend.backend
     state = json.loads(backend.to_str())
     state |= {"decoder": decoder, "post_processor": post_processor}
+    if state["normalizer"]:  # the prefix is put before a GGUF's text, and is none of its steps
+        prepend = {"type": "Prepend", "prepend": "▁"}
+        state["normalizer"] = {"type": "Sequence", "normalizers": [prepend, state["normalizer"]]}
+        state["added_tokens"] = [token | {"normalized": False} for token in state["added_tokens"]]
     (path / "tokenizer.json").write_text(json.dumps(state))
     for name, value in files.items():
         (path / f"{name}.json").write_text(json.dumps(value))
@@ -49,6 +53,8 @@ def test_a_folder_and_a_gguf_with_one_vocabulary_agree(tmp_path, metadata, decod
     tok = Tokenizer.from_folder(folder(tmp_path, metadata, decoder))
     assert tok.vocab_size == gguf.vocab_size
     for text in TEXTS:
+        if "<tool>" in text and metadata is SPM:
+            continue  # SentencePiece begins no new text after it; this normalizer does
         for parse_special in (True, False):
             ids = tok.encode(text, add_special_tokens=False, parse_special=parse_special)
             assert ids == gguf.encode(text, add_special_tokens=False, parse_special=parse_special)
@@ -101,6 +107,13 @@ TEMPLATE_PROCESSING = {
 def test_what_is_put_around_a_text(tmp_path, post_processor, config, expected):
     path = folder(tmp_path, BPE, BYTE_LEVEL, post_processor, tokenizer_config=config)
     assert Tokenizer.from_folder(path).encode("a") == expected
+
+
+def test_a_post_processor_that_drops_the_text_is_refused(tmp_path):
+    single = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}]
+    path = folder(tmp_path, BPE, BYTE_LEVEL, TEMPLATE_PROCESSING | {"single": single})
+    with pytest.raises(TokenizerError, match="post_processor drops the text's own tokens"):
+        Tokenizer.from_folder(path)
 
 
 def test_where_special_tokens_and_templates_are_named(tmp_path):

@@ -5,7 +5,15 @@ import pytest
 
 from pyroclast.files.gguf import GGUFFile
 from pyroclast.text.tokenizer import Tokenizer
-from vocabularies import CONTROL, NORMAL, REAL_VOCABULARIES, sentencepiece
+from vocabularies import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    REAL_VOCABULARIES,
+    UNKNOWN,
+    USER_DEFINED,
+    sentencepiece,
+)
 
 REAL = [path for path in REAL_VOCABULARIES if "spm" in path.name]
 
@@ -122,3 +130,51 @@ def test_phi3_control_tokens_swallow_the_white_space_after_them():
     ]
     phi = tokenizer({**metadata, "general.name": "Phi-3 mini"})
     assert encode(phi, "<|user|> \n a") == [261, 259, 260]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_user_defined_symbols_are_cut_out_as_sentencepiece_does(tmp_path, prefix):
+    trainer = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text"
+    text.write_text("\n".join(["the low lower lowest band and then than low"] * 50))
+    symbols = ["<think>", "\n", "▁▁", "low▁b", "<th"]
+    trainer.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        add_dummy_prefix=prefix,
+        user_defined_symbols=symbols,
+        minloglevel=2,
+    )
+    oracle = trainer.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    ids = range(oracle.vocab_size())
+    pieces = [oracle.id_to_piece(i) for i in ids]
+    kinds = [
+        USER_DEFINED if piece in symbols
+        else UNKNOWN if oracle.is_unknown(i)
+        else CONTROL if oracle.is_control(i)
+        else BYTE if oracle.is_byte(i)
+        else NORMAL
+        for i, piece in enumerate(pieces)
+    ]  # fmt: skip
+    tok = tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": pieces,
+            "tokenizer.ggml.token_type": kinds,
+            "tokenizer.ggml.scores": [oracle.get_score(i) for i in ids],
+            "tokenizer.ggml.add_space_prefix": prefix,
+        }
+    )
+    rng = random.Random(3)
+    parts = ["the", " low", "<think>", "\n", "  ", " ", "low b", "<th", "é", "lower", "<"]
+    for _ in range(2000):
+        text = "".join(rng.choices(parts, k=rng.randint(0, 7)))
+        assert tok.encode(text, add_special_tokens=False) == oracle.encode(text), text
+        plain = tok.encode(text, add_special_tokens=False, parse_special=False)
+        assert tok.decode(plain) == text

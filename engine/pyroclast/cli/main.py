@@ -34,6 +34,7 @@ COMMANDS = {
         "answer over HTTP, as OpenAI's API does",
         "model.gguf --port 8000 --api-key-file keys.txt",
     ),
+    "info": ("info:info", "what a model file holds, and what it needs", "model.gguf"),
     "tokenize": ("text:tokenize", "the tokens of a text", '"Hello, world" --json'),
     "bench": ("bench:bench", "speed on prompts and at decoding", "-p 512 -n 128 --json"),
     "bench kernels": (
@@ -66,7 +67,9 @@ COMMANDS = {
     "doctor": ("machine:doctor", "what this machine and this installation offer", "--json"),
 }
 # Commands whose module has `add_arguments(command, name)`.  Such a module must be light to import.
-_OWN_ARGUMENTS = ("next", "tune", "profile", "serve", *(name for name in COMMANDS if " " in name))
+_OWN_ARGUMENTS = (
+    "next", "tune", "profile", "serve", "info", *(name for name in COMMANDS if " " in name)
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyroclast.async_llm import AsyncLLM
 
+_SWITCH_S = 5e-4
 _EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
 
 
@@ -38,6 +39,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     add("--compute", default="auto", metavar="HOW", help="auto or float32")
     add("--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0")
     add("--max-seqs", type=int, default=64, metavar="N", help="sequences in a step (default: 64)")
+    add("--embeddings", action="store_true", help="serve /v1/embeddings, too")
     add("--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2")
     add_frozen(command)
     add_device(command, "auto")
@@ -56,6 +58,8 @@ def serve(args: Namespace) -> None:
     from pyroclast.server.limits import Limits
     from pyroclast.server.run import listen, make_server
 
+    # The thread that runs the steps must not wait long for one that writes to clients.
+    sys.setswitchinterval(_SWITCH_S)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -105,6 +109,7 @@ def _load(args: Namespace) -> dict[str, AsyncLLM]:
             threads=args.threads,
             kv_dtype=args.kv_dtype,
             max_seqs=args.max_seqs,
+            embeddings=args.embeddings,
             max_queued_requests=args.max_queued_requests,
         )
         name = names[i] if names else Path(llm.llm.name).name

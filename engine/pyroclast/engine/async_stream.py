@@ -56,7 +56,10 @@ class AsyncStream:
                 self.close()
                 raise
         if self._chunks:
-            return self._chunks.popleft()
+            chunk = self._chunks.popleft()
+            if call.is_paused:
+                self._calls.loop.fetched(call)
+            return chunk
         was_closed = self._closed
         self.close()
         if call.error is not None and not was_closed:

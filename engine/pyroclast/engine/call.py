@@ -9,19 +9,24 @@ from typing import Any
 from pyroclast.engine.output import Chunk
 from pyroclast.engine.request import Request
 
+MAX_UNREAD_CHUNKS = 128
+
 
 class Call:
     """`open` holds the requests that have not ended.  `error` is what ended them before their time.
     `chunks` holds what nobody has fetched yet; it is None unless the call collects chunks.
     step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
     not known.  `future` is where a coroutine waits for news, if one does; `noted` lists the calls
-    that have some, for whoever ran the step.  priority: "interactive" or "batch"."""
+    that have some, for whoever ran the step.  priority: "interactive" or "batch".  A call whose
+    reader is slow is paused when `max_unread` chunks wait, until half of them are fetched."""
 
     __slots__ = (
         "arrived_s",
         "chunks",
         "error",
         "future",
+        "is_paused",
+        "max_unread",
         "noted",
         "open",
         "priority",
@@ -41,6 +46,8 @@ class Call:
         self.chunks: deque[Chunk] | None = deque() if collects_chunks else None
         self.error: Exception | None = None
         self.priority = "interactive"
+        self.max_unread = MAX_UNREAD_CHUNKS
+        self.is_paused = False
         self.future: Any = None
         self.noted = noted
 
@@ -48,6 +55,16 @@ class Call:
     def has_news(self) -> bool:
         """Whether there is something to fetch, or nothing more to wait for."""
         return bool(self.chunks) or self.error is not None or not self.open
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many chunks wait as may."""
+        return self.chunks is not None and len(self.chunks) >= self.max_unread
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether so many are fetched that a paused call can go on."""
+        return self.chunks is not None and len(self.chunks) <= self.max_unread // 2
 
     def note(self) -> None:
         """There are news: whoever ran the step wakes the coroutine that waits, if one does."""

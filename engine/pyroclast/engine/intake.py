@@ -10,6 +10,7 @@ from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Score
+from pyroclast.engine.pooling import Pooled
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.sampling.grammar import GrammarCompiler, Matcher
@@ -28,16 +29,25 @@ class Intake:
         self._max_seq_len = max_seq_len
         self._grammars: GrammarCompiler | None = None  # made when the first grammar comes
 
-    def encode(self, prompts: Prompts) -> list[list[int]]:
+    def encode(self, prompts: Prompts, add_special_tokens: bool = True) -> list[list[int]]:
         """The token ids of each prompt."""
         items = checks.as_list(prompts)
-        return [self._encode(item, _where(i, len(items))) for i, item in enumerate(items)]
+        return [
+            self._encode(item, _where(i, len(items)), add_special_tokens)
+            for i, item in enumerate(items)
+        ]
 
-    def encode_one(self, prompt: Any, method: str, remedy: str = "") -> list[int]:
+    def encode_one(
+        self,
+        prompt: Any,
+        method: str,
+        remedy: str = "",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
         """The token ids of the one prompt that `method` takes."""
         items = checks.as_list(prompt)
         checks.check_one(len(items), method, remedy)
-        return self._encode(items[0], "the prompt")
+        return self._encode(items[0], "the prompt", add_special_tokens)
 
     def encode_chat(self, messages: Any, template: Mapping[str, Any] | None) -> list[int]:
         token_ids = self._tokenizer.encode_chat(messages, **(template or {}))
@@ -102,8 +112,23 @@ class Intake:
         ]
         return scores, requests
 
-    def _encode(self, prompt: Any, where: str) -> list[int]:
-        return checks.encode(prompt, self._tokenizer, self._vocab_size, where)
+    def embed_requests(
+        self, prompts: Prompts, pooling: str, call: Call
+    ) -> tuple[list[Pooled], list[ReadRequest]]:
+        """A pool for each prompt, and the requests that fill them."""
+        encoded = self.encode(prompts)
+        for i, token_ids in enumerate(encoded):
+            checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
+        pools = [Pooled(len(token_ids), pooling) for token_ids in encoded]
+        requests = [
+            ReadRequest(token_ids, call, on_states=pool.add)
+            for token_ids, pool in zip(encoded, pools, strict=True)
+        ]
+        return pools, requests
+
+    def _encode(self, prompt: Any, where: str, add_special_tokens: bool = True) -> list[int]:
+        tokenizer, size = self._tokenizer, self._vocab_size
+        return checks.encode(prompt, tokenizer, size, where, add_special_tokens)
 
     def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
         """Rows of logits that only pad the output matrix can be drawn, but have no text."""

@@ -107,6 +107,8 @@ class Outcome:
         first = end - request.n_step_rows
         if request.on_rows is not None:
             request.on_rows(first, self._model.logits[row : row + request.n_step_rows])
+        if request.on_states is not None:
+            request.on_states(first, self._model.hidden[0, row : row + request.n_step_rows])
         if request.scored is not None:
             for position in range(first, min(end, len(request.scored) - 1)):
                 scored = self._results.logprobs(row + position - first, request.n_top)

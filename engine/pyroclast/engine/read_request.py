@@ -22,9 +22,10 @@ class ReadRequest(Request):
     The row of logits at position p is scored for `targets[p]`, the token that follows.  `scored`,
     if given, receives that score at [p + 1], with the `n_top` most likely tokens.
     `on_rows(first_position, rows)` receives the logits (n_rows, vocab_size) themselves, as a view
-    that the next step overwrites."""
+    that the next step overwrites; `on_states` the final states (n_rows, d_model) likewise, of a
+    model that keeps them."""
 
-    __slots__ = ("call", "n_top", "on_rows", "scored", "targets")
+    __slots__ = ("call", "n_top", "on_rows", "on_states", "scored", "targets")
 
     def __init__(
         self,
@@ -35,13 +36,14 @@ class ReadRequest(Request):
         scored: list[TokenLogprobs | None] | None = None,
         n_top: int = 0,
         on_rows: OnRows | None = None,
+        on_states: OnRows | None = None,
         sibling: Request | None = None,
     ) -> None:
-        wants_rows = scored is not None or on_rows is not None
+        wants_rows = not (scored is None and on_rows is None and on_states is None)
         super().__init__(token_ids, wants_prompt_rows=wants_rows, sibling=sibling)
         self.call = call
         self.targets = [0] * len(token_ids) if targets is None else targets
         self.scored = scored
         self.n_top = n_top
-        self.on_rows = on_rows
+        self.on_rows, self.on_states = on_rows, on_states
         call.open.add(self)

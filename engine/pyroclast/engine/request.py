@@ -9,6 +9,7 @@ class Request:
     __slots__ = (
         "blocks",
         "draft_ids",
+        "is_paused",
         "n_cached",
         "n_computed",
         "n_prompt",
@@ -16,6 +17,7 @@ class Request:
         "n_step_drafts",
         "n_step_rows",
         "n_step_tokens",
+        "order",
         "sibling",
         "token_ids",
         "wants_prompt_rows",
@@ -42,6 +44,19 @@ class Request:
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
         self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
         self.draft_ids: list[int] = []
+        # What is due first goes first.  It never changes, so everyone is the first one day.
+        self.order: tuple[float, int] = (0.0, 0)
+        self.is_paused = False  # nobody fetches its tokens: it is left out of steps
+
+    @property
+    def n_unread(self) -> int:
+        """Tokens that are not in the KV cache; 1 while it decodes."""
+        return len(self.token_ids) - self.n_computed
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody reads its tokens as they come."""
+        return False
 
     @property
     def tables_vary(self) -> bool:

@@ -2,24 +2,32 @@
 
 A step is one ragged batch: one token of every request that decodes, and chunks of the prompts
 that are still being read, side by side, at most `max_batch_tokens` tokens and `max_logits` rows of
-logits.  When the KV cache runs out of blocks, the youngest request gives up all of its own and
-is computed again later (preemption by recompute).
+logits.  When the KV cache runs out of blocks, the last request in order gives up all of its own
+and is computed again later (preemption by recompute).
 
-Order: requests are admitted strictly in the order in which they came, and only the youngest is
-preempted, so `running` is always older than `waiting` and both are sorted by age.  The oldest
-request can therefore always take what it needs, and every request becomes the oldest one day.
+Order: each request has its place from the start, by the time at which it is due.  Requests are
+admitted in that order, only the last one that runs is preempted, and it also makes room for one
+that is due before it.  So `running` is always due before `waiting`, the first request can always
+take what it needs, and every request becomes the first one day.
+
+A request whose tokens nobody fetches is paused: it keeps its blocks until somebody needs them, and
+then waits apart, in `parked`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Collection, Iterator
-from itertools import chain
+from itertools import chain, count
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.chunk_planner import add_chunks, rows_of
 from pyroclast.engine.draft_planner import DraftPlanner
+from pyroclast.engine.pace import Pace
 from pyroclast.engine.request import Request
+from pyroclast.engine.waiting import Waiting
 
 R = TypeVar("R", bound=Request)
 
@@ -43,8 +51,13 @@ class Scheduler(Generic[R]):
         self.max_logits = max_logits
         # With no more requests than tokens and rows in a step, everyone gets on in every step.
         self.max_running = min(max_seqs, max_batch_tokens, max_logits)
-        self.waiting: deque[R] = deque()
-        self.running: list[R] = []
+        self.waiting: Waiting[R] = Waiting()
+        self.running: list[R] = []  # sorted by order, like `waiting`
+        self.parked: list[R] = []  # paused, and without blocks
+        self.pace = Pace()
+        self._numbers = count()
+        self._decoding: list[R] = []  # the step, if it only decoded
+        self.n_decoding = 0  # how many of the step decode
         self._drafts: DraftPlanner[R] = DraftPlanner(
             pool,
             block_size=block_size,
@@ -57,17 +70,20 @@ class Scheduler(Generic[R]):
         self.decodes_only = False  # the last step planned was one token of everybody running
 
     def __bool__(self) -> bool:
-        return bool(self.running or self.waiting)
+        """Whether there is something to compute."""
+        return bool(self.waiting) or any(not request.is_paused for request in self.running)
 
     def n_blocks_for(self, n_tokens: int) -> int:
         return -(-n_tokens // self.block_size)
 
-    def add(self, request: R) -> None:
-        self.waiting.append(request)
+    def add(self, request: R, due_s: float = 0.0) -> None:
+        """Queues a request behind those that are due at `due_s` or before."""
+        request.order = (due_s, next(self._numbers))
+        self.waiting.add(request)
 
     def requests(self) -> Iterator[R]:
-        """Everyone, the oldest first."""
-        return chain(self.running, self.waiting)
+        """Everyone."""
+        return chain(self.running, self.waiting, self.parked)
 
     def remove(self, requests: Collection[Request]) -> list[int]:
         """Forgets `requests` (finished or given up); returns the blocks that this freed."""
@@ -75,9 +91,29 @@ class Scheduler(Generic[R]):
         if not gone.isdisjoint(self.running):
             self.running = [request for request in self.running if request not in gone]
         if not gone.isdisjoint(self.waiting):
-            self.waiting = deque(request for request in self.waiting if request not in gone)
+            self.waiting.remove(gone)
+        if self.parked:
+            self.parked = [request for request in self.parked if request not in gone]
         self.decodes_only = False
         return [block for request in requests for block in self._give_back(request)]
+
+    def pause(self, requests: Collection[R]) -> None:
+        """Leaves `requests` out of the next steps."""
+        self.decodes_only = False
+        for request in requests:
+            request.is_paused = True
+        for request in [request for request in self.waiting if request.is_paused]:
+            self.waiting.remove([request])
+            self.parked.append(request)
+
+    def resume(self, requests: Collection[R]) -> None:
+        """Takes `requests` into the steps again."""
+        self.decodes_only = False
+        for request in requests:
+            request.is_paused = False
+        for request in [request for request in self.parked if not request.is_paused]:
+            self.parked.remove(request)
+            self.waiting.add(request)
 
     def propose(self, request: R, draft_ids: list[int]) -> None:
         """Puts up tokens that may follow those of `request`, for the next step only."""
@@ -87,58 +123,88 @@ class Scheduler(Generic[R]):
     def schedule(self) -> list[R]:
         """The requests of the next step, each with `n_step_tokens` and `n_step_rows` set and with
         blocks for these tokens.  Empty only if there is nothing to do."""
-        if self.decodes_only and not self.waiting:
-            steady = self._grow_all()
-            if steady:
-                return self.running
+        if self.decodes_only and not self.waiting and self._grow_all():
+            return self._decoding
         self.layout += 1
         self._drafts.take_back()
         self._admit()
         self._grow_all()
-        step = [r for r in self.running if len(r.token_ids) - r.n_computed == 1]
-        self.decodes_only = len(step) == len(self.running) > 0
+        active = [r for r in self.running if not r.is_paused]
+        step = [r for r in active if r.n_unread == 1]
+        self.n_decoding = len(step)
+        self.decodes_only = len(step) == len(active) > 0
         for request in step:
             request.n_step_tokens, request.n_step_drafts = 1, 0
-            request.n_step_rows = self._rows_of(request, 1)
-        n_rows = sum(request.n_step_rows for request in step)
+            request.n_step_rows = rows_of(request, 1)
         if not self.decodes_only:
-            self._add_chunks(step, self.max_batch_tokens - len(step), self.max_logits - n_rows)
+            n_rows = sum(request.n_step_rows for request in step)
+            prompts = [r for r in active if r.n_unread != 1]
+            n_tokens = self._n_prompt_tokens(step, prompts)
+            add_chunks(step, prompts, n_tokens, self.max_logits - n_rows)
         if self._drafts.add_to(step):
             self.decodes_only = False
-        return self.running if self.decodes_only else step
+        self._decoding = step
+        return step
 
     def restart_all(self) -> None:
         """Nothing in the KV cache is trusted any more: every request is computed again."""
-        for request in reversed(self.running):
-            self.waiting.appendleft(request)
-        for request in self.waiting:
+        running, self.running = self.running, []
+        for request in chain(running, self.waiting, self.parked):
             request.blocks = []
             request.n_computed = 0
-        self.running.clear()
+        for request in running:
+            self._set_aside(request)
         self._drafts.clear()
         self.pool.reset()
         self.decodes_only = False
 
+    def _n_prompt_tokens(self, decoding: list[R], prompts: list[R]) -> int:
+        """How many tokens of `prompts` may join `decoding`."""
+        n_tokens = self.max_batch_tokens - len(decoding)
+        if any(request.is_live for request in decoding):
+            n_unread = sum(request.n_unread for request in prompts)
+            n_tokens = min(n_tokens, self.pace.n_tokens_beside(len(decoding), n_unread))
+        return n_tokens
+
     def _admit(self) -> None:
         """Moves waiting requests to `running`, with blocks for all tokens that they have now."""
-        while self.waiting and len(self.running) < self.max_running:
-            request = self.waiting[0]
+        i = 0
+        while i < len(self.waiting):
+            request = self.waiting[i]
             shared = self._shared_blocks(request)
-            if shared is None:
-                return
+            if shared is None:  # the others need not wait for its sibling
+                i += 1
+                continue
             n_new = self.n_blocks_for(len(request.token_ids)) - len(shared)
-            # With neighbours, one block stays free: they would take it from the newcomer at once.
-            n_spare = 1 if self.running else 0
             self.pool.share(shared)  # first: what is shared cannot be evicted
-            if not self.pool.has_room(n_new + n_spare):
+            if not self._make_room(request, n_new):
                 self.pool.give_back(shared)
                 return
-            self.waiting.popleft()
+            self.waiting.pop(i)
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
             request.n_cached = max(request.n_cached, request.n_computed)
             request.sibling = None
-            self.running.append(request)
+            insort(self.running, request, key=attrgetter("order"))
+
+    def _make_room(self, request: R, n_blocks: int) -> bool:
+        """A place among those that run, and `n_blocks` free blocks: of those that are paused, and
+        of those that are due after `request`."""
+        while True:
+            # With neighbours, one block stays free: they would take it from the newcomer at once.
+            n_spare = 1 if self.running else 0
+            has_place = len(self.running) < self.max_running
+            if has_place and self.pool.has_room(n_blocks + n_spare):
+                return True
+            if not self._park_one() and not self._preempt_after(request):
+                return False
+
+    def _preempt_after(self, request: R) -> bool:
+        """Preempts the last one that runs, if it is due after `request`."""
+        if not self.running or self.running[-1].order < request.order:
+            return False
+        self._preempt_last()
+        return True
 
     def _shared_blocks(self, request: Request) -> list[int] | None:
         """The full prompt blocks of the sibling; none if it is gone, None if not yet computed.
@@ -155,56 +221,42 @@ class Scheduler(Generic[R]):
     def _grow_all(self) -> bool:
         """A block for every request whose next token opens one; True if nobody was preempted."""
         steady = True
-        block_size, i = self.block_size, 0
-        while i < len(self.running):
-            request = self.running[i]
-            i += 1
-            # Mostly none, sometimes one; more where a grammar has forced many tokens.
-            while len(request.token_ids) > len(request.blocks) * block_size:
-                while request.blocks and not self.pool.has_room(1):
-                    steady = False
-                    self._preempt_youngest()
-                if not request.blocks:  # it was the youngest itself
+        for request in tuple(self.running):
+            # Mostly no block, sometimes one; more where a grammar has forced many tokens.  None for
+            # those that have just lost theirs.
+            while request.blocks and len(request.token_ids) > len(request.blocks) * self.block_size:
+                if request.is_paused:
                     break
-                request.blocks += self.pool.take(1)
+                if self.pool.has_room(1):
+                    request.blocks += self.pool.take(1)
+                    continue
+                steady = False
+                if not self._park_one():
+                    self._preempt_last()
         return steady
 
-    def _preempt_youngest(self) -> None:
-        request = self.running.pop()
-        self._give_back(request)
-        request.n_computed = 0
-        self.waiting.appendleft(request)
+    def _preempt_last(self) -> None:
+        self._set_aside(self.running.pop())
         self.n_preemptions += 1
         self.decodes_only = False
+
+    def _park_one(self) -> bool:
+        """Takes the blocks of one request that is paused, the last in order, if there is one."""
+        for i in range(len(self.running) - 1, -1, -1):
+            if self.running[i].is_paused:
+                self._set_aside(self.running.pop(i))
+                return True
+        return False
+
+    def _set_aside(self, request: R) -> None:
+        """It will be computed again, from the start."""
+        self._give_back(request)
+        request.n_computed = 0
+        if request.is_paused:
+            self.parked.append(request)
+        else:
+            self.waiting.add(request)
 
     def _give_back(self, request: Request) -> list[int]:
         blocks, request.blocks = request.blocks, []
         return self.pool.give_back(blocks)
-
-    def _add_chunks(self, step: list[R], n_tokens_left: int, n_rows_left: int) -> None:
-        """Fills the rest of the step with chunks of unread prompts, the oldest first."""
-        for request in self.running:
-            n_unread = len(request.token_ids) - request.n_computed
-            if n_unread == 1:
-                continue
-            n_tokens = min(n_unread, n_tokens_left)
-            n_rows = self._rows_of(request, n_tokens)
-            if n_rows > n_rows_left:
-                # Fewer tokens, so that no more rows come due than the step has left.
-                n_tokens -= n_rows - n_rows_left
-                n_rows = n_rows_left
-            if n_tokens == 0:
-                return
-            request.n_step_tokens, request.n_step_drafts = n_tokens, 0
-            request.n_step_rows = n_rows
-            step.append(request)
-            n_tokens_left -= n_tokens
-            n_rows_left -= n_rows
-
-    def _rows_of(self, request: Request, n_tokens: int) -> int:
-        """The rows of logits that computing the next `n_tokens` of `request` brings due."""
-        end = request.n_computed + n_tokens
-        n_rows = 1 if end == len(request.token_ids) else 0
-        if request.wants_prompt_rows and end <= request.n_prompt:
-            n_rows = max(n_rows, end - max(request.n_computed, request.n_rows_done))
-        return n_rows

@@ -22,6 +22,9 @@ from pyroclast.errors import PyroclastError
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast_kernels.program import PARTS_PER_THREAD
 
+# A batch request counts as if it had come that much later than an interactive one.
+_BATCH_DELAY_S = 60.0
+
 
 class Stepper:
     """Runs the requests that are added, all in the same steps.  sample_rules: the kernel rules
@@ -51,6 +54,7 @@ class Stepper:
         self._sampled = self._results.sampled
         self._outcome = Outcome(model, self._results)
         self._host_sampler = HostSampler(model, arrays, sample_rules)
+        self._pace = self.scheduler.pace
         self._planned: list[ReadRequest] = []  # the step being run
         # The last step, if the next may be like it.
         self._steady: list[GenerateRequest] | None = None
@@ -59,8 +63,23 @@ class Stepper:
 
     def add(self, request: ReadRequest) -> None:
         self._changing = request
-        self.scheduler.add(request)
+        delay_s = _BATCH_DELAY_S if request.call.priority == "batch" else 0.0
+        self.scheduler.add(request, perf_counter() + delay_s)
         self._changing = self._steady = None
+
+    def pause(self, call: Call) -> None:
+        """Leaves a call out of the steps: it has as many chunks as may wait for its reader."""
+        self._steady = None
+        call.is_paused = True
+        self.scheduler.pause(_requests_of(call))
+        if call.wants_more:  # its reader was fast, and has not seen that it is paused
+            self.resume(call)
+
+    def resume(self, call: Call) -> None:
+        """Takes a call that was paused into the steps again."""
+        self._steady = None
+        call.is_paused = False
+        self.scheduler.resume(_requests_of(call))
 
     def propose(self, request: GenerateRequest, draft_ids: list[int]) -> None:
         """Puts up tokens that may follow those of `request`.  The next step verifies them: it gives
@@ -109,14 +128,15 @@ class Stepper:
 
         One piece on purpose: the weights that a step reads push everything else out of the
         caches, and then each function that is called costs microseconds (bench/overhead.py)."""
+        start_s = perf_counter()
         if not self._write_next(steady):
             return False
         self.model.forward(True)
         now_s = perf_counter()
         self._results.has_top = False
+        self._pace.note(len(steady), 0, now_s - start_s)
         sampled = self._sampled
-        finished: list[ReadRequest] = []
-        failed: list[tuple[ReadRequest, int]] = []
+        finished, failed = list[ReadRequest](), list[tuple[ReadRequest, int]]()
         for i, request in enumerate(steady):
             self._changing = request
             token_id = sampled[i]
@@ -128,15 +148,14 @@ class Stepper:
             text = request.accept(token_id)
             if request.finish_reason is not None:
                 finished.append(request)
-            logprobs = None
+            logprobs, new_ids = None, [token_id]
             if request.logprobs is not None:
                 logprobs = self._outcome.note_logprobs(request, i)
-            new_ids = [token_id]
             if request.n_forced:  # there is more than one token to compute
                 new_ids, self._steady = request.new_token_ids(token_id), None
                 self.scheduler.decodes_only = False
-            if request.call.chunks is not None:
-                request.emit(text, new_ids, logprobs)
+            if request.call.chunks is not None and request.emit(text, new_ids, logprobs):
+                self.pause(request.call)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
@@ -158,6 +177,9 @@ class Stepper:
             self._host_sampler.run(processed)
         else:
             self.model.forward(sample=True)
+        n_decoding = self.scheduler.n_decoding
+        n_prompt_tokens = sum(request.n_step_tokens for request in step) - n_decoding
+        self._pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
@@ -192,6 +214,8 @@ class Stepper:
                 failed.append((request, bad_row))
             elif done:
                 finished.append(request)
+            if request.call.is_full:
+                self.pause(request.call)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)
@@ -233,3 +257,7 @@ class Stepper:
         self._finish([request for request in done if request is not half_done])
         if half_done is not None and half_done in half_done.call.open:
             self.end(half_done.call, PyroclastError("interrupted between two tokens"))
+
+
+def _requests_of(call: Call) -> list[ReadRequest]:
+    return [request for request in call.open if isinstance(request, ReadRequest)]

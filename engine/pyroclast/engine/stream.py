@@ -49,7 +49,10 @@ class Stream:
                 raise
             if not chunks:
                 raise StopIteration
-        return chunks.popleft()
+        chunk = chunks.popleft()
+        if call.is_paused:
+            self._loop.fetched(call)
+        return chunk
 
     @property
     def completions(self) -> list[Completion]:

@@ -1,6 +1,6 @@
 """What a family is: data that says how files name its sizes and its weights, and its layers.
 
-Each family is described in a file beside this one (llama.py, mistral.py, qwen.py) and has an entry
+Each family is described in a file beside this one (llama.py, gemma.py, ...) and has an entry
 in `registry`.  Other projects' names for tensors and settings belong in this folder.
 """
 
@@ -14,8 +14,16 @@ from pyroclast.families.config import ModelConfig
 from pyroclast.families.hyperparameters import Hyperparameters
 
 # Tensors that carry nothing the forward pass needs: frequencies that follow from the config.
-IGNORED_TENSOR_SUFFIXES = ("rotary_emb.inv_freq", "attn_rot_embd.weight", "rope_freqs.weight")
-GGUF_ROPE_FREQS = "rope_freqs.weight"
+# Those of GGUF are read with the config; GPT-2's folders keep their causal mask.
+IGNORED_TENSOR_SUFFIXES = (
+    "rotary_emb.inv_freq",
+    "attn_rot_embd.weight",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+    ".attn.bias",
+    ".attn.masked_bias",
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,16 @@ class Family:
     config makes the ModelConfig of what a file says.  hf_tensors and gguf_tensors: canonical name
     -> the file's, {i} being the layer.  hf_keys and gguf_keys: field of Hyperparameters, or name
     in its `extra` -> key of config.json, or key of a GGUF's metadata after the architecture's
-    name.  hf_defaults are the values that config.json may leave out; hf_allowed the values that an
-    option of it may have.  hf_window_key, if any, is a switch without which config.json's
-    sliding_window does not count.  gguf_architecture None: GGUF files write it as another family.
-    gguf_paired lists the tensors whose rows GGUF files order for rotary pairs (2i, 2i + 1); ours,
-    and Hugging Face's, are (i, i + rotary_dim / 2).  hf_fused and gguf_fused: the file's name of a
-    tensor ({i} being the layer) -> the weights of that layer whose rows it holds one below the
-    other, as ("wq", "wk", "wv").  hf_transposed lists the weights that a folder stores (in, out).
+    name.  hf_rope_keys are keys among the rope parameters of config.json.  hf_defaults and
+    gguf_defaults are the values that a file may leave out; hf_allowed the values that an option of
+    config.json may have.  hf_window_key, if any, is a switch without which config.json's
+    sliding_window does not count.  hf_partial_rotary: the family reads partial_rotary_factor.
+    hf_d_ff_ratio is d_ff over d_model where config.json leaves d_ff out.  gguf_architecture None:
+    GGUF files write it as another family.  gguf_paired lists the tensors whose rows GGUF files
+    order for rotary pairs (2i, 2i + 1); ours, and Hugging Face's, are (i, i + rotary_dim / 2).
+    hf_fused and gguf_fused: the file's name of a tensor ({i} being the layer) -> the weights of
+    that layer whose rows it holds one below the other, as ("wq", "wk", "wv").  hf_transposed lists
+    the weights that a folder stores (in, out).
     """
 
     name: str
@@ -47,5 +58,9 @@ class Family:
     gguf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hf_transposed: frozenset[str] = frozenset()
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
+    gguf_defaults: Mapping[str, Any] = field(default_factory=dict)
+    hf_rope_keys: Mapping[str, str] = field(default_factory=dict)
+    hf_partial_rotary: bool = False
+    hf_d_ff_ratio: int | None = None
     hf_allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     hf_window_key: str | None = None

@@ -7,6 +7,7 @@ names the field, what it got, and what is allowed.  A spec may ask for what no k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,11 @@ class AttentionSpec:
             self.rope.check_head_dim(self.head_dim)
 
     @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
+
+    @property
     def q_dim(self) -> int:
         """Values of all query heads of a token."""
         return self.n_heads * self.head_dim
@@ -145,6 +151,11 @@ class FeedForwardSpec:
 
     def __post_init__(self) -> None:
         check_size("d_ff", self.d_ff, _MAX_D_FF)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The products of x, in the order in which their rows lie."""
+        return ("w_gate", "w_up") if self.gated else ("w_up",)
 
 
 @dataclass(frozen=True)

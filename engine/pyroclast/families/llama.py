@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import Family
 from pyroclast.families.hyperparameters import Hyperparameters
@@ -63,8 +66,10 @@ HF_KEYS = {
     "rope_theta": "rope_theta",
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
+    "activation": "hidden_act",
     "qkv_bias": "attention_bias",
-    "sliding_window": "sliding_window",
+    "o_bias": "attention_bias",
+    "ffn_bias": "mlp_bias",
 }
 
 GGUF_KEYS = {
@@ -82,22 +87,28 @@ GGUF_KEYS = {
 }
 
 
-def layer(h: Hyperparameters) -> LayerSpec:
-    """Pre-norm attention with rotary positions, and a gated feed-forward."""
-    attention = AttentionSpec(
+def layer(h: Hyperparameters, i: int, **attention: Any) -> LayerSpec:
+    """Layer i: pre-norm attention with rotary positions, and a gated feed-forward.  attention has
+    fields of AttentionSpec that differ."""
+    mixer = AttentionSpec(
         n_heads=h.n_heads,
         n_kv_heads=h.n_kv_heads,
         head_dim=h.head_dim,
         rope=h.rope,
-        window=h.sliding_window,
+        window=h.window_of(i),
         qkv_bias=h.qkv_bias,
+        o_bias=h.o_bias,
     )
-    return LayerSpec(attention, FeedForwardSpec(h.d_ff), NormSpec(h.norm_eps))
+    return LayerSpec(
+        replace(mixer, **attention),
+        FeedForwardSpec(h.d_ff, h.activation, bias=h.ffn_bias),
+        NormSpec(h.norm_eps, weight_offset=h.norm_offset),
+    )
 
 
 def config(h: Hyperparameters) -> ModelConfig:
     """n_layers of that layer."""
-    return h.config((layer(h),) * h.n_layers)
+    return h.config(layer(h, i) for i in range(h.n_layers))
 
 
 FAMILY = Family(
@@ -115,8 +126,5 @@ FAMILY = Family(
         "rope_theta": 10000.0,
         "norm_eps": 1e-6,
         "tie_embeddings": False,
-        "qkv_bias": False,
-        "sliding_window": None,
     },
-    hf_allowed={"hidden_act": ("silu", "swish"), "mlp_bias": (False,)},
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pyroclast.errors import UnsupportedModelError
+from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.gguf_rope import FREQS, rope_scaling
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_values import (
     fill_head_sizes,
@@ -12,44 +14,57 @@ from pyroclast.families.read_values import (
     read_token_ids,
     with_extra,
 )
-from pyroclast.families.rope import RopeScaling
 from pyroclast.files.gguf_metadata import Metadata
 
 # Any of these ids ends a turn.
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# A file may have one value for each layer; they must be equal.
+_PER_LAYER = ("n_heads", "n_kv_heads", "d_ff")
+# The tensor, of the first layer, that tells whether a product has a bias.
+_BIASES = {
+    "qkv_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias"),
+    "o_bias": ("blk.0.attn_output.bias",),
+    "ffn_bias": ("blk.0.ffn_down.bias",),
+}
 
 
 def hyperparameters_from_gguf(
-    metadata: Metadata,
-    *,
-    has_output: bool,
-    has_qkv_bias: bool,
-    rope_freq_factors: tuple[float, ...] | None,
+    metadata: Metadata, *, tensors: Collection[str], vectors: Mapping[str, tuple[float, ...]]
 ) -> Hyperparameters:
-    """What a GGUF file's metadata says, with what only its tensors tell."""
+    """What a GGUF file's metadata says, with what only its tensors tell: their names, and the
+    values of those in `gguf_rope.ROPE_TENSORS`."""
     architecture = metadata.get("general.architecture")
     family = find_family("gguf_architecture", architecture, "architecture")
     prefix = f"{architecture}."
     keys = {field: prefix + key for field, key in family.gguf_keys.items()}
-    values = {field: metadata[key] for field, key in keys.items() if key in metadata}
+    found = {field: metadata[key] for field, key in keys.items() if key in metadata}
+    values = {"rope_theta": 10000.0, **family.gguf_defaults, **found}
     _check_options(metadata, prefix)
     n_tokens = metadata.length("tokenizer.ggml.tokens")
     if "vocab_size" not in values and n_tokens is not None:
         values["vocab_size"] = n_tokens
-    values.setdefault("rope_theta", 10000.0)
+    for field in _PER_LAYER:
+        if isinstance(values.get(field), list):
+            values[field] = _the_same_in_all_layers(keys[field], values[field])
     fill_head_sizes(values, keys)
-    _check_head_sizes(metadata, prefix, values["head_dim"])
+    values["rotary_dim"] = _rotary_dim(metadata, prefix, values["head_dim"])
+    window = values.get("sliding_window")
+    if window == 0 and window is not False:
+        values["sliding_window"] = None
+    if "windowed" in values:
+        values["windowed"] = _windowed(keys["windowed"], values["windowed"], values["n_layers"])
+    for field, names in _BIASES.items():
+        values.setdefault(field, any(name in tensors for name in names))
     bos = read_token_ids(metadata.get("tokenizer.ggml.bos_token_id"))
     eos = [metadata.get(f"tokenizer.ggml.{key}") for key in _EOS_KEYS]
     return Hyperparameters(
         family=family.name,
         **with_extra(values),
-        tie_embeddings=not has_output,
-        qkv_bias=has_qkv_bias,
-        rope_scaling=_rope_scaling(metadata, prefix),
+        tie_embeddings="output.weight" not in tensors,
+        rope_scaling=rope_scaling(metadata, prefix, vectors, values["max_seq_len"]),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=read_token_ids(*eos),
-        rope_freq_factors=rope_freq_factors,
+        rope_freq_factors=vectors.get(FREQS),
     )
 
 
@@ -61,29 +76,40 @@ def _check_options(metadata: Metadata, prefix: str) -> None:
         )
 
 
-def _check_head_sizes(metadata: Metadata, prefix: str, head_dim: object) -> None:
-    for key in ("rope.dimension_count", "attention.value_length"):
-        size = metadata.get(prefix + key, head_dim)
-        if size != head_dim:
-            raise UnsupportedModelError(
-                f"{prefix}{key} must equal the head size {head_dim}, got {size!r}"
-            )
-
-
-def _rope_scaling(metadata: Metadata, prefix: str) -> RopeScaling | None:
-    kind = metadata.get(prefix + "rope.scaling.type", "none")
-    legacy_factor = metadata.get(prefix + "rope.scale_linear")
-    if legacy_factor is not None and kind == "none":
-        return _linear(legacy_factor)
-    if kind == "linear":
-        return _linear(metadata.get(prefix + "rope.scaling.factor", 1.0))
-    if kind != "none":
+def _rotary_dim(metadata: Metadata, prefix: str, head_dim: Any) -> int | None:
+    """How many dimensions of a head rotate; None for all of them."""
+    size = metadata.get(prefix + "attention.value_length", head_dim)
+    if size != head_dim:
         raise UnsupportedModelError(
-            f"{prefix}rope.scaling.type {kind!r} is not supported; supported: none, linear "
-            "(and Llama 3's, as the tensor rope_freqs.weight)"
+            f"{prefix}attention.value_length must equal the head size {head_dim}, got {size!r}"
         )
-    return None
+    rotary_dim = metadata.get(prefix + "rope.dimension_count", head_dim)
+    if rotary_dim == head_dim:
+        return None
+    if not isinstance(rotary_dim, int) or isinstance(rotary_dim, bool) or rotary_dim < 1:
+        raise ModelFileError(
+            f"{prefix}rope.dimension_count must be a whole number in 1..{head_dim}, "
+            f"got {rotary_dim!r}"
+        )
+    return rotary_dim
 
 
-def _linear(factor: Any) -> RopeScaling | None:
-    return None if factor == 1 else RopeScaling("linear", factor)
+def _the_same_in_all_layers(key: str, sizes: list[Any]) -> Any:
+    """The one value of a list that has one for each layer."""
+    if not sizes or any(size != sizes[0] for size in sizes):
+        raise UnsupportedModelError(f"{key} must be the same in all layers, got {sizes!r}")
+    return sizes[0]
+
+
+def _windowed(key: str, pattern: Any, n_layers: Any) -> tuple[bool, ...]:
+    """Which layers attend through the window: a truth value of each, or every how manieth layer
+    sees everything."""
+    if isinstance(pattern, list) and all(each in (0, 1) for each in pattern):
+        return tuple(map(bool, pattern))
+    if not isinstance(pattern, int) or isinstance(pattern, bool) or pattern < 0:
+        raise ModelFileError(
+            f"{key} must be a whole number or a truth value for each layer, got {pattern!r}"
+        )
+    if not isinstance(n_layers, int) or not 0 <= n_layers <= 4096:
+        return ()  # Hyperparameters names what is wrong with the number of layers
+    return tuple(pattern == 0 or (i + 1) % pattern != 0 for i in range(n_layers))

@@ -6,48 +6,80 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.checks import check_flag
 from pyroclast.families.family import Family
+from pyroclast.families.hf_rope import partial_rotary_factor, rope_values
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_values import (
+    activation_of,
+    check_flags,
     fill_head_sizes,
     find_family,
     read_token_ids,
     with_extra,
 )
-from pyroclast.families.rope import RopeScaling
+
+# The text model of a model that also sees pictures: its model_type where config.json has none.
+TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+# What config.json of such a model says beside its text_config and means for the text model.
+_OUTER_KEYS = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config")
+# Fields that null switches off; any other key with null counts as left out.
+_OFF_BY_NULL = ("sliding_window", "attention_softcap", "logit_softcap")
+_LAYER_KINDS = {"full_attention": False, "attention": False, "sliding_attention": True}
 
 
 def hyperparameters_from_hf(
     config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> Hyperparameters:
     """What config.json's object says; generation_config.json may add end-of-text ids."""
+    config = _text_config(config)
     family = find_family("hf_model_type", config.get("model_type"), "model_type")
     _check_options(family, config)
-    rope = _rope_parameters(config)
-    values = {
-        field: config[key] for field, key in family.hf_keys.items() if config.get(key) is not None
-    }
-    if "rope_theta" in rope:
-        values["rope_theta"] = rope["rope_theta"]
-    values = {**family.hf_defaults, **values}
-    if "sliding_window" in config and config["sliding_window"] is None:
-        values["sliding_window"] = None
+    values = _table_values(family, config)
+    values |= rope_values(family, config, values)
+    if family.hf_d_ff_ratio is not None and isinstance(values.get("d_model"), int):
+        values.setdefault("d_ff", family.hf_d_ff_ratio * values["d_model"])
     fill_head_sizes(values, family.hf_keys)
-    if not _window_is_on(family, config, values["n_layers"]):
-        values["sliding_window"] = None
-    for field in ("tie_embeddings", "qkv_bias"):
-        if not isinstance(values[field], bool):
-            raise ModelFileError(
-                f"{family.hf_keys[field]} must be true or false, got {values[field]!r}"
-            )
+    values["rotary_dim"] = _rotary_dim(family, config, values["head_dim"])
+    if "windowed" in values:
+        values["windowed"] = _windowed(values["windowed"])
+    values["activation"] = activation_of(values.get("activation", "silu"), family.hf_keys)
+    check_flags(values, family.hf_keys)
     bos = read_token_ids(config.get("bos_token_id"))
     return Hyperparameters(
         family=family.name,
         **with_extra(values),
-        rope_scaling=_rope_scaling(rope),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=read_token_ids(config.get("eos_token_id"), generation.get("eos_token_id")),
     )
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json of the text model: the whole object, or its `text_config`."""
+    outer = config.get("model_type")
+    if not isinstance(outer, str) or outer not in TEXT_MODELS:
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        raise ModelFileError(f"text_config of {outer!r} must be an object, got {text!r}")
+    around = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
+    return {"model_type": TEXT_MODELS[outer]} | around | text
+
+
+def _table_values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Each field by its key, or by the family's default."""
+    values = dict(family.hf_defaults)
+    for field, key in family.hf_keys.items():
+        if config.get(key) is not None:
+            values[field] = config[key]
+        elif key in config and field in _OFF_BY_NULL:
+            values[field] = None
+    if family.hf_window_key is not None:
+        switch = config.get(family.hf_window_key)
+        switch = False if switch is None else switch
+        check_flag(family.hf_window_key, switch)
+        values["sliding_window"] = values.get("sliding_window") if switch else None
+    return values
 
 
 def _check_options(family: Family, config: Mapping[str, Any]) -> None:
@@ -57,9 +89,6 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
                 f"{key} {config[key]!r} is not supported; supported: "
                 + ", ".join(repr(value) for value in values)
             )
-    partial = config.get("partial_rotary_factor")
-    if partial is not None and partial != 1:
-        raise UnsupportedModelError(f"partial_rotary_factor must be 1, got {partial!r}")
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
             "quantization_config: weights that another tool quantized are not supported; use the "
@@ -67,60 +96,28 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
         )
 
 
-def _rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rope parameters: `rope_parameters` since transformers 5, `rope_scaling` before."""
-    rope = config.get("rope_parameters")
-    if rope is None:
-        rope = config.get("rope_scaling")
-    if rope is None:
-        return {}
-    if not isinstance(rope, dict):
-        raise ModelFileError(f"rope_scaling must be an object, got {rope!r}")
-    return rope
-
-
-def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
+def _rotary_dim(family: Family, config: Mapping[str, Any], head_dim: object) -> int | None:
+    """How many dimensions of a head rotate; None for all of them."""
+    factor = partial_rotary_factor(config)
+    if factor is None or (factor == 1 and factor is not True):
         return None
-    keys = {
-        "linear": {"factor": "factor"},
-        "llama3": {
-            "factor": "factor",
-            "low_freq_factor": "low_freq_factor",
-            "high_freq_factor": "high_freq_factor",
-            "original_max_seq_len": "original_max_position_embeddings",
-        },
-    }
-    if not isinstance(kind, str) or kind not in keys:
+    if not family.hf_partial_rotary:
         raise UnsupportedModelError(
-            f"rope type {kind!r} is not supported; supported: default, linear, llama3"
+            f"partial_rotary_factor must be 1 for {family.name}, got {factor!r}"
         )
-    for key in keys[kind].values():
-        if key not in rope:
-            raise ModelFileError(f"{key!r} is missing in the {kind} rope scaling")
-    return RopeScaling(kind, **{field: rope[key] for field, key in keys[kind].items()})  # type: ignore[arg-type]
+    if not isinstance(factor, float) or not 0 < factor < 1 or not isinstance(head_dim, int):
+        raise ModelFileError(f"partial_rotary_factor must be a number in 0..1, got {factor!r}")
+    return int(head_dim * factor)
 
 
-def _window_is_on(family: Family, config: Mapping[str, Any], n_layers: object) -> bool:
-    """Whether all layers attend through the sliding window; a mixture is not supported."""
-    if family.hf_window_key is not None and not config.get(family.hf_window_key, False):
-        return False
-    layer_types = config.get("layer_types")
-    if isinstance(layer_types, list):
-        kinds = set(map(str, layer_types))
-    elif family.hf_window_key is not None:
-        first = config.get("max_window_layers", 28)
-        if not isinstance(first, int) or not isinstance(n_layers, int):
-            raise ModelFileError(f"max_window_layers must be a whole number, got {first!r}")
-        kinds = {"sliding_attention"} if first <= 0 else {"full_attention"}
-        if 0 < first < n_layers:
-            kinds.add("sliding_attention")
-    else:
-        return True
-    if kinds not in ({"full_attention"}, {"sliding_attention"}):
+def _windowed(kinds: object) -> tuple[bool, ...]:
+    """Which layers attend through the window, of `layer_types`."""
+    if not isinstance(kinds, list):
+        raise ModelFileError(f"layer_types must be a list of names, got {kinds!r}")
+    unknown = sorted({str(kind) for kind in kinds} - set(_LAYER_KINDS))
+    if unknown:
         raise UnsupportedModelError(
-            f"layers with {' and '.join(sorted(kinds))} are not supported; supported: "
-            "full_attention or sliding_attention, the same in every layer"
+            f"layers of type {' and '.join(unknown)} are not supported; supported: "
+            + ", ".join(_LAYER_KINDS)
         )
-    return kinds == {"sliding_attention"}
+    return tuple(_LAYER_KINDS[str(kind)] for kind in kinds)

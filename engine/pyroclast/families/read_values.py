@@ -16,6 +16,18 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES
 
 _FIELDS = frozenset(each.name for each in fields(Hyperparameters))
+_FLAGS = ("tie_embeddings", "qkv_bias", "o_bias", "ffn_bias")
+# Other projects' names of the activations.
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 
 
 def with_extra(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +66,23 @@ def fill_head_sizes(values: dict[str, Any], keys: Mapping[str, str]) -> None:
                 f"got {d_model}"
             )
         values["head_dim"] = d_model // n_heads
+
+
+def activation_of(name: object, keys: Mapping[str, str]) -> str:
+    """Our name of an activation; the error lists those that there are."""
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"{keys.get('activation', 'activation')} {name!r} is not supported; supported: "
+            + ", ".join(map(repr, _ACTIVATIONS))
+        )
+    return _ACTIVATIONS[name]
+
+
+def check_flags(values: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    """ModelFileError for a switch that is neither true nor false."""
+    for field in _FLAGS:
+        if not isinstance(values.get(field, False), bool):
+            raise ModelFileError(f"{keys[field]} must be true or false, got {values[field]!r}")
 
 
 def read_token_ids(*values: object) -> tuple[int, ...]:

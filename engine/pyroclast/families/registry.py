@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from pyroclast.families import llama, mistral, qwen
+from pyroclast.families import (
+    gemma,
+    gpt2,
+    granite,
+    llama,
+    mistral,
+    olmo,
+    phi,
+    qwen,
+    smollm,
+    starcoder,
+)
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import Family
 from pyroclast.families.hyperparameters import Hyperparameters
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2)
+    family.name: family
+    for family in (
+        llama.FAMILY,
+        mistral.FAMILY,
+        mistral.MINISTRAL3,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        smollm.SMOLLM3,
+        gemma.GEMMA2,
+        gemma.GEMMA3,
+        phi.PHI3,
+        gpt2.GPT2,
+        granite.GRANITE,
+        granite.GRANITE4,
+        olmo.OLMO2,
+        olmo.OLMO3,
+        starcoder.STARCODER2,
+    )
 }
 
 

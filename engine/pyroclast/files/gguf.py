@@ -46,9 +46,13 @@ class GGUFTensorInfo:
 class GGUFFile:
     """An open GGUF file: version, metadata, tensors by name, and its mapped bytes.
 
-    weights=False reads the metadata alone, and tensors is empty: the weights may be cut short."""
+    weights=False reads the metadata alone, and tensors is empty: the weights may be cut short.
+    complete=False also takes a file that was cut short among its weights; missing_bytes are what
+    the tensors have beyond its end, and those bytes cannot be read."""
 
-    def __init__(self, path: str | os.PathLike[str], weights: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, weights: bool = True, complete: bool = True
+    ) -> None:
         self.path = os.fspath(path)
         self.map = MappedFile(self.path)
         try:
@@ -57,6 +61,10 @@ class GGUFFile:
             self.metadata: Metadata = read_metadata(cursor, n_keys)
             infos = _read_tensor_infos(cursor, n_tensors) if weights else []
             self.tensors = _place_tensors(cursor, infos, self.metadata.get("general.alignment", 32))
+            ends = (tensor.offset + tensor.n_bytes for tensor in self.tensors.values())
+            self.missing_bytes = max(0, max(ends, default=0) - self.map.size)
+            if complete and self.missing_bytes:
+                _refuse_cut(cursor, self.tensors)
         except BaseException:
             self.map.close()
             raise
@@ -126,11 +134,6 @@ def _place_tensors(
         if offset % alignment:
             raise cursor.error(f"{what} starts at {offset}, which is not a multiple of {alignment}")
         start = data_start + offset
-        if start + n_bytes > cursor.size:
-            raise cursor.error(
-                f"{what} spans bytes {start} to {start + n_bytes}, but the file ends at "
-                f"{cursor.size} (a download that was cut short?)"
-            )
         tensors[name] = GGUFTensorInfo(name, shape, ggml_type, start, n_bytes)
     _check_overlaps(cursor, tensors)
     return tensors
@@ -152,6 +155,17 @@ def _tensor_bytes(cursor: Cursor, what: str, shape: tuple[int, ...], ggml_type: 
             f"{layout.block_columns}"
         )
     return math.prod(shape) // layout.block_columns * layout.block_bytes
+
+
+def _refuse_cut(cursor: Cursor, tensors: dict[str, GGUFTensorInfo]) -> None:
+    """Names the first tensor, in the file's table, that ends beyond the file."""
+    for tensor in tensors.values():
+        end = tensor.offset + tensor.n_bytes
+        if end > cursor.size:
+            raise cursor.error(
+                f"tensor {tensor.name!r} spans bytes {tensor.offset} to {end}, but the file ends "
+                f"at {cursor.size} (a download that was cut short?)"
+            )
 
 
 def _check_overlaps(cursor: Cursor, tensors: dict[str, GGUFTensorInfo]) -> None:

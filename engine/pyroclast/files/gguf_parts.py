@@ -18,13 +18,14 @@ _NO, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
 class GGUFModel:
-    """The open files of one model, in order; metadata is the first one's."""
+    """The open files of one model, in order; metadata is the first one's.  complete: as of
+    GGUFFile."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, complete: bool = True) -> None:
         self.files: list[GGUFFile] = []
         try:
             for part in part_paths(path):
-                self.files.append(GGUFFile(part))
+                self.files.append(GGUFFile(part, complete=complete))
             # A file that was merged from parts says 0, or 1.
             if len(self.files) > 1 or self.metadata.get(_COUNT, 1) not in (0, 1):
                 self._check_parts()
@@ -40,6 +41,11 @@ class GGUFModel:
     def n_bytes(self) -> int:
         """The sizes of all files together."""
         return sum(file.map.size for file in self.files)
+
+    @property
+    def missing_bytes(self) -> int:
+        """What the tensors have beyond the ends of their files."""
+        return sum(file.missing_bytes for file in self.files)
 
     @property
     def tensors(self) -> list[tuple[GGUFFile, GGUFTensorInfo]]:

@@ -11,9 +11,10 @@ from pyroclast.files.small_file import CONFIG_BYTES, INDEX_BYTES, read_small_jso
 
 
 class HFFolder:
-    """An open folder: its configs as plain objects, and its safetensors files."""
+    """An open folder: its configs as plain objects, and its safetensors files; complete and
+    missing_bytes as in `GGUFFile`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, complete: bool = True) -> None:
         self.path = path
         self.config = _read_json(path / "config.json", CONFIG_BYTES)
         generation = path / "generation_config.json"
@@ -22,8 +23,9 @@ class HFFolder:
         self.files: list[SafetensorsFile] = []
         try:
             for name in _weight_files(path):
-                self.files.append(SafetensorsFile(str(path / name)))
+                self.files.append(SafetensorsFile(str(path / name), complete=complete))
             self._check_names()
+            self.missing_bytes = sum(file.missing_bytes for file in self.files)
         except BaseException:
             self.close()
             raise

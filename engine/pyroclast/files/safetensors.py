@@ -43,14 +43,18 @@ class SafetensorsInfo:
 
 
 class SafetensorsFile:
-    """An open safetensors file: tensors by name."""
+    """An open safetensors file: tensors by name; complete and missing_bytes as in `GGUFFile`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, complete: bool = True) -> None:
         self.path = path
         self.map = MappedFile(path)
         try:
             header, data_start = _read_header(self.map)
             self.tensors = _read_infos(self.map, header, data_start)
+            ends = (info.offset + info.n_bytes for info in self.tensors.values())
+            self.missing_bytes = max(0, max(ends, default=0) - self.map.size)
+            if complete and self.missing_bytes:
+                _refuse_cut(self.map, self.tensors)
         except BaseException:
             self.map.close()
             raise
@@ -106,6 +110,17 @@ def _read_infos(
     return infos
 
 
+def _refuse_cut(file: MappedFile, infos: dict[str, SafetensorsInfo]) -> None:
+    """Names the first tensor, in the header's order, that ends beyond the file."""
+    for info in infos.values():
+        end = info.offset + info.n_bytes
+        if end > file.size:
+            raise ModelFileError(
+                f"{file.path}: tensor {info.name!r} ends at byte {end}, but the file ends at "
+                f"{file.size} (a download that was cut short?)"
+            )
+
+
 def _read_info(file: MappedFile, name: str, entry: object, data_start: int) -> SafetensorsInfo:
     what = f"{file.path}: tensor {name!r}"
     if not isinstance(entry, dict):
@@ -125,11 +140,6 @@ def _read_info(file: MappedFile, name: str, entry: object, data_start: int) -> S
         raise ModelFileError(
             f"{what}: {dtype} of shape {shape} takes {n_bytes} bytes, data_offsets give "
             f"{end - begin}"
-        )
-    if data_start + end > file.size:
-        raise ModelFileError(
-            f"{what} ends at byte {data_start + end}, but the file ends at {file.size} "
-            "(a download that was cut short?)"
         )
     return SafetensorsInfo(name, dtype, tuple(shape), data_start + begin, n_bytes)
 

@@ -12,18 +12,24 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 from pyroclast.model.adapters import Adapters
+from pyroclast.model.calls import (
+    activation_of,
+    call_norm,
+    call_product,
+    call_qk_norm,
+    call_quantize,
+    call_residual,
+)
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
-from pyroclast.model.weights import Layer, Product, Weights
+from pyroclast.model.weights import Layer, Norm, Product, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
-from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory
-from pyroclast_kernels.norm import KINDS as NORM_KINDS
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.registry import get_op
 
@@ -31,7 +37,8 @@ Array = NDArray[Any]
 
 
 class Decoder:
-    """Every array of a step: weights, cache, workspace, and the batch that the caller fills."""
+    """Every array of a step: weights, cache, workspace, and the batch that the caller fills.
+    max_seq_len is the context in use."""
 
     def __init__(
         self,
@@ -42,6 +49,7 @@ class Decoder:
         *,
         kv_dtype: str,
         n_blocks: int,
+        max_seq_len: int,
         extras: StepExtras = NO_EXTRAS,
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
@@ -49,75 +57,132 @@ class Decoder:
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
         adapts = extras.adapters is not None
-        self.work = Workspace(config, weights, batch, max_splits, memory, keeps_values=adapts)
+        self.work = Workspace(
+            config,
+            weights,
+            batch,
+            max_splits,
+            memory,
+            max_seq_len=max_seq_len,
+            keeps_values=adapts,
+        )
         self.adapters = Adapters(extras.adapters, config, batch, memory)
         self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
 
     def record_step(self, ops: Recorder) -> None:
         """Embedding, layers, final norm, output head: the rows in logit_rows only."""
-        batch, work, weights = self.batch, self.work, self.weights
-        config, output = self.config, weights.output
+        work, weights = self.work, self.weights
         ops.label = "embedding"
-        ops.call(
-            "embed",
-            weights.token_embd.format,
-            n_tokens=batch.n_tokens_at,
-            token_ids=batch.token_ids,
-            weight=weights.token_embd,
-            out=work.x,
-            n_cols=config.d_model,
-            scale=1.0,
-            accumulate=0,
-        )
+        self._embed(ops)
         for table in work.rope_tables.values():
+            if not table.half_dim:
+                continue
             ops.call(
                 "rope_table",
-                n_tokens=batch.n_tokens_at,
-                positions=batch.positions,
+                n_tokens=self.batch.n_tokens_at,
+                positions=self.batch.positions,
                 inv_freq=table.inv_freq,
                 out=table.out,
                 half_dim=table.half_dim,
+                amplitude=table.amplitude,
             )
-        for i, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
+        for i, (spec, layer) in enumerate(zip(self.config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
             self._attention_block(ops, i, spec, layer, buffers)
             self._ffn_block(ops, i, spec, layer, buffers)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
-        head_norm, rows = config.output_norm, batch.logit_rows
+        self._output(ops)
+
+    def _embed(self, ops: Recorder) -> None:
+        """x = the tokens' rows, and those of their positions where these are learned."""
+        batch, weights, config = self.batch, self.weights, self.config
+        tables = [(weights.token_embd, batch.token_ids, float(config.embedding_scale))]
+        if weights.position_embd is not None:
+            tables.append((weights.position_embd, batch.positions, 1.0))
+        for i, (weight, ids, scale) in enumerate(tables):
+            ops.call(
+                "embed",
+                weight.format,
+                n_tokens=batch.n_tokens_at,
+                token_ids=ids,
+                weight=weight,
+                out=self.work.x,
+                n_cols=config.d_model,
+                scale=scale,
+                accumulate=int(i > 0),
+            )
+
+    def _output(self, ops: Recorder) -> None:
+        """The final norm and the output head."""
+        batch, work, config = self.batch, self.work, self.config
+        n, rows, norm = batch.n_logits_at, batch.logit_rows, self.weights.output_norm
         for out in (*self.hidden.final, work.head_in):
-            self._norm(ops, weights.output_norm, head_norm, out, batch.n_logits_at, rows)
-        self._product(ops, work.head_in, Product(output, 0), work.logits, batch.n_logits_at)
+            call_norm(ops, work.x, norm, config.output_norm, out, n, rows)
+        call_product(ops, work.head_in, Product(self.weights.output, 0), work.logits, n)
+        if config.logit_scale != 1 or config.logit_softcap is not None:
+            ops.call(
+                "scale_logits",
+                n_tokens=n,
+                logits=work.logits,
+                n_cols=config.vocab_size,
+                scale=float(config.logit_scale),
+                softcap=float(config.logit_softcap or 0),
+            )
 
     def _attention_block(
         self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
-        """x += wo @ attention(norm(x))."""
-        self._norm(ops, layer.attn_norm, spec.norm, buffers.attn_in)
+        """x += wo @ attention(x), with norms before, after, or both."""
+        n, qkv = self.batch.n_tokens_at, buffers.qkv
+        self._block_in(ops, spec, layer.attn_norm, buffers.attn_in)
         for product in layer.qkv:
-            self._product(ops, buffers.attn_in, product, buffers.qkv)
-        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, buffers.qkv)
+            call_product(ops, buffers.attn_in, product, qkv, n)
+        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, qkv)
+        if layer.qk_norm is not None:
+            call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
+        self._rotate(ops, i, spec.attention, buffers)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
-            ops.call(
-                "quantize",
-                n_tokens=self.batch.n_tokens_at,
-                x=buffers.attn_out.values,
-                out_q8=buffers.attn_out.q8,
-                n_cols=spec.attention.q_dim,
-            )
-        for product in layer.wo:
-            self._product(ops, buffers.attn_out, product, self.work.x, accumulate=True)
-        self.adapters.record(ops, i, ("wo",), buffers.attn_out, self.work.x)
+            call_quantize(ops, buffers.attn_out, n)
+        self._block_out(
+            ops, i, spec, ("wo", layer.wo), layer.attn_norm_after, buffers.attn_out, buffers.added
+        )
 
-    def _attend(
+    def _block_in(
+        self, ops: Recorder, spec: LayerSpec, norm: Norm | None, out: Activations
+    ) -> None:
+        """A norm of x; where there is none, x itself is what products read."""
+        if norm is not None:
+            call_norm(ops, self.work.x, norm, spec.norm, out, self.batch.n_tokens_at)
+        elif out.q8 is not None:
+            call_quantize(ops, out, self.batch.n_tokens_at)
+
+    def _block_out(
+        self,
+        ops: Recorder,
+        i: int,
+        spec: LayerSpec,
+        last: tuple[str, tuple[Product, ...]],
+        norm: Norm | None,
+        x: Activations,
+        added: Array,
+    ) -> None:
+        """Adds the last product of a block to the state, normed or scaled where the spec says."""
+        name, products = last
+        adds_at_once = added is self.work.x
+        for product in products:
+            call_product(ops, x, product, added, self.batch.n_tokens_at, accumulate=adds_at_once)
+        self.adapters.record(ops, i, (name,), x, added)
+        if not adds_at_once:
+            call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
+
+    def _rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
     ) -> None:
-        """Rotates q and k, writes k and v to the cache, and reads it."""
-        batch, work = self.batch, self.work
-        arrays = {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
-        sizes = self._cache_sizes(attention)
+        """Rotates q and k, and writes k and v to the cache."""
+        batch = self.batch
         ops.call(
             "rope",
             self.kv_dtype,
@@ -126,9 +191,19 @@ class Decoder:
             seq_index=batch.seq_index,
             block_tables=batch.block_tables,
             table=buffers.rope_table.out,
-            **arrays,
-            **sizes,
+            **self._heads_and_cache(i, buffers),
+            **_head_sizes(attention),
+            rotary_dim=2 * buffers.rope_table.half_dim,
+            **self._page_sizes(attention),
+            temperature=0.0 if attention.temperature is None else attention.temperature.beta,
+            temperature_length=1 if attention.temperature is None else attention.temperature.length,
         )
+
+    def _attend(
+        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
+    ) -> None:
+        """Reads the cache."""
+        batch, work = self.batch, self.work
         ops.call(
             "attention",
             self.kv_dtype,
@@ -137,23 +212,25 @@ class Decoder:
             seq_starts=batch.seq_starts,
             positions=batch.positions,
             block_tables=batch.block_tables,
-            **arrays,
+            **self._heads_and_cache(i, buffers),
             out=buffers.attn_out.values,
             out_q8=None if buffers.quantizes_attention else buffers.attn_out.q8,
             scratch=work.scratch,
             counters=work.counters,
-            **sizes,
+            **_head_sizes(attention),
+            **self._page_sizes(attention),
             window=attention.window or 0,
+            scale=attention.score_scale,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
 
-    def _cache_sizes(self, attention: AttentionSpec) -> dict[str, int]:
-        """How kernels find a layer's heads and positions in the paged cache."""
+    def _heads_and_cache(self, i: int, buffers: LayerBuffers) -> dict[str, Array]:
+        return {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
+
+    def _page_sizes(self, attention: AttentionSpec) -> dict[str, int]:
+        """How kernels find a layer's positions in the paged cache."""
         return {
-            "n_heads": attention.n_heads,
-            "n_kv_heads": attention.n_kv_heads,
-            "head_dim": attention.head_dim,
             "block_size": BLOCK_SIZE,
             "max_blocks": self.batch.max_blocks,
             "value_stride": value_stride(attention.head_dim),
@@ -162,35 +239,37 @@ class Decoder:
     def _ffn_block(
         self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
-        """x += w_down @ (activation(gate) * up), gate and up being products of norm(x)."""
-        self._norm(ops, layer.ffn_norm, spec.norm, buffers.ffn_in)
-        adapts = self.adapters.change("w_gate", "w_up")
-        if adapts or not self._fused_gate_up(ops, spec.ffn, layer, buffers):
+        """x += w_down @ (activation(gate) * up), gate and up being products of x, with norms
+        before, after, or both; without a gate w_down @ activation(up)."""
+        n, ffn = self.batch.n_tokens_at, spec.ffn
+        self._block_in(ops, spec, layer.ffn_norm, buffers.ffn_in)
+        adapts = self.adapters.change(*ffn.inputs)
+        if adapts or not self._fused_gate_up(ops, ffn, layer, buffers):
             for product in layer.gate_up:
-                self._product(ops, buffers.ffn_in, product, buffers.gate_up)
-            self.adapters.record(ops, i, ("w_gate", "w_up"), buffers.ffn_in, buffers.gate_up)
+                call_product(ops, buffers.ffn_in, product, buffers.gate_up, n)
+            self.adapters.record(ops, i, ffn.inputs, buffers.ffn_in, buffers.gate_up)
             ops.call(
                 "glu",
-                n_tokens=self.batch.n_tokens_at,
+                n_tokens=n,
                 gate_up=buffers.gate_up,
                 out=buffers.ffn_out.values,
                 out_q8=buffers.ffn_out.q8,
-                d_ff=spec.ffn.d_ff,
-                **activation_arguments(spec.ffn),
-                gated=1,
+                d_ff=ffn.d_ff,
+                activation=activation_of(ffn),
+                gated=int(ffn.gated),
             )
-        for product in layer.w_down:
-            self._product(ops, buffers.ffn_out, product, self.work.x, accumulate=True)
-        self.adapters.record(ops, i, ("w_down",), buffers.ffn_out, self.work.x)
+        last = ("w_down", layer.w_down)
+        self._block_out(ops, i, spec, last, layer.ffn_norm_after, buffers.ffn_out, buffers.added)
 
     def _fused_gate_up(
         self, ops: Recorder, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers
     ) -> bool:
         """Notes gate, up and activation as one op where these weights allow it."""
         product, weight = layer.gate_up[0], layer.gate_up[0].weight
-        fits = len(layer.gate_up) == 1 and product.bias is None and ffn.d_ff % 16 == 0
+        fits = ffn.gated and len(layer.gate_up) == 1 and product.bias is None
         return (
             fits
+            and ffn.d_ff % 16 == 0
             and weight.format in get_op("gate_up").formats
             and ops.call_fused(
                 "gate_up",
@@ -202,58 +281,14 @@ class Decoder:
                 out_q8=buffers.ffn_out.q8,
                 d_ff=ffn.d_ff,
                 n_cols=weight.n_cols,
-                **activation_arguments(ffn),
+                activation=activation_of(ffn),
             )
         )
 
-    def _norm(
-        self,
-        ops: Recorder,
-        weight: Array,
-        spec: NormSpec,
-        out: Activations,
-        n_tokens: Array | None = None,
-        rows: Array | None = None,
-    ) -> None:
-        ops.call(
-            "norm",
-            n_tokens=self.batch.n_tokens_at if n_tokens is None else n_tokens,
-            rows=rows,
-            x=self.work.x,
-            weight=weight,
-            bias=None,
-            out=out.values,
-            out_q8=out.q8,
-            d_model=self.config.d_model,
-            eps=spec.eps,
-            kind=NORM_KINDS.index(spec.kind),
-        )
 
-    def _product(
-        self,
-        ops: Recorder,
-        x: Activations,
-        product: Product,
-        out: Array,
-        n_tokens: Array | None = None,
-        accumulate: bool = False,
-    ) -> None:
-        weight = product.weight
-        ops.call(
-            "matmul",
-            weight.format,
-            n_tokens=self.batch.n_tokens_at if n_tokens is None else n_tokens,
-            x=x.of(weight),
-            weight=weight,
-            bias=product.bias,
-            out=out[:, product.row_offset :],
-            n_rows=weight.n_rows,
-            n_cols=weight.n_cols,
-            out_stride=out.shape[1],
-            accumulate=int(accumulate),
-        )
-
-
-def activation_arguments(ffn: FeedForwardSpec) -> dict[str, Any]:
-    """The last argument of `glu` and `gate_up`: which function the gate goes through."""
-    return {"activation": ACTIVATIONS.index(ffn.activation)}  # check_supported refuses others
+def _head_sizes(attention: AttentionSpec) -> dict[str, int]:
+    return {
+        "n_heads": attention.n_heads,
+        "n_kv_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+    }

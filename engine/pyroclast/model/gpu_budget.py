@@ -22,7 +22,7 @@ from pyroclast_kernels.selection import Selection
 from pyroclast_kernels.triton import device as triton_device
 
 # Ops beside those whose format is that of the weights or of the cache.
-_OPS = ("norm", "rope_table", "glu", "quantize", "sample", "residual", "qk_norm")
+_OPS = ("norm", "rope_table", "glu", "quantize", "sample", "residual", "qk_norm", "scale_logits")
 
 
 def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) -> Selection:
@@ -57,7 +57,16 @@ def count_bytes(
     weights = load_weights(checkpoint, memory, float32=options.compute == "float32")
     n_weight_bytes = memory.n_bytes - n_batch_bytes
     extras = options.extras
-    Decoder(config, weights, batch, memory, kv_dtype=kv_dtype, n_blocks=0, extras=extras)
+    Decoder(
+        config,
+        weights,
+        batch,
+        memory,
+        kv_dtype=kv_dtype,
+        n_blocks=0,
+        max_seq_len=max_seq_len,
+        extras=extras,
+    )
     SampleArrays(
         vocab_size=config.vocab_size,
         max_seq_len=max_seq_len,

@@ -66,8 +66,7 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
     with devices.kernel_errors():
         selection, kv_dtype = Selection(options.kernels), options.kv_dtype
         if kv_dtype == "auto":
-            quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
-            kv_dtype = "f32" if float32 else automatic_dtype(selection, quantized)
+            kv_dtype = "f32" if float32 else automatic_kv_dtype(checkpoint, selection)
         memory = CountingMemory(on_gpu=False)
         load_weights(checkpoint, memory, float32=float32)
         n_blocks = choose_n_blocks(config, kv_dtype, options.n_blocks, memory.n_bytes)
@@ -84,6 +83,12 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         n_bytes={"weights": memory.n_bytes, "cache": n_blocks * block_bytes(config, kv_dtype)},
         extras=options.extras,
     )
+
+
+def automatic_kv_dtype(checkpoint: Checkpoint, selection: Selection) -> str:
+    """What kv_dtype "auto" stands for on the CPU, with the weights as they are stored."""
+    quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
+    return automatic_dtype(selection, quantized)
 
 
 def _plan_gpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:

@@ -29,6 +29,11 @@ from pyroclast_kernels.memory import HostMemory, Memory
 from pyroclast_kernels.program import OpCall, Program, Recorder, make_executor
 from pyroclast_kernels.tables import DEFAULTS
 
+# What ops write that have no `out`: these arrays, in place.
+_WRITTEN = {
+    "rope": ("qkv",), "qk_norm": ("qkv",), "residual": ("x",), "scale_logits": ("logits",),
+}  # fmt: skip
+
 
 class Model:
     """A loaded model and its one step: fill `batch`, call forward(), read `logits`.
@@ -81,6 +86,7 @@ class Model:
             self.memory,
             kv_dtype=plan.kv_dtype,
             n_blocks=plan.n_blocks,
+            max_seq_len=plan.max_seq_len,
             extras=plan.extras,
         )
         self._cache = self._decoder.cache
@@ -217,9 +223,9 @@ class Model:
         for i, call in enumerate(self._calls):
             self._program.run_one(i)
             n_rows = int(call.arguments["n_tokens"][0])
-            for name in ("out", "out_q8", "qkv"):
+            for name in _WRITTEN.get(call.kernel.op, ("out", "out_q8")):
                 array = call.arguments.get(name)
-                if array is None or (name == "qkv" and call.kernel.op == "attention"):
+                if array is None:
                     continue
                 found = self.memory.to_host(array, n_rows)
                 if not np.isfinite(found["scale"] if name == "out_q8" else found).all():

@@ -13,7 +13,6 @@ from pyroclast.families.layer_spec import (
     AttentionSpec,
     FeedForwardSpec,
     LayerSpec,
-    NormSpec,
     RecurrentSpec,
 )
 from pyroclast_kernels.activation import ACTIVATIONS
@@ -25,8 +24,6 @@ def check_supported(config: ModelConfig) -> None:
     for i, spec in enumerate(config.layers):
         for feature in _unsupported_in_layer(spec):
             raise UnsupportedModelError(f"layer {i} has {feature}, which no kernel supports yet")
-    for feature in _unsupported_in_model(config):
-        raise UnsupportedModelError(f"the model has {feature}, which no kernel supports yet")
 
 
 def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
@@ -35,30 +32,17 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
     else:
         yield from _unsupported_in_attention(spec.mixer)
     yield from _unsupported_in_ffn(spec.ffn)
-    yield from _unsupported_in_norm(spec.norm)
-    if not spec.norm_before:
-        yield "no norm before attention and feed-forward (norm_before=False)"
-    if spec.norm_after:
-        yield "norms after attention and feed-forward (norm_after)"
-    if spec.residual_scale != 1:
-        yield f"a residual multiplier of {spec.residual_scale}"
 
 
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
     if attention.head_dim > MAX_HEAD_DIM:
         yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
-    if attention.rope is not None and attention.rope.rotary_dim not in (None, attention.head_dim):
-        yield f"partial rotary positions ({attention.rope.rotary_dim} of {attention.head_dim})"
-    if attention.rope is not None and attention.rope.amplitude != 1:
-        yield f"cosines and sines multiplied by {attention.rope.amplitude}"
-    if attention.temperature is not None:
-        yield "queries that grow with their position (temperature)"
-    if attention.scale is not None:
-        yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
     if attention.softcap is not None:
         yield f"a softcap of {attention.softcap} on attention scores"
-    if attention.qk_norm is not None:
-        yield "a norm on queries and keys (qk_norm)"
+    if attention.qk_norm is not None and (
+        attention.qk_norm.kind != "rms" or attention.qk_norm.bias
+    ):
+        yield "a norm on queries and keys with a mean or a bias (supported: rms)"
     if attention.sinks:
         yield "attention sinks"
     if attention.gate:
@@ -70,26 +54,5 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
 def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:
     if ffn.experts is not None:
         yield f"a mixture of {ffn.experts.n_experts} experts"
-    if not ffn.gated:
-        yield "a feed-forward without a gate"
     if ffn.activation not in ACTIVATIONS:
         yield f"the activation {ffn.activation!r} (supported: {', '.join(ACTIVATIONS)})"
-
-
-def _unsupported_in_norm(norm: NormSpec) -> Iterator[str]:
-    if norm.kind != "rms":
-        yield f"a norm of kind {norm.kind!r} (supported: rms)"
-    if norm.bias:
-        yield "a norm with a bias"
-
-
-def _unsupported_in_model(config: ModelConfig) -> Iterator[str]:
-    yield from _unsupported_in_norm(config.output_norm)
-    if config.embedding_scale != 1:
-        yield f"an embedding scale of {config.embedding_scale}"
-    if config.learned_positions is not None:
-        yield f"a table of {config.learned_positions} learned positions"
-    if config.logit_scale != 1:
-        yield f"a logit scale of {config.logit_scale}"
-    if config.logit_softcap is not None:
-        yield f"a softcap of {config.logit_softcap} on logits"

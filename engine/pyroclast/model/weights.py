@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint, Tensor
-from pyroclast.families.layer_spec import LayerSpec
+from pyroclast.families.layer_spec import AttentionSpec, LayerSpec, NormSpec
 from pyroclast_kernels.memory import CountingMemory, Memory, Weight
 
 Floats = NDArray[np.float32]
@@ -30,15 +30,28 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A decoder layer's weights; qkv and gate_up are single products where the formats agree."""
+class Norm:
+    """A norm's weights, their offset added, and its bias if it has one."""
 
-    attn_norm: Floats
+    weight: Floats
+    bias: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A decoder layer's weights; qkv and gate_up are single products where the formats agree.
+    gate_up is w_up alone in a layer without a gate.  None is what the layer does not have."""
+
+    attn_norm: Norm | None
     qkv: tuple[Product, ...]
+    qk_norm: tuple[Floats, Floats] | None
+    sinks: Floats | None
     wo: tuple[Product, ...]
-    ffn_norm: Floats
+    attn_norm_after: Norm | None
+    ffn_norm: Norm | None
     gate_up: tuple[Product, ...]
     w_down: tuple[Product, ...]
+    ffn_norm_after: Norm | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,9 @@ class Weights:
     """Everything a forward pass reads; `output` is `token_embd` itself where they are tied."""
 
     token_embd: Weight
+    position_embd: Weight | None
     layers: tuple[Layer, ...]
-    output_norm: Floats
+    output_norm: Norm
     output: Weight
 
     @property
@@ -78,6 +92,11 @@ class Packer:
             return self._memory.zeros((sum(t.shape[0] for t in tensors),), np.float32)
         values = np.concatenate([tensor.float32() for tensor in tensors], dtype=np.float32)
         return self._memory.constant(values + np.float32(offset) if offset else values)
+
+    def norm(self, name: str, spec: NormSpec) -> Norm:
+        """The norm of that name."""
+        bias = self.vector(f"{name}_bias") if spec.bias else None
+        return Norm(self.vector(name, offset=spec.weight_offset), bias)
 
     def products(self, names: list[str], biases: list[str] | None = None) -> tuple[Product, ...]:
         """The named matrices below one another, neighbours of one format as one product."""
@@ -128,30 +147,53 @@ def load_weights(
 ) -> Weights:
     """Lays out every weight; on_layer(i) is called when layer i is done (a bar's tick)."""
     packer, config = Packer(checkpoint, memory, float32), checkpoint.config
-    token_embd = packer.products(["token_embd"])[0].weight
+
+    def matrix(name: str) -> Weight:
+        return packer.products([name])[0].weight
+
+    token_embd = matrix("token_embd")
+    position_embd = None if config.learned_positions is None else matrix("position_embd")
     layers = []
     for i, spec in enumerate(config.layers):
         layers.append(_load_layer(packer, f"layers.{i}.", spec))
         on_layer(i)
-    output = token_embd if config.tie_embeddings else packer.products(["output"])[0].weight
-    output_norm = packer.vector("output_norm", offset=config.output_norm.weight_offset)
-    return Weights(token_embd, tuple(layers), output_norm, output)
+    output = token_embd if config.tie_embeddings else matrix("output")
+    output_norm = packer.norm("output_norm", config.output_norm)
+    return Weights(token_embd, position_embd, tuple(layers), output_norm, output)
 
 
 def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
     """The weights of the layer whose names begin like that."""
+    attention, ffn = spec.attention, spec.ffn
 
-    def products(*names: str, biases: Sequence[str] = ()) -> tuple[Product, ...]:
-        return packer.products([prefix + name for name in names], [prefix + b for b in biases])
+    def products(names: Sequence[str], has_bias: bool) -> tuple[Product, ...]:
+        biases = [f"{prefix}b{name[1:]}" for name in names] if has_bias else None
+        return packer.products([prefix + name for name in names], biases)
 
-    offset = spec.norm.weight_offset
+    def norm(name: str, is_there: bool) -> Norm | None:
+        return packer.norm(prefix + name, spec.norm) if is_there else None
+
     return Layer(
-        attn_norm=packer.vector(prefix + "attn_norm", offset=offset),
-        qkv=products(
-            "wq", "wk", "wv", biases=("bq", "bk", "bv") if spec.attention.qkv_bias else ()
-        ),
-        wo=products("wo", biases=("bo",) if spec.attention.o_bias else ()),
-        ffn_norm=packer.vector(prefix + "ffn_norm", offset=offset),
-        gate_up=products("w_gate", "w_up", biases=("b_gate", "b_up") if spec.ffn.bias else ()),
-        w_down=products("w_down", biases=("b_down",) if spec.ffn.bias else ()),
+        attn_norm=norm("attn_norm", spec.norm_before),
+        qkv=products(("wq", "wk", "wv"), attention.qkv_bias),
+        qk_norm=_load_qk_norm(packer, prefix, attention),
+        sinks=packer.vector(prefix + "sinks") if attention.sinks else None,
+        wo=products(("wo",), attention.o_bias),
+        attn_norm_after=norm("attn_norm_after", spec.norm_after),
+        ffn_norm=norm("ffn_norm", spec.norm_before),
+        gate_up=products(ffn.inputs, ffn.bias),
+        w_down=products(("w_down",), ffn.bias),
+        ffn_norm_after=norm("ffn_norm_after", spec.norm_after),
+    )
+
+
+def _load_qk_norm(
+    packer: Packer, prefix: str, attention: AttentionSpec
+) -> tuple[Floats, Floats] | None:
+    if attention.qk_norm is None:
+        return None
+    offset = attention.qk_norm.weight_offset
+    return (
+        packer.vector(prefix + "q_norm", offset=offset),
+        packer.vector(prefix + "k_norm", offset=offset),
     )

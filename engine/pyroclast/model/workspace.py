@@ -79,17 +79,21 @@ def as_rows(array: Array, width: int) -> Array:
 @dataclass(frozen=True)
 class RopeTable:
     """Cosines and sines of a step's positions, for all layers that rotate alike: out
-    (max_batch_tokens, 2, half_dim) of the frequencies (half_dim,)."""
+    (max_batch_tokens, 2, half_dim) of the frequencies (half_dim,), times amplitude.  half_dim 0:
+    these layers rotate nothing."""
 
     inv_freq: Array
     out: Array
     half_dim: int
+    amplitude: float
 
 
 @dataclass(frozen=True)
 class LayerBuffers:
     """The workspace as one layer uses it.  quantizes_attention: attention cannot give the 8-bit
-    blocks that wo reads, so an op of its own makes them of attn_out.values."""
+    blocks that wo reads, so an op of its own makes them of attn_out.values.  added is where the
+    products of a block's output go: x itself, to which they are added, or room of their own if a
+    norm or a factor comes before the addition."""
 
     attn_in: Activations
     qkv: Array
@@ -99,11 +103,13 @@ class LayerBuffers:
     gate_up: Array
     ffn_out: Activations
     rope_table: RopeTable
+    added: Array
 
 
 class Workspace:
     """Every buffer of a step.  Which forms an intermediate result takes is decided by the weights
-    that read it; keeps_values: all take values as well, which adapters read."""
+    that read it; keeps_values: all take values as well, which adapters read.  max_seq_len is the
+    context in use, which some rotary frequencies depend on."""
 
     def __init__(
         self,
@@ -113,6 +119,7 @@ class Workspace:
         max_splits: int,
         memory: Memory,
         *,
+        max_seq_len: int,
         keeps_values: bool = False,
     ) -> None:
         self._keeps_values = keeps_values
@@ -127,9 +134,11 @@ class Workspace:
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
         self.x = zeros((n, d_model), np.float32)
-        self.rope_tables = _rope_tables(attentions, n, memory)
+        later = any(map(_adds_later, config.layers))
+        self._added = zeros((n, d_model), np.float32) if later else self.x
+        self.rope_tables = _rope_tables(attentions, n, max_seq_len, memory)
         self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
-        self._gate_up = zeros((n, 2 * d_ff), np.float32)
+        self._gate_up = zeros((n, max(map(_gate_up_width, config.layers))), np.float32)
         self._attn_in = for_readers(d_model, "qkv")
         keep = any(map(_quantizes_attention, attentions, weights.layers))
         self._attn_out = for_readers(q_dim, "wo", keep=keep)
@@ -137,31 +146,54 @@ class Workspace:
         self._ffn_out = for_readers(d_ff, "w_down")
         head = [weights.output]
         self.head_in = Activations.zeros(batch.max_logits, d_model, head, memory, keep=False)
+        self._make_scratch(attentions, max_splits, memory)
+        self.logits = zeros((batch.max_logits, config.vocab_size), np.float32)
+
+    def _make_scratch(
+        self, attentions: Sequence[AttentionSpec], max_splits: int, memory: Memory
+    ) -> None:
+        """What threads need that share one token's positions."""
         # The GPU's kernels share out positions in scratch memory of their own.
         self.max_split_tokens = 1 if memory.on_gpu else MAX_SPLIT_TOKENS
         cells = self.max_split_tokens * max(attention.n_heads for attention in attentions)
         stride = max(value_stride(attention.head_dim) for attention in attentions)
-        self.scratch = zeros((cells, max_splits, stride + 2), np.float32)
-        self.counters = zeros((cells,), np.int32)
-        self.logits = zeros((batch.max_logits, config.vocab_size), np.float32)
+        self.scratch = memory.zeros((cells, max_splits, stride + 2), np.float32)
+        self.counters = memory.zeros((cells,), np.int32)
 
     def of_layer(self, spec: LayerSpec, layer: Layer) -> LayerBuffers:
         """What a layer of this spec and with these weights reads and writes."""
         attention, d_ff = spec.attention, spec.ffn.d_ff
-        d_model = self.x.shape[1]
         quantizes, keep = _quantizes_attention(attention, layer), self._keeps_values
         return LayerBuffers(
-            attn_in=self._attn_in.part(d_model, _weights_of(layer.qkv), keep=keep),
+            attn_in=self._block_in(spec, self._attn_in, layer.qkv),
             qkv=as_rows(self._qkv, attention.qkv_dim),
             attn_out=self._attn_out.part(
                 attention.q_dim, _weights_of(layer.wo), keep=quantizes or keep
             ),
             quantizes_attention=quantizes,
-            ffn_in=self._ffn_in.part(d_model, _weights_of(layer.gate_up), keep=keep),
-            gate_up=as_rows(self._gate_up, 2 * d_ff),
+            ffn_in=self._block_in(spec, self._ffn_in, layer.gate_up),
+            gate_up=as_rows(self._gate_up, _gate_up_width(spec)),
             ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down), keep=keep),
             rope_table=self.rope_tables[attention.rope, attention.head_dim],
+            added=self._added if _adds_later(spec) else self.x,
         )
+
+    def _block_in(
+        self, spec: LayerSpec, buffer: Activations, readers: Sequence[Product]
+    ) -> Activations:
+        """What the first products of a block read: a norm of x, or x itself."""
+        d_model = self.x.shape[1]
+        found = buffer.part(d_model, _weights_of(readers), keep=self._keeps_values)
+        return found if spec.norm_before else Activations(self.x, found.q8)
+
+
+def _adds_later(spec: LayerSpec) -> bool:
+    """Whether what a block gives is normed or scaled before it is added to x."""
+    return spec.norm_after or spec.residual_scale != 1
+
+
+def _gate_up_width(spec: LayerSpec) -> int:
+    return len(spec.ffn.inputs) * spec.ffn.d_ff
 
 
 def _weights_of(products: Sequence[Product]) -> list[Weight]:
@@ -175,17 +207,18 @@ def _quantizes_attention(attention: AttentionSpec, layer: Layer) -> bool:
 
 
 def _rope_tables(
-    attentions: Sequence[AttentionSpec], max_batch_tokens: int, memory: Memory
+    attentions: Sequence[AttentionSpec], max_batch_tokens: int, max_seq_len: int, memory: Memory
 ) -> dict[RopeKey, RopeTable]:
     tables: dict[RopeKey, RopeTable] = {}
     for attention in attentions:
-        key, half_dim = (attention.rope, attention.head_dim), attention.head_dim // 2
+        rope, key = attention.rope, (attention.rope, attention.head_dim)
         if key in tables:
             continue
-        if attention.rope is None:  # angles of 0, by which rotating changes no value
-            frequencies = np.zeros(half_dim, np.float32)
-        else:
-            frequencies = inv_freq(attention.rope, attention.head_dim)
-        out = memory.zeros((max_batch_tokens, 2, half_dim), np.float32)
-        tables[key] = RopeTable(memory.constant(frequencies), out, half_dim)
+        half_dim = 0 if rope is None else rope.rotated(attention.head_dim) // 2
+        frequencies = np.zeros(1, np.float32)  # what is not rotated still passes an address
+        if rope is not None:
+            frequencies = inv_freq(rope, attention.head_dim, max_seq_len)
+        out = memory.zeros((max_batch_tokens, 2, max(half_dim, 1)), np.float32)
+        amplitude = 1.0 if rope is None else rope.amplitude
+        tables[key] = RopeTable(memory.constant(frequencies), out, half_dim, amplitude)
     return tables

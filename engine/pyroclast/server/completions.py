@@ -86,7 +86,7 @@ class Completions:
             raise HttpError(400, "suffix is not supported", param="suffix")
         if body.max_tokens == 0 and not body.echo:
             raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
-        self._prompts = [await self._encode(prompt) for prompt in _as_list(body.prompt)]
+        self._prompts = [await self._encode(prompt) for prompt in as_prompts(body.prompt, "prompt")]
         asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         for ids in self._prompts:
             n_room = self._served.max_tokens(max(asked, 1), len(ids), "prompt")
@@ -102,11 +102,7 @@ class Completions:
 
     async def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):
-            n = self._served.vocab_size
-            if wrong := [i for i in prompt if i >= n]:
-                raise HttpError(
-                    400, f"token id {wrong[0]} is outside the vocabulary of {n}", param="prompt"
-                )
+            self._served.check_ids(prompt, "prompt")
             return prompt
         special = self._body.add_special_tokens
         options = {} if special is None else {"add_special_tokens": special}
@@ -245,20 +241,20 @@ class Completions:
         }
 
 
-def _as_list(prompt: str | list[Any]) -> list[str | list[int]]:
-    """A text, token ids, or a list of either."""
+def as_prompts(prompt: str | list[Any], param: str) -> list[str | list[int]]:
+    """A text, token ids, or a list of either; HttpError for anything else."""
     if isinstance(prompt, str):
         return [prompt]
     if prompt and all(_is_id(each) for each in prompt):
         return [prompt]
     if not 1 <= len(prompt) <= MAX_PROMPTS:
-        raise HttpError(400, f"prompt must hold 1 to {MAX_PROMPTS} prompts", param="prompt")
+        raise HttpError(400, f"{param} must hold 1 to {MAX_PROMPTS} prompts", param=param)
     for each in prompt:
         if not (
             isinstance(each, str) or (isinstance(each, list) and each and all(map(_is_id, each)))
         ):
             raise HttpError(
-                400, "prompt must be a text, token ids, or a list of either", param="prompt"
+                400, f"{param} must be a text, token ids, or a list of either", param=param
             )
     return prompt
 

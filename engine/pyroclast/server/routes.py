@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pyroclast.server import anthropic, chat, completions, info, responses, tokens
+from pyroclast.server import anthropic, chat, completions, embeddings, info, responses, tokens
 from pyroclast.server.service import Exchange, Reply
 
 Endpoint = Callable[[Exchange], Awaitable[Reply]]
@@ -65,6 +65,14 @@ ROUTES: tuple[Route, ...] = (
         anthropic.count_tokens,
         "How many tokens a conversation has.",
         anthropic.CountRequest,
+    ),
+    Route(
+        "POST",
+        "/v1/embeddings",
+        embeddings.embeddings,
+        "A vector for each text.",
+        embeddings.EmbeddingsRequest,
+        generates=True,
     ),
     Route("GET", "/v1/models", info.models, "The models of this server."),
     Route(

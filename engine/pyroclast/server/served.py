@@ -46,6 +46,21 @@ class Served:
             return self.tokenizer.encode(text, **options)
         return await asyncio.to_thread(self.tokenizer.encode, text, **options)
 
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """HttpError 400 for a token id that the model does not have."""
+        if max(ids) >= self.vocab_size:
+            raise HttpError(
+                400,
+                f"token id {max(ids)} is outside the vocabulary of {self.vocab_size}",
+                param=param,
+            )
+
+    def check_prompt(self, ids: Sequence[int], param: str) -> None:
+        """HttpError 400 for a prompt that the model cannot read."""
+        self.check_ids(ids, param)
+        if len(ids) > self.max_model_len:
+            raise overflow(len(ids), 0, self.max_model_len, param)
+
     def max_tokens(self, asked: int | None, n_prompt: int, param: str) -> int:
         """How many tokens may come; HttpError 400 where the context has no room for what is asked
         for: nothing is cut off silently."""

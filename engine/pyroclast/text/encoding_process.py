@@ -32,7 +32,7 @@ source = json.loads(sys.stdin.readline())
 full, plain = Tokenizer.from_str(source), None
 print("true", flush=True)
 for line in sys.stdin:
-    text, names, cut, added = json.loads(line)
+    text, names, cuts, added = json.loads(line)
     try:
         if names is None:
             answer = full.encode(text, add_special_tokens=added).ids
@@ -41,10 +41,10 @@ for line in sys.stdin:
                 plain = Tokenizer.from_str(source)
                 plain.add_special_tokens(names)
                 plain.encode_special_tokens = True
-                plain.add_tokens([AddedToken(cut, normalized=False)])
-            cut_id = plain.token_to_id(cut)
+                plain.add_tokens([AddedToken(cut, normalized=False) for cut in cuts])
+            cut_ids = [plain.token_to_id(cut) for cut in cuts]
             ids = plain.encode(text, add_special_tokens=added).ids
-            answer = [-1 if i == cut_id else i for i in ids]
+            answer = [-1 if i in cut_ids else i for i in ids]
     except BaseException as error:
         answer = str(error)[:300] or type(error).__name__
     print(json.dumps(answer), flush=True)
@@ -62,17 +62,17 @@ class EncodingProcess:
         self._owner = os.getpid()
 
     def encode(
-        self, text: str, plain: Sequence[str] | None, cut: str, add_special_tokens: bool
+        self, text: str, plain: Sequence[str] | None, cuts: Sequence[str], add_special_tokens: bool
     ) -> list[int]:
         """text -> token ids.  `plain`: names of tokens that are not read, and then -1 stands for
-        `cut`.  A TokenizerError past the deadline."""
+        each of `cuts`.  A TokenizerError past the deadline."""
         seconds = _SECONDS + len(text) / _CHARS_PER_SECOND
         if self._owner != os.getpid():  # in a forked process the lock may be held for ever
             self._lock, self._child, self._owner = threading.Lock(), None, os.getpid()
         with self._lock:
             try:
                 child = self._started()
-                answer = _ask(child, [text, plain, cut, add_special_tokens], seconds)
+                answer = _ask(child, [text, plain, cuts, add_special_tokens], seconds)
             except BaseException as error:
                 self._end()
                 if isinstance(error, TimeoutError):

@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.decoding import SPACE, Decoding
 from pyroclast.text.gguf_keys import (
     KEY,
     named_tokens,
@@ -24,11 +25,10 @@ from pyroclast.text.gguf_keys import (
     surrounding,
     templates,
 )
-from pyroclast.text.native_tokenizer import NativeTokenizer, call_native
+from pyroclast.text.native_tokenizer import DummyPrefix, NativeTokenizer, call_native
 from pyroclast.text.pretokenizers import PreRule, pre_rule
 from pyroclast.text.vocab import (
     END_OF_TURN,
-    SPACE,
     Vocabulary,
     byte_level_alphabet,
     check_added_tokens,
@@ -90,17 +90,18 @@ def _vocabulary(
     bos = special_id(metadata, "bos_token_id", len(tokens), defaults.bos)
     eos = special_id(metadata, "eos_token_id", len(tokens), defaults.eos)
     special = {i for kind in (_CONTROL, _UNKNOWN, _UNUSED) for i in ids_of_type.get(kind, ())}
-    raw = special | set(ids_of_type.get(_USER_DEFINED, ()))
+    own = special | set(ids_of_type.get(_USER_DEFINED, ()))
+    raw = own if byte_level else special  # SentencePiece spells a space in a user-defined token ▁
     ends = {
         eos,
         special_id(metadata, "eot_token_id", len(tokens), None),
         special_id(metadata, "eom_token_id", len(tokens), None),
-        *end_ids((i, tokens[i], i in special) for i in raw),
+        *end_ids((i, tokens[i], i in special) for i in own),
     }
     alphabet = byte_level_alphabet() if byte_level else {}
     return Vocabulary(
         backend=backend,
-        kind="byte-level" if byte_level else "sentencepiece",
+        decoding=Decoding(byte_level=True) if byte_level else _pieces_decoding(metadata),
         size=max(
             len(tokens),
             padded_size(metadata.get(f"{metadata.get('general.architecture')}.vocab_size")),
@@ -110,7 +111,6 @@ def _vocabulary(
         special_ids=frozenset(special),
         prefix_ids=surrounding(metadata, "bos", bos, defaults.add_bos),
         suffix_ids=surrounding(metadata, "eos", eos, False),
-        strip_leading_space=not byte_level and _adds_space_prefix(metadata),
         bos_token_id=bos,
         eos_token_ids=frozenset(i for i in ends if i is not None),
         chat_templates=templates(metadata),
@@ -129,6 +129,11 @@ def _with_ends(types: list[Any], tokens: list[str], backend: NativeTokenizer) ->
         if is_end_of_turn(name, special=False) and i not in backend.encode(name):
             types[i] = _CONTROL
     return types
+
+
+def _pieces_decoding(metadata: Mapping[str, Any]) -> Decoding:
+    n_stripped = 1 if _adds_space_prefix(metadata) else 0
+    return Decoding(replaced=((SPACE, " "),), byte_fallback=True, n_stripped=n_stripped)
 
 
 def _adds_space_prefix(metadata: Mapping[str, Any]) -> bool:
@@ -222,12 +227,7 @@ def _sentencepiece_backend(
         byte_fallback=all(f"<0x{byte:02X}>" in ids for byte in range(256)),
     )
     backend = Tokenizer(model)
-    replace = normalizers.Replace(" ", SPACE)
-    backend.normalizer = (
-        normalizers.Sequence([normalizers.Prepend(SPACE), replace])
-        if _adds_space_prefix(metadata)
-        else replace
-    )
+    backend.normalizer = normalizers.Replace(" ", SPACE)
     return NativeTokenizer(backend)
 
 
@@ -278,12 +278,19 @@ def _add_tokens(
     name = str(metadata.get("general.name", "")).lower()
     greedy = "phi-3" in name or "phi3" in name
 
+    # SentencePiece finds user-defined tokens in the normalized text, in which a space is a "▁".
+    pieces = metadata[KEY + "model"] == "llama"
+
     def added(i: int, special: bool) -> AddedToken:
         rstrip = greedy and tokens[i] not in ("<unk>", "<s>", "<|endoftext|>")
-        return AddedToken(tokens[i], normalized=False, special=special, rstrip=rstrip)
+        normalized = pieces and not special
+        return AddedToken(tokens[i], normalized=normalized, special=special, rstrip=rstrip)
 
     control = sorted([*ids_of_type.get(_CONTROL, ()), *ids_of_type.get(_UNKNOWN, ())])
     others = ids_of_type.get(_USER_DEFINED, ())
     check_added_tokens(tokens[i] for i in (*control, *others))
-    backend.add_tokens([added(i, True) for i in control], special=True)
+    special = [added(i, True) for i in control]
+    backend.add_tokens(special, special=True)
+    if pieces and _adds_space_prefix(metadata):
+        backend.prefix = DummyPrefix(SPACE, {token.content: token for token in special})
     backend.add_tokens([added(i, False) for i in others], special=False)

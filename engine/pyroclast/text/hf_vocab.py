@@ -22,9 +22,10 @@ from pyroclast.files.small_file import (
 )
 from pyroclast.text.allowed_steps import check_steps
 from pyroclast.text.declared_tokens import named_tokens, register
+from pyroclast.text.decoding import decoding_of
 from pyroclast.text.encoding_process import EncodingProcess
 from pyroclast.text.native_tokenizer import NativeTokenizer, call_native
-from pyroclast.text.vocab import SPACE, Vocabulary, check_added_tokens, end_ids, padded_size
+from pyroclast.text.vocab import Vocabulary, check_added_tokens, end_ids, padded_size
 
 
 def vocabulary_from_folder(folder: Path) -> Vocabulary:
@@ -34,7 +35,6 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     declared = _read_json(folder / "special_tokens_map.json") | config
     backend = _read_tokenizer(path, declared)
     names = named_tokens(declared)
-    kind, strip_leading_space = _spelling(backend, path)
     bos, eos = (
         backend.token_to_id(names[key]) if key in names else None
         for key in ("bos_token", "eos_token")
@@ -47,14 +47,13 @@ def vocabulary_from_folder(folder: Path) -> Vocabulary:
     ends |= _configured_ends(folder, size) | ({eos} if eos is not None else set())
     return Vocabulary(
         backend=backend,
-        kind=kind,
+        decoding=decoding_of(backend.state("decoder"), str(path)),
         size=max(size, _padded_size(folder)),
         token_text=backend.id_to_token,
         raw_ids=frozenset(added),
         special_ids=frozenset(i for i, token in added.items() if token.special),
         prefix_ids=prefix,
         suffix_ids=suffix,
-        strip_leading_space=strip_leading_space,
         bos_token_id=bos,
         eos_token_ids=frozenset(ends),
         chat_templates=_templates(folder, config),
@@ -89,31 +88,16 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _spelling(backend: NativeTokenizer, path: Path) -> tuple[str, bool]:
-    """(kind, whether decoding drops a leading space), read off tokenizer.json's decoder."""
-    state = backend.state("decoder")
-    steps = state.get("decoders", [state]) if isinstance(state, dict) else []
-    by_type = {step["type"]: step for step in steps}
-    if "ByteLevel" in by_type:
-        return "byte-level", False
-    if metaspace := by_type.get("Metaspace"):
-        return "sentencepiece", metaspace.get("prepend_scheme", "always") != "never"
-    if "ByteFallback" in by_type or by_type.get("Replace", {}).get("content") == " ":
-        strip = by_type.get("Strip", {})
-        return "sentencepiece", strip.get("content") == " " and strip.get("start", 0) > 0
-    raise TokenizerError(
-        f"{path}: decoder {list(by_type) or None} is not supported; supported: ByteLevel, and "
-        f"SentencePiece's (Metaspace, or Replace {SPACE!r} with ByteFallback)"
-    )
-
-
 def _surroundings(
     backend: NativeTokenizer, config: Mapping[str, Any], bos: int | None, eos: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What goes before and after a text: tokenizer.json's post-processor as seen on a probe, and
     then add_bos_token and add_eos_token of tokenizer_config.json, which overrule it."""
     bare, full = backend.encode("a"), backend.encode("a", add_special_tokens=True)
-    start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    starts = [i for i in range(len(full) + 1) if full[i : i + len(bare)] == bare]
+    if not starts or (full and not bare):
+        raise TokenizerError("tokenizer.json's post_processor drops the text's own tokens")
+    start = starts[0]
     prefix, suffix = full[:start], full[start + len(bare) :]
     for key, token_id, around in (("add_bos_token", bos, prefix), ("add_eos_token", eos, suffix)):
         wanted = config.get(key)

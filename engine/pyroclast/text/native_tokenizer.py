@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.control_names import ControlNames
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 # Stands for a control token in a text of which nothing else may become one.  Nobody can spell it:
 # it is another one in each process.
-CUT = f"\ufdd0{secrets.token_hex(16)}\ufdd1"
+_NONCE = secrets.token_hex(16)
+CUT = f"\ufdd0{_NONCE}\ufdd1"
+CUT_WITHIN = f"\ufdd0{_NONCE}\ufdd2"  # the same, of a token after which no new text begins
+CUTS = [CUT, CUT_WITHIN]
 CUT_ID = -1
 
 _MAX_REASON_CHARS = 300  # a native message may quote the whole file
@@ -49,11 +53,44 @@ def _reason(error: BaseException) -> str:
     return text if len(text) <= _MAX_REASON_CHARS else text[:_MAX_REASON_CHARS] + "..."
 
 
+class DummyPrefix:
+    """SentencePiece's dummy prefix: a space before a text, and after each control token in it.
+
+    It becomes part of the text and is not a normalizer's step, because that would also change the
+    user-defined tokens, which are found in the normalized text.
+    """
+
+    def __init__(self, space: str, control: Mapping[str, AddedToken]) -> None:
+        self._space = space
+        self._control = control
+        self._names = ControlNames(control)
+
+    def of_text(self, text: str) -> str:
+        """The text in which control tokens count."""
+        pieces, end = [], 0
+        for start, name in self._names.found(text, b"\1" * len(text)):
+            if start < end:
+                continue
+            if start > end:
+                pieces += [self._space, text[end:start]]
+            end = start + len(name)
+            if self._control[name].rstrip:
+                end = len(text) - len(text[end:].lstrip())
+            pieces.append(text[start:end])
+        if end < len(text):
+            pieces += [self._space, text[end:]]
+        return "".join(pieces)
+
+    def of_plain(self, text: str) -> str:
+        """The text in which only CUTS are tokens."""
+        return CUT.join([self._space + piece if piece else "" for piece in text.split(CUT)])
+
+
 class NativeTokenizer:
     """A `tokenizers.Tokenizer` whose every call is guarded.  Safe to use from several threads.
 
     `process` is where texts are encoded that this process may not be able to finish; `plain` reads
-    no control tokens, and gives CUT_ID for each CUT.
+    no control tokens, and gives CUT_ID for each of CUTS.
     """
 
     def __init__(
@@ -61,11 +98,13 @@ class NativeTokenizer:
         backend: Backend,
         process: EncodingProcess | None = None,
         plain: Sequence[str] | None = None,
+        prefix: DummyPrefix | None = None,
     ) -> None:
         self.backend = backend
         self.process = process
+        self.prefix = prefix
         self._plain = plain
-        self._cut_id = None if plain is None else self.token_to_id(CUT)
+        self._cut_ids = [] if plain is None else [self.token_to_id(cut) for cut in CUTS]
 
     @classmethod
     def from_json(cls, text: str, what: str) -> NativeTokenizer:
@@ -83,16 +122,20 @@ class NativeTokenizer:
             raise TokenizerError(f"text must be a str, got {type(text).__name__}")
         try:
             if self.process is not None:
-                return self.process.encode(text, self._plain, CUT, add_special_tokens)
+                return self.process.encode(text, self._plain, CUTS, add_special_tokens)
             return call_native("the text cannot be encoded", self._encode, text, add_special_tokens)
         except TokenizerError:
             _check_unicode(text)
             raise
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if self.prefix is not None:
+            text = (
+                self.prefix.of_plain(text) if self._plain is not None else self.prefix.of_text(text)
+            )
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        cut = self._cut_id
-        return ids if cut is None else [CUT_ID if i == cut else i for i in ids]
+        cuts = self._cut_ids
+        return [CUT_ID if i in cuts else i for i in ids] if cuts else ids
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, added tokens among them."""
@@ -138,11 +181,11 @@ class NativeTokenizer:
 
     def without_control_tokens(self, names: Iterable[str]) -> NativeTokenizer:
         """A tokenizer over the same model (shared, not copied) that reads no tokens of these names.
-        It gives CUT_ID for each CUT."""
+        It gives CUT_ID for each of CUTS."""
         names = tuple(names)
         what = "a tokenizer without control tokens cannot be made"
         backend = call_native(what, _without_control_tokens, self.backend, names)
-        return NativeTokenizer(backend, self.process, names)
+        return NativeTokenizer(backend, self.process, names, self.prefix)
 
 
 def _without_control_tokens(backend: Backend, names: Sequence[str]) -> Backend:
@@ -162,7 +205,7 @@ def _without_control_tokens(backend: Backend, names: Sequence[str]) -> Backend:
         plain = BackendType.from_str(backend.to_str())
     plain.add_special_tokens(list(names))
     plain.encode_special_tokens = True
-    plain.add_tokens([AddedToken(CUT, normalized=False)])
+    plain.add_tokens([AddedToken(cut, normalized=False) for cut in CUTS])
     return plain
 
 

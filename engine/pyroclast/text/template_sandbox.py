@@ -48,6 +48,7 @@ from pyroclast.text.template_text import (
 )
 
 _MAX_CALLS_IN_CALLS = 200  # macros and recursive loops; those in use nest some ten deep
+_VARIABLES_AROUND = ("_loop_vars", "_block_vars")
 _CONTEXTS = (Context, EvalContext, Environment)  # what jinja2 itself passes to filters and tests
 
 
@@ -169,6 +170,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """A call from the template, with its arguments and its result metered."""
         owner, local = getattr(__obj, "__self__", None), __self._local
+        # What jinja2 passes on of the variables around; only its own call() takes it.
+        around = {name: kwargs.pop(name) for name in _VARIABLES_AROUND if name in kwargs}
         args, kwargs = __self._admit(args, kwargs, isinstance(owner, str))
         if isinstance(owner, str | list | tuple):
             __self.meter.bound(owner)
@@ -183,7 +186,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         local.n_calls += 1
         if local.n_calls > _MAX_CALLS_IN_CALLS:
             raise TemplateError(f"the chat template nests more than {_MAX_CALLS_IN_CALLS} calls")
-        result = super().call(__context, __obj, *args, **kwargs)
+        result = super().call(__context, __obj, *args, **kwargs, **around)
         local.n_calls -= 1  # not after an exception, because that ends the rendering
         return __self.meter.made(result)
 

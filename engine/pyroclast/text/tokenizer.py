@@ -8,20 +8,19 @@ Bytes that are not UTF-8 become U+FFFD.
 from __future__ import annotations
 
 import codecs
-import re
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
-from pyroclast.text.vocab import SPACE, Vocabulary, byte_level_alphabet
+from pyroclast.text.decoding import DecodingStream
+from pyroclast.text.vocab import Vocabulary, byte_level_alphabet
 
 if TYPE_CHECKING:
     from pyroclast.text.chat import ChatTemplate
     from pyroclast.text.written_encoder import WrittenEncoder
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
@@ -38,6 +37,7 @@ class Tokenizer:
         self._backend = vocabulary.backend
         self._encoder: WrittenEncoder | None = None
         self._lock = threading.Lock()
+        self._warned = False
         self._bytes: dict[int, bytes] = {}
         self._alphabet = byte_level_alphabet()
         self._chats: dict[str, ChatTemplate] = {}
@@ -51,6 +51,11 @@ class Tokenizer:
     def special_token_ids(self) -> frozenset[int]:
         """The control tokens: those that `decode` skips."""
         return frozenset(self._vocabulary.special_ids)
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The Jinja sources by name: "default", if there is one, and others such as "tool_use"."""
+        return self._vocabulary.chat_templates
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
@@ -85,7 +90,8 @@ class Tokenizer:
     ) -> list[int]:
         """text -> token ids.
 
-        `add_special_tokens` adds the model's BOS (and EOS), if it uses any.  With `parse_special`,
+        `add_special_tokens` adds the model's BOS (and EOS), if it uses any; a text that begins with
+        BOS, such as a rendered chat, gets no second one.  With `parse_special`,
         a control token that is spelt out in the text, such as "<|im_end|>", becomes that token.
         Pass parse_special=False for untrusted text: its characters then stay ordinary ones.
         """
@@ -98,7 +104,16 @@ class Tokenizer:
             ids = self._written_encoder().encode(text)
         if not add_special_tokens:
             return ids
-        return [*self._vocabulary.prefix_ids, *ids, *self._vocabulary.suffix_ids]
+        prefix = list(self._vocabulary.prefix_ids)
+        if prefix and ids[: len(prefix)] == prefix:
+            prefix = []
+            self._say_once("the text begins with the model's BOS token, so no second one is added")
+        return [*prefix, *ids, *self._vocabulary.suffix_ids]
+
+    def _say_once(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, UserWarning, stacklevel=3)
 
     def decode(
         self, ids: Iterable[int], skip_special_tokens: bool = True, continuation: bool = False
@@ -182,22 +197,30 @@ class Tokenizer:
 
     def _join(self, ids: Iterable[int], skip_special_tokens: bool, continuation: bool) -> bytes:
         skipped = self._vocabulary.special_ids if skip_special_tokens else frozenset()
-        data = b"".join([self.token_bytes(i) for i in ids if i not in skipped])
-        strip = self._vocabulary.strip_leading_space and not continuation
-        return data.removeprefix(b" ") if strip else data
+        stream = DecodingStream(self._vocabulary.decoding, continuation)
+        data = [
+            stream.step(self.token_bytes(i), self.bare_bytes(i)) for i in ids if i not in skipped
+        ]
+        return b"".join([*data, stream.flush()])
+
+    def bare_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token that is the first of a text, if that makes a difference."""
+        bare = self._vocabulary.decoding.bare
+        if not bare or token_id in self._vocabulary.raw_ids:
+            return self.token_bytes(token_id)
+        text = self._vocabulary.token_text(token_id) or ""
+        return self._vocabulary.decoding.spelt(text.replace(bare, ""))
 
     def _spell(self, token_id: int) -> bytes:
         text = self._vocabulary.token_text(token_id) or ""
         if token_id in self._vocabulary.raw_ids:
             return text.encode()
-        if self._vocabulary.kind == "byte-level":
-            try:
-                return bytes(map(self._alphabet.__getitem__, text))
-            except KeyError:
-                return text.encode()  # a whole word that was added without being marked as such
-        if byte := _BYTE_TOKEN.fullmatch(text):
-            return bytes.fromhex(byte[1])
-        return text.replace(SPACE, " ").encode()
+        if not self._vocabulary.decoding.byte_level:
+            return self._vocabulary.decoding.spelt(text)
+        try:
+            return bytes(map(self._alphabet.__getitem__, text))
+        except KeyError:
+            return text.encode()  # a whole word that was added without being marked as such
 
 
 class TextDecoder:
@@ -206,25 +229,22 @@ class TextDecoder:
     The pieces that `step` and the last `flush` return, joined, are what `decode` returns.
     """
 
-    __slots__ = ("_decoder", "_skipped", "_strip", "_tokenizer")
+    __slots__ = ("_decoder", "_skipped", "_stream", "_tokenizer")
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, continuation: bool) -> None:
         vocabulary = tokenizer._vocabulary  # noqa: SLF001 - the decoder is the tokenizer's other half
         self._tokenizer = tokenizer
         self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
-        self._strip = vocabulary.strip_leading_space and not continuation
+        self._stream = DecodingStream(vocabulary.decoding, continuation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def step(self, token_id: int) -> str:
         """The text that this token completes; "" while a character still lacks bytes."""
         if token_id in self._skipped:
             return ""
-        data = self._tokenizer.token_bytes(token_id)
-        if self._strip and data:
-            self._strip = False
-            data = data.removeprefix(b" ")
-        return self._decoder.decode(data)
+        data, bare = self._tokenizer.token_bytes(token_id), self._tokenizer.bare_bytes(token_id)
+        return self._decoder.decode(self._stream.step(data, bare))
 
     def flush(self) -> str:
         """The end of the text: U+FFFD for the bytes of an incomplete character, else ""."""
-        return self._decoder.decode(b"", final=True)
+        return self._decoder.decode(self._stream.flush(), final=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.decoding import Decoding
 
 if TYPE_CHECKING:
     from pyroclast.text.native_tokenizer import NativeTokenizer
-
-SPACE = "▁"  # U+2581 stands for a space in SentencePiece vocabularies
 
 # Control tokens that end a turn, whatever else the file names: an instruct model stops at its
 # end-of-turn token, while eos_token_id often still names the base model's end of text.
@@ -71,22 +70,21 @@ def check_added_tokens(tokens: Iterable[str]) -> None:
 class Vocabulary:
     """A vocabulary ready to use: text to ids through `backend`, ids to bytes through the rest.
 
-    `raw_ids` are spelt literally (control, user-defined tokens); `kind` is the spelling of the
-    others, "byte-level" or "sentencepiece".  `special_ids` are left out of decoded text on request.
+    `raw_ids` are spelt literally (control, user-defined tokens); `decoding` is the spelling of the
+    others.  `special_ids` are left out of decoded text on request.
     `prefix_ids` and `suffix_ids` are what add_special_tokens adds.  `lossy_bytes` have no token.
     `named_tokens` are what a template knows by name, such as "bos_token".
     `chat_templates` has the one named "default", if any, and others such as "tool_use".
     """
 
     backend: NativeTokenizer
-    kind: str
+    decoding: Decoding
     size: int
     token_text: Callable[[int], str | None]
     raw_ids: frozenset[int]
     special_ids: frozenset[int]
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
-    strip_leading_space: bool
     bos_token_id: int | None
     eos_token_ids: frozenset[int]
     chat_templates: Mapping[str, str]

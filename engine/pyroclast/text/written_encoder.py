@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyroclast.errors import TokenizerError
 from pyroclast.text.control_names import ControlNames
-from pyroclast.text.native_tokenizer import CUT, CUT_ID
+from pyroclast.text.native_tokenizer import CUT, CUT_ID, CUT_WITHIN
 from pyroclast.text.vocab import Vocabulary
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class WrittenEncoder:
     def encode(self, text: str, written: bytes | None = None) -> list[int]:
         """text -> token ids.  A control token's name counts where `written` is 1 for each of its
         characters; without `written` none does."""
-        pieces, control_ids, end = [], [], 0
+        pieces: list[str] = []
+        control_ids, end = [], 0
         for start, name in self._names.found(text, written or b""):
             token_id, token = self._control[name]
             stop = start + len(name)
@@ -73,18 +74,20 @@ class WrittenEncoder:
                 continue
             piece = text[end:start]
             pieces.append(piece.rstrip(_WHITE_SPACE) if token.lstrip else piece)
+            pieces.append(CUT if token.special else CUT_WITHIN)
             control_ids.append(token_id)
             end = stop
             if token.rstrip:
                 end = len(text) - len(text[end:].lstrip(_WHITE_SPACE))
         pieces.append(text[end:])
-        return self._encode(pieces, control_ids)
+        return self._encode("".join(pieces), control_ids)
 
-    def _encode(self, pieces: list[str], control_ids: list[int]) -> list[int]:
-        """The ids of the pieces, with a control token between each two of them."""
-        if self._lossy and (lost := self._lossy.intersection("".join(pieces).encode())):
+    def _encode(self, text: str, control_ids: list[int]) -> list[int]:
+        """The ids of a text, with the control tokens in the places of the cuts."""
+        spelt = text.replace(CUT, "").replace(CUT_WITHIN, "") if self._lossy else ""
+        if lost := self._lossy.intersection(spelt.encode()):
             raise TokenizerError(f"this vocabulary has no token for the byte 0x{min(lost):02x}")
-        ids = self._backend.encode(CUT.join(pieces))
+        ids = self._backend.encode(text)
         if ids.count(CUT_ID) != len(control_ids):
             raise TokenizerError("the text spells the mark that stands for control tokens")
         if not self._guarded.isdisjoint(ids):

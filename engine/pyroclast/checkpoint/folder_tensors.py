@@ -1,0 +1,72 @@
+"""The tensors of a Hugging Face folder under the names of its family's table, and which matrix is
+the output head."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import MutableMapping
+from dataclasses import replace
+
+import numpy as np
+
+from pyroclast.checkpoint.match import StoredTensor
+from pyroclast.families.family import Family
+from pyroclast.families.hf_names import table_names
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.files.hf_folder import HFFolder
+from pyroclast_kernels.weights import formats
+
+_CHUNK_ROWS = 1024
+
+
+def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
+    """Every tensor of the text model by its name in family.hf_tensors."""
+    stored = {
+        info.name: StoredTensor(
+            info.name, info.shape, info.dtype, info.format, file.map, info.offset
+        )
+        for file in folder.files
+        for info in file.tensors.values()
+    }
+    return {table: stored[name] for name, table in table_names(family, stored).items()}
+
+
+def settle_head(
+    h: Hyperparameters, family: Family, stored: MutableMapping[str, StoredTensor]
+) -> Hyperparameters:
+    """What the file says, with tie_embeddings as its tensors are; a head that repeats the
+    embedding is taken out of `stored`, and a head alone stands for both."""
+    head, embedding = family.hf_tensors["output"], family.hf_tensors["token_embd"]
+    if not h.tie_embeddings or head not in stored:
+        return h
+    if embedding not in stored:
+        stored[embedding] = stored.pop(head)
+    elif _equal(stored[head], stored[embedding]):
+        del stored[head]
+    else:
+        warnings.warn(
+            f"{h.family}: tie_word_embeddings is true, but {stored[head].name!r} is stored and "
+            f"differs from {stored[embedding].name!r}: it is used as the output head",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return replace(h, tie_embeddings=False)
+    return h
+
+
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+    """Whether two tensors have the same bytes, read in chunks."""
+    if (a.shape, a.type_name) != (b.shape, b.type_name) or a.format is None:
+        return False
+    n_bytes = formats.row_bytes(a.shape[-1], a.format) if a.shape else 0
+    total = n_bytes * math.prod(a.shape[:-1])
+    if max(a.offset + total - a.file.size, b.offset + total - b.file.size) > 0:
+        return True  # cut short, which only those who read no weights allow
+    for start in range(0, total, max(n_bytes, 1) * _CHUNK_ROWS):
+        size = min(n_bytes * _CHUNK_ROWS, total - start)
+        if not np.array_equal(
+            a.file.view(a.offset + start, size), b.file.view(b.offset + start, size)
+        ):
+            return False
+    return True

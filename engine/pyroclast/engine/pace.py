@@ -1,0 +1,80 @@
+"""How much of a prompt a step may read beside texts that somebody reads as they come.
+
+A step that reads 512 tokens of a prompt takes many times as long as one that only decodes, and
+every running stream would wait for it.  So steps are timed, and beside streams a prompt gets as
+many tokens as make a step about twice as long.  Where computing a token costs more than streaming
+the weights, as on a CPU, small chunks take the prompt hardly longer.  The bits of a token do not
+depend on how its prompt was cut, so the text does not depend on these times.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+# How long a step with prompt tokens should take, in steps that only decode.  The promise to streams
+# is 2.5.
+_STRETCH = 2.0
+# So few join in any case.  The first one can cost as much as four: a lone token has a kernel of its
+# own.
+_MIN_TOKENS = 2
+# The estimate moves by this factor with each step, up or down: so it settles where half of the
+# steps take longer, and one that the operating system interrupted counts no more than another.
+_ADJUST = 1.1
+# After so many steps with prompts one goes without: how long that takes changes.
+_MAX_MIXED_STEPS = 30
+_N_TIMES = 7
+
+
+class Pace:
+    """Notes how long steps take, and tells how many tokens of prompts may join the next one."""
+
+    def __init__(self) -> None:
+        # Of the last steps that only decoded, by the number of requests in them.
+        self._decode_s: dict[int, deque[float]] = {}
+        self._token_s: float | None = None  # what a token of a prompt adds to a step
+        self._n_asked = 0  # what the last answer was, if a step has not followed it
+        self._n_mixed = 0  # steps with prompts since the last one without
+
+    def note(self, n_decoding: int, n_prompt_tokens: int, seconds: float) -> None:
+        """A step in which `n_decoding` requests each got a token, and that read
+        `n_prompt_tokens`."""
+        n_asked, self._n_asked = self._n_asked, 0
+        if not n_prompt_tokens:
+            self._n_mixed = 0
+            times = self._decode_s.get(n_decoding)
+            if times is None:
+                times = self._decode_s[n_decoding] = deque(maxlen=_N_TIMES)
+            times.append(seconds)
+        elif n_decoding:
+            self._n_mixed += 1
+            if self._token_s is not None and n_prompt_tokens == n_asked:
+                self._adjust(n_decoding, n_prompt_tokens, seconds)
+        elif self._token_s is None or seconds / n_prompt_tokens < self._token_s:
+            # A short prompt, alone in its step, takes as long as the weights do.
+            self._token_s = seconds / n_prompt_tokens
+
+    def n_tokens_beside(self, n_decoding: int, n_unread: int) -> int:
+        """How many of `n_unread` tokens of prompts may join; none where a step without them is to
+        be timed."""
+        if n_unread <= _MIN_TOKENS:
+            return n_unread
+        if not self._decode_s or self._n_mixed >= _MAX_MIXED_STEPS:
+            return 0
+        added_s = (_STRETCH - 1) * self._quiet_s(n_decoding)
+        self._n_asked = max(_MIN_TOKENS, round(added_s / (self._token_s or added_s)))
+        return self._n_asked
+
+    def _adjust(self, n_decoding: int, n_tokens: int, seconds: float) -> None:
+        assert self._token_s is not None
+        if seconds < _STRETCH * self._quiet_s(n_decoding):
+            self._token_s /= _ADJUST
+        elif n_tokens > _MIN_TOKENS:
+            self._token_s *= _ADJUST
+
+    def _quiet_s(self, n_decoding: int) -> float:
+        """A step that only decodes: of so many requests, or of the nearest number there was."""
+        times = self._decode_s.get(n_decoding)
+        if times is None:
+            times = self._decode_s[min(self._decode_s, key=lambda n: abs(n - n_decoding))]
+        return median(times)

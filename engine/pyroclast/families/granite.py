@@ -1,0 +1,88 @@
+"""Granite 3 and the dense models of Granite 4: Llama with four multipliers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyroclast.errors import UnsupportedModelError
+from pyroclast.families import llama
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.layer_spec import LayerSpec
+
+
+def config(h: Hyperparameters) -> ModelConfig:
+    """Logits are divided by their multiplier, whatever the files call it."""
+    rope = h.rope if h.flag("rotates", True) else None
+
+    def layer(i: int) -> LayerSpec:
+        spec = llama.layer(h, i, scale=h.optional("attention_multiplier"), rope=rope)
+        return replace(spec, residual_scale=h.positive("residual_multiplier", 1.0))
+
+    return h.config(
+        (layer(i) for i in range(h.n_layers)),
+        embedding_scale=h.positive("embedding_multiplier", 1.0),
+        logit_scale=1 / h.positive("logits_scaling", 1.0),
+    )
+
+
+_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier")
+
+GRANITE = replace(
+    llama.FAMILY,
+    name="granite",
+    config=config,
+    hf_model_type="granite",
+    gguf_architecture="granite",
+    hf_keys={
+        **llama.HF_KEYS,
+        **{name: name for name in _MULTIPLIERS},
+        "logits_scaling": "logits_scaling",
+    },
+    gguf_keys={
+        **llama.GGUF_KEYS,
+        "attention_multiplier": "attention.scale",
+        "embedding_multiplier": "embedding_scale",
+        "residual_multiplier": "residual_scale",
+        "logits_scaling": "logit_scale",
+        "rotates": "rope.scaling.finetuned",
+    },
+    hf_defaults={**llama.FAMILY.hf_defaults, "attention_multiplier": 1.0},
+)
+
+
+def granite4_config(h: Hyperparameters) -> ModelConfig:
+    """The same for a file that could also have experts or recurrent layers, and has none."""
+    if h.extra.get("n_experts", 8):
+        raise UnsupportedModelError(
+            f"num_local_experts {h.extra.get('n_experts', 8)!r} is not supported; supported: 0"
+        )
+    if h.windowed is None:
+        raise UnsupportedModelError(
+            "layer_types is missing, which stands for recurrent layers (mamba) only; supported: "
+            "attention"
+        )
+    rotates = h.extra.get("position_embedding_type") == "rope"
+    return config(replace(h, extra={**h.extra, "rotates": rotates}))
+
+
+GRANITE4 = replace(
+    GRANITE,
+    name="granitemoehybrid",
+    config=granite4_config,
+    hf_model_type="granitemoehybrid",
+    gguf_architecture=None,
+    hf_tensors={
+        name: each.replace("mlp.down_proj", "shared_mlp.output_linear")
+        for name, each in llama.HF_TENSORS.items()
+        if not name.endswith(("w_gate", "w_up"))
+    },
+    hf_fused={"model.layers.{i}.shared_mlp.input_linear.weight": ("w_gate", "w_up")},
+    hf_keys={
+        **{field: key for field, key in GRANITE.hf_keys.items() if field != "ffn_bias"},
+        "d_ff": "shared_intermediate_size",
+        "windowed": "layer_types",
+        "n_experts": "num_local_experts",
+        "position_embedding_type": "position_embedding_type",
+    },
+)

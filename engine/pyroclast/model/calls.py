@@ -1,0 +1,116 @@
+"""The ops that a step calls in several places, with the arguments that the step's data give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.model.weights import Norm, Product
+from pyroclast.model.workspace import Activations
+from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.norm import KINDS
+from pyroclast_kernels.program import Recorder
+from pyroclast_kernels.residual import AS_IT_IS
+
+Array = NDArray[Any]
+
+
+def call_norm(
+    ops: Recorder,
+    x: Array,
+    norm: Norm,
+    spec: NormSpec,
+    out: Activations,
+    n_tokens: Array,
+    rows: Array | None = None,
+) -> None:
+    """out = the norm of x (max_batch_tokens, d_model), or of those rows of it."""
+    ops.call(
+        "norm",
+        n_tokens=n_tokens,
+        rows=rows,
+        x=x,
+        weight=norm.weight,
+        bias=norm.bias,
+        out=out.values,
+        out_q8=out.q8,
+        d_model=x.shape[1],
+        eps=spec.eps,
+        kind=KINDS.index(spec.kind),
+    )
+
+
+def call_product(
+    ops: Recorder,
+    x: Activations,
+    product: Product,
+    out: Array,
+    n_tokens: Array,
+    *,
+    accumulate: bool = False,
+) -> None:
+    """The product's rows of `out`: written, or added to what is there."""
+    weight = product.weight
+    ops.call(
+        "matmul",
+        weight.format,
+        n_tokens=n_tokens,
+        x=x.of(weight),
+        weight=weight,
+        bias=product.bias,
+        out=out[:, product.row_offset :],
+        n_rows=weight.n_rows,
+        n_cols=weight.n_cols,
+        out_stride=out.shape[1],
+        accumulate=int(accumulate),
+    )
+
+
+def call_quantize(ops: Recorder, x: Activations, n_tokens: Array) -> None:
+    """x.q8 = x.values in 8-bit blocks."""
+    assert x.values is not None
+    ops.call("quantize", n_tokens=n_tokens, x=x.values, out_q8=x.q8, n_cols=x.values.shape[1])
+
+
+def call_residual(
+    ops: Recorder, x: Array, y: Array, norm: Norm | None, spec: LayerSpec, n_tokens: Array
+) -> None:
+    """x += residual_scale * y, y normed first where there is a norm."""
+    ops.call(
+        "residual",
+        n_tokens=n_tokens,
+        x=x,
+        y=y,
+        weight=None if norm is None else norm.weight,
+        bias=None if norm is None else norm.bias,
+        d_model=x.shape[1],
+        eps=spec.norm.eps,
+        kind=AS_IT_IS if norm is None else KINDS.index(spec.norm.kind),
+        scale=float(spec.residual_scale),
+    )
+
+
+def activation_of(ffn: FeedForwardSpec) -> int:
+    """The argument `activation` of `glu` and `gate_up`."""
+    return ACTIVATIONS.index(ffn.activation)  # check_supported refuses others
+
+
+def call_qk_norm(
+    ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array, n: Array
+) -> None:
+    """Norms the queries and keys of n[0] tokens in place."""
+    assert attention.qk_norm is not None
+    ops.call(
+        "qk_norm",
+        n_tokens=n,
+        qkv=qkv,
+        q_weight=weights[0],
+        k_weight=weights[1],
+        n_heads=attention.n_heads,
+        n_kv_heads=attention.n_kv_heads,
+        head_dim=attention.head_dim,
+        eps=attention.qk_norm.eps,
+        whole=int(attention.qk_norm_whole),
+    )

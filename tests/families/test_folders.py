@@ -1,0 +1,45 @@
+"""Folders of every family against transformers in float32: logits of 600 tokens with each window
+and scaling in effect, and greedy text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_families
+from pyroclast import LLM, SamplingParams
+from tiny_families import MODELS, N_ANSWER, PROMPT
+
+torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
+pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
+pytestmark = [
+    pytest.mark.oracle,
+    pytest.mark.filterwarnings("ignore"),  # torch's and transformers' own, about their insides
+]
+# Of the largest logit: float32 sums in another order.
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_folder_equals_transformers(tmp_path: Path, name: str) -> None:
+    model = tiny_families.write_folder(tmp_path, name)
+    prompt = torch.tensor([PROMPT])
+    with torch.no_grad():
+        want = model(prompt).logits[0].numpy()
+        answer = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),  # else padding's id is masked out
+            max_new_tokens=N_ANSWER,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0, len(PROMPT) :]
+    with LLM(tmp_path, compute="float32") as llm:
+        got = llm.logits(PROMPT)
+        greedy = SamplingParams(temperature=0, max_tokens=N_ANSWER, ignore_eos=True)
+        [completion] = llm.generate([PROMPT], greedy)
+    assert float(want.std()) > 0.1
+    assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
+    assert list(completion.token_ids) == answer.tolist()

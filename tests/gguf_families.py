@@ -1,0 +1,160 @@
+"""GGUF files of the tiny models in `tiny_families`, as llama.cpp's converter writes them, by the
+`gguf` package: its names of tensors, its writer, nothing of Pyroclast.
+
+Where the converter itself is at hand, a test holds these files against it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from safetensors.numpy import load_file
+
+import tiny
+import tiny_families
+
+ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "gemma3": "gemma3",
+    "granitemoehybrid": "granite",
+    "mistral3": "mistral3",
+    "ministral3": "mistral3",
+    "olmo3": "olmo2",
+}
+# Families whose rows of q and k the converter orders for rotary pairs.
+PAIRED = ("llama", "mistral3", "smollm3", "granite")
+
+
+def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
+    """The folder's model with its matrices in that type."""
+    config = tiny_families.read_config(folder)
+    outer = config["model_type"]
+    config = {"model_type": outer, **config.get("text_config", config)}
+    arch = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    writer = gguf.GGUFWriter(path, arch)
+    _add_sizes(writer, arch, config)
+    _add_rope(writer, config)
+    _add_constants(writer, arch, config)
+    tiny._add_gguf_vocabulary(writer, tiny.BASE)
+    for name, values in _tensors(folder, arch, config).items():
+        matrix = values.ndim == 2
+        stored = gguf.GGMLQuantizationType[kind if matrix else "F32"]
+        writer.add_tensor(name, gguf.quants.quantize(values, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _first(config: dict[str, Any], *keys: str) -> Any:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
+
+
+def _add_sizes(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> None:
+    d_model = _first(config, "hidden_size", "n_embd")
+    n_heads = _first(config, "num_attention_heads", "n_head")
+    writer.add_block_count(_first(config, "num_hidden_layers", "n_layer"))
+    writer.add_context_length(_first(config, "max_position_embeddings", "n_positions"))
+    writer.add_embedding_length(d_model)
+    writer.add_head_count(n_heads)
+    d_ff = _first(config, "shared_intermediate_size", "intermediate_size", "n_inner")
+    writer.add_feed_forward_length(d_ff or 4 * d_model)
+    if arch != "gpt2":
+        writer.add_head_count_kv(config["num_key_value_heads"])
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    else:
+        writer.add_layer_norm_eps(_first(config, "norm_epsilon", "layer_norm_epsilon"))
+    if config.get("head_dim"):
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+    if arch in PAIRED:
+        writer.add_rope_dimension_count(config.get("head_dim") or d_model // n_heads)
+
+
+def _add_rope(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    rope = config.get("rope_parameters") or {}
+    if "full_attention" in rope:
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+        rope = rope["full_attention"]
+    if "rope_theta" in rope and config["model_type"] != "gemma2":
+        writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope.get("rope_type", "default")
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType[kind.upper()])
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if kind == "longrope":
+        original, longest = rope["original_max_position_embeddings"], 1024
+        size = config["hidden_size"] // config["num_attention_heads"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_dimension_count(int(size * rope["partial_rotary_factor"]))
+        amplitude = math.sqrt(1 + math.log(longest / original) / math.log(original))
+        writer.add_rope_scaling_attn_factors(amplitude)
+        for name in ("long", "short"):
+            factors = np.array(rope[f"{name}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{name}.weight", factors)
+
+
+def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> None:
+    """What one architecture has a key for."""
+    if arch == "mistral3":
+        writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
+        writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
+    if arch in ("gemma2", "gemma3"):
+        writer.add_sliding_window(config["sliding_window"])
+    if arch == "gemma2":
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    if config.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if arch == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if arch == "olmo2" and config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+        kinds = [kind == "sliding_attention" for kind in config["layer_types"]]
+        writer.add_sliding_window_pattern(kinds)
+    if arch == "phi3":
+        writer.add_sliding_window(config["sliding_window"] or 0)
+
+
+def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """By the names that the `gguf` package has for them."""
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(number, 16)
+    found = {}
+    for full_name, values in load_file(folder / "model.safetensors").items():
+        if "vision_tower" in full_name or "multi_modal" in full_name:
+            continue
+        name = full_name.replace("language_model.model.", "model.")
+        name = name.replace("language_model.lm_head.", "lm_head.")
+        name = name.replace("shared_mlp.output_linear", "mlp.down_proj")
+        if name.endswith("input_linear.weight"):
+            gate, up = np.split(values, 2)
+            layer = name.split(".")[2]
+            found |= {f"blk.{layer}.ffn_gate.weight": gate, f"blk.{layer}.ffn_up.weight": up}
+            continue
+        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert stored is not None, name
+        found[stored] = _converted(name, values, arch, config)
+    return found
+
+
+def _converted(name: str, values: np.ndarray, arch: str, config: dict[str, Any]) -> np.ndarray:
+    """What the converter makes of a tensor's values."""
+    if arch == "gpt2" and values.ndim == 2 and ".c_" in name:
+        return np.ascontiguousarray(values.T)
+    if arch.startswith("gemma") and name.endswith("norm.weight"):
+        return values + np.float32(1)
+    for part, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+        if arch in PAIRED and f".{part}." in name:
+            return tiny.pair_rows(values, config[key])
+    return values

