@@ -160,7 +160,7 @@ def test_the_example_runs() -> None:
 
 
 def test_readme_says_which_formats_numba_and_cython_lack() -> None:
-    line = r"^- Numba and Cython kernels for (.*?), Cython kernels for (.*?), and for"
+    line = r"^- Numba and Cython kernels for (.*?), Cython kernels for\s(.*?), and for"
     [rows] = re.findall(line, README.read_text(), re.M | re.S)
     both, only_cython = (set(re.findall(r"`(\w+)`", row)) for row in rows)
     variants = all_variants("matmul")
