@@ -122,14 +122,18 @@ def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
                 f"cannot convert to {to_format!r} in {text!r}; supported: "
                 + ", ".join(formats.quantizable_formats())
             )
-    if not _exists(path):
-        path = _installed_path(str(path))
+    path = model_path(path)
     checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
     if to_format is not None:
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
     checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
     return checkpoint
+
+
+def model_path(path: Path) -> Path:
+    """The file or folder of that path, or of an installed model of that name."""
+    return path if _exists(path) else _installed_path(str(path))
 
 
 def _exists(path: Path) -> bool:

@@ -1,0 +1,81 @@
+"""What a conversion reads: metadata ready to write, and tensors in the order of the new file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pyroclast.checkpoint.convert.mixes import Place
+from pyroclast.checkpoint.open import Closable
+from pyroclast.files.gguf import GGUFFile
+from pyroclast_kernels.weights import formats
+
+Bytes = npt.NDArray[np.uint8]
+
+_OF_A_LAYER = re.compile(r"blk\.(\d+)\.")
+_HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
+# What describes the formats of a file, and is written new.
+_REWRITTEN = ("general.file_type", "general.quantization_version", "general.alignment")
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor under its name in GGUF files.  rows() reads uint8 (n_rows, row_bytes) of `format`;
+    `added` is added to its values, a vector's."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    rows: Callable[[], Bytes] = field(repr=False, compare=False)
+    release: Callable[[], None] = field(repr=False, compare=False)
+    added: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """metadata: key -> the bytes of its value (`gguf_writer.Value`).  notes: what a user of the new
+    file should know."""
+
+    metadata: dict[str, bytes]
+    tensors: list[SourceTensor]
+    files: Closable
+    notes: tuple[str, ...] = ()
+
+    def place(self, tensor: SourceTensor) -> Place:
+        """Where a tensor stands among the others."""
+        layers = [self._layer(each.name) for each in self.tensors]
+        n_layers = 1 + max((layer for layer in layers if layer is not None), default=0)
+        names = {each.name for each in self.tensors}
+        head = _HEAD if _HEAD in names else _EMBEDDING
+        return Place(tensor.name, self._layer(tensor.name), n_layers, tensor.name == head)
+
+    @staticmethod
+    def _layer(name: str) -> int | None:
+        found = _OF_A_LAYER.match(name)
+        return int(found[1]) if found else None
+
+
+def gguf_source(file: GGUFFile) -> Source:
+    """A file's metadata and tensors as they are, whatever its architecture."""
+    metadata = {key: file.metadata.raw(key) for key in file.metadata if key not in _REWRITTEN}
+    tensors = [
+        _gguf_tensor(file, name)
+        for name in sorted(file.tensors, key=lambda name: file.tensors[name].offset)
+    ]
+    return Source(metadata, tensors, file)
+
+
+def _gguf_tensor(file: GGUFFile, name: str) -> SourceTensor:
+    info = file.tensors[name]
+    row_bytes = formats.row_bytes(info.shape[-1], info.format)
+    return SourceTensor(
+        name,
+        info.shape,
+        info.format,
+        lambda: file.map.view(info.offset, info.n_bytes).reshape(-1, row_bytes),
+        lambda: file.map.release(info.offset, info.n_bytes),
+    )
