@@ -135,6 +135,7 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
         if "vision_tower" in full_name or "multi_modal" in full_name:
             continue
         name = full_name.replace("language_model.model.", "model.")
+        name = name.replace("language_model.lm_head.", "lm_head.")
         name = name.replace("shared_mlp.output_linear", "mlp.down_proj")
         if name.endswith("input_linear.weight"):
             gate, up = np.split(values, 2)

@@ -106,6 +106,11 @@ FEATURES: dict[str, MadeUp] = {
     "no gate": BASE.changed(0, 1, gated=False),
     "relu": BASE.changed(0, 1, activation="relu"),
     "relu squared, no gate": BASE.changed(2, activation="relu2", gated=False),
+    "a part of each head rotated": BASE.changed(0, rotary_dim=6).changed(1, rotary_dim=12),
+    "frequencies divided": BASE.changed(0, long_factors=tuple(1 + i * i for i in range(8))),
+    "cosines multiplied": BASE.changed(1, long_factors=(3.0,) * 16, amplitude=1.5),
+    "temperature": BASE.changed(0, 2, temperature=(0.5, 16)),
+    "attention scale": BASE.changed(0, scale=0.6).changed(1, 2, scale=0.05),
     "embedding scale": replace(BASE, embedding_scale=9.5),
     "learned positions": replace(BASE, learned_positions=300),
     "logit scale": replace(BASE, logit_scale=0.3),
@@ -115,7 +120,8 @@ _WITH_BIASES: dict[str, Any] = {"norm_kind": "layer", "norm_bias": True, "norm_a
 # All together.
 ALL = replace(
     BASE.changed(0, 1, **_WITH_BIASES, residual_scale=0.7, gated=False)
-    .changed(0, qk_norm="heads", activation="relu2")
+    .changed(0, qk_norm="heads", activation="relu2", scale=0.3)
+    .changed(1, rotary_dim=12, long_factors=(1.5,) * 6, amplitude=1.25, temperature=(0.5, 16))
     .changed(2, 3, norm_before=False, norm_after=True, qk_norm="whole", qk_norm_offset=1.0),
     embedding_scale=3.0,
     learned_positions=256,
@@ -194,6 +200,32 @@ _VECTORS = (
 def _names(table: Mapping[str, str], layer: str) -> dict[str, str]:
     more = {f"layers.{{i}}.{name}": f"{layer}.{{i}}.{name}.weight" for name in _VECTORS}
     return {**table, **more, "position_embd": "positions", "output_norm_bias": "norm_bias"}
+
+
+FUSED = {
+    ".{i}.qkv": ("wq", "wk", "wv"),
+    ".{i}.qkv_bias": ("bq", "bk", "bv"),
+    ".{i}.gate_up": ("w_gate", "w_up"),
+}
+MATRICES = frozenset({"wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"})
+
+
+def fused_family(model: MadeUp) -> Family:
+    """The same family, of which files hold several weights in one tensor, and folders the
+    transposes of matrices."""
+    plain = family(model)
+    fused = {part for parts in FUSED.values() for part in parts}
+    return replace(
+        plain,
+        gguf_tensors={
+            name: each
+            for name, each in plain.gguf_tensors.items()
+            if name.rpartition(".")[2] not in fused
+        },
+        hf_fused={"model.layers" + key: parts for key, parts in FUSED.items()},
+        gguf_fused={"blk" + key: parts for key, parts in FUSED.items()},
+        hf_transposed=MATRICES,
+    )
 
 
 def family(model: MadeUp) -> Family:

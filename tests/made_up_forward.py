@@ -56,33 +56,39 @@ def _rotated(x: Floats, layer: LayerOf, context: int) -> Floats:
     return np.concatenate([y.real, y.imag, x[..., rotary_dim:]], axis=-1)
 
 
-def _attention(
-    x: Floats, w: Mapping[str, Floats], layer: LayerOf, eps: float, context: int
-) -> Floats:
-    n_tokens, head_dim = len(x), layer.head_dim
+def _heads(x: Floats, w: Mapping[str, Floats], layer: LayerOf, eps: float, name: str) -> Floats:
+    """Queries, keys or values (n_tokens, heads, head_dim), normed but not rotated."""
+    y = x @ w["w" + name].T + (w["b" + name] if layer.has_bias else 0.0)
+    if layer.qk_norm and name != "v":
+        y = y if layer.qk_norm == "whole" else y.reshape(len(x), -1, layer.head_dim)
+        y = _rms(y, eps) * (w[name + "_norm"] + layer.qk_norm_offset)
+    return y.reshape(len(x), -1, layer.head_dim)
 
-    def heads(name: str) -> Floats:
-        y = x @ w["w" + name].T + (w["b" + name] if layer.has_bias else 0.0)
-        if layer.qk_norm and name != "v":
-            y = y if layer.qk_norm == "whole" else y.reshape(n_tokens, -1, head_dim)
-            y = _rms(y, eps) * (w[name + "_norm"] + layer.qk_norm_offset)
-        return y.reshape(n_tokens, -1, head_dim)
 
-    q, k = (_rotated(heads(name), layer, context) for name in "qk")
+def _probs(x: Floats, w: Mapping[str, Floats], layer: LayerOf, eps: float, context: int) -> Floats:
+    """(n_heads, n_tokens, n_tokens)."""
+    n_tokens = len(x)
+    q, k = (_rotated(_heads(x, w, layer, eps, name), layer, context) for name in "qk")
     if layer.temperature is not None:
         beta, length = layer.temperature
         q = q * (1 + beta * np.log(1 + np.arange(n_tokens) // length))[:, None, None]
-    copies = layer.n_heads // layer.n_kv_heads
-    k, v = (np.repeat(each, copies, axis=1) for each in (k, heads("v")))
-    scores = np.einsum("qhd,khd->hqk", q, k) * (layer.scale or 1 / np.sqrt(head_dim))
+    k = np.repeat(k, layer.n_heads // layer.n_kv_heads, axis=1)
+    scores = np.einsum("qhd,khd->hqk", q, k) * (layer.scale or 1 / np.sqrt(layer.head_dim))
     if layer.softcap is not None:
         scores = layer.softcap * np.tanh(scores / layer.softcap)
     behind = np.arange(n_tokens)[:, None] - np.arange(n_tokens)
     seen = (behind >= 0) & (behind < (layer.window or n_tokens))
     weights = np.exp(np.where(seen, scores, -np.inf))
     sinks = np.exp(w["sinks"])[:, None, None] if layer.sinks else 0.0
-    probs = weights / (weights.sum(axis=-1, keepdims=True) + sinks)
-    y = np.einsum("hqk,khd->qhd", probs, v).reshape(n_tokens, -1)
+    probs: Floats = weights / (weights.sum(axis=-1, keepdims=True) + sinks)
+    return probs
+
+
+def _attention(
+    x: Floats, w: Mapping[str, Floats], layer: LayerOf, eps: float, context: int
+) -> Floats:
+    v = np.repeat(_heads(x, w, layer, eps, "v"), layer.n_heads // layer.n_kv_heads, axis=1)
+    y = np.einsum("hqk,khd->qhd", _probs(x, w, layer, eps, context), v).reshape(len(x), -1)
     out: Floats = y @ w["wo"].T + (w["bo"] if layer.has_bias else 0.0)
     return out
 
@@ -107,6 +113,15 @@ def _layer(x: Floats, w: Mapping[str, Floats], layer: LayerOf, eps: float, conte
     return x
 
 
+def _of_layer(weights: Mapping[str, NDArray[Any]], i: int) -> dict[str, Floats]:
+    prefix = f"layers.{i}."
+    return {
+        name.removeprefix(prefix): values.astype(np.float64)
+        for name, values in weights.items()
+        if name.startswith(prefix)
+    }
+
+
 def states(
     weights: Mapping[str, NDArray[Any]],
     token_ids: list[int],
@@ -122,12 +137,27 @@ def states(
         x = x + wide["position_embd"][: len(token_ids)]
     found = [x]
     for i, layer in enumerate(model.layers):
-        prefix = f"layers.{i}."
-        w = {k.removeprefix(prefix): v for k, v in wide.items() if k.startswith(prefix)}
-        found.append(_layer(found[-1], w, layer, eps, context))
+        found.append(_layer(found[-1], _of_layer(weights, i), layer, eps, context))
     kind = model.output_norm_kind
     last = LayerOf(1, 1, 2, 1, None, 0.0, norm_kind=kind, norm_bias=kind == "layer")
     return [*found, _norm(found[-1], wide, "output_norm", last, eps)]
+
+
+def probabilities(
+    weights: Mapping[str, NDArray[Any]],
+    token_ids: list[int],
+    eps: float,
+    model: MadeUp = BASE,
+    context: int = 256,
+) -> list[Floats]:
+    """What each query of each layer takes of each position: (n_heads, n_tokens, n_tokens)."""
+    found = []
+    every = states(weights, token_ids, eps, model, context)
+    for i, layer in enumerate(model.layers):
+        w = _of_layer(weights, i)
+        x = _norm(every[i], w, "attn_norm", layer, eps) if layer.norm_before else every[i]
+        found.append(_probs(x, w, layer, eps, context))
+    return found
 
 
 def forward(

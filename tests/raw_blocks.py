@@ -13,27 +13,31 @@ Array = NDArray[Any]
 
 
 def random_blocks(n_rows: int, n_cols: int, format: str, rms: float = 0.02, seed: int = 0) -> Array:
-    """uint8 (n_rows, row_bytes), every bit pattern of codes and small scales; values of that root
-    mean square, or near it."""
+    """uint8 (n_rows, row_bytes), every bit pattern of codes and small scales; values of about that
+    root mean square, and of mean 0."""
     rng = np.random.default_rng([seed, n_rows, n_cols])
     raw = rng.integers(0, 256, (n_rows, formats.row_bytes(n_cols, format)), np.uint8)
     blocks = raw.view(formats.FORMATS[format].dtype)
-    _scale(blocks, rng.uniform(0.5, 2, blocks.shape), format)
+    d = rng.uniform(-2, 2, (2, *blocks.shape))
+    _put_scales(blocks, d, format)
     now = float(np.sqrt((formats.dequantize(raw, format) ** 2).mean()))
-    _scale(blocks, rng.uniform(0.5, 2, blocks.shape) * rms / now, format)
+    _put_scales(blocks, d * rms / now, format)
     return raw
 
 
-def _scale(blocks: Array, d: Array, format: str) -> None:
-    """Writes these scales; "m" and "dmin" get a fraction of them."""
+def _put_scales(blocks: Array, d: Array, format: str) -> None:
+    """Writes d[0], and d[1] as the minimum's scale; FP4 has no signs, and the size to a power of
+    two, or an eighth of its exponent."""
+    log = np.log2(np.abs(d[0]) + 0.1 * np.abs(d[0]).max())
     if format == "mxfp4":
-        blocks["e"] = np.round(np.log2(d)) + 128
+        blocks["e"] = np.round(log) + 128
     elif format == "nvfp4":
-        blocks["e"] = np.clip(np.round(8 * np.log2(2 * d)) + 56, 1, 126)[..., None]
+        blocks["e"] = np.clip(np.round(8 * log) + 64, 1, 126)[..., None]
     elif format == "iq1_m":  # a nibble in each scale word
-        bits = d.astype(np.float16).view(np.uint16)[..., None] >> np.array([0, 4, 8, 12], np.uint16)
-        blocks["scales"] = blocks["scales"] & np.uint16(0xFFF) | bits << np.uint16(12)
+        halves = d[0].astype(np.float16).view(np.uint16)
+        nibbles = halves[..., None] >> np.array([0, 4, 8, 12], np.uint16)
+        blocks["scales"] = blocks["scales"] & np.uint16(0xFFF) | nibbles << np.uint16(12)
     else:
-        for name, share in {"d": 1.0, "dmin": 0.3, "m": -0.3}.items():
+        for name, number in {"d": d[0], "dmin": d[1], "m": d[1]}.items():
             if name in (blocks.dtype.names or ()):
-                blocks[name] = share * d
+                blocks[name] = number

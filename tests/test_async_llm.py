@@ -102,7 +102,9 @@ def test_long_texts_and_messages_are_encoded_beside_the_event_loop(monkeypatch):
     threads = []
     real = llm.tokenizer.encode
     monkeypatch.setattr(
-        llm.tokenizer, "encode", lambda text: threads.append(threading.get_ident()) or real(text)
+        llm.tokenizer,
+        "encode",
+        lambda text, **how: threads.append(threading.get_ident()) or real(text, **how),
     )
     params = GREEDY.replace(max_tokens=1)
 
@@ -449,8 +451,10 @@ def test_the_pump_ends_with_its_llm():
     [pump] = set(pumps()) - set(before)
     gone = weakref.ref(llm._loop)
     del llm  # not closed
-    gc.collect()
-    pump.join(20)
+    deadline = time.monotonic() + 20
+    while pump.is_alive() and time.monotonic() < deadline:
+        gc.collect()
+        pump.join(0.05)
     assert not pump.is_alive()
     assert gone() is None
 
@@ -498,7 +502,7 @@ def test_a_slow_reader_holds_up_itself_only(face, monkeypatch):
         [other] = await model.generate("other", LONG)
         assert len(other.token_ids) == 100
         await until(lambda: not llm._loop.has_work())
-        assert unread(stream._call) == 8
+        assert unread(stream._call) in (7, 8)  # the first may have been fetched after the pause
         n_steps = len(llm.model.steps)
         await asyncio.sleep(0.02)
         assert len(llm.model.steps) == n_steps  # nothing runs for nobody

@@ -160,7 +160,9 @@ def test_the_example_runs() -> None:
 
 
 def test_readme_says_which_formats_numba_and_cython_lack() -> None:
-    [row] = re.findall(r"^- Numba and Cython kernels for (.*?), and for", README.read_text(), re.M)
+    [row] = re.findall(
+        r"^- Numba and Cython kernels for (.*?), and for", README.read_text(), re.M | re.S
+    )
     named = set(re.findall(r"`(\w+)`", row))
     for technology in ("numba", "cython"):
         taken = all_variants("matmul")[technology].formats

@@ -7,6 +7,7 @@ import pydoc
 import re
 import threading
 import time
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -471,7 +472,21 @@ def test_scoring_runs_beside_generation():
         ([True], "True"),
         ([1.0], "1.0"),
         (["a", [1, "b"]], "'b'"),
-        (b"bytes", "bytes"),
+        (b"bytes", "got bytes"),
+        (bytearray(b"bytes"), "got bytearray"),
+        ([bytearray(b"bytes")], "got bytearray"),
+        (memoryview(b"bytes"), "got memoryview"),
+        ({1, 2}, "got set"),
+        (np.array(5), "got ndarray of 0 dimensions"),
+        (np.zeros((1, 2, 2), int), r"\(ndarray\) in it"),
+        (np.array([1.0, 2.0]), "1.0"),
+        (np.array([True]), "True"),
+        ({}, "one of the keys prompt, prompt_token_ids, input_ids; got none"),
+        ({"text": "a"}, "got 'text'"),
+        ({"prompt": [1]}, r"the prompt\['prompt'\] must be text, got list"),
+        ({"prompt_token_ids": "a"}, r"\['prompt_token_ids'\] must be token ids, got str"),
+        ({"prompt": "a", "prompt_token_ids": [1]}, "one of the keys"),
+        (["a", {"prompt": ""}], r"prompt 1 \(of 2, counted from 0\) is empty"),
         (7, "int"),
         (["a", 7], "int"),
         (None, "NoneType"),
@@ -494,6 +509,65 @@ def test_token_ids_of_any_integer_type(prompt):
 
 def test_several_arrays_are_several_prompts():
     assert len(fake_llm().generate(np.array([[5, 6], [7, 8]]), GREEDY)) == 2
+    outs = fake_llm().generate([np.array([5]), [7, 8]], GREEDY)
+    assert [out.prompt_token_ids for out in outs] == [[5], [7, 8]]
+
+
+class Tensor:
+    """As torch.Tensor: in one dimension it iterates to tensors without any, which have an __index__
+    and an __iter__ that raises."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __iter__(self):
+        if isinstance(self.value, int):
+            raise TypeError("iteration over a 0-d tensor")
+        return (Tensor(each) for each in self.value)
+
+    def __index__(self):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"prompt_token_ids": [5, 6]},
+        {"prompt_token_ids": np.array([5, 6]), "prompt": None},
+        UserDict(input_ids=[5, 6], attention_mask=[1, 1]),
+        [{"prompt_token_ids": (5, 6)}],
+        [np.array(5), np.array(6)],
+        Tensor([5, 6]),
+        [Tensor([5, 6])],
+    ],
+    ids=str,
+)
+def test_what_is_plainly_meant_as_token_ids(prompt):
+    llm = fake_llm()
+    [out] = llm.generate(prompt, GREEDY)
+    assert out.prompt_token_ids == [5, 6]
+    assert llm.score(prompt)[0].token_ids == [5, 6]
+    assert next(llm.stream(prompt, GREEDY)).n_prompt_tokens == 2
+    assert llm.logits(prompt).shape[0] == 2
+
+
+def test_texts_in_mappings_are_texts():
+    outs = fake_llm().generate([{"prompt": "ab"}, "c"], GREEDY)
+    assert [out.prompt_token_ids for out in outs] == [[BOS, *b"ab"], [BOS, *b"c"]]
+
+
+def test_tensors_are_token_ids():
+    torch = pytest.importorskip("torch", reason="tensors need torch: pip install torch")
+    llm = fake_llm()
+    for prompt in (
+        torch.tensor([5, 6]),
+        [torch.tensor(5), torch.tensor(6)],
+        [torch.tensor([5, 6])],
+    ):
+        assert llm.generate(prompt, GREEDY)[0].prompt_token_ids == [5, 6]
+    assert llm.generate([torch.tensor([5]), [6]], GREEDY)[0].prompt_token_ids == [5]
+    with pytest.raises(RequestError, match="Tensor of 0 dimensions"):
+        llm.generate(torch.tensor(5))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def write_gguf(
     for field, value in config.extra.items():
         writer.add_float64(f"{arch}.{family.gguf_keys[field]}", value)
     _add_gguf_vocabulary(writer, config)
-    for name, given in weights.items():
+    for source, name, given in _as_stored(family.gguf_tensors, family.gguf_fused, weights):
         kind = gguf.GGMLQuantizationType[quant if given.ndim == 2 else "F32"]
         if name in raw:
             kind, values = gguf.GGMLQuantizationType[raw[name][0]], raw[name][1]
@@ -118,7 +118,6 @@ def write_gguf(
         if arch == "llama" and name.rpartition(".")[2] in ("wq", "wk", "bq", "bk"):
             n_heads = config.n_heads if name.endswith("q") else config.n_kv_heads
             values = pair_rows(values, n_heads)
-        source = family.gguf_tensors[_template(name)].format(i=_layer(name))
         writer.add_tensor(source, values, raw_dtype=kind)
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "llama3":
@@ -205,10 +204,13 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(hf_config(config, dtype), indent=1))
     write_hf_tokenizer(folder, config)
     family = FAMILIES[config.family]
-    tensors = {
-        family.hf_tensors[_template(name)].format(i=_layer(name)): values
+    turned = {
+        name: values.T if name.rpartition(".")[2] in family.hf_transposed else values
         for name, values in weights.items()
     }
+    columns = bool(family.hf_transposed)
+    stored = _as_stored(family.hf_tensors, family.hf_fused, turned, columns=columns)
+    tensors = {source: values for source, _, values in stored}
     if n_files == 1:
         write_safetensors(folder / "model.safetensors", tensors, dtype)
         return folder
@@ -306,6 +308,27 @@ def write_safetensors(path: Path, tensors: Weights, dtype: str = "float32") -> N
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def _as_stored(
+    names: Mapping[str, str],
+    fused: Mapping[str, tuple[str, ...]],
+    weights: Weights,
+    *,
+    columns: bool = False,
+) -> list[tuple[str, str, np.ndarray]]:
+    """(the file's name, canonical name of it or of its first part, values) of each tensor; columns:
+    the parts of fused matrices stand side by side, as transposed."""
+    keys = {part: (key, parts) for key, parts in fused.items() for part in parts}
+    found = []
+    for name, values in weights.items():
+        prefix, _, weight = name.rpartition(".")
+        key, parts = keys.get(weight, (names.get(_template(name)), (weight,)))
+        if weight == parts[0]:
+            each = [weights[f"{prefix}.{part}"] for part in parts] if len(parts) > 1 else [values]
+            joined = np.concatenate(each, axis=values.ndim - 1 if columns else 0)
+            found.append((key.format(i=_layer(name)), name, joined))
+    return found
 
 
 def _template(name: str) -> str:

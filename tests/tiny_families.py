@@ -245,6 +245,7 @@ def write_folder(folder: Path, name: str) -> Any:
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # more only wait for each other on a busy machine: 20 times slower
     config = make_config(name)
     make: Any = transformers.AutoModelForCausalLM.from_config
     if name.endswith("-nested"):

@@ -202,5 +202,6 @@ def device_weight_bytes(format: str, n_rows: int, n_cols: int) -> int:
     if format not in LAYOUTS:
         return n_rows * n_cols * {"f32": 4, "f16": 2, "bf16": 2}[format]
     layout, n_blocks = LAYOUTS[format], n_cols // BLOCK
-    codes = -(-n_blocks // 2) * BLOCK if layout.bits == 4 else n_cols
-    return n_rows * (codes + n_cols // layout.columns * layout.header_bytes)
+    codes = -(-n_blocks // 2) * BLOCK if layout.has_nibbles else n_cols
+    header_bytes = layout.header_bytes + 2 * (format in ("mxfp4", "t4_k"))  # float32 there
+    return n_rows * (codes + n_cols // layout.columns * header_bytes)

@@ -51,8 +51,17 @@ _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
 def make_executor(n_threads: int) -> Any:
-    """The native executor with that many threads, or None where it was not built."""
-    return None if _executor is None else _executor.Executor(n_threads)
+    """The native executor with that many threads, or None where it was not built.  KernelError if
+    so many threads cannot be started."""
+    if _executor is None:
+        return None
+    try:
+        return _executor.Executor(n_threads)
+    except RuntimeError as error:
+        raise KernelError(
+            f"{error}; ask for fewer threads, or raise the limit on threads (ulimit -u, TasksMax) "
+            "or on memory (ulimit -v), which their stacks take"
+        ) from error
 
 
 def native_program(

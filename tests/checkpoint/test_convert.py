@@ -152,6 +152,38 @@ def test_a_quantized_file_is_decoded_and_said_to_lose_twice(tmp_path):
     assert distance(logits_of(tmp_path / "c.gguf"), logits_of(source)) < 1e-6
 
 
+def test_parts_become_one_file(tmp_path):
+    weights = tiny.random_weights(tiny.BASE)
+    whole = tiny.write_gguf(tmp_path / "a.gguf", tiny.BASE, weights, "F16")
+    parts = split_in_two(whole, tmp_path)
+    convert(str(parts[1]), str(tmp_path / "b.gguf"), "f16")
+    assert not [key for key in keys_of(tmp_path / "b.gguf") if key.startswith("split.")]
+    assert np.array_equal(logits_of(tmp_path / "b.gguf"), logits_of(whole))
+
+
+def split_in_two(whole, folder):
+    """The file as two parts, written by the `gguf` package."""
+    reader = gguf.GGUFReader(whole)
+    paths = [folder / f"m-{i + 1:05}-of-00002.gguf" for i in range(2)]
+    for i, path in enumerate(paths):
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, each in reader.fields.items() if i == 0 else ():
+            if not key.startswith("GGUF.") and key != "general.architecture":
+                kind = each.types[0]
+                sub_type = each.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(key, each.contents(), kind, sub_type=sub_type)
+        writer.add_uint16("split.no", i)
+        writer.add_uint16("split.count", 2)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[i::2]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
 # -- mixes -----------------------------------------------------------------------------------
 
 
@@ -348,6 +380,8 @@ def test_places_that_cannot_be_written(tmp_path):
         convert(str(tmp_path / "m.gguf"), str(tmp_path / "m.gguf"), "q8_0")
     with pytest.raises(ModelFileError, match="random weights"):
         convert("dummy:smollm2-135m", str(tmp_path / "d.gguf"), "q8_0")
+    with pytest.raises(ModelFileError, match="leave out @q4_0"):
+        convert(f"{source}@q4_0", str(tmp_path / "d.gguf"), "q8_0")
 
 
 @pytest.mark.parametrize("cut", [20, 700, -5000])

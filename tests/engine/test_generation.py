@@ -1,12 +1,13 @@
 """Generation with real weights: tiny random checkpoints, and the demo model where installed."""
 
+import asyncio
 import importlib.util
 
 import numpy as np
 import pytest
 
 import tiny
-from pyroclast import LLM, NumericalError, SamplingParams
+from pyroclast import LLM, AsyncLLM, NumericalError, SamplingParams
 
 TOKENS = [1, 7, 200, 33, 5, 61, 140, 2, 90, 17, 71, 301, 44, 8, 250, 12, 9, 77] * 4
 SAMPLED = SamplingParams(temperature=0.9, seed=11, max_tokens=40, ignore_eos=True)
@@ -117,3 +118,48 @@ def test_the_demo_model_answers_in_english():
         assert answer.text[0].isupper()
         streamed = llm.stream_chat([{"role": "user", "content": "What is a volcano?"}], greedy)
         assert "".join(chunk.text for chunk in streamed) == answer.text
+
+
+def test_streams_of_coroutines_are_the_same_bits_whatever_the_pace(open_llm):
+    """Steps are cut by measured times; a streamed token, its log-probabilities and those of prompt
+    tokens are the same as alone."""
+    prompts = [TOKENS[:n] for n in (1, 64, 33, 12, 50, 7, 40, 20)]
+    params = SAMPLED.replace(logprobs=2, prompt_logprobs=1)
+    alone = open_llm()
+    expected = [alone.generate(prompt, params)[0] for prompt in prompts]
+    llm = open_llm(threads=2, max_seqs=4, max_batch_tokens=48, n_blocks=12)
+
+    async def one(model, i):
+        await asyncio.sleep(0.002 * i)
+        priority = "batch" if i % 2 else "interactive"
+        stream = model.stream(prompts[i], params, priority=priority)
+        return [chunk async for chunk in stream][-1].completion
+
+    async def work():
+        model = AsyncLLM.of(llm)
+        return await asyncio.gather(*[one(model, i) for i in range(len(prompts))])
+
+    for found, wanted in zip(asyncio.run(work()), expected, strict=True):
+        assert found.token_ids == wanted.token_ids
+        assert found.logprobs == wanted.logprobs
+        assert found.prompt_logprobs == wanted.prompt_logprobs
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"logprobs": 0},
+        {"logprobs": 5, "prompt_logprobs": 2},
+        {"top_k": 10**6},
+        {"logit_bias": {5: 0.0}},
+        {"repetition_penalty": 1.0, "presence_penalty": 0.0},
+        {"stop": ["never in this text"]},
+        {"logits_processors": [lambda token_ids, logits: logits]},
+    ],
+    ids=lambda neutral: next(iter(neutral)),
+)
+def test_what_changes_nothing_changes_no_text(open_llm, neutral):
+    llm = open_llm()
+    [expected] = llm.generate(TOKENS[:9], SAMPLED)
+    [found] = llm.generate(TOKENS[:9], SAMPLED.replace(**neutral))
+    assert found.token_ids == expected.token_ids

@@ -473,8 +473,8 @@ def test_beside_a_stream_a_prompt_gets_what_the_pace_allows():
     b = add(scheduler, 100)
     assert play(scheduler) == [(a, 1, 1)]  # timed without it first
     scheduler.pace.note(1, 0, 0.010)
-    scheduler.pace.note(0, 100, 0.1)  # a millisecond a token: nine make a step 1.9 times as long
-    assert play(scheduler) == [(a, 1, 1), (b, 9, 0)]
+    scheduler.pace.note(0, 100, 0.1)  # a millisecond a token: ten make a step twice as long
+    assert play(scheduler) == [(a, 1, 1), (b, 10, 0)]
     scheduler.remove([a])
     assert play(scheduler) == [(b, 40, 0)]
 

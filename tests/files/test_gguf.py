@@ -318,7 +318,10 @@ def test_unknown_tensor_type_lists_the_known(open_bytes: Opener, kind: int, name
 def test_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(build((pair("general.architecture", STRING, string("rwkv7")),)))
-    with pytest.raises(UnsupportedModelError, match=r"'rwkv7' is not supported.*: llama, qwen2"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"'rwkv7' is not supported; supported: gemma2.*, llama,.* qwen2",
+    ):
         open_checkpoint(path)
     path.write_bytes(build())
     with pytest.raises(UnsupportedModelError, match="architecture None is not supported"):

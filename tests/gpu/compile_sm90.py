@@ -158,7 +158,8 @@ def _fused(formats: list[str], d_model: int, d_ff: int) -> list[tuple[str, Any]]
     for format in ("f32", "f16", "bf16"):
         made = _attention(Shape(32, 8, 128, ((600, 1),)), format, 0, False)
         tensors = {k: host_tensor(v) if hasattr(v, "dtype") else v for k, v in made.items()}
-        rope = {"table": torch.zeros(1, 2, 64)}
+        rope = {"table": torch.zeros(1, 2, 64), "rotary_dim": 128}
+        rope |= {"temperature": 0.0, "temperature_length": 1}
         launch = partial(launch_of[("rope", "attention")], Limits(1, 1, 4096), rope, tensors)
         found.append((f"rope + attention of {format}", launch))
     return found

@@ -218,12 +218,18 @@ def test_adapters_equal_the_cpu_s(folder: Path, quant: str) -> None:
             assert np.abs(ours - theirs).max() <= bound * np.abs(theirs).max()
 
 
-def test_layers_that_differ_equal_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widths, windows and rotary tables by layer; a decoding step gives the bits of the whole."""
-    monkeypatch.setitem(FAMILIES, made_up.FAMILY.name, made_up.FAMILY)
+@pytest.mark.parametrize(
+    ("made", "quant"), [(made_up.BASE, "Q8_0"), (made_up.ALL, "Q8_0"), (made_up.ALL, "BF16")]
+)
+def test_layers_that_differ_equal_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: made_up.MadeUp, quant: str
+) -> None:
+    """Widths, windows and rotary tables by layer, then all else that a layer may have; a decoding
+    step gives the bits of the whole."""
+    monkeypatch.setitem(FAMILIES, "made-up", made_up.family(made))
     extra = {"local_rope_theta": made_up.LOCAL_THETA}
     config = replace(CONFIG, family="made-up", n_layers=len(made_up.LAYERS), extra=extra)
-    path = tiny.write_gguf(folder / "made-up.gguf", config, tiny.random_weights(config), "Q8_0")
+    path = tiny.write_gguf(tmp_path / "made-up.gguf", config, tiny.random_weights(config), quant)
     options: dict[str, Any] = {"max_batch_tokens": 32, "max_logits": 32}
     for compute in ("float32", "auto"):
         want = logits_of(load(path, compute=compute), TOKENS[:28])

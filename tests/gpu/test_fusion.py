@@ -23,7 +23,8 @@ from pyroclast_kernels.matmul.triton.blocks import launch_blocks
 from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values
 from pyroclast_kernels.norm.triton_kernels import launch_norm
-from pyroclast_kernels.rope.cases import Shape
+from pyroclast_kernels.rope.cases import ORDER as ROPE_ORDER
+from pyroclast_kernels.rope.cases import Shape, rotation
 from pyroclast_kernels.rope.triton_kernels import launch_rope
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import Limits, on_host
@@ -277,35 +278,36 @@ def test_a_share_of_a_tile_is_written_alone() -> None:
 
 # ---- rope, and attention ----------------------------------------------------------------------
 
+# Each with its window, how many dimensions rotate, and the temperature of its queries.
 DECODING = [
-    (Shape(1, 1, 2, ((0, 1),)), 0),
-    (Shape(9, 3, 64, ((0, 1), (31, 1), (32, 1), (255, 1), (256, 1))), 0),
-    (Shape(9, 3, 64, ((1100, 1), (5, 1))), 0),
-    (Shape(14, 2, 24, ((40, 1), (300, 1))), 33),
-    (Shape(40, 1, 16, ((70, 1),)), 0),  # three programs write one key
-    (Shape(2, 1, 80, ((31, 1),)), 0),
+    (Shape(1, 1, 2, ((0, 1),)), 0, 2, 0.0),
+    (Shape(9, 3, 64, ((0, 1), (31, 1), (32, 1), (255, 1), (256, 1))), 0, 64, 0.0),
+    (Shape(9, 3, 64, ((1100, 1), (5, 1))), 0, 64, 0.0),
+    (Shape(14, 2, 24, ((40, 1), (300, 1))), 33, 24, 0.0),
+    (Shape(40, 1, 16, ((70, 1),)), 0, 16, 0.0),  # three programs write one key
+    (Shape(2, 1, 80, ((31, 1),)), 0, 80, 0.0),
+    (Shape(9, 3, 64, ((300, 1), (5, 1))), 0, 16, 0.0),
+    (Shape(4, 2, 80, ((31, 1), (40, 1))), 0, 20, 0.4),
+    (Shape(2, 1, 64, ((50, 1),)), 0, 0, 0.0),
+    (Shape(2, 1, 64, ((50, 1),)), 0, 0, 0.3),
+    (Shape(4, 2, 32, ((100, 1), (15, 1))), 33, 32, 0.7),
 ]
 
 
 @pytest.mark.parametrize("format", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize(("shape", "window"), DECODING, ids=str)
-def test_rope_and_attention(shape: Shape, window: int, format: str) -> None:
+@pytest.mark.parametrize(("shape", "window", "rotary_dim", "temperature"), DECODING, ids=str)
+def test_rope_and_attention(
+    shape: Shape, window: int, rotary_dim: int, temperature: float, format: str
+) -> None:
     quantized = shape.head_dim % 32 == 0
     one = attention_arguments(shape, format, window, quantized)
-    angles = RNG.uniform(0, 6, (shape.n_tokens, shape.head_dim // 2)).astype(np.float32)
-    one |= {
-        "table": np.stack([np.cos(angles), np.sin(angles)], axis=1),
-        "seq_index": np.arange(shape.n_tokens, dtype=np.int32),
-    }
+    of_attention = tuple(one)
+    one |= rotation(one["positions"], rotary_dim, temperature, 16)
+    one["seq_index"] = np.arange(shape.n_tokens, dtype=np.int32)
     other = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in one.items()}
-    of_rope = (
-        "n_tokens", "positions", "seq_index", "block_tables", "table", "qkv", "k_cache", "v_cache",
-        "n_heads", "n_kv_heads", "head_dim", "block_size", "max_blocks", "value_stride",
-    )  # fmt: skip
 
     def calls(t: Arguments) -> tuple[Arguments, Arguments]:
-        attention = {k: v for k, v in t.items() if k not in ("table", "seq_index")}
-        return {name: t[name] for name in of_rope}, attention
+        return {name: t[name] for name in ROPE_ORDER}, {name: t[name] for name in of_attention}
 
     def together(limits: Limits, **t: Any) -> None:
         assert fusion("rope", "attention").fits(limits)

@@ -36,6 +36,7 @@ def test_far_positions_are_as_exact_as_near_ones() -> None:
         inv_freq=inv_freq,
         out=out,
         half_dim=48,
+        amplitude=1.0,
     )
     angles = (positions[:, None].astype(np.float32) * inv_freq).astype(np.float64)
     np.testing.assert_allclose(out[:-1], np.stack([np.cos(angles), np.sin(angles)], 1), atol=EPS)

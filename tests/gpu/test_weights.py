@@ -14,6 +14,7 @@ from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
 from pyroclast_kernels.matmul.cases import raw_rows
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton import weights as triton_weights
+from pyroclast_kernels.triton.table_weights import HALVES
 from pyroclast_kernels.triton.weights import (
     NIBBLES,
     DeviceWeight,
@@ -48,17 +49,29 @@ def columns_of(weight: DeviceWeight) -> np.ndarray:
     return pairs.reshape(weight.n_rows, -1)
 
 
+def eighths_of(halves: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # any bit pattern, NaN among them
+        return halves.astype(np.float32) / 8
+
+
 def assert_holds(weight: DeviceWeight, raw: np.ndarray) -> None:
     if weight.values is not None:
         held = weight.values.cpu().view(torch.uint8).numpy()
         np.testing.assert_array_equal(held, raw)
         return
     blocks = read_blocks(raw, weight.format)
-    codes = columns_of(weight)
-    np.testing.assert_array_equal(codes[:, : weight.n_cols], blocks.codes.reshape(len(raw), -1))
+    codes, want = columns_of(weight), blocks.codes
+    if LAYOUTS[weight.format].table:
+        want = np.array(LAYOUTS[weight.format].table, np.int8)[want].view(np.uint8)
+    np.testing.assert_array_equal(codes[:, : weight.n_cols], want.reshape(len(raw), -1))
     assert not codes[:, weight.n_cols :].any(), "a missing block is zero"
-    halves = weight.halves.cpu().view(torch.int16).numpy()
-    np.testing.assert_array_equal(halves, blocks.halves.view(np.int16))
+    if weight.format in HALVES:
+        bits = np.ascontiguousarray(blocks.halves).view(np.uint16).astype(np.uint32) << 16
+        wide = {"t4_k": eighths_of(blocks.halves), "mxfp4": bits.view(np.float32)}
+        np.testing.assert_array_equal(weight.halves.cpu().numpy(), wide[weight.format])
+    else:
+        halves = weight.halves.cpu().view(torch.int16).numpy()
+        np.testing.assert_array_equal(halves, blocks.halves.view(np.int16))
     small = weight.small.cpu().view(torch.uint8).numpy()
     np.testing.assert_array_equal(small, blocks.small.view(np.uint8))
     assert all(tensor.is_contiguous() for tensor in weight.tensors)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -275,3 +278,27 @@ def test_bad_second_kernels_are_refused() -> None:
         _executor.Program(executor, [1], [0], [1], [1, 2], [0, 0])
     with pytest.raises(ValueError, match="n_tokens"):
         _executor.Program(executor, [1], [0], [1], [1], [0])
+
+
+_STARVED = """
+import os, resource
+from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.program import make_executor
+n_before = len(os.listdir("/proc/self/task"))
+n_bytes = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (n_bytes + (200 << 20),) * 2)
+try: make_executor(200)
+except KernelError as error: print(error)
+print(len(os.listdir("/proc/self/task")) - n_before, make_executor(3).n_threads)
+"""
+
+
+def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind() -> None:
+    """Stacks need address space: the limit leaves room for some of them."""
+    found = subprocess.run(
+        [sys.executable, "-c", _STARVED], capture_output=True, text=True, timeout=60, check=False
+    )
+    message, counts = found.stdout.splitlines()
+    assert re.match(r"only \d+ of 200 threads could be started .*; ask for fewer threads", message)
+    assert counts == "0 3"
+    assert (found.returncode, found.stderr) == (0, "")

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights import codebooks, formats
 
 N_ROWS = 7
+ON_DISK = [name for name, layout in formats.FORMATS.items() if layout.ggml_type is not None]
 
 
 def ggml(name: str) -> gguf.GGMLQuantizationType:
+    """The package's type of that name in a file."""
     return gguf.GGMLQuantizationType(formats.FORMATS[name].ggml_type)
 
 
@@ -20,14 +22,14 @@ def same_bits(got: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.all(both_nan | (got.view(np.uint32) == expected.view(np.uint32))))
 
 
-@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("name", ON_DISK)
 def test_block_sizes_are_those_of_ggml(name: str) -> None:
     layout = formats.FORMATS[name]
     assert (layout.block_columns, layout.block_bytes) == gguf.GGML_QUANT_SIZES[ggml(name)]
     assert ggml(name).name.lower() == name
 
 
-@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("name", ON_DISK)
 def test_dequantize_random_bytes_as_ggml(name: str) -> None:
     rng = np.random.default_rng(0)
     n_cols = 512 if name != "f32" else 64
@@ -109,3 +111,27 @@ def test_partial_blocks_are_refused(n_cols: int) -> None:
 def test_partial_block_bytes_are_refused() -> None:
     with pytest.raises(KernelError, match="multiple of 34 bytes"):
         formats.dequantize(np.zeros((2, 33), np.uint8), "q8_0")
+
+
+GRIDS = {
+    "iq1": gguf.quants.IQ1_S, "iq2_s": gguf.quants.IQ2_S, "iq2_xs": gguf.quants.IQ2_XS,
+    "iq2_xxs": gguf.quants.IQ2_XXS, "iq3_s": gguf.quants.IQ3_S, "iq3_xxs": gguf.quants.IQ3_XXS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_code_of_a_grid_stands_for_ggmls_values(name: str) -> None:
+    GRIDS[name].init_grid()
+    grid = codebooks.grid(name)
+    assert np.array_equal(grid, GRIDS[name].grid.reshape(grid.shape))
+
+
+def test_sign_masks_are_ggmls() -> None:
+    want = np.frombuffer(gguf.quants.IQ2_XXS.ksigns, np.uint8)
+    assert np.array_equal(codebooks.sign_masks(), want)
+
+
+def test_every_value_of_iq1_and_iq2_is_in_the_table_of_t4_k() -> None:
+    values = {int(8 * v + eighth) for v in (-1, 0, 1) for eighth in (-1, 1)}
+    values |= {int(sign * v) for v in np.unique(codebooks.grid("iq2_s")) for sign in (-1, 1)}
+    assert values < set(codebooks.GRID_EIGHTHS)

@@ -1,4 +1,5 @@
-"""q5_0, q5_1 and the K formats: packed exactly, and run by whole models that hold them.
+"""q5_0, q5_1, the K formats and those with a table: packed exactly, and run by whole models that
+hold them.
 
 The models are random blocks, whose values the `gguf` package tells, not code of Pyroclast.
 """
@@ -20,12 +21,14 @@ from pyroclast_kernels.matmul.cases import raw_rows
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.packing import PackedWeight, group_bytes, pack_rows
+from raw_blocks import random_blocks as random_blocks_of
 from stepping import load, logits_of, step
 from tiny import BASE, random_weights, write_gguf
 
 Array = NDArray[Any]
 
-NEW_FORMATS = [f for f in BLOCK_FORMATS if f not in SIMPLE_FORMATS]
+ON_DISK = [f for f in BLOCK_FORMATS if formats.FORMATS[f].ggml_type is not None]
+NEW_FORMATS = [f for f in ON_DISK if f not in SIMPLE_FORMATS]
 CONFIG = replace(BASE, d_model=256, n_heads=4, n_kv_heads=2, head_dim=64, d_ff=512)
 TOKENS = np.random.default_rng(3).integers(0, 256, 70).tolist()
 TYPES = {format: format.upper() for format in BLOCK_FORMATS}
@@ -38,9 +41,11 @@ def test_packed_rows_have_the_values_of_the_file(format: str) -> None:
     raw = raw_rows(np.random.default_rng(5), 37, 512, format)
     weight = PackedWeight.empty(format, 42, 512)
     pack_rows(raw, weight, 5)
-    want = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[TYPES[format]])
+    want = formats.dequantize(raw, format)
     assert np.array_equal(weight.dequantize(slice(5, None)), want)
-    assert np.array_equal(formats.dequantize(raw, format), want)
+    if format in ON_DISK:
+        known = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[TYPES[format]])
+        assert np.array_equal(known, want)
     assert not weight.dequantize(slice(0, 5)).any()  # rows never written
 
 
@@ -48,10 +53,14 @@ def test_packed_rows_have_the_values_of_the_file(format: str) -> None:
 def test_packed_rows_are_about_as_long_as_the_files(format: str) -> None:
     for n_cols in (512, 768, 4096):  # 256: a lone header of q3_k takes the room of two, 20%
         file_bytes = 16 * formats.row_bytes(n_cols, format)
-        assert file_bytes <= group_bytes(n_cols, format) <= 1.15 * file_bytes
+        # iq3_s without its grid: 4 bits of a code, where the file has 13 of four.
+        most = 1.31 if format == "iq3_s" else 1.15
+        assert file_bytes <= group_bytes(n_cols, format) <= most * file_bytes
 
 
-@pytest.mark.parametrize("format", [f for f in NEW_FORMATS if f.endswith("k")])
+@pytest.mark.parametrize(
+    "format", [f for f in BLOCK_FORMATS if formats.FORMATS[f].block_columns == 256]
+)
 def test_columns_that_do_not_fill_a_super_block_are_an_error(format: str) -> None:
     with pytest.raises(KernelError, match=rf"{format} needs a multiple of 256 columns, got 288"):
         PackedWeight.empty(format, 16, 288)
@@ -61,17 +70,12 @@ def random_blocks(name: str, mixed: dict[str, str]) -> tuple[dict[str, Any], dic
     """(tensor -> (type, rows), tensor -> float32 values); `mixed` names the formats of some
     tensors, the other matrices are in the format `name`."""
     blocks, values = {}, random_weights(CONFIG)
-    rng = np.random.default_rng(11)
     for tensor, matrix in values.items():
         if matrix.ndim == 1:
             continue
         format = mixed.get(tensor.rpartition(".")[2], name)
-        raw = raw_rows(rng, *matrix.shape, format)
-        rows = raw.view(formats.FORMATS[format].dtype)
         # As random_weights has them, so that logits come out near 1.
-        shrink = 0.8 / np.sqrt(matrix.shape[1]) / formats.dequantize(raw, format).std()
-        for field in {"d", "dmin", "m"} & set(rows.dtype.names or ()):
-            rows[field] = rows[field].astype(np.float32) * shrink
+        raw = random_blocks_of(*matrix.shape, format, 0.8 / np.sqrt(matrix.shape[1]), len(blocks))
         blocks[tensor] = (TYPES[format], raw)
         values[tensor] = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[TYPES[format]])
     return blocks, values

@@ -10,18 +10,15 @@ from pyroclast_kernels.weights import PACKED_FORMATS, formats
 from pyroclast_kernels.weights.recode import RECODED, recode
 from raw_blocks import random_blocks
 
-# Relative error, root mean square: of weights as models have them (a standard deviation of 0.02).
-# 2e-4 is a float16 rounded once; the 8-bit activations that meet these weights err by 4e-3.
-EXACT, ROUNDED = 0.0, 2.5e-4
-LOST = {
-    "iq4_nl": EXACT, "iq1_s": EXACT, "iq1_m": EXACT, "tq1_0": EXACT, "tq2_0": EXACT,
-    "mxfp4": EXACT, "nvfp4": EXACT, "iq4_xs": ROUNDED, "iq3_s": ROUNDED, "iq3_xxs": ROUNDED,
-    "iq2_xxs": ROUNDED, "iq2_xs": ROUNDED, "iq2_s": ROUNDED,
-}  # fmt: skip
+# Relative error, root mean square, of weights as models have them (a standard deviation of 0.02).
+# IQ3_XXS: d / 2 is rounded where it is below float16's normal numbers.  The 8-bit activations that
+# meet these weights err by 4e-3.
+LOST = dict.fromkeys(RECODED, 0.0) | {"iq3_xxs": 3e-4}
 
 
 def test_every_format_is_computed_or_recoded_to_one_that_is() -> None:
     assert set(formats.FORMATS) - set(PACKED_FORMATS) == set(RECODED)
+
     assert {recoding.target for recoding in RECODED.values()} <= set(PACKED_FORMATS)
 
 
@@ -33,7 +30,7 @@ def test_what_recoding_loses(format: str) -> None:
     assert want.std() > 0.005
     lost = np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2))
     assert lost <= LOST[format]
-    assert LOST[format] == EXACT or lost > 0.1 * LOST[format]  # the bound says what happens
+    assert lost >= 0.1 * LOST[format]  # the bound says what happens
 
 
 @pytest.mark.parametrize("format", RECODED)

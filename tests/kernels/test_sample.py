@@ -617,3 +617,44 @@ def test_each_parameter_changes_the_draws(variant: str, name: str, value: float)
     plain = drawn(variant, STATISTICS, 2048)
     changed = drawn(variant, STATISTICS, 2048, **{name: value})
     assert np.abs(plain - changed).sum() > 200
+
+
+# ---- one draw, one definition --------------------------------------------------------------------
+
+
+def neutral_rows(vocab_size: int) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Parameters that change nothing, each with the inputs that it needs."""
+    everything = sample.pack_allowed(np.arange(vocab_size), vocab_size)
+    return {
+        "logprob": ({"want_logprob": 1}, {}),
+        "top logprobs": ({"want_logprob": 1, "n_top": 5}, {}),
+        "top_k": ({"top_k": vocab_size}, {}),
+        "bias": ({"n_biases": 1}, {"biases": [(7, 0.0)]}),
+        "penalty": ({"n_penalties": 1}, {"penalties": [(7, 1, 1)]}),
+        "mask": ({"allowed_start": 0}, {"allowed": everything}),
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("scale", [0.05, 3.0, 12.0])
+@pytest.mark.parametrize("vocab_size", [5003, 20001])
+def test_what_changes_nothing_changes_no_draw(variant: str, scale: float, vocab_size: int) -> None:
+    """Rows whose random number falls next to a step of the cumulative distribution: there another
+    order of additions, or weights about another maximum, draws another token."""
+    z = (np.random.default_rng(2).standard_normal(vocab_size) * scale).astype(np.float32)
+    w = reference.weights(z, np.ones(vocab_size, bool), 1.0)
+    steps = np.cumsum(w) / w.sum()
+    seeds = np.arange(40000)
+    u = np.array([reference.uniform(int(seed), 3) for seed in seeds])
+    after = np.searchsorted(steps, u)
+    near = np.minimum(np.abs(steps[after] - u), np.abs(steps[np.maximum(after - 1, 0)] - u))
+    rows = rows_of(200, position=3)
+    rows["seed"] = seeds[np.argsort(near)[:200]]
+    logits = np.lib.stride_tricks.as_strided(z, (200, vocab_size), (0, 4))
+    plain = run_sample(variant, logits, rows).out["token_id"].copy()
+    for name, (params, inputs) in neutral_rows(vocab_size).items():
+        changed = rows.copy()
+        for field, value in params.items():
+            changed[field] = value
+        drawn = run_sample(variant, logits, changed, **inputs).out["token_id"]
+        assert (drawn == plain).all(), name

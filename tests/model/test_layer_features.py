@@ -67,6 +67,22 @@ def test_logits_equal_a_plain_forward_pass(tmp_path: Path, model: MadeUp) -> Non
     assert np.abs(without - want).max() > 1e-3 * scale
 
 
+@pytest.mark.parametrize("name", ["frequencies divided", "cosines multiplied", "all together"])
+def test_the_context_in_use_decides_the_frequencies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not the length of the text: two cache blocks are a context of 64."""
+    made = register(MODELS[name], monkeypatch)
+    weights = tiny.random_weights(CONFIG)
+    path = gguf_file(tmp_path)
+    for n_blocks, context in ((2, 64), (3, 96), (None, 256)):
+        loaded = load(path, compute="float32", n_blocks=n_blocks)
+        assert loaded.max_seq_len == context
+        got = inspect_step(loaded, TOKENS[:40], attention=False, logits=True).layers[3].logits
+        want = made_up_forward.forward(weights, TOKENS[:40], CONFIG.norm_eps, made, context)
+        assert_near(got, want)
+
+
 @pytest.mark.parametrize("quant", ["F32", "Q8_0", "BF16"])
 def test_a_token_has_the_same_bits_in_every_step(tmp_path: Path, model: MadeUp, quant: str) -> None:
     """Alone, in chunks, and beside others."""
@@ -107,9 +123,12 @@ def test_states_equal_those_of_a_plain_forward_pass(tmp_path: Path, model: MadeU
     logits = logits_of(loaded, TOKENS)
     for ours, theirs in zip(loaded.hidden[:, : len(TOKENS)], [*want, normed], strict=True):
         assert_near(ours, theirs)
-    found = inspect_step(loaded, TOKENS, logits=True, attention=False)
+    found = inspect_step(loaded, TOKENS, logits=True)
     assert_near(found.embedding, embedding)
     before = embedding
+    probs = made_up_forward.probabilities(weights, TOKENS, CONFIG.norm_eps, model)
+    for layer, expected in zip(found.layers.values(), probs, strict=True):
+        np.testing.assert_allclose(layer.probs, expected, atol=3e-5, rtol=0)
     for layer, state in zip(found.layers.values(), want, strict=True):
         assert_near(layer.state, state)
         assert_near(layer.from_attention + layer.from_feed_forward, state - before)

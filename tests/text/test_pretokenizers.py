@@ -33,6 +33,7 @@ def pieces(name, text):
         ("gpt-4o llama4", "HTTPServer's camelCase 1234/\n", "HTTPServer's| camel|Case| |123|4|/\n"),
         ("tekken", "camelCase 12/\n", "camel|Case| |1|2|/\n"),
         ("falcon", "a 12345...b", "a| |123|45|...|b"),
+        ("falcon", "a 1½ 12 123½", "a| 1½| 12| |123|½"),
         ("default", "a 12345`", "a| |123|45|`"),
         ("deepseek-llm", "ß, 12\nл中文", "ß|,| |1|2|\n|л|中文"),
         ("deepseek-llm", " Ω1 Ж ა", " Ω|1| Ж| |ა"),

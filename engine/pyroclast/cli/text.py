@@ -112,17 +112,16 @@ def score(args: Namespace) -> None:
 
 
 def tokenize(args: Namespace) -> None:
-    """The ids and pieces of a text; the weights are not loaded."""
-    from pyroclast.checkpoint.open import open_checkpoint
+    """The ids and pieces of a text; the weights are not looked at."""
+    from pyroclast.checkpoint.open import open_tokenizer
 
     text = read_text(args.text)
-    with open_checkpoint(args.model, complete=False) as checkpoint:
-        tokenizer = checkpoint.tokenizer()
-        ids = tokenizer.encode(text, add_special_tokens=not args.no_special)
-        if args.json:
-            found = {"text": text, "ids": ids, "pieces": _pieces(tokenizer, ids), "count": len(ids)}
-            write(json.dumps({**found, "model": checkpoint.name}))
-            return
+    tokenizer, name = open_tokenizer(args.model)
+    ids = tokenizer.encode(text, add_special_tokens=not args.no_special)
+    if args.json:
+        found = {"text": text, "ids": ids, "pieces": _pieces(tokenizer, ids), "count": len(ids)}
+        write(json.dumps({**found, "model": name}))
+        return
     for token_id in ids:
         write(f"{token_id:>7}  {_shown(tokenizer, token_id)}")
     write(counted(len(ids), "token"))

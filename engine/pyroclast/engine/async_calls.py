@@ -10,7 +10,7 @@ from time import perf_counter
 
 from pyroclast.engine.call import Call
 from pyroclast.engine.generate_request import GenerateRequest
-from pyroclast.engine.loop import Loop, closed_error
+from pyroclast.engine.loop import Loop
 from pyroclast.engine.pump import Pump
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.wake import news_of
@@ -36,7 +36,7 @@ class AsyncCalls:
     def begin(self, call: Call, request_id: str | None) -> str:
         """Gives the call its name."""
         if self.closed:
-            raise closed_error()
+            raise self.loop.closed_error()
         name = uuid.uuid4().hex if request_id is None else request_id
         if self._calls.setdefault(name, call) is not call:
             raise RequestError(
@@ -47,7 +47,7 @@ class AsyncCalls:
     def submit(self, name: str, requests: Sequence[ReadRequest]) -> None:
         """Queues the requests of a call, if there is room for them.  Never waits."""
         if self._ended:
-            raise closed_error()
+            raise self.loop.closed_error()
         if name not in self._calls:  # aborted while its prompt was read
             for request in requests:
                 request.call.open.discard(request)
@@ -97,4 +97,4 @@ class AsyncCalls:
             await asyncio.sleep(_DRAIN_POLL_S)
         self._ended = True
         for call in list(self._calls.values()):
-            self.loop.give_up(call, closed_error())
+            self.loop.give_up(call, self.loop.closed_error())

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.sampling.params import SamplingParams
 
-Prompt: TypeAlias = str | Sequence[int]
-Prompts: TypeAlias = Prompt | Sequence[Prompt]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]] | Mapping[str, Any]"
+Prompts: TypeAlias = "Prompt | Sequence[Prompt]"
 Params: TypeAlias = SamplingParams | Sequence[SamplingParams] | None
 
+# How vLLM spells a prompt in a mapping, and what a tokenizer of transformers gives.
+_PROMPT_KEYS = ("prompt", "prompt_token_ids", "input_ids")
 PRIORITIES = ("interactive", "batch")
 
 
@@ -31,19 +37,14 @@ def check_embeddings(embeddings: bool, dimensions: int | None) -> None:
 
 
 def as_list(prompts: Any) -> list[Any]:
-    """One prompt (text or token ids) or several of them -> a list of prompts."""
-    if isinstance(prompts, str):
+    """One prompt (text, token ids, or a mapping of either) or several of them -> a list of
+    prompts."""
+    if isinstance(prompts, str | Mapping):
         return [prompts]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
-        raise RequestError(
-            "a prompt must be text, a list of token ids, or a list of either; "
-            f"got {type(prompts).__name__}"
-        )
-    items = list(prompts)
+    items = _items(prompts, "a prompt")
     if not items:
         raise RequestError("the prompt is empty: give at least one character or token id")
-    several = isinstance(items[0], Iterable)  # text, or token ids
-    return items if several else [items]
+    return items if _is_prompt(items[0]) else [items]
 
 
 def encode(
@@ -53,19 +54,18 @@ def encode(
     where: str,
     add_special_tokens: bool = True,
 ) -> list[int]:
-    """Text or token ids -> token ids that exist, at least one.  `where` names the prompt."""
+    """Text, token ids, or a mapping of either -> token ids that exist, at least one.  `where` names
+    the prompt."""
     if not isinstance(add_special_tokens, bool):
         raise RequestError(f"add_special_tokens must be True or False, got {add_special_tokens!r}")
+    if isinstance(prompt, Mapping):
+        prompt = _inside(prompt, where)
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError(f"{where} is empty: give at least one character or token id")
         token_ids = tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-    elif isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-        raise RequestError(
-            f"{where} must be text or a list of token ids, got {type(prompt).__name__}"
-        )
     else:
-        token_ids = [_token_id(value, where) for value in prompt]
+        token_ids = [_token_id(value, where) for value in _items(prompt, where)]
     if not token_ids:
         raise RequestError(f"{where} is empty: give at least one character or token id")
     for token_id in (min(token_ids), max(token_ids)):
@@ -75,6 +75,62 @@ def encode(
                 f"{vocab_size - 1}"
             )
     return token_ids
+
+
+def _items(prompt: Any, where: str) -> list[Any]:
+    """What a list, an array or a tensor holds; RequestError for all that is none."""
+    # Bytes are neither text nor ids; a set has no order.
+    if isinstance(prompt, Iterable) and not isinstance(
+        prompt, bytes | bytearray | memoryview | Set
+    ):
+        n_dimensions = getattr(prompt, "ndim", None)
+        if n_dimensions != 0:
+            try:
+                # An array or tensor of plain ints, not of arrays and tensors without dimensions.
+                plain = getattr(prompt, "tolist", None)
+                return list(plain() if n_dimensions == 1 and plain is not None else prompt)
+            except TypeError:
+                pass  # it only looks as if it could be iterated over: the error below names it
+    raise RequestError(
+        f"{where} must be text, a list of token ids, or a mapping with one of "
+        f"{', '.join(_PROMPT_KEYS)}; got {_kind(prompt)}"
+    )
+
+
+def _is_prompt(item: Any) -> bool:
+    """Whether what a list begins with is a prompt itself, not a token id."""
+    if isinstance(item, str | bytes | bytearray | Mapping):
+        return True
+    try:
+        operator.index(item)
+    except TypeError:
+        return isinstance(item, Iterable) and getattr(item, "ndim", None) != 0
+    # A tensor of one id has an __index__ as well; one without dimensions is an id.
+    return isinstance(item, Iterable) and getattr(item, "ndim", 0) > 0
+
+
+def _inside(prompt: Mapping[Any, Any], where: str) -> Any:
+    """The text or token ids of {"prompt": ...}, {"prompt_token_ids": ...} or what a tokenizer of
+    transformers gives."""
+    found = [key for key in _PROMPT_KEYS if prompt.get(key) is not None]
+    if len(found) != 1:
+        raise RequestError(
+            f"{where} is a mapping, which must have one of the keys {', '.join(_PROMPT_KEYS)}; got "
+            f"{', '.join(map(repr, prompt)) or 'none'}"
+        )
+    value = prompt[found[0]]
+    takes_text = found[0] == "prompt"
+    if isinstance(value, str) == takes_text:
+        return value
+    wanted = "text" if takes_text else "token ids"
+    raise RequestError(f"{where}[{found[0]!r}] must be {wanted}, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    """A value's type, for people."""
+    n_dimensions = getattr(value, "ndim", None)
+    name = type(value).__name__
+    return name if not isinstance(n_dimensions, int) else f"{name} of {n_dimensions} dimensions"
 
 
 def _token_id(value: Any, where: str) -> int:

@@ -188,12 +188,12 @@ class GenerateRequest(ReadRequest):
 
     def emit(
         self, text: str, token_ids: list[int], logprobs: list[TokenLogprobs] | None = None
-    ) -> None:
-        """Adds a chunk to the call's, if it collects them.  The last chunk carries the completion:
-        the reader may be faster than whoever ran the step."""
+    ) -> bool:
+        """Adds a chunk to the call's, if it collects them; tells whether as many wait as may.  The
+        last chunk carries the completion: the reader may be faster than whoever ran the step."""
         chunks = self.call.chunks
         if chunks is None:
-            return
+            return False
         chunk = Chunk(
             text,
             token_ids,
@@ -208,6 +208,7 @@ class GenerateRequest(ReadRequest):
             chunk.completion = self.completion()
         chunks.append(chunk)
         self.call.note()
+        return self.call.is_full
 
     def completion(self) -> Completion:
         """The result; only after the end."""

@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import Protocol
 
 from pyroclast.engine.call import Call
+from pyroclast.engine.process import watch
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.wake import wake
@@ -33,6 +34,7 @@ class Runner(Protocol):
     """A thread that runs steps for those who cannot."""
 
     def wake(self) -> None: ...
+    def renew(self) -> None: ...
 
 
 class Loop:
@@ -45,13 +47,16 @@ class Loop:
         # Filled under the lock, by the calls that coroutines wait for; see `Call.note`.
         self.noted: list[Call] = []
         self._lock = threading.RLock()
-        self._busy = False  # somebody is between the first and the last line under the lock
+        # The thread that is between the first and the last line under the lock; 0 if none is.
+        self._busy = 0
         self._freed = False  # the model is closed as well
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
         self._inbox: deque[ReadRequest] = deque()
+        self._why_closed = "this LLM was closed; make a new one with LLM(...)"
         self._resumed: deque[Call] = deque()
         self._given_up: deque[tuple[Call, Exception | None]] = deque()
+        watch(self)
 
     def run(self, call: Call) -> None:
         """Waits for its turn, then runs one step for everybody, unless `call` needs it no more.
@@ -74,14 +79,14 @@ class Loop:
                 if self._busy:
                     raise _reentry_error()
                 try:
-                    self._busy = True
+                    self._busy = threading.get_ident()
                     if waits:
                         self._waiting.discard(waits)
                     self._step(call)
                 finally:
                     if self.noted:
                         self._wake()
-                    self._busy = False
+                    self._busy = 0
         finally:
             if waits:
                 self._waiting.discard(waits)
@@ -96,7 +101,7 @@ class Loop:
                 self.stepper.step()
         elif call.open and not call.chunks and call.error is None:
             if self.closed:
-                self.stepper.end(call, closed_error())
+                self.stepper.end(call, self.closed_error())
             else:
                 self.stepper.step()
         if self.closed:  # before the step, or in the middle of it
@@ -132,12 +137,12 @@ class Loop:
         if self._lock.acquire(blocking=False):
             try:
                 if not self._busy:
-                    self._busy = True
+                    self._busy = threading.get_ident()
                     try:
                         self._clean_up()
                         self._wake()
                     finally:
-                        self._busy = False
+                        self._busy = 0
             finally:
                 self._lock.release()
         self._wake_pump()
@@ -180,23 +185,62 @@ class Loop:
         with self._lock:
             if self._busy:
                 return
-            self._busy = True
+            self._busy = threading.get_ident()
             try:
                 self._free()
             finally:
-                self._busy = False
+                self._busy = 0
         self._wake_pump()
 
     def check_open(self) -> None:
         if self.closed:
-            raise closed_error()
+            raise self.closed_error()
+
+    def closed_error(self) -> ClosedError:
+        """What use after the end raises."""
+        return ClosedError(self._why_closed)
+
+    # ---- forks and the end of the interpreter: see `process` ---------------------------------
+
+    def hold(self, timeout_s: float) -> bool:
+        """Takes the lock, so that no step is being run, unless this very thread runs one."""
+        return self._lock.acquire(timeout=timeout_s)
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        self._lock.release()
+
+    def renew(self, *, was_held: bool) -> None:
+        """In the child of a fork.  What other threads had asked for ends: they are not here."""
+        if self.pump is not None:
+            self.pump.renew()
+        if self._busy == threading.get_ident():  # it goes on with its step
+            self.release()
+            return
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self._busy = 0
+        if not was_held or self.stepper.model.device != "cpu":
+            self.closed = self._freed = True
+            self._why_closed = (
+                "this process is the child of a fork, "
+                + ("which CUDA does not survive" if was_held else "made in the middle of a step")
+                + '; make a new LLM in it, or start it with the method "spawn"'
+            )
+            return
+        self._clean_up()
+        for call in {request.call for request in self.stepper.scheduler.requests()}:
+            if call.chunks is None or call.future is not None:
+                self.stepper.end(call)
+
+    # ---- inside ------------------------------------------------------------------------------
 
     def _free(self) -> None:
         if self._freed:
             return
         self._freed = True
         self._clean_up()
-        self._end_all(closed_error())
+        self._end_all(self.closed_error())
         self._wake()
         self.stepper.model.close()
 
@@ -230,11 +274,6 @@ class Loop:
         deadline = perf_counter() + _MAX_HANDOVER_S
         while self._waiting and not self._busy and perf_counter() < deadline:
             time.sleep(_HANDOVER_POLL_S)
-
-
-def closed_error() -> ClosedError:
-    """What use after close() raises."""
-    return ClosedError("this LLM was closed; make a new one with LLM(...)")
 
 
 def _reentry_error() -> ReentryError:

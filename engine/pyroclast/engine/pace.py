@@ -14,7 +14,7 @@ from statistics import median
 
 # How long a step with prompt tokens should take, in steps that only decode.  The promise to streams
 # is 2.5.
-_STRETCH = 1.9
+_STRETCH = 2.0
 # So few join in any case.  The first one can cost as much as four: a lone token has a kernel of its
 # own.
 _MIN_TOKENS = 2
@@ -22,8 +22,8 @@ _MIN_TOKENS = 2
 # steps take longer, and one that the operating system interrupted counts no more than another.
 _ADJUST = 1.1
 # After so many steps with prompts one goes without: how long that takes changes.
-_MAX_MIXED_STEPS = 100
-_N_TIMES = 15
+_MAX_MIXED_STEPS = 30
+_N_TIMES = 7
 
 
 class Pace:

@@ -35,6 +35,11 @@ class Pump:
         if self._idle:
             self._bell.put(None)
 
+    def renew(self) -> None:
+        """In the child of a fork: the thread and whoever was starting it are not here."""
+        self._lock = threading.Lock()
+        self._pid_of_thread = None
+
     def _start(self, pid: int) -> None:
         with self._lock:
             if self._pid_of_thread == pid:

@@ -136,8 +136,7 @@ class Stepper:
         self._results.has_top = False
         self._pace.note(len(steady), 0, now_s - start_s)
         sampled = self._sampled
-        finished: list[ReadRequest] = []
-        failed: list[tuple[ReadRequest, int]] = []
+        finished, failed = list[ReadRequest](), list[tuple[ReadRequest, int]]()
         for i, request in enumerate(steady):
             self._changing = request
             token_id = sampled[i]
@@ -149,17 +148,14 @@ class Stepper:
             text = request.accept(token_id)
             if request.finish_reason is not None:
                 finished.append(request)
-            logprobs = None
+            logprobs, new_ids = None, [token_id]
             if request.logprobs is not None:
                 logprobs = self._outcome.note_logprobs(request, i)
-            new_ids = [token_id]
             if request.n_forced:  # there is more than one token to compute
                 new_ids, self._steady = request.new_token_ids(token_id), None
                 self.scheduler.decodes_only = False
-            if request.call.chunks is not None:
-                request.emit(text, new_ids, logprobs)
-                if request.call.is_full:
-                    self.pause(request.call)
+            if request.call.chunks is not None and request.emit(text, new_ids, logprobs):
+                self.pause(request.call)
         self._changing = None
         if finished or failed:
             self._settle(finished, failed)

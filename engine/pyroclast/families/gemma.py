@@ -20,10 +20,12 @@ from pyroclast.families.layer_spec import LayerSpec, NormSpec
 _N_LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 
 
-def _scale(h: Hyperparameters) -> float:
+def _scale(h: Hyperparameters) -> float | None:
+    """Of attention scores; None is the usual one."""
     by_layers = h.n_layers == _N_LAYERS_OF_27B[h.family]
     usual = h.d_model / h.n_heads if by_layers else h.head_dim
-    return 1 / math.sqrt(h.positive("query_pre_attn_scalar", usual))
+    scalar = h.positive("query_pre_attn_scalar", usual)
+    return None if scalar == h.head_dim else 1 / math.sqrt(scalar)
 
 
 def _layer(h: Hyperparameters, i: int, *, period: int, qk_norm: NormSpec | None) -> LayerSpec:
@@ -89,7 +91,7 @@ GEMMA2 = replace(
     hf_tensors=llama.HF_TENSORS | _HF_NORMS,
     gguf_tensors=llama.GGUF_TENSORS | _GGUF_NORMS,
     hf_keys={
-        **llama.HF_KEYS,
+        **{field: key for field, key in llama.HF_KEYS.items() if field != "ffn_bias"},
         "activation": "hidden_activation",
         "sliding_window": "sliding_window",
         "windowed": "layer_types",
@@ -121,6 +123,7 @@ GEMMA2 = replace(
         "attention_softcap": 50.0,
         "logit_softcap": 30.0,
     },
+    hf_allowed={"use_bidirectional_attention": (False,)},
     gguf_defaults={
         "activation": "gelu_tanh",
         "sliding_window": 4096,

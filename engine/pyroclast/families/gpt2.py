@@ -3,6 +3,7 @@ matrices as (in, out)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from pyroclast.families.config import ModelConfig
@@ -11,10 +12,14 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 
 
-def _scale(h: Hyperparameters, i: int) -> float:
-    """Of layer i's attention scores."""
-    scale: float = h.head_dim**-0.5 if h.flag("scale_attn_weights", True) else 1.0
-    return scale / (i + 1) if h.flag("scale_attn_by_inverse_layer_idx", False) else scale
+def _scale(h: Hyperparameters, i: int) -> float | None:
+    """Of layer i's attention scores; None is the usual one."""
+    by_size = h.flag("scale_attn_weights", True)
+    by_layer = h.flag("scale_attn_by_inverse_layer_idx", False)
+    if by_size and not by_layer:
+        return None
+    scale = 1 / math.sqrt(h.head_dim) if by_size else 1.0
+    return scale / (i + 1) if by_layer else scale
 
 
 def config(h: Hyperparameters) -> ModelConfig:

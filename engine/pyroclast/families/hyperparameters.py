@@ -16,6 +16,8 @@ from pyroclast.families.layer_spec import LayerSpec, NormSpec
 from pyroclast.families.rope import RopeScaling, RopeSpec
 
 _MAX_LAYERS = 4096
+# Sizes that families compute with before a spec checks them more strictly.
+_COMPUTED_WITH, _MAX_SIZE = ("n_heads", "n_kv_heads", "head_dim", "d_model"), 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         check_size("n_layers", self.n_layers, _MAX_LAYERS)
+        for name in _COMPUTED_WITH:
+            check_size(name, getattr(self, name), _MAX_SIZE)
         if self.windowed is not None and len(self.windowed) != self.n_layers:
             raise ModelFileError(
                 f"the file says of {len(self.windowed)} layers whether they have a window, and "

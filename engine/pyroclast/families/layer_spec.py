@@ -7,6 +7,7 @@ names the field, what it got, and what is allowed.  A spec may ask for what no k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,11 @@ class AttentionSpec:
             raise ModelFileError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
         if self.rope is not None:
             self.rope.check_head_dim(self.head_dim)
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied by."""
+        return 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
 
     @property
     def q_dim(self) -> int:

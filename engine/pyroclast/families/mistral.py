@@ -16,7 +16,10 @@ FAMILY = replace(
     name="mistral",
     hf_model_type="mistral",
     gguf_architecture=None,
-    hf_keys={**llama.HF_KEYS, "sliding_window": "sliding_window"},
+    hf_keys={
+        **{field: key for field, key in llama.HF_KEYS.items() if not field.endswith("bias")},
+        "sliding_window": "sliding_window",
+    },
     hf_defaults={
         **llama.FAMILY.hf_defaults,
         "n_kv_heads": 8,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.checks import check_flag
 from pyroclast.families.family import Family
 from pyroclast.families.hf_rope import partial_rotary_factor, rope_values
 from pyroclast.families.hyperparameters import Hyperparameters
@@ -73,8 +74,11 @@ def _table_values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
             values[field] = config[key]
         elif key in config and field in _OFF_BY_NULL:
             values[field] = None
-    if family.hf_window_key is not None and not config.get(family.hf_window_key, False):
-        values["sliding_window"] = None
+    if family.hf_window_key is not None:
+        switch = config.get(family.hf_window_key)
+        switch = False if switch is None else switch
+        check_flag(family.hf_window_key, switch)
+        values["sliding_window"] = values.get("sliding_window") if switch else None
     return values
 
 

@@ -20,7 +20,9 @@ from pyroclast_kernels.weights.formats import FORMATS
 _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 16
 
-_FORMAT_OF_TYPE = {layout.ggml_type: name for name, layout in FORMATS.items()}
+_FORMAT_OF_TYPE = {
+    layout.ggml_type: name for name, layout in FORMATS.items() if layout.ggml_type is not None
+}
 # Types that other programs know, so that the error can name them.
 _OTHER_TYPES = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
 
@@ -44,17 +46,20 @@ class GGUFTensorInfo:
 class GGUFFile:
     """An open GGUF file: version, metadata, tensors by name, and its mapped bytes.
 
-    complete False also takes a file that was cut short among its weights; missing_bytes are what
+    weights=False reads the metadata alone, and tensors is empty: the weights may be cut short.
+    complete=False also takes a file that was cut short among its weights; missing_bytes are what
     the tensors have beyond its end, and those bytes cannot be read."""
 
-    def __init__(self, path: str | os.PathLike[str], *, complete: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, weights: bool = True, complete: bool = True
+    ) -> None:
         self.path = os.fspath(path)
         self.map = MappedFile(self.path)
         try:
             cursor = Cursor(self.map)
             self.version, n_tensors, n_keys = _read_header(cursor)
             self.metadata: Metadata = read_metadata(cursor, n_keys)
-            infos = _read_tensor_infos(cursor, n_tensors)
+            infos = _read_tensor_infos(cursor, n_tensors) if weights else []
             self.tensors = _place_tensors(cursor, infos, self.metadata.get("general.alignment", 32))
             ends = (tensor.offset + tensor.n_bytes for tensor in self.tensors.values())
             self.missing_bytes = max(0, max(ends, default=0) - self.map.size)
@@ -75,9 +80,13 @@ def _read_header(cursor: Cursor) -> tuple[int, int, int]:
     if magic != b"GGUF":
         raise cursor.error(f"not a GGUF file: it starts with {magic!r} where b'GGUF' is expected")
     version = cursor.unpack(U32, "version")
+    if version in (2 << 24, 3 << 24):
+        raise cursor.error(
+            f"a big-endian file (GGUF version {version >> 24}); only little-endian ones are "
+            "supported: convert it with `gguf-convert-endian` of the package gguf"
+        )
     if version not in (2, 3):
-        swapped = " (a big-endian file?)" if version in (2 << 24, 3 << 24) else ""
-        raise cursor.error(f"GGUF version {version}{swapped} is not supported; supported: 2, 3")
+        raise cursor.error(f"GGUF version {version} is not supported; supported: 2, 3")
     # The minimum bytes of a tensor: name length and a letter, dimensions, type and offset; and of
     # a key: its length and a letter, type and a one-byte value.
     n_tensors = cursor.count("tensor count", 8 + 1 + 4 + 8 + 4 + 8)
@@ -135,7 +144,7 @@ def _tensor_bytes(cursor: Cursor, what: str, shape: tuple[int, ...], ggml_type: 
         type_name = _OTHER_TYPES.get(ggml_type, "unknown")
         raise UnsupportedModelError(
             f"{cursor.file.path}: {what} has type {ggml_type} ({type_name}); supported: "
-            + ", ".join(name.upper() for name in FORMATS)
+            + ", ".join(name.upper() for name in _FORMAT_OF_TYPE.values())
         )
     layout = FORMATS[_FORMAT_OF_TYPE[ggml_type]]
     if 0 in shape:

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from pyroclast.model.weights import Norm, Product
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
@@ -95,3 +95,22 @@ def call_residual(
 def activation_of(ffn: FeedForwardSpec) -> int:
     """The argument `activation` of `glu` and `gate_up`."""
     return ACTIVATIONS.index(ffn.activation)  # check_supported refuses others
+
+
+def call_qk_norm(
+    ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array, n: Array
+) -> None:
+    """Norms the queries and keys of n[0] tokens in place."""
+    assert attention.qk_norm is not None
+    ops.call(
+        "qk_norm",
+        n_tokens=n,
+        qkv=qkv,
+        q_weight=weights[0],
+        k_weight=weights[1],
+        n_heads=attention.n_heads,
+        n_kv_heads=attention.n_kv_heads,
+        head_dim=attention.head_dim,
+        eps=attention.qk_norm.eps,
+        whole=int(attention.qk_norm_whole),
+    )

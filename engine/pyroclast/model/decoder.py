@@ -18,6 +18,7 @@ from pyroclast.model.calls import (
     activation_of,
     call_norm,
     call_product,
+    call_qk_norm,
     call_quantize,
     call_residual,
 )
@@ -74,6 +75,8 @@ class Decoder:
         ops.label = "embedding"
         self._embed(ops)
         for table in work.rope_tables.values():
+            if not table.half_dim:
+                continue
             ops.call(
                 "rope_table",
                 n_tokens=self.batch.n_tokens_at,
@@ -81,6 +84,7 @@ class Decoder:
                 inv_freq=table.inv_freq,
                 out=table.out,
                 half_dim=table.half_dim,
+                amplitude=table.amplitude,
             )
         for i, (spec, layer) in enumerate(zip(self.config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
@@ -137,7 +141,8 @@ class Decoder:
             call_product(ops, buffers.attn_in, product, qkv, n)
         self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, qkv)
         if layer.qk_norm is not None:
-            self._qk_norm(ops, spec.attention, layer.qk_norm, qkv)
+            call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
+        self._rotate(ops, i, spec.attention, buffers)
         self._attend(ops, i, spec.attention, buffers)
         if buffers.quantizes_attention:
             call_quantize(ops, buffers.attn_out, n)
@@ -173,30 +178,11 @@ class Decoder:
         if not adds_at_once:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
 
-    def _qk_norm(
-        self, ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array
-    ) -> None:
-        assert attention.qk_norm is not None
-        ops.call(
-            "qk_norm",
-            n_tokens=self.batch.n_tokens_at,
-            qkv=qkv,
-            q_weight=weights[0],
-            k_weight=weights[1],
-            n_heads=attention.n_heads,
-            n_kv_heads=attention.n_kv_heads,
-            head_dim=attention.head_dim,
-            eps=attention.qk_norm.eps,
-            whole=int(attention.qk_norm_whole),
-        )
-
-    def _attend(
+    def _rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
     ) -> None:
-        """Rotates q and k, writes k and v to the cache, and reads it."""
-        batch, work = self.batch, self.work
-        arrays = {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
-        sizes = self._cache_sizes(attention)
+        """Rotates q and k, and writes k and v to the cache."""
+        batch = self.batch
         ops.call(
             "rope",
             self.kv_dtype,
@@ -205,9 +191,19 @@ class Decoder:
             seq_index=batch.seq_index,
             block_tables=batch.block_tables,
             table=buffers.rope_table.out,
-            **arrays,
-            **sizes,
+            **self._heads_and_cache(i, buffers),
+            **_head_sizes(attention),
+            rotary_dim=2 * buffers.rope_table.half_dim,
+            **self._page_sizes(attention),
+            temperature=0.0 if attention.temperature is None else attention.temperature.beta,
+            temperature_length=1 if attention.temperature is None else attention.temperature.length,
         )
+
+    def _attend(
+        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
+    ) -> None:
+        """Reads the cache."""
+        batch, work = self.batch, self.work
         ops.call(
             "attention",
             self.kv_dtype,
@@ -216,23 +212,25 @@ class Decoder:
             seq_starts=batch.seq_starts,
             positions=batch.positions,
             block_tables=batch.block_tables,
-            **arrays,
+            **self._heads_and_cache(i, buffers),
             out=buffers.attn_out.values,
             out_q8=None if buffers.quantizes_attention else buffers.attn_out.q8,
             scratch=work.scratch,
             counters=work.counters,
-            **sizes,
+            **_head_sizes(attention),
+            **self._page_sizes(attention),
             window=attention.window or 0,
+            scale=attention.score_scale,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )
 
-    def _cache_sizes(self, attention: AttentionSpec) -> dict[str, int]:
-        """How kernels find a layer's heads and positions in the paged cache."""
+    def _heads_and_cache(self, i: int, buffers: LayerBuffers) -> dict[str, Array]:
+        return {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
+
+    def _page_sizes(self, attention: AttentionSpec) -> dict[str, int]:
+        """How kernels find a layer's positions in the paged cache."""
         return {
-            "n_heads": attention.n_heads,
-            "n_kv_heads": attention.n_kv_heads,
-            "head_dim": attention.head_dim,
             "block_size": BLOCK_SIZE,
             "max_blocks": self.batch.max_blocks,
             "value_stride": value_stride(attention.head_dim),
@@ -286,3 +284,11 @@ class Decoder:
                 activation=activation_of(ffn),
             )
         )
+
+
+def _head_sizes(attention: AttentionSpec) -> dict[str, int]:
+    return {
+        "n_heads": attention.n_heads,
+        "n_kv_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+    }

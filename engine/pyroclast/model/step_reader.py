@@ -156,7 +156,8 @@ def _probs(arguments: dict[str, Any], rows: Any, n_tokens: int) -> Floats:
     found = np.zeros((n_heads, len(rows), n_tokens), np.float32)
     for i, end in enumerate(ends.tolist()):
         first = max(0, end - window) if window > 0 else 0
-        found[:, i, first:end] = probs(q[i], k[:, :, first:end]).reshape(n_heads, -1)
+        weights = probs(q[i], k[:, :, first:end], arguments["scale"])
+        found[:, i, first:end] = weights.reshape(n_heads, -1)
     return found
 
 

@@ -37,14 +37,6 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
     if attention.head_dim > MAX_HEAD_DIM:
         yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
-    if attention.rope is not None and attention.rope.rotary_dim not in (None, attention.head_dim):
-        yield f"partial rotary positions ({attention.rope.rotary_dim} of {attention.head_dim})"
-    if attention.rope is not None and attention.rope.amplitude != 1:
-        yield f"cosines and sines multiplied by {attention.rope.amplitude}"
-    if attention.temperature is not None:
-        yield "queries that grow with their position (temperature)"
-    if attention.scale is not None:
-        yield f"an attention scale of {attention.scale} (supported: 1 / sqrt(head_dim))"
     if attention.softcap is not None:
         yield f"a softcap of {attention.softcap} on attention scores"
     if attention.qk_norm is not None and (

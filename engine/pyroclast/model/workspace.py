@@ -79,11 +79,13 @@ def as_rows(array: Array, width: int) -> Array:
 @dataclass(frozen=True)
 class RopeTable:
     """Cosines and sines of a step's positions, for all layers that rotate alike: out
-    (max_batch_tokens, 2, half_dim) of the frequencies (half_dim,)."""
+    (max_batch_tokens, 2, half_dim) of the frequencies (half_dim,), times amplitude.  half_dim 0:
+    these layers rotate nothing."""
 
     inv_freq: Array
     out: Array
     half_dim: int
+    amplitude: float
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,19 @@ class Workspace:
         self._ffn_out = for_readers(d_ff, "w_down")
         head = [weights.output]
         self.head_in = Activations.zeros(batch.max_logits, d_model, head, memory, keep=False)
+        self._make_scratch(attentions, max_splits, memory)
+        self.logits = zeros((batch.max_logits, config.vocab_size), np.float32)
+
+    def _make_scratch(
+        self, attentions: Sequence[AttentionSpec], max_splits: int, memory: Memory
+    ) -> None:
+        """What threads need that share one token's positions."""
         # The GPU's kernels share out positions in scratch memory of their own.
         self.max_split_tokens = 1 if memory.on_gpu else MAX_SPLIT_TOKENS
         cells = self.max_split_tokens * max(attention.n_heads for attention in attentions)
         stride = max(value_stride(attention.head_dim) for attention in attentions)
-        self.scratch = zeros((cells, max_splits, stride + 2), np.float32)
-        self.counters = zeros((cells,), np.int32)
-        self.logits = zeros((batch.max_logits, config.vocab_size), np.float32)
+        self.scratch = memory.zeros((cells, max_splits, stride + 2), np.float32)
+        self.counters = memory.zeros((cells,), np.int32)
 
     def of_layer(self, spec: LayerSpec, layer: Layer) -> LayerBuffers:
         """What a layer of this spec and with these weights reads and writes."""
@@ -203,13 +211,14 @@ def _rope_tables(
 ) -> dict[RopeKey, RopeTable]:
     tables: dict[RopeKey, RopeTable] = {}
     for attention in attentions:
-        key, half_dim = (attention.rope, attention.head_dim), attention.head_dim // 2
+        rope, key = attention.rope, (attention.rope, attention.head_dim)
         if key in tables:
             continue
-        if attention.rope is None:  # angles of 0, by which rotating changes no value
-            frequencies = np.zeros(half_dim, np.float32)
-        else:
-            frequencies = inv_freq(attention.rope, attention.head_dim, max_seq_len)
-        out = memory.zeros((max_batch_tokens, 2, half_dim), np.float32)
-        tables[key] = RopeTable(memory.constant(frequencies), out, half_dim)
+        half_dim = 0 if rope is None else rope.rotated(attention.head_dim) // 2
+        frequencies = np.zeros(1, np.float32)  # what is not rotated still passes an address
+        if rope is not None:
+            frequencies = inv_freq(rope, attention.head_dim, max_seq_len)
+        out = memory.zeros((max_batch_tokens, 2, max(half_dim, 1)), np.float32)
+        amplitude = 1.0 if rope is None else rope.amplitude
+        tables[key] = RopeTable(memory.constant(frequencies), out, half_dim, amplitude)
     return tables

@@ -159,7 +159,7 @@ _FAMILIES: tuple[tuple[str, PreRule], ...] = (
     ("tekken", PreRule((_TEKKEN,), ignore_merges=True, add_bos=True)),
     ("tiny_aya cohere2moe", PreRule((_THREE_AT_BOUNDARY, _GPT4O))),
     ("youtu", PreRule((_YOUTU_SCRIPTS, _YOUTU), ignore_merges=True)),
-    ("falcon", PreRule((r"[\p{P}$+<=>^~|`]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
+    ("falcon", PreRule((r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]"))),
     (
         "deepseek-llm",
         PreRule(

@@ -59,10 +59,11 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
-        """The tokenizer of a GGUF file, which may hold only a vocabulary."""
+        """The tokenizer of a GGUF file, which may hold only a vocabulary; the weights may be cut
+        short."""
         from pyroclast.files.gguf import GGUFFile
 
-        file = GGUFFile(str(path))
+        file = GGUFFile(str(path), weights=False)
         try:
             return cls.from_gguf_metadata(file.metadata)
         except TokenizerError as error:

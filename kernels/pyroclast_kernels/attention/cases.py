@@ -12,7 +12,10 @@ from pyroclast_kernels.rope.cases import Shape, paged
 MAX_SPLIT_TOKENS = 4  # cases with more tokens than this take the path of many tokens
 
 
-def _attention(shape: Shape, format: str, window: int, quantized: bool) -> Arguments:
+def _attention(
+    shape: Shape, format: str, window: int, quantized: bool, scale: float | None = None
+) -> Arguments:
+    """scale None: 1 / sqrt(head_dim)."""
     rng = np.random.default_rng([shape.n_tokens, shape.head_dim])
     arguments = paged(shape, format, rng)
     n_tokens, width = shape.n_tokens, shape.n_heads * shape.head_dim
@@ -25,13 +28,15 @@ def _attention(shape: Shape, format: str, window: int, quantized: bool) -> Argum
         "scratch": np.zeros(cells, np.float32),
         "counters": np.zeros(cells[0], np.int32),
         "window": window,
+        "scale": shape.head_dim**-0.5 if scale is None else scale,
         "max_splits": max_splits,
         "max_split_tokens": MAX_SPLIT_TOKENS,
     }
     order = (
         "n_tokens", "n_seqs", "seq_starts", "positions", "block_tables", "qkv", "k_cache",
         "v_cache", "out", "out_q8", "scratch", "counters", "n_heads", "n_kv_heads", "head_dim",
-        "block_size", "max_blocks", "value_stride", "window", "max_splits", "max_split_tokens",
+        "block_size", "max_blocks", "value_stride", "window", "scale", "max_splits",
+        "max_split_tokens",
     )  # fmt: skip
     return {name: arguments[name] for name in order}
 
@@ -43,27 +48,35 @@ def _bound(arguments: Arguments, expected: Array) -> float:
     q8_0: a query is off by 2^-16 of its largest value; n weights by up to half a step of 2^-15 of
     the largest each, which add up like independent errors: six standard deviations."""
     head_dim, longest = arguments["head_dim"], int(arguments["positions"].max()) + 1
-    score_error = (head_dim + 2) * EPS * np.sqrt(head_dim) * 4  # |q||k| / sqrt(d), |values| < 5
+    spread = arguments["scale"] * np.sqrt(head_dim)  # the standard deviation of scores
+    score_error = (head_dim + 2) * EPS * np.sqrt(head_dim) * 4 * spread  # |q||k| scale, |v| < 5
     mean_error = (longest / 16 + 16) * EPS
     if arguments["k_cache"].dtype == np.uint16:
         mean_error += 2 * 2.0**-9
     if arguments["k_cache"].dtype == np.uint8:
-        score_error += 2.0**-16 * 5 * 6  # a sum of head_dim such errors over sqrt(head_dim)
+        score_error += 2.0**-16 * 5 * 6 * spread  # a sum of head_dim such errors
         mean_error += 6 * 2.0**-16 * np.sqrt(longest / 3)
     return float(5 * (2 * score_error + mean_error))
 
 
 def _rounded(arguments: Arguments, expected: Array) -> float:
     """For variants that round operands to the cache's 16 bits: with f16 a query is off by up to
-    2^-11 of itself, and head_dim such errors over sqrt(head_dim) add up like independent ones, six
-    standard deviations; an exponential by as much, and the divisor too."""
+    2^-11 of itself, and head_dim such errors add up like independent ones, six standard deviations;
+    an exponential by as much, and the divisor too."""
     bound = _bound(arguments, expected)
     if arguments["k_cache"].dtype != np.float16:
         return bound  # with bf16 the reference rounds queries, and _bound allows for the rest
-    return float(bound + 5 * (2 * 6 / np.sqrt(3) + 2) * 2.0**-11)
+    spread = arguments["scale"] * np.sqrt(arguments["head_dim"])
+    return float(bound + 5 * (2 * 6 / np.sqrt(3) * spread + 2) * 2.0**-11)
 
 
-def _case(shape: Shape, format: str, window: int = 0, quantized: bool = False) -> Case:
+def _case(
+    shape: Shape,
+    format: str,
+    window: int = 0,
+    quantized: bool = False,
+    scale: float | None = None,
+) -> Case:
     n_pairs = sum(min(p + 1, window or p + 1) for f, n in shape.spans for p in range(f, f + n))
     cell = np.dtype(cache.DTYPES[format]).itemsize
     block_bytes = sum(int(np.prod(s)) * cell for s in cache.block_shapes(format, shape.head_dim))
@@ -71,11 +84,14 @@ def _case(shape: Shape, format: str, window: int = 0, quantized: bool = False) -
     return Case(
         op="attention",
         format=format,
-        name=str(shape) + f"-window{window}" * (window > 0) + "-q8" * quantized,
-        make=lambda: _attention(shape, format, window, quantized),
+        name=str(shape)
+        + f"-window{window}" * (window > 0)
+        + "-q8" * quantized
+        + f"-scale{scale}" * (scale is not None),
+        make=lambda: _attention(shape, format, window, quantized, scale),
         outputs=("out", "out_q8", "counters"),
         bound=_bound,
-        reason="score error (d + 2) eps |q||k| / sqrt(d), doubled by the quotient, times max |v|; "
+        reason="score error (d + 2) eps |q||k| scale, doubled by the quotient, times max |v|; "
         "in bf16 and q8_0 the rounding of queries and weights on top",
         rounded=_rounded,
         flops=4 * n_pairs * shape.n_heads * shape.head_dim,
@@ -110,6 +126,8 @@ CASES = [
     *(_case(Shape(6, 2, 48, ((1500, 24),)), f, 500) for f in FORMATS),
     *(_case(Shape(9, 3, 64, ((5, 6),)), f, 0, True) for f in _FLOAT_FORMATS),
     *(_case(Shape(9, 3, 64, ((600, 1),)), f, 0, True) for f in _FLOAT_FORMATS),
+    *(_case(Shape(9, 3, 64, ((600, 1), (40, 7))), f, scale=0.25) for f in FORMATS),
+    *(_case(Shape(6, 2, 80, ((600, 1), (40, 7))), f, scale=0.05) for f in FORMATS),
 ]
 
 # Decoding one token after 512 and 4096, the same for 8 sequences, and a chunk of a prompt at these

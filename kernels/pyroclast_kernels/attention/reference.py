@@ -33,17 +33,19 @@ def attention(
     max_blocks: int,
     value_stride: int,
     window: int,
+    scale: float,
     max_splits: int,
     max_split_tokens: int,
 ) -> None:
-    """out[t, h] = sum over p of softmax(q[t, h] . k[p] / sqrt(head_dim)) * v[p].
+    """out[t, h] = sum over p of softmax(scale * q[t, h] . k[p]) * v[p].
 
     A token at position P sees positions p <= P of its own sequence, the last `window` of them if
-    window > 0.  Query head h reads kv head h // (n_heads / n_kv_heads).  n_tokens, n_seqs int64
-    (1,); sequence s owns tokens [seq_starts[s], seq_starts[s + 1]) and row s of block_tables; qkv
-    and the caches as of rope, which has run on this step's tokens.  out float32 (max_batch_tokens,
-    n_heads * head_dim) and out_q8 Q8_BLOCK of the same rows are both optional; out_q8 wants a
-    head_dim in multiples of 32, since heads are quantized one by one.  block_size is 32.
+    window > 0.  scale > 0 is 1 / sqrt(head_dim) in most models.  Query head h reads kv head h //
+    (n_heads / n_kv_heads).  n_tokens, n_seqs int64 (1,); sequence s owns tokens [seq_starts[s],
+    seq_starts[s + 1]) and row s of block_tables; qkv and the caches as of rope, which has run on
+    this step's tokens.  out float32 (max_batch_tokens, n_heads * head_dim) and out_q8 Q8_BLOCK of
+    the same rows are both optional; out_q8 wants a head_dim in multiples of 32, since heads are
+    quantized one by one.  block_size is 32.
     With a cache in bf16 the queries are rounded to bf16 first; compiled kernels round each
     exponential, relative to the largest of its split, to bf16 as well.  With q8_0 they round
     queries, and exponentials times the scales of the values, to 16 bits of the largest.
@@ -60,7 +62,7 @@ def attention(
             first = max(0, end - window) if window > 0 else 0
             blocks = block_tables[s, : -(-end // block_size)]
             k, v = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
-            values = probs(q[token], k[:, :, first:end]) @ v[:, first:end]
+            values = probs(q[token], k[:, :, first:end], scale) @ v[:, first:end]
             y[token] = values.reshape(n_heads, head_dim)
     q8_blocks.put(y.reshape(t, -1), out, out_q8)
 
@@ -72,10 +74,11 @@ def queries(qkv: Array, k_cache: Array, n_heads: int, n_kv_heads: int, head_dim:
     return cache.from_bf16(cache.to_bf16(q)) if k_cache.dtype == np.uint16 else q
 
 
-def probs(q: Array, k: Array) -> Array:
-    """softmax(q . k / sqrt(head_dim)): q (n_kv_heads, group, head_dim) of one token, k (n_kv_heads,
+def probs(q: Array, k: Array, scale: float) -> Array:
+    """softmax(scale * q . k): q (n_kv_heads, group, head_dim) of one token, k (n_kv_heads,
     head_dim, n) of the positions that it sees -> (n_kv_heads, group, n)."""
-    scores = q @ k / np.sqrt(np.float32(q.shape[-1]))
+    # A quotient: for 1 / sqrt(head_dim) the divisor is sqrt(head_dim), often a whole number.
+    scores = q @ k / np.float32(1 / scale)
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights: Array = scores / scores.sum(axis=-1, keepdims=True)
     return weights

@@ -1,7 +1,7 @@
 // embed: out[t] = scale * row token_ids[t] of a packed weight, dequantized to float32, or added to
 // what out[t] holds.
 // One token per item; a row is one lane of its group, so the reads are strided: a few microseconds.
-#include "matmul/cpp/superblocks.h"
+#include "matmul/cpp/tables.h"
 
 namespace {
 
@@ -69,6 +69,11 @@ PYRO_KERNEL("embed.q3_k", embed<Q3_K>);
 PYRO_KERNEL("embed.q4_k", embed<Q4_K>);
 PYRO_KERNEL("embed.q5_k", embed<Q5_K>);
 PYRO_KERNEL("embed.q6_k", embed<Q6_K>);
+PYRO_KERNEL("embed.iq4_nl", embed<IQ4_NL>);
+PYRO_KERNEL("embed.iq4_xs", embed<IQ4_XS>);
+PYRO_KERNEL("embed.iq3_s", embed<IQ3_S>);
+PYRO_KERNEL("embed.mxfp4", embed<MXFP4>);
+PYRO_KERNEL("embed.t4_k", embed<T4_K>);
 PYRO_KERNEL("embed.f32", embed<F32>);
 PYRO_KERNEL("embed.f16", embed<F16>);
 PYRO_KERNEL("embed.bf16", embed<BF16>);

@@ -16,7 +16,7 @@ import triton.language as tl
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul.triton.block_parts import minimum_of, scale_of
 from pyroclast_kernels.triton.weights import NIBBLES
-from pyroclast_kernels.weights.blocks import LAYOUTS, SUPER
+from pyroclast_kernels.weights.blocks import LAYOUTS
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +54,10 @@ def _values(
 def _blocks(
     n_tokens, token_ids, codes, halves, small, out, n_cols, by, n_code_bytes,
     columns: tl.constexpr, accumulate: tl.constexpr, part_columns: tl.constexpr,
-    n_halves: tl.constexpr, is_super: tl.constexpr, zero: tl.constexpr, nibbles: tl.constexpr,
+    n_halves: tl.constexpr, n_small: tl.constexpr, zero: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     """by: the factor of a row; part_columns share a scale; n_code_bytes: of a row; zero: the code
-    that means 0; is_super, nibbles: how scales and codes are kept."""
+    that means 0; n_small, nibbles: how scales and codes are kept."""
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
@@ -73,9 +73,9 @@ def _blocks(
     else:
         code = tl.load(codes + row * n_code_bytes + column, mask, 0)
     y = (code.to(tl.int32) - zero).to(tl.float32)
-    y *= scale_of(halves, small, row, part, n_parts, has_part, part_columns, n_halves, is_super)
+    y *= scale_of(halves, small, row, part, n_parts, has_part, part_columns, n_halves, n_small)
     if n_halves == 2:
-        y += minimum_of(halves, small, row, part, n_parts, has_part, part_columns, is_super)
+        y += minimum_of(halves, small, row, part, n_parts, has_part, part_columns, n_small)
     _put(out + token * n_cols + column, y, by, mask, accumulate)
 
 
@@ -126,7 +126,7 @@ def launch_embed(
         accumulate=bool(accumulate),
         part_columns=layout.scale_columns,
         n_halves=layout.n_halves,
-        is_super=layout.columns == SUPER,
+        n_small=layout.n_small,
         zero=0 if weight.format == "q8_0" else layout.offset,
         nibbles=weight.format in NIBBLES,
         enable_fp_fusion=False,

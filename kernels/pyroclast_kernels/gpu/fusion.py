@@ -82,7 +82,7 @@ def _rope_attention(limits: Limits, rope: Tensors, attention: Tensors) -> None:
     """Attention that rotates its own heads: the new tokens are not in the cache yet, and the
     queries in qkv stay unrotated."""
     format = _CACHE_FORMATS[str(attention["k_cache"].dtype).removeprefix("torch.")]
-    launch_attention(format)(limits, **attention, angles=rope["table"])
+    launch_attention(format)(limits, **attention, rope=rope)
 
 
 # Longest sequences first: the first match is taken.

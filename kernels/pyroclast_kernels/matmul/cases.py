@@ -27,6 +27,10 @@ _ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)
 _MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
 BF16_ROUNDING = 2.0**-8  # largest relative error of a bfloat16, which has 8 significant bits
 TF32_CUT = 2.0**-10  # the same of a float32 cut, not rounded, to tf32's 11
+_LARGEST_SCALE = {
+    "q2_k": 15, "q3_k": 32, "q4_k": 63, "q5_k": 63, "q6_k": 128, "iq4_xs": 32, "iq3_s": 31,
+    "t4_k": 16,
+}  # fmt: skip
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
 
 
@@ -39,11 +43,14 @@ def raw_rows(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) ->
     # the float16 numbers are drawn such that values come out near 1.
     raw = rng.integers(0, 256, (n_rows, formats.row_bytes(n_cols, format)), np.uint8)
     blocks, layout = raw.view(formats.FORMATS[format].dtype), LAYOUTS[format]
-    largest = {"q2_k": 15, "q3_k": 32, "q4_k": 63, "q5_k": 63, "q6_k": 128}.get(format, 1)
-    for name, unit in {"d": 1 << layout.bits, "dmin": 1, "m": 1}.items():
+    largest = _LARGEST_SCALE.get(format, 1)
+    code = max(map(abs, layout.table)) if layout.table else 1 << layout.bits
+    for name, unit in {"d": code, "dmin": 1, "m": 1}.items():
         if name in (blocks.dtype.names or ()):
             factors = rng.uniform(-4, 4, blocks.shape) / (unit * largest)
             blocks[name] = factors.astype(np.float16)
+    if format == "mxfp4":
+        blocks["e"] = rng.integers(118, 126, blocks.shape)
     return raw
 
 

@@ -7,6 +7,8 @@
 
 #include <chrono>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -75,32 +77,55 @@ void Trace::Lane::add(const PartSpan &span) {
     n_dropped++;
 }
 
-Executor::Executor(int n_threads) : n_threads_(n_threads), owner_pid_(getpid()) {
+Executor::Executor(int n_threads)
+    : n_threads_(n_threads), owner_pid_(getpid()), runs_(new Run[kRuns]) {
   if (n_threads < 1) throw std::invalid_argument("n_threads must be at least 1");
   start_workers();
 }
 
 Executor::~Executor() {
-  if (owner_pid_ != getpid()) {  // after a fork the threads exist in the parent only
-    for (auto &worker : workers_) {
-      worker->thread.detach();
-      (void)worker.release();
-    }
-    return;
-  }
-  stop_.store(true);
-  current_.fetch_add(1);
-  futex_wake_all(current_);
-  for (auto &worker : workers_) worker->thread.join();
+  if (owner_pid_ != getpid())
+    forget_parent();
+  else
+    stop_workers();
 }
 
+// After a fork the threads exist in the parent only, and they may have been in the middle of a run:
+// what they were changing is left as it is.
+void Executor::forget_parent() {
+  for (auto &worker : workers_) {
+    worker->thread.detach();
+    (void)worker.release();
+  }
+  workers_.clear();
+  (void)runs_.release();
+}
+
+// Either all threads run afterwards, or none: then it throws std::runtime_error.
 void Executor::start_workers() {
   for (int i = 1; i < n_threads_; i++) {
     workers_.push_back(std::make_unique<Worker>());
     workers_.back()->finished.store(current_.load());
   }
-  for (int i = 1; i < n_threads_; i++)
-    workers_[i - 1]->thread = std::thread(&Executor::work, this, i - 1);
+  for (int i = 1; i < n_threads_; i++) {
+    try {
+      workers_[i - 1]->thread = std::thread(&Executor::work, this, i - 1);
+    } catch (const std::system_error &error) {
+      stop_workers();
+      throw std::runtime_error("only " + std::to_string(i) + " of " + std::to_string(n_threads_) +
+                               " threads could be started (" + error.what() + ")");
+    }
+  }
+}
+
+void Executor::stop_workers() {
+  stop_.store(true);
+  current_.fetch_add(1);
+  futex_wake_all(current_);
+  for (auto &worker : workers_)
+    if (worker->thread.joinable()) worker->thread.join();
+  workers_.clear();
+  stop_.store(false);
 }
 
 void Executor::wait_until_left(uint32_t run_id) {
@@ -128,11 +153,8 @@ void Executor::Progress::set_over() {
 
 void Executor::run(const Call *calls, int n_calls) {
   if (owner_pid_ != getpid()) {  // forked: the child starts threads of its own
-    for (auto &worker : workers_) {
-      worker->thread.detach();
-      (void)worker.release();
-    }
-    workers_.clear();
+    forget_parent();
+    runs_.reset(new Run[kRuns]);
     owner_pid_ = getpid();
     sleepers_.store(0);
     start_workers();

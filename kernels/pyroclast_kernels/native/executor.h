@@ -69,13 +69,15 @@ struct Trace {
 
 class Executor {
  public:
-  // n_threads counts the caller of run(), which works too.  Raises std::invalid_argument if < 1.
+  // n_threads counts the caller of run(), which works too.  Raises std::invalid_argument if < 1,
+  // std::runtime_error if so many cannot be started; those that were have ended by then.
   explicit Executor(int n_threads);
   ~Executor();
   Executor(const Executor &) = delete;
   Executor &operator=(const Executor &) = delete;
 
-  // Runs the calls one after the other.  One caller at a time; the caller makes sure of it.
+  // Runs the calls one after the other.  One caller at a time; the caller makes sure of it.  The
+  // first run after a fork starts threads, and raises like the constructor.
   void run(const Call *calls, int n_calls);
   // From the next run on, every part goes into `trace`, until it is set to null: 50 ns a part on
   // Zen 4, and one branch a run when it is off.  Not while a run is going on.
@@ -109,6 +111,8 @@ class Executor {
   };
 
   void start_workers();
+  void stop_workers();
+  void forget_parent();
   void work(int index);
   void publish(uint32_t id);
   template <bool traced>
@@ -121,7 +125,7 @@ class Executor {
 
   int n_threads_;
   int owner_pid_;
-  Run runs_[kRuns];
+  std::unique_ptr<Run[]> runs_;
   std::vector<std::unique_ptr<Worker>> workers_;
   Trace *trace_ = nullptr;
   std::atomic<uint32_t> current_{0};  // id of the newest run; a futex word

@@ -1,16 +1,56 @@
 // Python's view of the executor: Executor(n_threads), Program(executor, functions, args, parts) and
 // Trace(executor, spans_per_thread, n_runs), whose records Python reads as bytes.
+#include <pthread.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <chrono>
-#include <mutex>
 
 #include "executor.h"
 
 namespace py = pybind11;
 
 namespace {
+
+// Python ends a daemon thread that asks for the GIL while the interpreter ends: it unwinds the
+// thread's stack, which C++ answers with abort().  So from the end of the program on (an atexit
+// callback), threads that come back from native code stay here instead, until the process is gone.
+std::atomic<bool> ending{false};
+std::atomic<int> n_returning{0};  // threads between the last look at `ending` and the GIL
+pthread_t ending_thread;
+
+class NoGil {
+ public:
+  NoGil() : state_(PyEval_SaveThread()) {}
+  ~NoGil() {
+    n_returning.fetch_add(1);
+    if (ending.load() && !pthread_equal(pthread_self(), ending_thread)) {
+      n_returning.fetch_sub(1);
+      for (;;) pause();
+    }
+    PyEval_RestoreThread(state_);
+    n_returning.fetch_sub(1);
+  }
+  NoGil(const NoGil &) = delete;
+  NoGil &operator=(const NoGil &) = delete;
+
+ private:
+  PyThreadState *state_;
+};
+
+// Called once, by the thread that ends the interpreter, with the GIL.
+void begin_ending() {
+  ending_thread = pthread_self();
+  ending.store(true);
+  PyThreadState *state = PyEval_SaveThread();
+  while (n_returning.load() > 0) usleep(200);
+  PyEval_RestoreThread(state);
+}
+
+// In the child of a fork: threads of the parent that were returning are not there.
+void begin_child() { n_returning.store(0); }
 
 // A recorded list of calls.  The addresses belong to the caller, who keeps them alive.
 class Program {
@@ -43,11 +83,11 @@ class Program {
   int64_t run(int begin, int end) {
     if (begin < 0 || end < begin || end > int(calls_.size()))
       throw std::out_of_range("no such calls in this program");
-    py::gil_scoped_release no_gil;
+    NoGil no_gil;
     return timed(begin, end);
   }
   int64_t run_all() {
-    py::gil_scoped_release no_gil;
+    NoGil no_gil;
     return timed(0, int(calls_.size()));
   }
   size_t size() const { return calls_.size(); }
@@ -108,6 +148,9 @@ class Recording {
 
 PYBIND11_MODULE(_executor, m) {
   m.attr("FEW_TOKENS") = kFewTokens;
+  py::module_::import("atexit").attr("register")(py::cpp_function(&begin_ending));
+  py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") =
+                                                         py::cpp_function(&begin_child));
   py::class_<Executor, std::shared_ptr<Executor>>(m, "Executor")
       .def(py::init<int>(), py::arg("n_threads"))
       .def_property_readonly("n_threads", &Executor::n_threads);

@@ -85,7 +85,7 @@ def _inv_freq(half: int) -> Array:
     return (1e4 ** -(np.arange(half) / half)).astype(np.float32)
 
 
-def _table(n_tokens: int, half: int) -> Arguments:
+def _table(n_tokens: int, half: int, amplitude: float) -> Arguments:
     positions = (np.arange(n_tokens + 1) * 977).astype(np.int32)
     return {
         "n_tokens": np.array([n_tokens]),
@@ -93,30 +93,53 @@ def _table(n_tokens: int, half: int) -> Arguments:
         "inv_freq": _inv_freq(half),
         "out": np.full((n_tokens + 1, 2, half), 7, np.float32),
         "half_dim": half,
+        "amplitude": amplitude,
     }
 
 
-def _rope(shape: Shape, format: str) -> Arguments:
+ORDER = (
+    "n_tokens", "positions", "seq_index", "block_tables", "table", "qkv", "k_cache", "v_cache",
+    "n_heads", "n_kv_heads", "head_dim", "rotary_dim", "block_size", "max_blocks", "value_stride",
+    "temperature", "temperature_length",
+)  # fmt: skip
+
+
+def _rope(
+    shape: Shape, format: str, rotary_dim: int, temperature: float, temperature_length: int
+) -> Arguments:
     rng = np.random.default_rng(shape.n_tokens)
     arguments = paged(shape, format, rng)
-    angles = arguments["positions"][:, None] * _inv_freq(shape.head_dim // 2)
-    arguments["table"] = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    order = (
-        "n_tokens", "positions", "seq_index", "block_tables", "table", "qkv", "k_cache", "v_cache",
-        "n_heads", "n_kv_heads", "head_dim", "block_size", "max_blocks", "value_stride",
-    )  # fmt: skip
-    return {name: arguments[name] for name in order}
+    arguments |= rotation(arguments["positions"], rotary_dim, temperature, temperature_length)
+    return {name: arguments[name] for name in ORDER}
+
+
+def rotation(
+    positions: Array, rotary_dim: int, temperature: float, temperature_length: int
+) -> Arguments:
+    """The arguments of rope that say how it rotates tokens at these positions."""
+    angles = positions[:, None] * _inv_freq(rotary_dim // 2)
+    return {
+        "table": np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
+        "rotary_dim": rotary_dim,
+        "temperature": temperature,
+        "temperature_length": temperature_length,
+    }
 
 
 def _bound(arguments: Arguments, expected: Array) -> Array | float:
-    """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more.
+    """Two products and a sum: 3 eps of the pair's length; a float16 cell rounds once more.  The
+    temperature's factor is off by an eps itself, and its product by half of one.
     Cells in bf16 and q8_0 are compared bit for bit: the same operations in the same order, which
     no variant that knows these formats fuses."""
     if expected.dtype in (np.uint8, np.uint16):
         return 0.0
     length = 10.0  # the normal deviates of the cases stay below 5
     half_step = 2.0**-10 * np.abs(expected.astype(np.float64))
-    return 3 * EPS * length + (half_step if expected.dtype == np.float16 else 0.0)
+    error = 3 * EPS * length + (half_step if expected.dtype == np.float16 else 0.0)
+    if arguments["temperature"] > 0:
+        steps = 1 + int(arguments["positions"].max()) // arguments["temperature_length"]
+        error = 1.5 * (1 + arguments["temperature"] * np.log(steps)) * error
+    return error
 
 
 def _position_bytes(shape: Shape, format: str) -> int:
@@ -126,30 +149,40 @@ def _position_bytes(shape: Shape, format: str) -> int:
     return cells * np.dtype(cache.DTYPES[format]).itemsize // BLOCK_SIZE
 
 
-def _rope_case(shape: Shape, format: str) -> Case:
+def _rope_case(
+    shape: Shape,
+    format: str,
+    rotary_dim: int | None = None,
+    temperature: float = 0.0,
+    temperature_length: int = 1,
+) -> Case:
+    """rotary_dim None: the whole head."""
+    dim = shape.head_dim if rotary_dim is None else rotary_dim
     return Case(
         op="rope",
         format=format,
-        name=str(shape),
-        make=lambda: _rope(shape, format),
+        name=str(shape)
+        + f"-rotary{dim}" * (dim < shape.head_dim)
+        + f"-temperature{temperature:g}by{temperature_length}" * (temperature > 0),
+        make=lambda: _rope(shape, format, dim, temperature, temperature_length),
         outputs=("qkv", "k_cache", "v_cache"),
         bound=_bound,
         reason="3 eps of the pair's length, and one rounding to the cache's format",
-        flops=6 * shape.n_tokens * (shape.n_heads + shape.n_kv_heads) * shape.head_dim,
+        flops=6 * shape.n_tokens * (shape.n_heads + shape.n_kv_heads) * dim,
         bytes=shape.n_tokens * shape.head_dim * (8 * shape.n_heads + 12 * shape.n_kv_heads + 4)
         + shape.n_tokens * shape.n_kv_heads * _position_bytes(shape, format),
     )
 
 
-def _table_case(n_tokens: int, half: int) -> Case:
+def _table_case(n_tokens: int, half: int, amplitude: float = 1.0) -> Case:
     return Case(
         op="rope_table",
         format="f32",
-        name=f"{n_tokens}x{half}",
-        make=lambda: _table(n_tokens, half),
+        name=f"{n_tokens}x{half}" + f"-amplitude{amplitude:g}" * (amplitude != 1),
+        make=lambda: _table(n_tokens, half, amplitude),
         outputs=("out",),
-        bound=lambda arguments, expected: EPS,
-        reason="a float64 cosine rounded to float32: half an ulp of 1",
+        bound=lambda arguments, expected: EPS * amplitude,
+        reason="amplitude times a float64 cosine, both rounded to float32: two half ulps",
         flops=80 * n_tokens * half,  # a sine or cosine counts as 40
         bytes=8 * n_tokens * half,
     )
@@ -163,9 +196,23 @@ _SHAPES = [
     Shape(32, 8, 64, ((7, 40),)),
 ]
 
+# (rotary_dim, temperature, temperature_length): heads that rotate in part, down to nothing, and
+# queries that grow with their position.
+_ROTATIONS: list[tuple[Shape, tuple[int, float, int]]] = [
+    (Shape(9, 3, 64, ((0, 5), (31, 2), (100, 1))), (16, 0.0, 1)),
+    (Shape(4, 2, 80, ((31, 2),)), (20, 0.0, 1)),  # no half of a head, nor of a rest, fills a vector
+    (Shape(2, 1, 48, ((30, 40),)), (46, 0.0, 1)),
+    (Shape(3, 1, 64, ((0, 3), (40, 2))), (0, 0.0, 1)),
+    (Shape(9, 3, 64, ((0, 5), (31, 2), (100, 1))), (64, 0.5, 16)),
+    (Shape(2, 1, 24, ((0, 1), (95, 3))), (8, 0.7, 32)),
+    (Shape(2, 1, 64, ((7, 40),)), (0, 0.1, 3)),
+]
+
 CASES = [
     *(_table_case(n, half) for n, half in [(1, 1), (5, 32), (33, 12)]),
+    *(_table_case(7, 12, amplitude) for amplitude in (1.25, 1.19023)),
     *(_rope_case(shape, f) for f in FORMATS for shape in _SHAPES),
+    *(_rope_case(shape, f, *how) for f in FORMATS for shape, how in _ROTATIONS),
 ]
 
 # Llama 1B's heads: one token of 16 sequences, and a prompt.

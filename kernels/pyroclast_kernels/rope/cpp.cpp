@@ -1,6 +1,6 @@
 // rope_table: cosine and sine of every token's rotation angles, once per step.
 // rope: rotates the query and key heads of each token in place and writes its key and value into
-// the paged cache.  Pairs are (i, i + head_dim / 2), the half-split convention.  One token per
+// the paged cache.  Pairs are (i, i + rotary_dim / 2), the half-split convention.  One token per
 // item.
 //
 // attention/cache.py describes the cache; block_size is 32.
@@ -14,6 +14,7 @@ struct RopeTableArgs {
   const float *inv_freq;
   float *out;
   int64_t half_dim;
+  double amplitude;
 };
 
 // out (n_tokens, 2, half_dim).  The angle is a float32 product, as the models were trained with.
@@ -24,8 +25,8 @@ void rope_table(const void *args, int part, int n_parts) {
     for (int64_t i = 0; i < a.half_dim; i++) {
       const float angle = float(a.positions[t]) * a.inv_freq[i];
       float *out = a.out + t * 2 * a.half_dim + i;
-      out[0] = float(std::cos(double(angle)));
-      out[a.half_dim] = float(std::sin(double(angle)));
+      out[0] = float(a.amplitude * std::cos(double(angle)));
+      out[a.half_dim] = float(a.amplitude * std::sin(double(angle)));
     }
 }
 
@@ -41,9 +42,12 @@ struct RopeArgs {
   int64_t n_heads;
   int64_t n_kv_heads;
   int64_t head_dim;
+  int64_t rotary_dim;
   int64_t block_size;
   int64_t max_blocks;
   int64_t value_stride;
+  double temperature;
+  int64_t temperature_length;
 };
 
 void rotate(float *head, const float *cosine, const float *sine, int64_t half) {
@@ -54,11 +58,18 @@ void rotate(float *head, const float *cosine, const float *sine, int64_t half) {
   }
 }
 
+// Queries, n values, grow with their position.
+void grow(const RopeArgs &a, int64_t position, float *q, int64_t n) {
+  const double steps = double(1 + position / a.temperature_length);
+  const float growth = float(1 + a.temperature * std::log(steps));
+  for (int64_t i = 0; i < n; i++) q[i] *= growth;
+}
+
 template <class Format>
 void rope(const void *args, int part, int n_parts) {
   const RopeArgs &a = *static_cast<const RopeArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
-  const int64_t half = a.head_dim / 2, kv_dim = a.n_kv_heads * a.head_dim;
+  const int64_t half = a.rotary_dim / 2, kv_dim = a.n_kv_heads * a.head_dim;
   for (int64_t t = mine.begin; t < mine.end; t++) {
     float *q = a.qkv + t * (a.n_heads * a.head_dim + 2 * kv_dim);
     float *k = q + a.n_heads * a.head_dim, *v = k + kv_dim;
@@ -66,6 +77,7 @@ void rope(const void *args, int part, int n_parts) {
     for (int64_t h = 0; h < a.n_heads + a.n_kv_heads; h++)
       rotate(q + h * a.head_dim, cosine, sine, half);
     const int64_t position = a.positions[t], slot = position % a.block_size;
+    if (a.temperature > 0) grow(a, position, q, a.n_heads * a.head_dim);
     const int64_t block = a.block_tables[a.seq_index[t] * a.max_blocks + position / a.block_size];
     for (int64_t h = 0; h < a.n_kv_heads; h++) {
       const int64_t at = block * a.n_kv_heads + h;

@@ -1,11 +1,11 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """rope_table and rope in Cython.  See reference.py for the contract.  One token per item.
 
-Pairs are (i, i + head_dim / 2), so both halves of a head are contiguous and the rotation
+Pairs are (i, i + rotary_dim / 2), so both halves are contiguous and the rotation
 vectorizes; keys go to the cache one cell every block_size, which does not.
 """
 
-from libc.math cimport cos, sin
+from libc.math cimport cos, log, sin
 from libc.stdint cimport int32_t, int64_t, uint16_t
 
 from pyroclast_kernels.native.abi cimport Cell, Range, float_to_cell, split
@@ -17,6 +17,7 @@ cdef struct RopeTableArgs:
     const float *inv_freq
     float *out
     int64_t half_dim
+    double amplitude
 
 
 cdef struct RopeArgs:
@@ -31,9 +32,12 @@ cdef struct RopeArgs:
     int64_t n_heads
     int64_t n_kv_heads
     int64_t head_dim
+    int64_t rotary_dim
     int64_t block_size
     int64_t max_blocks
     int64_t value_stride
+    double temperature
+    int64_t temperature_length
 
 
 cdef void rope_table(const void *args, int part, int n_parts) noexcept nogil:
@@ -47,8 +51,8 @@ cdef void rope_table(const void *args, int part, int n_parts) noexcept nogil:
         for i in range(a.half_dim):
             # A float32 product, as the models were trained with; its cosine in float64.
             angle = <float>a.positions[t] * a.inv_freq[i]
-            out[i] = <float>cos(<double>angle)
-            out[a.half_dim + i] = <float>sin(<double>angle)
+            out[i] = <float>(a.amplitude * cos(<double>angle))
+            out[a.half_dim + i] = <float>(a.amplitude * sin(<double>angle))
 
 
 cdef inline void rotate(
@@ -60,6 +64,15 @@ cdef inline void rotate(
         a, b = head[i], head[i + half]
         head[i] = a * cosine[i] - b * sine[i]
         head[i + half] = b * cosine[i] + a * sine[i]
+
+
+cdef inline void grow(const RopeArgs *a, int64_t position, float *q) noexcept nogil:
+    """The queries of a token grow with its position."""
+    cdef double steps = <double>(1 + position // a.temperature_length)
+    cdef float growth = <float>(1 + a.temperature * log(steps))
+    cdef int64_t i
+    for i in range(a.n_heads * a.head_dim):
+        q[i] *= growth
 
 
 cdef inline void write_cache(
@@ -76,7 +89,7 @@ cdef inline void rope(
     const RopeArgs *a, Cell *k_cache, Cell *v_cache, int part, int n_parts
 ) noexcept nogil:
     cdef Range mine = split(a.n_tokens[0], part, n_parts)
-    cdef int64_t half = a.head_dim // 2, n_rotated = a.n_heads + a.n_kv_heads
+    cdef int64_t half = a.rotary_dim // 2, n_rotated = a.n_heads + a.n_kv_heads
     cdef int64_t t, h, position, slot, at
     cdef float *q
     cdef float *k
@@ -90,6 +103,8 @@ cdef inline void rope(
         for h in range(n_rotated):
             rotate(q + h * a.head_dim, cosine, cosine + half, half)
         position = a.positions[t]
+        if a.temperature > 0:
+            grow(a, position, q)
         slot = position % a.block_size
         at = a.block_tables[a.seq_index[t] * a.max_blocks + position // a.block_size] * a.n_kv_heads
         for h in range(a.n_kv_heads):

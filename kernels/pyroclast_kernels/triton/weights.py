@@ -5,10 +5,12 @@ Row by row, columns adjacent, so that a tile of a matrix is a tile of memory:
     4-bit formats      codes uint8 (n_rows, 32 * pairs of blocks): byte j of pair p has column
                        64 p + j in its low nibble and column 64 p + 32 + j in its high one; the
                        second block of the last pair may be missing: its codes are zero
-    other block ones   codes int8 (n_rows, n_cols): signed for q8_0, else as blocks.Blocks has them
-and for all block formats the numbers of the headers: halves float16 (n_rows, n_headers, n_halves)
-and small (n_rows, n_headers, n_small), int8 for q3_k and q6_k, else uint8.  blocks.LAYOUTS says
-what they mean; nothing is rounded, so what a weight means is the same to the bit.
+    other block ones   codes int8 (n_rows, n_cols): signed for q8_0, the values that a table has for
+                       them (iq4_nl and after), else as blocks.Blocks has them
+and for all block formats the numbers of the headers: halves (n_rows, n_headers, n_halves), float16
+but for those of table_weights.HALVES, and small (n_rows, n_headers, n_small), int8 where scales
+have signs, else uint8.  blocks.LAYOUTS says what they mean; nothing is rounded, so what a weight
+means is the same to the bit.
 """
 
 from __future__ import annotations
@@ -23,13 +25,20 @@ import torch
 
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.table_weights import (
+    HALVES,
+    READERS,
+    bits,
+    device_halves,
+    e8m0_halves,
+)
 from pyroclast_kernels.weights import BLOCK_FORMATS, formats
 from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
 from pyroclast_kernels.weights.packing import LANES, PackedWeight
 
 _VALUES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-NIBBLES = tuple(format for format, layout in LAYOUTS.items() if layout.bits == 4)
-_SIGNED_SMALL = ("q3_k", "q6_k")
+NIBBLES = tuple(format for format, layout in LAYOUTS.items() if layout.has_nibbles)
+_SIGNED_SMALL = ("q3_k", "q6_k", "iq4_xs", "iq3_s", "t4_k")
 # Rows are laid out in runs of about this many values: large enough that a run's kernels outlast
 # their launches, small enough that its temporaries (some 10 bytes a value) do not count.
 _RUN_VALUES = 1 << 24
@@ -94,7 +103,9 @@ def _empty_tensors(format: str, n_rows: int, n_cols: int) -> dict[str, torch.Ten
     small = torch.int8 if format in _SIGNED_SMALL else torch.uint8
     return {
         "codes": empty(n_rows, n_codes, dtype=torch.uint8 if packed else torch.int8),
-        "halves": empty(n_rows, n_headers, layout.n_halves, dtype=torch.float16),
+        "halves": empty(
+            n_rows, n_headers, layout.n_halves, dtype=HALVES.get(format, torch.float16)
+        ),
         "small": empty(n_rows, n_headers, layout.n_small, dtype=small),
     }
 
@@ -160,12 +171,18 @@ def _of_packed(packed: PackedWeight) -> DeviceWeight:
             pack_rows(torch.from_numpy(raw.reshape(len(rows), -1)), weight, first)
             continue
         blocks = packed._blocks(group, lane)  # noqa: SLF001
-        offset = np.uint8(128 if packed.format == "q8_0" else 0)
-        parts = (blocks.codes ^ offset, blocks.halves, blocks.small)
+        parts = (_stored(blocks.codes, packed.format), blocks.halves, blocks.small)
         copies = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
         codes, halves, small = (copy.to(triton_device.device()) for copy in copies)
         _put(weight, first, codes, halves, small)
     return weight
+
+
+def _stored(codes: Any, format: str) -> Any:
+    """Packed codes as bytes of the device's: q8_0's with their signs, values of a table."""
+    if LAYOUTS[format].table:
+        return np.array(LAYOUTS[format].table, np.int8)[codes].view(np.uint8)
+    return codes ^ np.uint8(128 if format == "q8_0" else 0)
 
 
 def _put(weight: DeviceWeight, first: int, codes: Any, halves: Any, small: Any) -> None:
@@ -177,7 +194,7 @@ def _put(weight: DeviceWeight, first: int, codes: Any, halves: Any, small: Any) 
     if weight.format in NIBBLES and codes.shape[1] != weight.codes.shape[1]:
         codes = _nibbles(codes)
     weight.codes[rows].view(torch.uint8).copy_(codes)
-    weight.halves[rows].copy_(halves)
+    weight.halves[rows].copy_(device_halves(halves, weight.format))
     weight.small[rows].view(torch.uint8).copy_(small)
 
 
@@ -207,16 +224,10 @@ class _Fields:
 def _halves(blocks: torch.Tensor, format: str) -> torch.Tensor:
     """float16 (n, n_headers, n_halves)."""
     named, fields = formats.FORMATS[format].dtype.names or (), _Fields(blocks, format)
+    if format == "mxfp4":
+        return e8m0_halves(fields["e"])
     parts = [fields[name] for name in ("d", "dmin", "m") if name in named]
     return torch.cat(parts, dim=-1).view(torch.float16)
-
-
-def _bits(packed: torch.Tensor, width: int, group: int) -> torch.Tensor:
-    """blocks.fields: bytes (..., n_bytes) -> fields of `width` bits (..., n), the lowest of `group`
-    bytes first, then their next ones, then the next group."""
-    parts = packed.unflatten(-1, (-1, 1, group))
-    shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)[:, None]
-    return (parts >> shifts & (1 << width) - 1).flatten(-3)
 
 
 _Read = Callable[[_Fields], tuple[Any, Any]]
@@ -227,18 +238,18 @@ def _no_small(fields: _Fields) -> torch.Tensor:
 
 
 def _read_nibbles(fields: _Fields) -> tuple[Any, Any]:
-    return _bits(fields["qs"], 4, 16), _no_small(fields)
+    return bits(fields["qs"], 4, 16), _no_small(fields)
 
 
 def _read_five_bits(fields: _Fields) -> tuple[Any, Any]:
-    codes = _bits(fields["qs"], 4, 16) | _bits(fields["qh"], 1, 1) << 4
+    codes = bits(fields["qs"], 4, 16) | bits(fields["qh"], 1, 1) << 4
     return codes, _no_small(fields)
 
 
 def _read_q3_k(fields: _Fields) -> tuple[Any, Any]:
-    codes = _bits(fields["qs"], 2, 32) | _bits(fields["hmask"], 1, 32) << 2
+    codes = bits(fields["qs"], 2, 32) | bits(fields["hmask"], 1, 32) << 2
     packed = fields["scales"]
-    scales = _bits(packed[..., :8], 4, 8) | _bits(packed[..., 8:], 2, 4) << 4
+    scales = bits(packed[..., :8], 4, 8) | bits(packed[..., 8:], 2, 4) << 4
     return codes, scales - 32  # wraps: a signed byte
 
 
@@ -251,12 +262,12 @@ def _scales_and_minimums(fields: _Fields) -> torch.Tensor:
 
 
 def _read_q5_k(fields: _Fields) -> tuple[Any, Any]:
-    codes = _bits(fields["qs"], 4, 32) | _bits(fields["qh"], 1, 32) << 4
+    codes = bits(fields["qs"], 4, 32) | bits(fields["qh"], 1, 32) << 4
     return codes, _scales_and_minimums(fields)
 
 
 def _read_q6_k(fields: _Fields) -> tuple[Any, Any]:
-    return _bits(fields["ql"], 4, 64) | _bits(fields["qh"], 2, 32) << 4, fields["scales"]
+    return bits(fields["ql"], 4, 64) | bits(fields["qh"], 2, 32) << 4, fields["scales"]
 
 
 # q8_0's signed bytes, and q4_k's nibbles (64 columns in 32 bytes), lie in the file as they do here.
@@ -266,9 +277,10 @@ _READ: dict[str, _Read] = {
     "q4_1": _read_nibbles,
     "q5_0": _read_five_bits,
     "q5_1": _read_five_bits,
-    "q2_k": lambda fields: (_bits(fields["qs"], 2, 32), fields["scales"]),
+    "q2_k": lambda fields: (bits(fields["qs"], 2, 32), fields["scales"]),
     "q3_k": _read_q3_k,
     "q4_k": lambda fields: (fields["qs"], _scales_and_minimums(fields)),
     "q5_k": _read_q5_k,
     "q6_k": _read_q6_k,
+    **READERS,
 }

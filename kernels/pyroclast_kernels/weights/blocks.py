@@ -7,13 +7,13 @@ header as arrays.  A file's bit fields are ggml's; the packed ones are those of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights import formats, table_blocks
 
 Array = NDArray[Any]
 
@@ -24,11 +24,18 @@ SUPER = 256
 @dataclass(frozen=True)
 class Blocks:
     """Rows (n, n_headers * columns) taken apart: codes uint8 (n, n_headers, columns), halves
-    float16 (n, n_headers, 1 or 2) and small (n, n_headers, 0 or 16), integers as bytes."""
+    float16 (n, n_headers, 1 or 2), of mxfp4 bfloat16 bits, and small (n, n_headers, 0, 8 or 16),
+    integers as bytes."""
 
     codes: Array
     halves: Array
     small: Array
+
+
+def named_halves(blocks: Any) -> Array:
+    """The float16 numbers of a file's structured blocks."""
+    names = [name for name in ("d", "dmin", "m") if name in (blocks.dtype.names or ())]
+    return np.stack([blocks[name] for name in names], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Layout:
 
     read takes the structured blocks of a file (n, n_headers) to (codes, small); scales takes
     Blocks to (scale, minimum), float32 (n, n_headers, columns / scale_columns): a value is scale *
-    (code - offset) + minimum.
+    (code - offset) + minimum, or scale * table[code] where there is a table.  read_halves takes
+    the same blocks to the 16-bit numbers (n, n_headers, n_halves).
     """
 
     columns: int
@@ -49,6 +57,13 @@ class Layout:
     scale_columns: int
     read: Callable[[Any], tuple[Array, Array]]
     scales: Callable[[Blocks], tuple[Array, Array]]
+    table: tuple[int, ...] = ()
+    read_halves: Callable[[Any], Array] = named_halves
+
+    @property
+    def has_nibbles(self) -> bool:
+        """Whether codes are 4 bits of a number, which two blocks can share a byte for."""
+        return self.bits == 4 and not self.table
 
     @property
     def header_bytes(self) -> int:
@@ -70,8 +85,7 @@ def read_blocks(raw: Array, format: str) -> Blocks:
     layout = LAYOUTS[format]
     blocks = np.ascontiguousarray(raw).view(formats.FORMATS[format].dtype)
     codes, small = layout.read(blocks)
-    names = [name for name in ("d", "dmin", "m") if name in (blocks.dtype.names or ())]
-    return Blocks(codes, np.stack([blocks[name] for name in names], axis=-1), small)
+    return Blocks(codes, layout.read_halves(blocks), small)
 
 
 def values_of(blocks: Blocks, format: str) -> tuple[Array, Array]:
@@ -82,8 +96,15 @@ def values_of(blocks: Blocks, format: str) -> tuple[Array, Array]:
     codes = blocks.codes.reshape(n, n_headers, -1, layout.scale_columns)
     with np.errstate(invalid="ignore", over="ignore"):
         scale, minimum = (x[..., None] for x in layout.scales(blocks))
-        values = scale * (codes.astype(np.int16) - layout.offset).astype(np.float32) + minimum
+        values = scale * _integers(codes, layout).astype(np.float32) + minimum
     return values.reshape(n, -1), np.broadcast_to(minimum, values.shape).reshape(n, -1)
+
+
+def _integers(codes: Array, layout: Layout) -> Array:
+    if layout.table:
+        return np.array(layout.table, np.int8)[codes]
+    out: Array = codes.astype(np.int16) - layout.offset
+    return out
 
 
 # ---- packed codes: quads of 4 columns, one vector of 16 rows after another (codes.h) -------------
@@ -219,6 +240,16 @@ def _signed_scales(blocks: Blocks) -> tuple[Array, Array]:
     return scale, np.zeros_like(scale)
 
 
+def _eighths(blocks: Blocks) -> tuple[Array, Array]:
+    scale, minimum = _signed_scales(blocks)
+    return scale * np.float32(0.125), minimum
+
+
+def _power_of_two(blocks: Blocks) -> tuple[Array, Array]:
+    scale = table_blocks.bfloat(blocks.halves)
+    return scale, np.zeros_like(scale)
+
+
 def _eight_and_eight(blocks: Blocks) -> tuple[Array, Array]:
     d, dmin = _scale_and_minimum(blocks)
     small = blocks.small.astype(np.float32)
@@ -233,6 +264,18 @@ def _scale_and_minimum_nibbles(blocks: Blocks) -> tuple[Array, Array]:
     )
 
 
+def _table(
+    format: str,
+    columns: int,
+    n_small: int,
+    scale_columns: int,
+    read: Callable[[Any], tuple[Array, Array]],
+    scales: Callable[[Blocks], tuple[Array, Array]],
+) -> Layout:
+    table = table_blocks.TABLES[format]
+    return Layout(columns, 1, n_small, 4, 0, scale_columns, read, scales, table)
+
+
 LAYOUTS = {
     "q8_0": Layout(BLOCK, 1, 0, 8, 128, BLOCK, _read_q8_0, _scale_only),
     "q4_0": Layout(BLOCK, 1, 0, 4, 8, BLOCK, _read_nibbles, _scale_only),
@@ -244,4 +287,12 @@ LAYOUTS = {
     "q4_k": Layout(SUPER, 2, 16, 4, 0, BLOCK, _read_q4_k, _eight_and_eight),
     "q5_k": Layout(SUPER, 2, 16, 5, 0, BLOCK, _read_q5_k, _eight_and_eight),
     "q6_k": Layout(SUPER, 1, 16, 6, 32, 16, _read_q6_k, _signed_scales),
+    "iq4_nl": _table("iq4_nl", BLOCK, 0, BLOCK, table_blocks.read_32, _scale_only),
+    "iq4_xs": _table("iq4_xs", SUPER, 8, BLOCK, table_blocks.read_iq4_xs, _signed_scales),
+    "iq3_s": _table("iq3_s", SUPER, 8, BLOCK, table_blocks.read_iq3_s, _signed_scales),
+    "mxfp4": replace(
+        _table("mxfp4", BLOCK, 0, BLOCK, table_blocks.read_32, _power_of_two),
+        read_halves=table_blocks.e8m0_halves,
+    ),
+    "t4_k": _table("t4_k", SUPER, 16, 16, table_blocks.read_t4_k, _eighths),
 }

@@ -221,6 +221,11 @@ def _ue4m3(blocks: Array) -> Floats:
     return d
 
 
+def t4_k(blocks: Array) -> tuple[Array, Array]:
+    """Our own: nibbles into the table of all values of IQ1 and IQ2; signed scales of 16."""
+    return blocks["scales"], _table(_nibbles(blocks["qs"], 16), codebooks.GRID_EIGHTHS)
+
+
 CODECS = {
     "iq4_nl": Codec(1, iq4_nl, _half),
     "iq4_xs": Codec(1, iq4_xs, _half),
@@ -231,6 +236,7 @@ CODECS = {
     "iq2_s": Codec(1 / 8, iq2_s, _half),
     "iq1_s": Codec(1 / 8, iq1_s, _half),
     "iq1_m": Codec(1 / 8, iq1_m, _iq1_m_d),
+    "t4_k": Codec(1 / 8, t4_k, _half),
     "tq1_0": Codec(1, tq1_0, _half),
     "tq2_0": Codec(1, tq2_0, _half),
     "mxfp4": Codec(1, mxfp4, _e8m0),

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 # The values of 4-bit codes: IQ4_NL and IQ4_XS; E2M1, doubled, of MXFP4 and NVFP4.
 NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 E2M1_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+# Every value of IQ1's grid, moved by an eighth, and of IQ2's, in eighths.
+GRID_EIGHTHS = (-43, -25, -9, -8, -7, -1, 0, 1, 7, 8, 9, 25, 43, 0, 0, 0)
 
 _MAGNITUDES = {
     "iq1": (-1, 0, 1),

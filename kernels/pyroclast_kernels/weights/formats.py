@@ -30,15 +30,15 @@ _GROUP_VALUES = 1 << 18
 class Format:
     """One format: block_columns values take block_bytes bytes, laid out as `dtype`.
 
-    ggml_type is its number in a GGUF file.  decode and encode work on whole blocks
-    (n_blocks,) of `dtype` <-> float32 (n_blocks, block_columns); encode is None where only reading
-    is supported.
+    ggml_type is its number in a GGUF file, None if it has none.  decode and encode work on whole
+    blocks (n_blocks,) of `dtype` <-> float32 (n_blocks, block_columns); encode is None where only
+    reading is supported.
     """
 
     name: str
     block_columns: int
     block_bytes: int
-    ggml_type: int
+    ggml_type: int | None
     dtype: np.dtype[np.void]
     decode: _Decode
     encode: _Encode | None
@@ -112,7 +112,7 @@ def quantizable_formats() -> list[str]:
 def _format(
     name: str,
     block_columns: int,
-    ggml_type: int,
+    ggml_type: int | None,
     fields: list[Any],
     decode: _Decode,
     encode: _Encode | None = None,
@@ -128,7 +128,7 @@ def _bytes(name: str, count: int) -> tuple[str, str, int]:
     return name, "u1", count
 
 
-def _codebook(name: str, block_columns: int, ggml_type: int, *fields: Any) -> Format:
+def _codebook(name: str, block_columns: int, ggml_type: int | None, *fields: Any) -> Format:
     return _format(name, block_columns, ggml_type, list(fields), CODECS[name].decode)
 
 
@@ -195,5 +195,7 @@ FORMATS: dict[str, Format] = {
         _codebook("tq2_0", 256, 35, _bytes("qs", 64), _D),
         _codebook("mxfp4", 32, 39, ("e", "u1"), _bytes("qs", 16)),
         _codebook("nvfp4", 64, 40, _bytes("e", 4), _bytes("qs", 32)),
+        # No file has it: what loading makes of IQ1 and IQ2 (recode.py).
+        _codebook("t4_k", 256, None, _D, ("scales", "i1", 16), _bytes("qs", 128)),
     )
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Formats that no kernel computes, laid out as blocks of one that kernels do compute.
 
-Codes and scales are moved, not rounded, wherever the target has room for them; what is lost is
-then at most the lowest bits of a block's float16 scale.  `RECODED` says which format becomes what.
+Codes and scales are moved, not rounded.  Nothing is lost but the last bit of IQ3_XXS's float16
+scale, which is halved, where it is below 2 ** -14.  `RECODED` says which format becomes what.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights import formats, table_blocks
 from pyroclast_kernels.weights.codebook_codecs import CODECS
 
 Array = NDArray[Any]
@@ -53,34 +53,33 @@ def _empty(format: str, n: int) -> Array:
 
 
 def _to_f16(blocks: Array, format: str) -> Array:
-    """Each value to the nearest float16."""
+    """NVFP4: 6 significant bits between 2 ** -10 and 2880, which float16 has as they are."""
     values = CODECS[format].decode(blocks)
     return values.astype(np.float16).reshape(-1)
 
 
-def _to_q8_0(blocks: Array, format: str) -> Array:
-    """Codes as they are; the scale of 32 columns to the nearest float16."""
-    codec = CODECS[format]
-    scales, codes = codec.read(blocks)
-    out = _empty("q8_0", codes.size // 32)
-    steps = codec.d(blocks) * np.float32(codec.unit) * scales.astype(np.float32)
-    out["d"] = steps.reshape(-1)
-    out["qs"] = codes.reshape(-1, 32)
+def _to_t4_k(blocks: Array, format: str) -> Array:
+    """Scales and values as they are; the table has all of them."""
+    scales, values = CODECS[format].read(blocks)
+    out = _empty("t4_k", len(blocks))
+    out["d"] = CODECS[format].d(blocks)[:, 0]
+    out["scales"] = np.repeat(scales, 16 // scales.shape[1], axis=1)
+    codes = table_blocks.codes_of("t4_k")[values.astype(np.int16) + 128]
+    out["qs"] = table_blocks.put_nibbles(codes)
     return out
 
 
 def _to_q6_k(blocks: Array, format: str) -> Array:
-    """Codes in -32..31 and integer scales as they are; d times a power of two."""
+    """IQ3_XXS: its values are even, up to 62; half of each is a code, and d / 2 the scale."""
     codec = CODECS[format]
-    scales, codes = codec.read(blocks)
-    halved = 2 if format == "iq3_xxs" else 1  # its codes are even, up to 62
+    scales, values = codec.read(blocks)
     out = _empty("q6_k", len(blocks))
-    out["d"] = (codec.d(blocks) * np.float32(codec.unit * halved))[:, 0]
-    out["scales"] = np.repeat(scales, 16 // scales.shape[1], axis=1)
-    unsigned = (codes // halved + 32).astype(np.uint8)
-    low = unsigned.reshape(-1, 2, 2, 64) & np.uint8(15)  # as decode_q6_k reads them
+    out["d"] = (codec.d(blocks) * np.float32(2 * codec.unit))[:, 0]
+    out["scales"] = np.repeat(scales, 2, axis=1)
+    codes = (values // 2 + 32).astype(np.uint8)
+    low = codes.reshape(-1, 2, 2, 64) & np.uint8(15)  # as decode_q6_k reads them
     out["ql"] = (low[:, :, 0] | low[:, :, 1] << np.uint8(4)).reshape(-1, 128)
-    high = unsigned.reshape(-1, 2, 4, 32) >> np.uint8(4)
+    high = codes.reshape(-1, 2, 4, 32) >> np.uint8(4)
     shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     out["qh"] = np.bitwise_or.reduce(high << shifts, axis=2).reshape(-1, 64)
     return out
@@ -99,17 +98,13 @@ def _to_q2_k(blocks: Array, format: str) -> Array:
 
 
 RECODED = {
-    "iq4_nl": Recoding("q8_0", _to_q8_0),
-    "iq4_xs": Recoding("q8_0", _to_q8_0),
-    "iq3_s": Recoding("q8_0", _to_q8_0),
-    "iq2_xxs": Recoding("q8_0", _to_q8_0),
     "iq3_xxs": Recoding("q6_k", _to_q6_k),
-    "iq1_s": Recoding("q6_k", _to_q6_k),
-    "iq1_m": Recoding("q6_k", _to_q6_k),
+    "iq2_xxs": Recoding("t4_k", _to_t4_k),
+    "iq2_xs": Recoding("t4_k", _to_t4_k),
+    "iq2_s": Recoding("t4_k", _to_t4_k),
+    "iq1_s": Recoding("t4_k", _to_t4_k),
+    "iq1_m": Recoding("t4_k", _to_t4_k),
     "tq1_0": Recoding("q2_k", _to_q2_k),
     "tq2_0": Recoding("q2_k", _to_q2_k),
-    "iq2_xs": Recoding("f16", _to_f16),
-    "iq2_s": Recoding("f16", _to_f16),
-    "mxfp4": Recoding("f16", _to_f16),
     "nvfp4": Recoding("f16", _to_f16),
 }

@@ -20,9 +20,8 @@ from pyroclast.checkpoint.convert.mixes import (
 )
 from pyroclast.checkpoint.convert.source import Bytes, Source, SourceTensor, gguf_source
 from pyroclast.checkpoint.dummy import PREFIX
-from pyroclast.checkpoint.open import model_path
+from pyroclast.checkpoint.open import find_model
 from pyroclast.errors import ModelFileError
-from pyroclast.files.gguf import GGUFFile
 from pyroclast.files.gguf_writer import TensorEntry, Value, header, replacing, write_tensor
 from pyroclast_kernels import features
 from pyroclast_kernels.weights import formats
@@ -66,10 +65,12 @@ def convert(
 def _open(source: str, target: Path) -> Source:
     if source.startswith(PREFIX):
         raise ModelFileError(f"{source!r}: random weights are not converted; name a file or folder")
-    path = model_path(Path(source))
+    path, to_format = find_model(source)
+    if to_format is not None:
+        raise ModelFileError(f"{source!r}: leave out @{to_format}; --to names the format")
     if target.exists() and os.path.samefile(path, target):
         raise ModelFileError(f"{target}: is what is to be converted; name another file")
-    return folder_source(path) if path.is_dir() else gguf_source(GGUFFile(path))
+    return folder_source(path) if path.is_dir() else gguf_source(path)
 
 
 def _format(source: Source, tensor: SourceTensor, to: str) -> str:

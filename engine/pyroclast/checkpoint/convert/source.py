@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pyroclast.checkpoint.convert.mixes import Place
 from pyroclast.checkpoint.open import Closable
-from pyroclast.files.gguf import GGUFFile
+from pyroclast.files.gguf import GGUFFile, GGUFTensorInfo
+from pyroclast.files.gguf_parts import GGUFModel
 from pyroclast_kernels.weights import formats
 
 Bytes = npt.NDArray[np.uint8]
@@ -59,21 +61,27 @@ class Source:
         return int(found[1]) if found else None
 
 
-def gguf_source(file: GGUFFile) -> Source:
-    """A file's metadata and tensors as they are, whatever its architecture."""
-    metadata = {key: file.metadata.raw(key) for key in file.metadata if key not in _REWRITTEN}
+def gguf_source(path: Path) -> Source:
+    """Metadata and tensors of a file, or of all its parts, as they are, whatever the
+    architecture."""
+    model = GGUFModel(path)
+    metadata = {
+        key: model.metadata.raw(key)
+        for key in model.metadata
+        if key not in _REWRITTEN and not key.startswith("split.")
+    }
     tensors = [
-        _gguf_tensor(file, name)
-        for name in sorted(file.tensors, key=lambda name: file.tensors[name].offset)
+        _gguf_tensor(file, info)
+        for file in model.files
+        for info in sorted(file.tensors.values(), key=lambda info: info.offset)
     ]
-    return Source(metadata, tensors, file)
+    return Source(metadata, tensors, model)
 
 
-def _gguf_tensor(file: GGUFFile, name: str) -> SourceTensor:
-    info = file.tensors[name]
+def _gguf_tensor(file: GGUFFile, info: GGUFTensorInfo) -> SourceTensor:
     row_bytes = formats.row_bytes(info.shape[-1], info.format)
     return SourceTensor(
-        name,
+        info.name,
         info.shape,
         info.format,
         lambda: file.map.view(info.offset, info.n_bytes).reshape(-1, row_bytes),

@@ -72,6 +72,7 @@ def attention(heads: list[int], n_cached: int, n_batch: int, format: str) -> Any
         "scratch": np.zeros(cells, np.float32),
         "counters": np.zeros(cells[0], np.int32),
         "window": 0,
+        "scale": head_dim**-0.5,
         "max_splits": max_splits,
         "max_split_tokens": _MAX_SPLIT_TOKENS,
     }

@@ -29,7 +29,10 @@ from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
 
-FORMATS = "q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k_s,q3_k_m,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,bf16,f16"
+FORMATS = (
+    "q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k_s,q3_k_m,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,iq4_nl,iq4_xs,"
+    "iq3_s,bf16,f16"
+)
 _ROWS = 64  # distributions held in float64 at a time
 Divergence = tuple[Any, Any]  # (KL divergence in nats, is the likeliest token the same?)
 

@@ -31,6 +31,7 @@ struct AttentionArgs {
   int64_t max_blocks;
   int64_t value_stride;
   int64_t window;
+  double scale;
   int64_t max_splits;
   int64_t max_split_tokens;
 };
@@ -70,7 +71,7 @@ Cache<Format> start_tile(const AttentionArgs &a, const Item &item) {
         tile.n_rows[g] = n;
       }
   }
-  gather_queries<typename Format::Source>(tile, a.head_dim);
+  gather_queries<typename Format::Source>(tile, a.head_dim, a.scale);
   return {static_cast<const uint8_t *>(a.k_cache),
           static_cast<const uint8_t *>(a.v_cache),
           a.block_tables + item.seq * a.max_blocks,

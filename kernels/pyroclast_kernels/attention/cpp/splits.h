@@ -186,8 +186,8 @@ PYRO_INLINE float put_query(const float *q, int64_t head_dim, typename Source::U
 
 // Queries by dimension, then row, so that one pointer serves all rows of a group; sets Row.scale.
 template <class Source>
-void gather_queries(Tile &tile, int64_t head_dim) {
-  const float scale = 1.44269504088896341f / std::sqrt(float(head_dim));
+void gather_queries(Tile &tile, int64_t head_dim, double score_scale) {
+  const float scale = 1.44269504088896341f / float(1 / score_scale);
   for (int g = 0; g < tile.n_groups; g++)
     for (int r = 0; r < tile.n_rows[g]; r++) {
       Row &row = tile.rows[g * kGroup + r];

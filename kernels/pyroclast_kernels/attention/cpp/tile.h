@@ -37,7 +37,7 @@ struct Row {
   int64_t token, head;
   int64_t first, end;  // sees positions [first, end)
   float maximum, sum;
-  float scale;  // of its scores: 1 / sqrt(head_dim), log2(e), and the query's own in q8_0
+  float scale;  // of its scores: attention's, log2(e), and the query's own in q8_0
 };
 
 struct GroupBuffers {

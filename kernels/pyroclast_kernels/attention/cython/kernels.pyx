@@ -11,7 +11,7 @@ and merged from left to right: its bits depend on the sequence alone.  `scratch`
 unused: one token's context stays on one thread.
 """
 
-from libc.math cimport INFINITY, expf, sqrtf
+from libc.math cimport INFINITY, expf
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.string cimport memset
 
@@ -84,7 +84,7 @@ cdef inline void one_split(
 ) noexcept nogil:
     """Scores, softmax and weighted values of all rows over positions [begin, end)."""
     cdef float one = 1
-    cdef float scale = one / sqrtf(<float>a.head_dim)
+    cdef float scale = one / <float>(1 / a.scale)
     cdef int64_t seen = max(begin, tile.rows[0].first // STEP * STEP), p = seen, n
     cdef int64_t width = (a.head_dim + 15) // 16 * 16
     cdef int n_blocks = (tile.n_rows + ROWS - 1) // ROWS, r

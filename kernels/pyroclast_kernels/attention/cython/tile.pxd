@@ -32,6 +32,7 @@ cdef struct AttentionArgs:
     int64_t max_blocks
     int64_t value_stride
     int64_t window
+    double scale
     int64_t max_splits
     int64_t max_split_tokens
 

@@ -39,6 +39,7 @@ from pyroclast_kernels.numba.simd import (
     inline,
     load_f32,
     load_f32x16,
+    load_f64,
     load_halfx16,
     load_i32,
     load_i64,
@@ -55,7 +56,7 @@ from pyroclast_kernels.numba.simd import (
 _N_TOKENS, _N_SEQS, _SEQ_STARTS, _POSITIONS, _BLOCK_TABLES, _QKV = range(0, 48, 8)
 _K_CACHE, _V_CACHE, _OUT, _OUT_Q8 = range(48, 80, 8)  # scratch and counters are not needed
 _N_HEADS, _N_KV_HEADS, _HEAD_DIM, _BLOCK_SIZE, _MAX_BLOCKS = range(96, 136, 8)
-_VALUE_STRIDE, _WINDOW = 136, 144
+_VALUE_STRIDE, _WINDOW, _SCALE = 136, 144, 152
 
 
 @inline
@@ -123,11 +124,12 @@ def _one_tile(
     shape = (
         load_i64(args, _HEAD_DIM), stride, load_i64(args, _BLOCK_SIZE), load_i64(args, _N_KV_HEADS),
     )  # fmt: skip
+    scale = np.float32(1) / np.float32(1 / load_f64(args, _SCALE))
     cache = (load_pointer(args, _K_CACHE), load_pointer(args, _V_CACHE), table, kv_head)
     end = load_i64(tile, ROWS + (n_rows - 1) * ROW_BYTES + END)
     begin = load_i64(tile, ROWS + FIRST) // SPLIT * SPLIT
     while begin < end:
-        one_split(tile, n_rows, begin, min(begin + SPLIT, end), cache, shape, format)
+        one_split(tile, n_rows, begin, min(begin + SPLIT, end), cache, shape, scale, format)
         for r in range(n_rows):
             _merge(tile, r, stride)
         begin += SPLIT

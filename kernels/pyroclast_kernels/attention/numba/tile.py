@@ -61,18 +61,21 @@ def _store_score(i: int, acc: Any, scores: Any, scale: Any) -> Any:
 
 
 @inline
-def _score_rows(acc: Any, q: Any, keys: Any, scores: Any, shape: Any, format: Any) -> None:
-    """q . k / sqrt(head_dim) of 32 positions, for half as many rows as acc has vectors."""
+def _score_rows(
+    acc: Any, q: Any, keys: Any, scores: Any, shape: Any, scale: Any, format: Any
+) -> None:
+    """q . k * scale of 32 positions, for half as many rows as acc has vectors."""
     head_dim, _, block_size, _ = shape
     for d in range(head_dim):
         column = at(keys, d * block_size * format[0])
         acc = each(_score, acc, (at(q, 4 * d), column, format))
-    scale = np.float32(1) / np.float32(math.sqrt(np.float32(head_dim)))
     each(_store_score, acc, (scores, splat(scale)))
 
 
 @paste
-def _scores(tile: Any, n_rows: int, column: int, keys: Any, shape: Any, format: Any) -> None:
+def _scores(
+    tile: Any, n_rows: int, column: int, keys: Any, shape: Any, scale: Any, format: Any
+) -> None:
     """_score_rows for all rows of the tile; column counts positions within the split."""
     zero = splat(0.0)
     r = 0
@@ -80,16 +83,16 @@ def _scores(tile: Any, n_rows: int, column: int, keys: Any, shape: Any, format: 
         q, scores = at(tile, QUERIES + r * VALUE_BYTES), at(tile, r * SCORE_BYTES + 4 * column)
         left = n_rows - r
         if WIDE and left >= 8:
-            _score_rows(repeat(zero, 16), q, keys, scores, shape, format)
+            _score_rows(repeat(zero, 16), q, keys, scores, shape, scale, format)
             r += 8
         elif WIDE and left >= 4:
-            _score_rows(repeat(zero, 8), q, keys, scores, shape, format)
+            _score_rows(repeat(zero, 8), q, keys, scores, shape, scale, format)
             r += 4
         elif left >= 2:
-            _score_rows(repeat(zero, 4), q, keys, scores, shape, format)
+            _score_rows(repeat(zero, 4), q, keys, scores, shape, scale, format)
             r += 2
         else:
-            _score_rows(repeat(zero, 2), q, keys, scores, shape, format)
+            _score_rows(repeat(zero, 2), q, keys, scores, shape, scale, format)
             r += 1
 
 
@@ -185,17 +188,17 @@ def _values(
 
 @paste
 def one_split(
-    tile: Any, n_rows: int, begin: int, end: int, cache: Any, shape: Any, format: Any
+    tile: Any, n_rows: int, begin: int, end: int, cache: Any, shape: Any, scale: Any, format: Any
 ) -> None:
     """Scores, softmax and weighted values of all rows over positions [begin, end).  cache is
     (k_cache, v_cache, block table, kv head), shape (head_dim, value_stride, block_size,
-    n_kv_heads), format (bytes of a cell, its loader)."""
+    n_kv_heads), scale float32, format (bytes of a cell, its loader)."""
     k_cache, _, table, kv_head = cache
     head_dim, _, block_size, n_kv_heads = shape
     for p in range(begin, end, 32):
         block = np.int64(load_i32(table, 4 * (p // block_size)))
         cell = (block * n_kv_heads + kv_head) * head_dim * block_size + p % block_size
-        _scores(tile, n_rows, p - begin, at(k_cache, cell * format[0]), shape, format)
+        _scores(tile, n_rows, p - begin, at(k_cache, cell * format[0]), shape, scale, format)
     for r in range(n_rows):
         _softmax_row(tile, r, begin, end)
     _values(tile, n_rows, begin, end, cache, shape, format)

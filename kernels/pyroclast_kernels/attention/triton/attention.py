@@ -89,11 +89,12 @@ def launch_attention(format: str) -> Launch:
         max_blocks: int,
         value_stride: int,
         window: int,
-        angles: torch.Tensor | None = None,
+        scale: float,
+        rope: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
         """reference.attention of tensors; out float32 or bfloat16.  scratch and counters of the
-        contract are sized for a CPU's threads and are not used.  angles: the table of
+        contract are sized for a CPU's threads and are not used.  rope: the arguments of
         reference.rope, if a decoding step leaves the rotation to this kernel."""
         batch = {
             "n_seqs": n_seqs,
@@ -107,14 +108,27 @@ def launch_attention(format: str) -> Launch:
             "out_q8": out_q8,
             "max_blocks": max_blocks,
             "window": window,
-            "scale": math.log2(math.e) / math.sqrt(head_dim),
+            "scale": math.log2(math.e) * scale,
         }
         model = _Model(n_heads, n_kv_heads, head_dim, value_stride, format)
         if not limits.decode:
             _prefill(limits, model, batch)
-        _decode(limits, model, batch | {"angles": angles})
+        _decode(limits, model, batch | _rotation(rope))
 
     return launch
+
+
+def _rotation(rope: dict[str, Any] | None) -> dict[str, Any]:
+    """What decode takes of rope's arguments; without them, that rope has run."""
+    if rope is None:
+        rope = {"table": None, "rotary_dim": 0, "temperature": 0.0, "temperature_length": 1}
+    return {
+        "angles": rope["table"],
+        "rotary_dim": rope["rotary_dim"],
+        "temperature": rope["temperature"],
+        "temperature_length": rope["temperature_length"],
+        "grows": rope["temperature"] > 0,
+    }
 
 
 def _words(cells: torch.Tensor) -> torch.Tensor:

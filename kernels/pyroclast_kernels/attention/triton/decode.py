@@ -65,15 +65,17 @@ def _merged(
 def decode_kernel(
     n_seqs, seq_starts, positions, block_tables, qkv, k_cache,
     v_cache, out, out_q8, angles, scratch, counters, first_seq,
-    max_blocks, window, scale, n_heads: tl.constexpr, n_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr, tile_heads: tl.constexpr,
-    block_r: tl.constexpr, block_n: tl.constexpr, chunk: tl.constexpr, dot_type: tl.constexpr,
-    in_pairs: tl.constexpr, stages: tl.constexpr,
+    max_blocks, window, scale, temperature, temperature_length, n_heads: tl.constexpr,
+    n_kv_heads: tl.constexpr, head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr,
+    tile_heads: tl.constexpr, block_r: tl.constexpr, block_n: tl.constexpr, chunk: tl.constexpr,
+    dot_type: tl.constexpr, in_pairs: tl.constexpr, rotary_dim: tl.constexpr, grows: tl.constexpr,
+    stages: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences from first_seq on, n_kv_heads * parts of a group of tile_heads query heads,
     splits).  scratch float32: the sums of each program, tile_heads * head_dim, then the tops of
     each, tile_heads, then the totals.  counters int32: one for each pair of the first two axes.
-    angles: rope's table, where that is still to be done; see rotate.py.
+    angles: rope's table, where that is still to be done; see rotate.py.  rotary_dim, temperature
+    and temperature_length are rope's too; grows: temperature > 0.
     """
     seq = first_seq + tl.program_id(0)
     if seq >= tl.load(n_seqs):
@@ -98,21 +100,16 @@ def decode_kernel(
     at = token * ((n_heads + 2 * n_kv_heads) * head_dim)
     table = block_tables + seq.to(tl.int64) * max_blocks
     if angles is not None:
-        angles += token * head_dim
+        angles += token * rotary_dim
         q_a, q_b = rotated_rows(
-            qkv,
-            angles,
-            at + (head + row) * head_dim,
-            row < rows,
-            head_dim,
-            block_d,
-            dot_type,
-            in_pairs,
-        )
+            qkv, angles, at + (head + row) * head_dim, row < rows,
+            (limit - 1, temperature, temperature_length), head_dim, rotary_dim, block_d, dot_type,
+            in_pairs, grows,
+        )  # fmt: skip
         if split == n_splits - 1:
             write_newest(
                 qkv, angles, k_cache, v_cache, table, at, limit - 1, kv_head, n_heads, n_kv_heads,
-                head_dim, block_d, stride, in_pairs,
+                head_dim, rotary_dim, block_d, stride, in_pairs,
             )  # fmt: skip
     else:
         q_a, q_b = query_rows(

@@ -8,6 +8,7 @@
 #include "activation/cpp/gate.h"
 #include "activation/cpp/quantize.h"
 #include "block_tile.h"
+#include "tables.h"
 
 namespace {
 
@@ -88,5 +89,10 @@ PYRO_KERNEL("gate_up.q3_k", gate_up<Q3_K>);
 PYRO_KERNEL("gate_up.q4_k", gate_up<Q4_K>);
 PYRO_KERNEL("gate_up.q5_k", gate_up<Q5_K>);
 PYRO_KERNEL("gate_up.q6_k", gate_up<Q6_K>);
+PYRO_KERNEL("gate_up.iq4_nl", gate_up<IQ4_NL>);
+PYRO_KERNEL("gate_up.iq4_xs", gate_up<IQ4_XS>);
+PYRO_KERNEL("gate_up.iq3_s", gate_up<IQ3_S>);
+PYRO_KERNEL("gate_up.mxfp4", gate_up<MXFP4>);
+PYRO_KERNEL("gate_up.t4_k", gate_up<T4_K>);
 
 }  // namespace

@@ -8,6 +8,7 @@
 // number of tokens from 1 to kMaxTokens through the same template.
 #include "block_tile.h"
 #include "product.h"
+#include "tables.h"
 
 namespace {
 
@@ -61,5 +62,10 @@ PYRO_KERNEL("matmul.q3_k", matmul<Q3_K>);
 PYRO_KERNEL("matmul.q4_k", matmul<Q4_K>);
 PYRO_KERNEL("matmul.q5_k", matmul<Q5_K>);
 PYRO_KERNEL("matmul.q6_k", matmul<Q6_K>);
+PYRO_KERNEL("matmul.iq4_nl", matmul<IQ4_NL>);
+PYRO_KERNEL("matmul.iq4_xs", matmul<IQ4_XS>);
+PYRO_KERNEL("matmul.iq3_s", matmul<IQ3_S>);
+PYRO_KERNEL("matmul.mxfp4", matmul<MXFP4>);
+PYRO_KERNEL("matmul.t4_k", matmul<T4_K>);
 
 }  // namespace

@@ -2,7 +2,7 @@
 //
 // Each part fills its own groups of 16 rows; rows [row_offset, row_offset + n_rows) of the packed
 // matrix are written, so several tensors can be laid side by side (wq, wk and wv, for instance).
-#include "file_blocks.h"
+#include "table_blocks.h"
 
 namespace {
 
@@ -70,6 +70,11 @@ PYRO_KERNEL("pack.q3_k", pack<Q3_K>);
 PYRO_KERNEL("pack.q4_k", pack<Q4_K>);
 PYRO_KERNEL("pack.q5_k", pack<Q5_K>);
 PYRO_KERNEL("pack.q6_k", pack<Q6_K>);
+PYRO_KERNEL("pack.iq4_nl", pack<IQ4_NL>);
+PYRO_KERNEL("pack.iq4_xs", pack<IQ4_XS>);
+PYRO_KERNEL("pack.iq3_s", pack<IQ3_S>);
+PYRO_KERNEL("pack.mxfp4", pack<MXFP4>);
+PYRO_KERNEL("pack.t4_k", pack<T4_K>);
 PYRO_KERNEL("pack.f32", pack<F32>);
 PYRO_KERNEL("pack.f16", pack<F16>);
 PYRO_KERNEL("pack.bf16", pack<BF16>);

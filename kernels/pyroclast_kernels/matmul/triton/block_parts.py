@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.matmul.triton.split import n_splits
-from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS, SUPER
+from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
 
 if TYPE_CHECKING:
     from pyroclast_kernels.triton.weights import DeviceWeight
@@ -36,19 +36,18 @@ _HALF_SCALED, _MINUS_4_HALF_SUM = tl.constexpr(12), tl.constexpr(14)
 def constants(format: str) -> dict[str, Any]:
     """What kernels are specialized to.
 
-    part_columns: of a part; n_halves: float16 numbers of a header; has_small: its small integers
-    multiply them; n_offsets: how many of the activations' offset sums (minus_8_sum; of halves
+    part_columns: of a part; n_halves: float16 numbers of a header; n_small: small integers of it,
+    which multiply them; n_offsets: how many of the activations' offset sums (minus_8_sum; of halves
     minus_4_half_sum) are to be added to a product of codes; nibbles: two blocks share their bytes.
     """
     layout = LAYOUTS[format]
-    packed = layout.bits == 4
     unit = 8 if layout.scale_columns == BLOCK else 4
     return {
         "part_columns": layout.scale_columns,
         "n_halves": layout.n_halves,
-        "has_small": layout.columns == SUPER,
+        "n_small": layout.n_small,
         "n_offsets": 0 if format == "q8_0" else layout.offset // unit,  # q8_0 is signed here
-        "nibbles": packed,
+        "nibbles": layout.has_nibbles,
     }
 
 
@@ -82,14 +81,14 @@ def _header(row, part, n_parts, part_columns: tl.constexpr):
 @triton.jit
 def scale_of(
     halves, small, row, part, n_parts, mask, part_columns: tl.constexpr, n_halves: tl.constexpr,
-    has_small: tl.constexpr,
+    n_small: tl.constexpr,
 ):  # fmt: skip
     """float32 scales of the parts of rows: exact, as products of 11 and 8 bits are."""
-    if not has_small:
+    if not n_small:
         at = halves + (row * n_parts + part) * n_halves
         return tl.load(at, mask, 0.0).to(tl.float32)
     header, i = _header(row, part, n_parts, part_columns)
-    integer = tl.load(small + header * 16 + i, mask, 0)
+    integer = tl.load(small + header * n_small + i, mask, 0)
     if part_columns == 16 and n_halves == 2:
         integer = integer & 15
     return tl.load(halves + header * n_halves, mask, 0.0).to(tl.float32) * integer.to(tl.float32)
@@ -97,24 +96,24 @@ def scale_of(
 
 @triton.jit
 def minimum_of(
-    halves, small, row, part, n_parts, mask, part_columns: tl.constexpr, has_small: tl.constexpr,
+    halves, small, row, part, n_parts, mask, part_columns: tl.constexpr, n_small: tl.constexpr,
 ):  # fmt: skip
     """float32 minimums of the parts of rows, of formats with two float16 numbers."""
-    if not has_small:
+    if not n_small:
         at = halves + (row * n_parts + part) * 2 + 1
         return tl.load(at, mask, 0.0).to(tl.float32)
     header, i = _header(row, part, n_parts, part_columns)
     if part_columns == 16:
-        integer = tl.load(small + header * 16 + i, mask, 0) >> 4
+        integer = tl.load(small + header * n_small + i, mask, 0) >> 4
     else:
-        integer = tl.load(small + header * 16 + 8 + i, mask, 0)
+        integer = tl.load(small + header * n_small + 8 + i, mask, 0)
     return -(tl.load(halves + header * 2 + 1, mask, 0.0).to(tl.float32) * integer.to(tl.float32))
 
 
 @triton.jit
 def numbers_of(
     row, part, n_parts, row_mask, x_words, x_floats, x_row, x_mask, halves, small,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr,
 ):  # fmt: skip
     """What turns an int32 product of codes and activations into what it stands for: see plus_part.
@@ -128,12 +127,12 @@ def numbers_of(
     else:
         word = (x_row + part // 2) * 16
         offset_sum, scaled_sum = word + _MINUS_4_HALF_SUM + part % 2, word + _HALF_SCALED + part % 2
-    scale = scale_of(halves, small, row, part, n_parts, row_mask, part_columns, n_halves, has_small)
+    scale = scale_of(halves, small, row, part, n_parts, row_mask, part_columns, n_halves, n_small)
     x_scale = tl.load(x_floats + word, x_mask, 0.0)
     # What a format has no use for is a number of which nothing becomes.
     offset = tl.load(x_words + offset_sum, x_mask, 0) * n_offsets if n_offsets else 0
     if n_halves == 2:
-        minimum = minimum_of(halves, small, row, part, n_parts, row_mask, part_columns, has_small)
+        minimum = minimum_of(halves, small, row, part, n_parts, row_mask, part_columns, n_small)
         x_sum = tl.load(x_floats + scaled_sum, x_mask, 0.0)
     else:
         minimum, x_sum = 0.0, 0.0

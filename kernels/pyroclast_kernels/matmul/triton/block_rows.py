@@ -38,7 +38,7 @@ def _dot4(a, b):
 @triton.jit
 def _plane(
     plane: tl.constexpr, row, has_row, step, end, x_words, x_floats, x_row, n_blocks, halves, small,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     """What a step's products of one plane are multiplied with: (words of x, numbers_of).  Planes:
@@ -57,7 +57,7 @@ def _plane(
     n_parts = n_blocks * (32 // part_columns)
     numbers = numbers_of(
         row[:, None], part[None, :], n_parts, has_row[:, None] & exists, x_words, x_floats, x_row,
-        exists, halves, small, part_columns, n_halves, has_small, n_offsets,
+        exists, halves, small, part_columns, n_halves, n_small, n_offsets,
     )  # fmt: skip
     return x, numbers
 
@@ -80,7 +80,7 @@ def _lane(acc, i: tl.constexpr):
 def _run_of_rows(
     codes, halves, small, row, has_row, x_words, x_floats, x_row, run, n_blocks,
     run_steps: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr, part_columns: tl.constexpr,
-    n_halves: tl.constexpr, has_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    n_halves: tl.constexpr, n_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     """float32 (rows,): the sum over one run of columns; codes as words of 4 bytes."""
     every: tl.constexpr = 2 if nibbles else 1
@@ -104,7 +104,7 @@ def _run_of_rows(
             for plane in tl.static_range(n_planes):
                 numbers = _plane(
                     plane, row, has_row, step + u, end, x_words, x_floats, x_row, n_blocks, halves,
-                    small, part_columns, n_halves, has_small, n_offsets, nibbles,
+                    small, part_columns, n_halves, n_small, n_offsets, nibbles,
                 )  # fmt: skip
                 planes = planes + (numbers,)  # noqa: RUF005
         for u in tl.static_range(unroll):
@@ -129,7 +129,7 @@ def _run_of_rows(
 def rows_of(
     codes, halves, small, row, has_row, x_words, x_floats, x_row, first_run, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     """float32 (rows,): n_runs runs from first_run on, added up in that order."""
@@ -137,6 +137,6 @@ def rows_of(
     for i in range(n_runs):
         total += _run_of_rows(
             codes, halves, small, row, has_row, x_words, x_floats, x_row, first_run + i, n_blocks,
-            run_steps, rows, unroll, part_columns, n_halves, has_small, n_offsets, nibbles,
+            run_steps, rows, unroll, part_columns, n_halves, n_small, n_offsets, nibbles,
         )  # fmt: skip
     return total

@@ -21,7 +21,7 @@ _VALUES = tl.constexpr(16)  # byte of a Q8_BLOCK at which its values begin
 def tiles_of(
     codes, halves, small, row, has_row, x, x_words, x_floats, x_row, has_token, first_run, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, tokens: tl.constexpr,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     """float32 (rows, tokens): n_runs runs from first_run on, added up in that order.
@@ -50,7 +50,7 @@ def tiles_of(
         if part_columns == 32:
             numbers = numbers_of(
                 row[:, None], block, n_blocks, row_mask, x_words, x_floats, x_row[None, :],
-                token_mask, halves, small, part_columns, n_halves, has_small, n_offsets,
+                token_mask, halves, small, part_columns, n_halves, n_small, n_offsets,
             )  # fmt: skip
             product = tl.dot(weights, values, out_dtype=tl.int32)
             lane_a = plus_part(lane_a, product, numbers, n_halves)
@@ -58,13 +58,13 @@ def tiles_of(
             is_first = (column < 16)[:, None]
             numbers = numbers_of(
                 row[:, None], 2 * block, 2 * n_blocks, row_mask, x_words, x_floats, x_row[None, :],
-                token_mask, halves, small, part_columns, n_halves, has_small, n_offsets,
+                token_mask, halves, small, part_columns, n_halves, n_small, n_offsets,
             )  # fmt: skip
             product = tl.dot(weights, tl.where(is_first, values, 0), out_dtype=tl.int32)
             lane_a = plus_part(lane_a, product, numbers, n_halves)
             numbers = numbers_of(
                 row[:, None], 2 * block + 1, 2 * n_blocks, row_mask, x_words, x_floats,
-                x_row[None, :], token_mask, halves, small, part_columns, n_halves, has_small,
+                x_row[None, :], token_mask, halves, small, part_columns, n_halves, n_small,
                 n_offsets,
             )  # fmt: skip
             product = tl.dot(weights, tl.where(is_first, 0, values), out_dtype=tl.int32)

@@ -87,7 +87,7 @@ def _one_token(
     n_tokens, x_words, x_floats, codes, halves, small, bias, out, scratch, counters, normed, n_rows,
     n_blocks, accumulate: tl.constexpr, n_runs: tl.constexpr, run_steps: tl.constexpr,
     shared: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr, part_columns: tl.constexpr,
-    n_halves: tl.constexpr, has_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    n_halves: tl.constexpr, n_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
     norm_blocks: tl.constexpr,
 ):  # fmt: skip
     if tl.load(n_tokens) < 1:
@@ -100,7 +100,7 @@ def _one_token(
     first = tl.program_id(1)  # 0 unless shared
     y = rows_of(
         codes, halves, small, row, has_row, x_words, x_floats, 0, first, n_blocks,
-        1 if shared else n_runs, run_steps, rows, unroll, part_columns, n_halves, has_small,
+        1 if shared else n_runs, run_steps, rows, unroll, part_columns, n_halves, n_small,
         n_offsets, nibbles,
     )  # fmt: skip
     b = None if bias is None else tl.load(bias + row, has_row, 0.0)
@@ -119,7 +119,7 @@ def _tokens(
     n_tokens, x, x_words, x_floats, codes, halves, small, bias, out, scratch, counters, n_rows,
     n_blocks, out_stride, accumulate: tl.constexpr, n_runs: tl.constexpr, run_steps: tl.constexpr,
     shared: tl.constexpr, rows: tl.constexpr, tokens: tl.constexpr, part_columns: tl.constexpr,
-    n_halves: tl.constexpr, has_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
+    n_halves: tl.constexpr, n_small: tl.constexpr, n_offsets: tl.constexpr, nibbles: tl.constexpr,
 ):  # fmt: skip
     count = tl.load(n_tokens)
     token = tl.program_id(1) * tokens + tl.arange(0, tokens)
@@ -131,7 +131,7 @@ def _tokens(
     y = tiles_of(
         codes, halves, small, row, has_row, x, x_words, x_floats, token.to(tl.int64) * n_blocks,
         has_token, first, n_blocks, 1 if shared else n_runs, run_steps, rows, tokens, part_columns,
-        n_halves, has_small, n_offsets, nibbles,
+        n_halves, n_small, n_offsets, nibbles,
     )  # fmt: skip
     mask = has_row[:, None] & has_token[None, :]
     at = out + token.to(tl.int64)[None, :] * out_stride + row[:, None]

@@ -55,7 +55,7 @@ def _store(y, out, out_q8, token, has_token, column, d_ff):
 def _one_token(
     n_tokens, x_words, x_floats, codes, halves, small, out, out_q8, sums, normed, d_ff, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, unroll: tl.constexpr,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr, nibbles: tl.constexpr, activation: tl.constexpr,
     norm_blocks: tl.constexpr,
 ):  # fmt: skip
@@ -72,7 +72,7 @@ def _one_token(
         y = rows_of(
             codes, halves, small, row + i // per_half * d_ff, has_row, x_words, x_floats, 0,
             tl.program_id(1), n_blocks, n_runs, run_steps, rows, unroll, part_columns, n_halves,
-            has_small, n_offsets, nibbles,
+            n_small, n_offsets, nibbles,
         )  # fmt: skip
         tl.store(sums + i * rows + tl.arange(0, rows), y)
     tl.debug_barrier()  # from here on all threads see all 64 sums
@@ -86,7 +86,7 @@ def _one_token(
 def _tokens(
     n_tokens, x, x_words, x_floats, codes, halves, small, out, out_q8, d_ff, n_blocks,
     n_runs: tl.constexpr, run_steps: tl.constexpr, rows: tl.constexpr, tokens: tl.constexpr,
-    part_columns: tl.constexpr, n_halves: tl.constexpr, has_small: tl.constexpr,
+    part_columns: tl.constexpr, n_halves: tl.constexpr, n_small: tl.constexpr,
     n_offsets: tl.constexpr, nibbles: tl.constexpr, activation: tl.constexpr,
 ):  # fmt: skip
     count = tl.load(n_tokens)
@@ -101,7 +101,7 @@ def _tokens(
     y = tiles_of(
         codes, halves, small, row + i // half * d_ff, has_row, x, x_words, x_floats,
         token * n_blocks, has_token, tl.program_id(2), n_blocks, n_runs, run_steps, rows, tokens,
-        part_columns, n_halves, has_small, n_offsets, nibbles,
+        part_columns, n_halves, n_small, n_offsets, nibbles,
     )  # fmt: skip
     pairs = tl.permute(tl.reshape(y, (2, half, tokens)), (2, 1, 0))
     gate, up = tl.split(pairs)  # (tokens, half)

@@ -116,14 +116,30 @@ inline int64_t draw_from_all(const float *logits, int64_t n, const Weigher &weig
   return draw_from_blocks(logits, n, weigher, {-FLT_MAX, kAllTies}, u, n_blocks, s);
 }
 
+// Draws one of n >= kLongList logits, from which nothing is cut, in one pass over them; false where
+// a weight underflows.  Whatever else is asked of a row, its draw from all tokens is this one, with
+// weights about the same estimate of the maximum: those about the maximum itself are rounded
+// differently, and drew another token once in 4,800.
+inline bool draw_at_once(const float *logits, int64_t n, Weigher weigher, double u, Scratch &s,
+                         int64_t &index) {
+  weigher.maximum = maximum_of_some(logits, n);
+  if (!weigh_blocks<false>(logits, n, weigher, s.block_sums, nullptr).good) return false;
+  index = draw_from_all(logits, n, weigher, u, s);
+  return true;
+}
+
 // Draws one of the n tokens inside the cut: its index; n_kept tells how many there are.
 inline int64_t draw(const float *logits, int64_t n, const Weigher &weigher, Cut cut, double u,
                     Scratch &s, int64_t &n_kept) {
-  if (weigher.plain && cut.value == -FLT_MAX && cut.n_ties == kAllTies) {
-    Weigher same = weigher;
-    weigh_blocks<false>(logits, n, same, s.block_sums, nullptr);
+  if (cut.value == -FLT_MAX && cut.n_ties == kAllTies) {
+    int64_t index;
     n_kept = n;
-    return draw_from_all(logits, n, weigher, u, s);
+    if (n >= kLongList && draw_at_once(logits, n, weigher, u, s, index)) return index;
+    if (weigher.plain) {
+      Weigher same = weigher;
+      weigh_blocks<false>(logits, n, same, s.block_sums, nullptr);
+      return draw_from_all(logits, n, weigher, u, s);
+    }
   }
   int64_t n_blocks = 0;
   n_kept = 0;

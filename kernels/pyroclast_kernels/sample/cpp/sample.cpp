@@ -9,7 +9,7 @@
 //    then select.h on these: see top_p.h.
 // 4. Draw: one pass adds the weights inside the cut up by blocks of 1024 tokens; the random number
 //    picks a block, and only that block is walked.
-// A row that wants only a draw from all tokens skips step 1: draw_at_once.
+// A row that wants only a draw from all tokens skips step 1: sample_at_once.
 // Weights are float32 in 16 lanes, recomputed where they are needed (an exponential costs less than
 // a store and a load beyond the L1 cache); the sums of blocks are float64.  A part handles whole
 // rows, so bits do not depend on n_parts.
@@ -177,14 +177,15 @@ bool only_draws(const Row &row) {
   return row.temperature >= kMinTemperature && !cuts && !adjusts && !reports;
 }
 
-// The draw in one pass over the logits, unless a weight underflows: then false.
-bool draw_at_once(const Row &row, const float *logits, int64_t n, Out &out, Scratch &s) {
+// A row that wants nothing but a draw from all tokens needs no scan, unless a weight underflows:
+// then false.
+bool sample_at_once(const Row &row, const float *logits, int64_t n, Out &out, Scratch &s) {
   if (n < kLongList || !only_draws(row)) return false;
-  const float estimate = maximum_of_some(logits, n);
-  Weigher weigher({estimate, estimate}, row.temperature);
-  if (!weigh_blocks<false>(logits, n, weigher, s.block_sums, nullptr).good) return false;
+  const Weigher weigher({0.0f, 0.0f}, row.temperature);
+  int64_t index;
   double u = uniform(row.seed, row.position, row.completion);
-  out.token_id = int32_t(draw_from_all(logits, n, weigher, u, s));
+  if (!draw_at_once(logits, n, weigher, u, s, index)) return false;
+  out.token_id = int32_t(index);
   out.n_kept = int32_t(n);
   return true;
 }
@@ -195,7 +196,7 @@ void sample_row(const SampleArgs &a, int64_t r, Scratch &s) {
   const int64_t n = a.vocab_size;
   Out &out = a.out[r];
   out = {-1, kOk, 0, 0, 0, NAN};
-  if (draw_at_once(row, logits, n, out, s)) return;
+  if (sample_at_once(row, logits, n, out, s)) return;
   Extremes extremes;
   if (!scan(logits, n, s.groups, extremes) || extremes.maximum == INFINITY) {
     out.status = kNotFinite;

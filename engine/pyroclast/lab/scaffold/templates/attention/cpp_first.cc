@@ -32,6 +32,7 @@ struct Args {
   int64_t max_blocks;
   int64_t value_stride;
   int64_t window;
+  double scale;
   int64_t max_splits;
   int64_t max_split_tokens;
 };
@@ -58,7 +59,7 @@ extern "C" void attention_f32(const void *args, int part, int n_parts) {
       const float *v = a.v_cache + (head * a.block_size + slot) * a.value_stride;
       double score = 0;
       for (int64_t i = 0; i < a.head_dim; i++) score += double(q[i]) * k[i * a.block_size];
-      score /= std::sqrt(double(a.head_dim));
+      score *= a.scale;
       const double higher = score > best ? score : best;
       const double shrink = std::exp(best - higher), w = std::exp(score - higher);
       best = higher;

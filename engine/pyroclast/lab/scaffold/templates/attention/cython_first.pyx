@@ -3,7 +3,7 @@
 # FORMATS = ("f32",)
 
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-from libc.math cimport INFINITY, NAN, exp, fabsf, isfinite, rintf, sqrt
+from libc.math cimport INFINITY, NAN, exp, fabsf, isfinite, rintf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
 
 
@@ -31,6 +31,7 @@ cdef struct Args:
     int64_t max_blocks
     int64_t value_stride
     int64_t window
+    double scale
     int64_t max_splits
     int64_t max_split_tokens
 
@@ -68,7 +69,7 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
             score = 0
             for i in range(a.head_dim):
                 score += <double>q[i] * k[i * a.block_size]
-            score /= sqrt(<double>a.head_dim)
+            score *= a.scale
             higher = score if score > best else best
             shrink, w = exp(best - higher), exp(score - higher)
             best = higher

@@ -7,7 +7,7 @@ import numpy as np
 from numba import carray
 
 from pyroclast_kernels.numba.math import split_begin
-from pyroclast_kernels.numba.simd import load_i64, load_pointer, stack
+from pyroclast_kernels.numba.simd import load_f64, load_i64, load_pointer, stack
 
 OP = "attention"
 FORMATS = ("f32",)
@@ -32,9 +32,10 @@ FORMATS = ("f32",)
     MAX_BLOCKS,
     VALUE_STRIDE,
     WINDOW,
+    SCALE,
     MAX_SPLITS,
     MAX_SPLIT_TOKENS,
-) = range(0, 168, 8)
+) = range(0, 176, 8)
 
 
 from pyroclast.lab.scaffold.templates.quantize_block import quantize_block
@@ -48,6 +49,7 @@ def attention_f32(args, part, n_parts):
     head_dim, block_size = load_i64(args, HEAD_DIM), load_i64(args, BLOCK_SIZE)
     max_blocks, stride = load_i64(args, MAX_BLOCKS), load_i64(args, VALUE_STRIDE)
     window, group = load_i64(args, WINDOW), n_heads // n_kv_heads
+    scale = load_f64(args, SCALE)
     seq_starts = carray(load_pointer(args, SEQ_STARTS), n_seqs + 1, np.int32)
     positions = carray(load_pointer(args, POSITIONS), n_tokens, np.int32)
     tables = carray(load_pointer(args, BLOCK_TABLES), (n_seqs, max_blocks), np.int32)
@@ -76,7 +78,7 @@ def attention_f32(args, part, n_parts):
             score = 0.0
             for i in range(head_dim):
                 score += np.float64(qkv[t, h, i]) * k[i, slot]
-            score /= math.sqrt(head_dim)
+            score *= scale
             higher = max(best, score)
             shrink, w = math.exp(best - higher), math.exp(score - higher)
             best, total = higher, total * shrink + w

@@ -1,10 +1,12 @@
 # $contract
 
+import math
+
 import numpy as np
 from numba import carray
 
 from pyroclast_kernels.numba.math import split_begin
-from pyroclast_kernels.numba.simd import load_i64, load_pointer
+from pyroclast_kernels.numba.simd import load_f64, load_i64, load_pointer
 
 OP = "rope"
 FORMATS = ("f32",)
@@ -21,10 +23,13 @@ FORMATS = ("f32",)
     N_HEADS,
     N_KV_HEADS,
     HEAD_DIM,
+    ROTARY_DIM,
     BLOCK_SIZE,
     MAX_BLOCKS,
     VALUE_STRIDE,
-) = range(0, 112, 8)
+    TEMPERATURE,
+    TEMPERATURE_LENGTH,
+) = range(0, 136, 8)
 
 
 def rope_f32(args, part, n_parts):
@@ -33,7 +38,8 @@ def rope_f32(args, part, n_parts):
     n_heads, n_kv_heads = load_i64(args, N_HEADS), load_i64(args, N_KV_HEADS)
     head_dim, block_size = load_i64(args, HEAD_DIM), load_i64(args, BLOCK_SIZE)
     max_blocks, stride = load_i64(args, MAX_BLOCKS), load_i64(args, VALUE_STRIDE)
-    half, n_rotated = head_dim // 2, n_heads + n_kv_heads
+    half, n_rotated = load_i64(args, ROTARY_DIM) // 2, n_heads + n_kv_heads
+    temperature, length = load_f64(args, TEMPERATURE), load_i64(args, TEMPERATURE_LENGTH)
     positions = carray(load_pointer(args, POSITIONS), n_tokens, np.int32)
     seq_index = carray(load_pointer(args, SEQ_INDEX), n_tokens, np.int32)
     table = carray(load_pointer(args, TABLE), (n_tokens, 2, half), np.float32)
@@ -47,6 +53,11 @@ def rope_f32(args, part, n_parts):
                 qkv[t, h, i] = a * cosine - b * sine
                 qkv[t, h, i + half] = b * cosine + a * sine
         position, seq = positions[t], seq_index[t]
+        if temperature > 0:
+            growth = np.float32(1 + temperature * math.log(1 + position // length))
+            for h in range(n_heads):
+                for i in range(head_dim):
+                    qkv[t, h, i] *= growth
         tables = carray(load_pointer(args, BLOCK_TABLES), (seq + 1, max_blocks), np.int32)
         block, slot = tables[seq, position // block_size], position % block_size
         keys = (block + 1, n_kv_heads, head_dim, block_size)

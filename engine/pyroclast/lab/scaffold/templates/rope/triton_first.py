@@ -18,11 +18,11 @@ def to_device(array):
 
 
 @triton.jit
-def kernel(qkv, table, width, half, BLOCK: tl.constexpr):
+def kernel(qkv, table, width, head_dim, half, BLOCK: tl.constexpr):
     # One head of one token, in place; the sines follow the cosines.
     t, h, i = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
     inside = i < half
-    low = qkv + t * width + h * 2 * half + i
+    low = qkv + t * width + h * head_dim + i
     a, b = tl.load(low, mask=inside), tl.load(low + half, mask=inside)
     cosine = tl.load(table + t * 2 * half + i, mask=inside)
     sine = tl.load(table + t * 2 * half + half + i, mask=inside)
@@ -42,15 +42,23 @@ def rope_f32(
     n_heads,
     n_kv_heads,
     head_dim,
+    rotary_dim,
     block_size,
     max_blocks,
     value_stride,
+    temperature,
+    temperature_length,
 ):
-    n, half, n_rotated = int(n_tokens[0]), head_dim // 2, n_heads + n_kv_heads
-    rotated = to_device(qkv[:n])
-    block_width = triton.next_power_of_2(half)
-    kernel[(n, n_rotated)](rotated, to_device(table[:n]), qkv.shape[1], half, BLOCK=block_width)
-    qkv[:n] = rotated.cpu().numpy()
+    n, half, n_rotated = int(n_tokens[0]), rotary_dim // 2, n_heads + n_kv_heads
+    if n and half:
+        rotated, width = to_device(qkv[:n]), triton.next_power_of_2(half)
+        sizes = qkv.shape[1], head_dim, half
+        kernel[(n, n_rotated)](rotated, to_device(table[:n]), *sizes, BLOCK=width)
+        qkv[:n] = rotated.cpu().numpy()
+    if temperature > 0:
+        steps = np.log(1.0 + positions[:n] // temperature_length)
+        growth = (1 + temperature * steps).astype(np.float32)
+        qkv[:n, : n_heads * head_dim] *= growth[:, None]
     # The cache lies in the computer's memory, not the GPU's: writing to it is NumPy's part.
     heads = qkv[:n].reshape(n, n_rotated + n_kv_heads, head_dim)
     block = block_tables[seq_index[:n], positions[:n] // block_size]

@@ -16,6 +16,7 @@ struct Args {
   const float *inv_freq;
   float *out;
   int64_t half_dim;
+  double amplitude;
 };
 
 }  // namespace
@@ -28,8 +29,8 @@ extern "C" void rope_table_f32(const void *args, int part, int n_parts) {
     float *cosine = a.out + t * 2 * a.half_dim, *sine = cosine + a.half_dim;
     for (int64_t i = 0; i < a.half_dim; i++) {
       const double angle = double(float(a.positions[t]) * a.inv_freq[i]);
-      cosine[i] = float(std::cos(angle));
-      sine[i] = float(std::sin(angle));
+      cosine[i] = float(a.amplitude * std::cos(angle));
+      sine[i] = float(a.amplitude * std::sin(angle));
     }
   }
 }

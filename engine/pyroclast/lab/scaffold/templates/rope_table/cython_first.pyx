@@ -14,6 +14,7 @@ cdef struct Args:
     const float *inv_freq
     float *out
     int64_t half_dim
+    double amplitude
 
 
 cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
@@ -27,8 +28,8 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
         cosine = a.out + t * 2 * a.half_dim
         for i in range(a.half_dim):
             angle = <double>(<float>a.positions[t] * a.inv_freq[i])
-            cosine[i] = <float>cos(angle)
-            cosine[a.half_dim + i] = <float>sin(angle)
+            cosine[i] = <float>(a.amplitude * cos(angle))
+            cosine[a.half_dim + i] = <float>(a.amplitude * sin(angle))
 
 
 def kernels():
