@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_bar_shows_at_a_terminal_only(folder, tmp_path):
     done = subprocess.run(command, stderr=subprocess.PIPE, check=True, **options)
     assert done.stderr == b""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))  # a bar of no width is no bar
     subprocess.run(command, stderr=theirs, check=True, **options)
     os.set_blocking(ours, False)
     assert b"tensor" in os.read(ours, 4096)

@@ -16,7 +16,9 @@ import pytest
 import tiny_families
 from pyroclast import LLM
 from pyroclast.checkpoint.convert.run import convert
+from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import UnsupportedModelError
+from pyroclast.model.supported import check_supported
 from tiny_families import GGUF_MODELS, MODELS, PROMPT
 
 pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
@@ -40,6 +42,11 @@ REFUSED = {
 
 
 def logits_of(path: Path) -> np.ndarray:
+    with open_checkpoint(path) as checkpoint:
+        try:
+            check_supported(checkpoint.config)
+        except UnsupportedModelError as error:
+            pytest.skip(str(error))
     with LLM(path, compute="float32") as llm:
         return np.array(llm.logits(PROMPT))
 
