@@ -293,6 +293,44 @@ def test_the_rule_that_splits_words_is_found(tmp_path, rule, pattern):
     assert keys_of(tmp_path / "m.gguf")["tokenizer.ggml.pre"] == rule
 
 
+def test_normalization_that_gguf_does_not_record_is_told(tmp_path):
+    folder = folder_of(tmp_path / "folder", tiny.BASE)
+    assert convert(str(folder), str(tmp_path / "a.gguf"), "f32").notes == []
+    edit_tokenizer(folder, lambda tokenizer: tokenizer.update(normalizer={"type": "NFC"}))
+    [note] = convert(str(folder), str(tmp_path / "b.gguf"), "f32").notes
+    assert "Unicode NFC" in note
+
+
+def test_a_tokenizer_that_changes_text_is_refused(tmp_path):
+    folder = folder_of(tmp_path / "folder", tiny.BASE)
+    edit_tokenizer(folder, lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"}))
+    with pytest.raises(TokenizerError, match="a GGUF file cannot hold this tokenizer: token"):
+        convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+
+
+def test_tokens_without_a_row_of_the_embedding_are_refused(tmp_path):
+    config = replace(tiny.BASE, vocab_size=300)
+    folder = folder_of(tmp_path / "folder", config)
+    tiny.write_hf_tokenizer(folder, tiny.BASE)
+    with pytest.raises(TokenizerError, match=r"has a token 319, but the model only 0\.\.299"):
+        convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+
+
+def test_odd_names_of_tensors_are_no_error(tmp_path):
+    """Layers that no model has, and products outside of any layer."""
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "odd")
+    values = np.ones((2, 256), np.float32)
+    names = ["blk.99999999999999999999.attn_v.weight", "x.attn_v.weight", "blk.7.ffn_down.weight"]
+    for name in names:
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "q4_k_m")
+    assert types_of(tmp_path / "b.gguf") == dict(zip(names, ["q4_k", "q4_k", "q6_k"], strict=True))
+
+
 def test_sentencepiece_by_scores(tmp_path):
     """Merges whose order the scores must keep, byte fallback, and the space before a text."""
     folder = folder_of(tmp_path / "folder", tiny.BASE)

@@ -40,7 +40,8 @@ def folder_source(path: Path) -> Source:
         found = read_back(keys, frozenset(name for name, _ in groups) | set(vectors), vectors)
         check_same(config, found, str(family.gguf_architecture))
         keys["general.name"] = Value("str", checkpoint.name)
-        keys |= vocabulary_keys(path, h)
+        vocabulary, notes = vocabulary_keys(path, h)
+        keys |= vocabulary
         tensors = [
             SourceTensor(name, each.shape, "f32", partial(_rows, each), lambda: None)
             for name, each in vectors.items()
@@ -50,7 +51,7 @@ def folder_source(path: Path) -> Source:
         checkpoint.close()
         raise
     metadata = {key: each.to_bytes() for key, each in keys.items()}
-    notes = notes_of(config, str(family.gguf_architecture))
+    notes += notes_of(config, str(family.gguf_architecture))
     return Source(metadata, tensors, checkpoint, tuple(notes))
 
 

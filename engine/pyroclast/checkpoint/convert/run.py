@@ -13,6 +13,7 @@ import numpy as np
 from pyroclast.checkpoint.convert.folder import folder_source
 from pyroclast.checkpoint.convert.mixes import (
     FILE_TYPES,
+    Place,
     check_target,
     format_of,
     is_matrix,
@@ -55,7 +56,8 @@ def convert(
     check_target(to)
     opened = _open(source, Path(target))
     try:
-        chosen = [_format(opened, tensor, to) for tensor in opened.tensors]
+        pairs = zip(opened.tensors, opened.places(), strict=True)
+        chosen = [_format(tensor, place, to) for tensor, place in pairs]
         n_threads = threads or features.n_cpus()
         return _write(opened, chosen, Path(target), to, n_threads, bar(len(chosen)))
     finally:
@@ -73,9 +75,9 @@ def _open(source: str, target: Path) -> Source:
     return folder_source(path) if path.is_dir() else gguf_source(path)
 
 
-def _format(source: Source, tensor: SourceTensor, to: str) -> str:
+def _format(tensor: SourceTensor, place: Place, to: str) -> str:
     if is_matrix(tensor.name, tensor.shape):
-        return format_of(to, source.place(tensor), tensor.shape[-1])
+        return format_of(to, place, tensor.shape[-1])
     # A vector of a folder in bf16; a file's are what its writer chose.
     return "f32" if tensor.format in _UNQUANTIZED else tensor.format
 

@@ -18,7 +18,7 @@ from pyroclast_kernels.weights import formats
 
 Bytes = npt.NDArray[np.uint8]
 
-_OF_A_LAYER = re.compile(r"blk\.(\d+)\.")
+_OF_A_LAYER = re.compile(r"blk\.(\d{1,9})\.")
 _HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
 # What describes the formats of a file, and is written new.
 _REWRITTEN = ("general.file_type", "general.quantization_version", "general.alignment")
@@ -47,18 +47,17 @@ class Source:
     files: Closable
     notes: tuple[str, ...] = ()
 
-    def place(self, tensor: SourceTensor) -> Place:
-        """Where a tensor stands among the others."""
-        layers = [self._layer(each.name) for each in self.tensors]
+    def places(self) -> list[Place]:
+        """Where each tensor stands among the others."""
+        names = [each.name for each in self.tensors]
+        found = [_OF_A_LAYER.match(name) for name in names]
+        layers = [int(each[1]) if each else None for each in found]
         n_layers = 1 + max((layer for layer in layers if layer is not None), default=0)
-        names = {each.name for each in self.tensors}
         head = _HEAD if _HEAD in names else _EMBEDDING
-        return Place(tensor.name, self._layer(tensor.name), n_layers, tensor.name == head)
-
-    @staticmethod
-    def _layer(name: str) -> int | None:
-        found = _OF_A_LAYER.match(name)
-        return int(found[1]) if found else None
+        return [
+            Place(name, layer, n_layers, name == head)
+            for name, layer in zip(names, layers, strict=True)
+        ]
 
 
 def gguf_source(path: Path) -> Source:

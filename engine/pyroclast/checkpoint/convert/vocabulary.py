@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,17 @@ PROBES = (
     "I'll say it's YOU'RE I'D don't can't We'Ve 'tis O'Neil",
     "1 12 123 1234 12345 1234567 3.14 1,000 ½ ²³ Ⅷ ٣٤٥ 10th x86_64 a1b2",
     "HelloWorld camelCase XMLHttp naïve Ünïcödé straße ΑΒΓδ Жук שלום مرحبا हिन्दी ไทย 한국어",
-    "日本語のテキスト 中文\uff0c标点。 カタカナ・ひらがな 😀👍🏽 e\u0301 \u200d",
+    "日本語のテキスト 中文\uff0c标点。 カタカナ・ひらがな 😀👍🏽 \u200d",
     "a  b   c    d\te\t\tf\n\ng \n h\r\ni  \n\n\n   j ",
     "def f(x):\n    return x**2 + y[0] != {'a': 1}  # ok\n\n\t$price=$5.00; <b>&amp;</b>...!?",
     " leading and trailing  ",
 )
+_DECOMPOSED = "e\u0301"  # an e, and an accent that combines with it
 
 
-def vocabulary_keys(folder: Path, h: Hyperparameters) -> dict[str, Value]:
-    """Tokens, types, merges or scores, special tokens and templates; a TokenizerError if a GGUF
-    file cannot hold this tokenizer, or would read text otherwise."""
+def vocabulary_keys(folder: Path, h: Hyperparameters) -> tuple[dict[str, Value], list[str]]:
+    """Tokens, types, merges or scores, special tokens and templates, and what a user should know; a
+    TokenizerError if a GGUF file cannot hold this tokenizer, or would read text otherwise."""
     vocabulary = vocabulary_from_folder(folder)
     text = call_native(f"{folder}: the tokenizer cannot be read", vocabulary.backend.backend.to_str)
     model = json.loads(text)["model"]
@@ -65,7 +67,7 @@ def vocabulary_keys(folder: Path, h: Hyperparameters) -> dict[str, Value]:
     named = dict(_special(vocabulary, h))
     found = {KEY + name: value for name, value in (keys | named).items()} | _templates(vocabulary)
     _check_read_back(found, Tokenizer(vocabulary), folder)
-    return found
+    return found, list(_normalization_note(vocabulary.backend))
 
 
 def _tokens(vocabulary: Vocabulary, size: int, folder: Path) -> list[tuple[str, int]]:
@@ -173,6 +175,14 @@ def _templates(vocabulary: Vocabulary) -> dict[str, Value]:
     }
     others = sorted(name for name in vocabulary.chat_templates if name != "default")
     return found | ({key + "s": Value("[str]", others)} if others else {})
+
+
+def _normalization_note(backend: NativeTokenizer) -> Iterator[str]:
+    if backend.encode(_DECOMPOSED) == backend.encode(unicodedata.normalize("NFC", _DECOMPOSED)):
+        yield (
+            "the folder's tokenizer composes characters (Unicode NFC) first, which GGUF files do "
+            "not record: an accent that is a character of its own becomes other tokens"
+        )
 
 
 def _check_read_back(keys: dict[str, Value], wanted: Tokenizer, folder: Path) -> None:
