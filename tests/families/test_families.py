@@ -299,7 +299,7 @@ def from_gguf(
     values = GGUF_LLAMA | {key.replace("__", "."): value for key, value in changes.items()}
     values = {key: value for key, value in values.items() if value is not REMOVED}
     found = hyperparameters_from_gguf(
-        Metadata(values, None),  # type: ignore[arg-type]
+        Metadata(values),
         tensors={"output.weight", *tensors},
         vectors=vectors or {},
     )

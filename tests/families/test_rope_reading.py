@@ -61,7 +61,7 @@ def gguf(
     """Changes name keys with __ for dots."""
     values = GGUF_SIZES | {key.replace("__", "."): value for key, value in changes.items()}
     found = {f"{arch}.{key}": value for key, value in values.items()}
-    metadata = Metadata({"general.architecture": arch, **found}, None)  # type: ignore[arg-type]
+    metadata = Metadata({"general.architecture": arch, **found})
     read = hyperparameters_from_gguf(metadata, tensors=(), vectors=vectors or {})
     return [spec.attention for spec in config_of(read).layers]
 

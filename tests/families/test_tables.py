@@ -82,7 +82,7 @@ def read_gguf(family: Family, values: dict[str, Any], *tensors: str) -> ModelCon
     prefix = f"{family.gguf_architecture}."
     found = {prefix + key: values[field] for field, key in family.gguf_keys.items()}
     found = {key: value for key, value in found.items() if value is not None}
-    metadata = Metadata({"general.architecture": family.gguf_architecture, **found}, None)  # type: ignore[arg-type]
+    metadata = Metadata({"general.architecture": family.gguf_architecture, **found})
     return config_of(hyperparameters_from_gguf(metadata, tensors=set(tensors), vectors={}))
 
 

@@ -32,7 +32,7 @@ def match_tensors(
         template, layer = template_of(name)
         weight, order = template.rpartition(".")[2], None
         if weight in naming.paired and layer is not None:
-            order = _pairs_apart(config.layers[layer].attention, weight)
+            order = pairs_apart(config.layers[layer].attention, weight)
         tensors[name] = part_tensor(
             name,
             part,
@@ -52,7 +52,7 @@ def match_tensors(
     return tensors
 
 
-def _pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:
+def pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:
     """Where each row of a rotary projection lies in a file that orders rows by rotary pairs.
 
     Within a head such a file has rows 0, h, 1, h + 1, ... of the half-split order, h being half of

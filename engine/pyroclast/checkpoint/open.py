@@ -108,7 +108,7 @@ def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
     """
     if str(model).startswith(shapes.PREFIX):
         return _open_dummy(str(model))
-    path, to_format = _find(str(model))
+    path, to_format = find_model(str(model))
     checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
     if to_format is not None:
         with _opening(path, checkpoint):
@@ -124,13 +124,13 @@ def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
     if str(model).startswith(shapes.PREFIX):
         with _open_dummy(str(model)) as checkpoint:
             return checkpoint.tokenizer(), checkpoint.name
-    path, _ = _find(str(model))
+    path, _ = find_model(str(model))
     if path.is_dir():
         return Tokenizer.from_folder(path), path.resolve().name
     return Tokenizer.from_gguf(first_part(path)), model_name(path)
 
 
-def _find(text: str) -> tuple[Path, str | None]:
+def find_model(text: str) -> tuple[Path, str | None]:
     """The file or folder that a model's name stands for, and the format after its "@"."""
     path, to_format = Path(text), None
     if not _exists(path) and "@" in text:

@@ -35,6 +35,11 @@ COMMANDS = {
         "model.gguf --port 8000 --api-key-file keys.txt",
     ),
     "info": ("info:info", "what a model file holds, and what it needs", "model.gguf"),
+    "convert": (
+        "convert:convert",
+        "write a model as a GGUF file, in another format",
+        "folder model-q4_k_m.gguf --to q4_k_m",
+    ),
     "tokenize": ("text:tokenize", "the tokens of a text", '"Hello, world" --json'),
     "bench": ("bench:bench", "speed on prompts and at decoding", "-p 512 -n 128 --json"),
     "bench kernels": (
@@ -67,9 +72,8 @@ COMMANDS = {
     "doctor": ("machine:doctor", "what this machine and this installation offer", "--json"),
 }
 # Commands whose module has `add_arguments(command, name)`.  Such a module must be light to import.
-_OWN_ARGUMENTS = (
-    "next", "tune", "profile", "serve", "info", *(name for name in COMMANDS if " " in name)
-)  # fmt: skip
+_OF_TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
+_OWN_ARGUMENTS = ("next", "tune", "profile", "serve", "info", "convert", *_OF_TWO_WORDS)
 
 
 class _Parser(argparse.ArgumentParser):

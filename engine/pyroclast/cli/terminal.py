@@ -16,6 +16,11 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def warn(message: str) -> None:
+    """`pyroclast: warning: ...` on stderr, in one line."""
+    print("pyroclast: warning:", " ".join(message.split()), file=sys.stderr)
+
+
 def open_streams() -> None:
     """Opens the standard streams with which we were started closed (`>&-`).
 

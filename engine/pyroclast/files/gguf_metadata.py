@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pyroclast.errors import ModelFileError
@@ -90,13 +91,26 @@ class Metadata(Mapping[str, Any]):
     so bind them once.  `length` returns an array's length without decoding it.
     """
 
-    def __init__(self, values: dict[str, Any], file: MappedFile) -> None:
+    def __init__(
+        self,
+        values: dict[str, Any],
+        file: MappedFile | None = None,
+        spans: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
         self._values = values
         self._file = file
+        self._spans = spans
+
+    def raw(self, key: str) -> bytes:
+        """The value as the file has it: its type's number, and its bytes."""
+        assert self._file is not None, "a value that came from no file has no bytes"
+        start, end = self._spans[key]
+        return self._file.buffer[start:end]
 
     def __getitem__(self, key: str) -> Any:
         value = self._values[key]
         if isinstance(value, _Array):
+            assert self._file is not None, "only files have arrays that wait to be decoded"
             return _decode_array(self._file, key, value)
         return value
 
@@ -118,13 +132,16 @@ class Metadata(Mapping[str, Any]):
 def read_metadata(cursor: Cursor, n_keys: int) -> Metadata:
     """Read n_keys pairs at the cursor; arrays are only walked."""
     values: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for index in range(n_keys):
         key = cursor.string(f"metadata key {index}", MAX_NAME_BYTES)
         if not key or key in values:
             raise cursor.error(f"metadata key {index} is {'a repeated' if key else 'an empty'} "
                                f"name: {key!r}")  # fmt: skip
+        start = cursor.position
         values[key] = _read_value(cursor, key)
-    return Metadata(values, cursor.file)
+        spans[key] = start, cursor.position
+    return Metadata(values, cursor.file, spans)
 
 
 def _read_value(cursor: Cursor, key: str) -> Any:

@@ -46,7 +46,7 @@ def templates(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 # How GGUF spells the keys of tokens that templates know by name.
-_NAMED = {"unk": "unknown", "pad": "padding", "sep": "seperator", "cls": "cls", "mask": "mask"}
+NAMED = {"unk": "unknown", "pad": "padding", "sep": "seperator", "cls": "cls", "mask": "mask"}
 
 
 def named_tokens(
@@ -55,6 +55,6 @@ def named_tokens(
     """The tokens that templates know by name, such as "pad_token"."""
     ids = {"bos": bos, "eos": eos} | {
         name: special_id(metadata, f"{key}_token_id", len(tokens), None)
-        for name, key in _NAMED.items()
+        for name, key in NAMED.items()
     }
     return {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}

@@ -1,0 +1,113 @@
+"""A Hugging Face folder as a source: keys, vocabulary, and tensors as GGUF files order them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pyroclast.checkpoint.convert.keys import (
+    check_same,
+    keys_and_vectors,
+    norm_of,
+    notes_of,
+    read_back,
+    written_family,
+)
+from pyroclast.checkpoint.convert.source import Bytes, Source, SourceTensor
+from pyroclast.checkpoint.convert.vocabulary import vocabulary_keys
+from pyroclast.checkpoint.match import pairs_apart
+from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
+from pyroclast.checkpoint.tensor import Tensor
+from pyroclast.errors import UnsupportedModelError
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.family import Family
+from pyroclast.families.registry import FAMILIES
+from pyroclast.families.tensors import template_of
+from pyroclast.files.gguf_writer import Value
+
+
+def folder_source(path: Path) -> Source:
+    """The folder's model; refused if GGUF cannot say what it is, or how it reads text."""
+    checkpoint = open_checkpoint(path)
+    try:
+        h, config = checkpoint.hyperparameters, checkpoint.config
+        family = written_family(FAMILIES[h.family])
+        keys, vectors = keys_and_vectors(h, config)
+        groups = list(_groups(checkpoint, family))
+        found = read_back(keys, frozenset(name for name, _ in groups) | set(vectors), vectors)
+        check_same(config, found, str(family.gguf_architecture))
+        keys["general.name"] = Value("str", checkpoint.name)
+        vocabulary, notes = vocabulary_keys(path, h)
+        keys |= vocabulary
+        tensors = [
+            SourceTensor(name, each.shape, "f32", partial(_rows, each), lambda: None)
+            for name, each in vectors.items()
+        ]
+        tensors += [_tensor(name, parts, config, found, family) for name, parts in groups]
+    except BaseException:
+        checkpoint.close()
+        raise
+    metadata = {key: each.to_bytes() for key, each in keys.items()}
+    notes += notes_of(config, str(family.gguf_architecture))
+    return Source(metadata, tensors, checkpoint, tuple(notes))
+
+
+def _rows(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Bytes:
+    return values.view(np.uint8).reshape(1, -1)
+
+
+def _groups(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, list[Tensor]]]:
+    """(name in the file, the weights whose rows it holds one below the other)."""
+    fused = {}
+    for file_name, weights in family.gguf_fused.items():
+        for weight in weights:
+            fused[f"layers.{{i}}.{weight}"] = file_name, weights
+    for name, tensor in checkpoint.tensors.items():
+        template, layer = template_of(name)
+        if template in family.gguf_tensors:
+            yield family.gguf_tensors[template].format(i=layer), [tensor]
+            continue
+        file_name, weights = fused[template]
+        if name.endswith(f".{weights[0]}"):
+            parts = [checkpoint.tensors[f"layers.{layer}.{weight}"] for weight in weights]
+            yield file_name.format(i=layer), parts
+
+
+def _tensor(
+    name: str, parts: list[Tensor], config: ModelConfig, found: ModelConfig, family: Family
+) -> SourceTensor:
+    first = parts[0]
+    if any(part.format != first.format for part in parts):
+        raise UnsupportedModelError(
+            f"{first.source_name!r} and its neighbours have different types and are one tensor, "
+            f"{name!r}, in a GGUF file; store them in one type"
+        )
+    template, layer = template_of(first.name)
+    weight, order = template.rpartition(".")[2], None
+    if weight in family.gguf_paired and layer is not None:
+        # The inverse of what reading does.
+        order = np.argsort(pairs_apart(config.layers[layer].attention, weight))
+    norm, norm_found = (norm_of(each, layer, weight) for each in (config, found))
+    added = 0.0
+    if norm is not None and norm_found is not None:
+        added = norm.weight_offset - norm_found.weight_offset
+
+    def rows() -> Bytes:
+        each = [part.rows() for part in parts]
+        is_vector = len(first.shape) == 1
+        joined = each[0] if len(each) == 1 else np.concatenate(each, axis=1 if is_vector else 0)
+        if order is None:
+            return joined
+        if is_vector:  # a vector's rows are its values
+            return joined.reshape(len(order), -1)[order].reshape(1, -1)
+        return joined[order]
+
+    def release() -> None:
+        for part in parts:
+            part.release()
+
+    n_rows = sum(part.shape[0] for part in parts)
+    return SourceTensor(name, (n_rows, *first.shape[1:]), first.format, rows, release, added)

@@ -1,0 +1,111 @@
+"""Which format each tensor gets: one for all matrices, or one of llama.cpp's mixes.
+
+Mixes spend more bits where errors cost most: on the output head, and on the values and the last
+product of some layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pyroclast.errors import ModelFileError
+from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights.encode import encodable_formats
+
+# Matrices that are looked up or decide what runs: no file format quantizes them.
+_KEPT_EXACT = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight")
+# A row that is no multiple of a K format's 256 columns.
+_NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+# general.file_type: llama.cpp's number of each choice.
+FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10,
+    "q3_k": 11, "q4_k": 14, "q4_k_s": 14, "q4_k_m": 15, "q5_k": 16, "q5_k_m": 17, "q6_k": 18,
+    "bf16": 32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: its name in a GGUF file, its layer (None: in no layer) of n_layers,
+    and whether it is the output head, or the embedding in its place."""
+
+    name: str
+    layer: int | None
+    n_layers: int
+    is_head: bool
+
+    @property
+    def needs_bits(self) -> bool:
+        """Whether the layer is among the first or last eighth, or every third between them."""
+        if self.layer is None:
+            return False
+        first, last = self.n_layers // 8, 7 * self.n_layers // 8
+        return self.layer < first or self.layer >= last or (self.layer - first) % 3 == 2
+
+
+def _q4_k_s(place: Place) -> str:
+    if place.name.endswith(".attn_v.weight") and place.layer is not None and place.layer < 4:
+        return "q5_k"
+    if place.name.endswith(".ffn_down.weight") and place.layer is not None:
+        return "q5_k" if place.layer < place.n_layers // 8 else "q4_k"
+    return "q4_k"
+
+
+def _medium(usual: str, fused: str) -> Callable[[Place], str]:
+    def choose(place: Place) -> str:
+        if place.name.endswith(".attn_qkv.weight"):
+            return fused
+        if place.name.endswith((".attn_v.weight", ".ffn_down.weight")) and place.needs_bits:
+            return "q6_k"
+        return usual
+
+    return choose
+
+
+_MIXES: dict[str, Callable[[Place], str]] = {
+    "q4_k_s": _q4_k_s,
+    "q4_k_m": _medium("q4_k", "q5_k"),
+    "q5_k_m": _medium("q5_k", "q6_k"),
+}
+
+
+def targets() -> list[str]:
+    """What a model can be converted to."""
+    return [*encodable_formats(), *_MIXES]
+
+
+def check_target(target: str) -> None:
+    """ModelFileError, with the list, unless that is a format or a mix."""
+    if target not in targets():
+        raise ModelFileError(f"cannot convert to {target!r}; supported: {', '.join(targets())}")
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is one of those that a format is chosen for."""
+    is_norm = name.endswith("_norm.weight")
+    return (
+        len(shape) >= 2
+        and name.endswith(".weight")
+        and name not in _KEPT_EXACT
+        and not (is_norm or name.endswith(_KEPT_EXACT))
+    )
+
+
+def format_of(target: str, place: Place, n_cols: int) -> str:
+    """The format of one matrix; a narrow one gets the nearest format that takes its columns."""
+    if target in _MIXES:
+        chosen = "q6_k" if place.is_head else _MIXES[target](place)
+        if place.is_head and n_cols % formats.FORMATS[chosen].block_columns:
+            chosen = "q8_0"
+    else:
+        chosen = target
+    if n_cols % formats.FORMATS[chosen].block_columns:
+        chosen = _NARROWER.get(chosen, "f16")
+    return "f16" if n_cols % formats.FORMATS[chosen].block_columns else chosen
+
+
+def n_bytes_of(shape: Sequence[int], format: str) -> int:
+    """Bytes of a tensor of that shape."""
+    return math.prod(shape[:-1]) * formats.row_bytes(shape[-1], format)

@@ -1,0 +1,88 @@
+"""What a conversion reads: metadata ready to write, and tensors in the order of the new file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pyroclast.checkpoint.convert.mixes import Place
+from pyroclast.checkpoint.open import Closable
+from pyroclast.files.gguf import GGUFFile, GGUFTensorInfo
+from pyroclast.files.gguf_parts import GGUFModel
+from pyroclast_kernels.weights import formats
+
+Bytes = npt.NDArray[np.uint8]
+
+_OF_A_LAYER = re.compile(r"blk\.(\d{1,9})\.")
+_HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
+# What describes the formats of a file, and is written new.
+_REWRITTEN = ("general.file_type", "general.quantization_version", "general.alignment")
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor under its name in GGUF files.  rows() reads uint8 (n_rows, row_bytes) of `format`;
+    `added` is added to its values, a vector's."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    rows: Callable[[], Bytes] = field(repr=False, compare=False)
+    release: Callable[[], None] = field(repr=False, compare=False)
+    added: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """metadata: key -> the bytes of its value (`gguf_writer.Value`).  notes: what a user of the new
+    file should know."""
+
+    metadata: dict[str, bytes]
+    tensors: list[SourceTensor]
+    files: Closable
+    notes: tuple[str, ...] = ()
+
+    def places(self) -> list[Place]:
+        """Where each tensor stands among the others."""
+        names = [each.name for each in self.tensors]
+        found = [_OF_A_LAYER.match(name) for name in names]
+        layers = [int(each[1]) if each else None for each in found]
+        n_layers = 1 + max((layer for layer in layers if layer is not None), default=0)
+        head = _HEAD if _HEAD in names else _EMBEDDING
+        return [
+            Place(name, layer, n_layers, name == head)
+            for name, layer in zip(names, layers, strict=True)
+        ]
+
+
+def gguf_source(path: Path) -> Source:
+    """Metadata and tensors of a file, or of all its parts, as they are, whatever the
+    architecture."""
+    model = GGUFModel(path)
+    metadata = {
+        key: model.metadata.raw(key)
+        for key in model.metadata
+        if key not in _REWRITTEN and not key.startswith("split.")
+    }
+    tensors = [
+        _gguf_tensor(file, info)
+        for file in model.files
+        for info in sorted(file.tensors.values(), key=lambda info: info.offset)
+    ]
+    return Source(metadata, tensors, model)
+
+
+def _gguf_tensor(file: GGUFFile, info: GGUFTensorInfo) -> SourceTensor:
+    row_bytes = formats.row_bytes(info.shape[-1], info.format)
+    return SourceTensor(
+        info.name,
+        info.shape,
+        info.format,
+        lambda: file.map.view(info.offset, info.n_bytes).reshape(-1, row_bytes),
+        lambda: file.map.release(info.offset, info.n_bytes),
+    )
