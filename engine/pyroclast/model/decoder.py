@@ -211,7 +211,7 @@ class Decoder:
             **self._page_sizes(attention),
             window=attention.window or 0,
             scale=attention.score_scale,
-            softcap=0.0,
+            softcap=attention.softcap or 0.0,
             sinks=None,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
