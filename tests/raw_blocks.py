@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast_kernels.weights import formats
+from tiny import BASE, random_weights, write_gguf
 
 Array = NDArray[Any]
+# Columns that every format takes.
+CONFIG = replace(BASE, d_model=256, n_heads=4, n_kv_heads=2, head_dim=64, d_ff=512)
 
 
 def random_blocks(n_rows: int, n_cols: int, format: str, rms: float = 0.02, seed: int = 0) -> Array:
@@ -18,11 +24,26 @@ def random_blocks(n_rows: int, n_cols: int, format: str, rms: float = 0.02, seed
     rng = np.random.default_rng([seed, n_rows, n_cols])
     raw = rng.integers(0, 256, (n_rows, formats.row_bytes(n_cols, format)), np.uint8)
     blocks = raw.view(formats.FORMATS[format].dtype)
+    if format in ("f32", "f16", "bf16"):
+        return formats.quantize(rng.normal(0, rms, (n_rows, n_cols)).astype(np.float32), format)
     d = rng.uniform(-2, 2, (2, *blocks.shape))
     _put_scales(blocks, d, format)
     now = float(np.sqrt((formats.dequantize(raw, format) ** 2).mean()))
     _put_scales(blocks, d * rms / now, format)
     return raw
+
+
+def file_pair(folder: Path, format: str) -> tuple[Path, Path]:
+    """A model file of random blocks in that format, and a float32 file of the values that the
+    `gguf` package finds in them."""
+    values, blocks, kind = random_weights(CONFIG), {}, gguf.GGMLQuantizationType[format.upper()]
+    for seed, (name, matrix) in enumerate(values.items()):
+        if matrix.ndim == 2:
+            raw = random_blocks(*matrix.shape, format, float(matrix.std()), seed)
+            blocks[name] = (format.upper(), raw)
+            values[name] = gguf.quants.dequantize(raw, kind)
+    stored = write_gguf(folder / "blocks.gguf", CONFIG, values, raw=blocks)
+    return stored, write_gguf(folder / "values.gguf", CONFIG, values)
 
 
 def _put_scales(blocks: Array, d: Array, format: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 
@@ -14,30 +12,16 @@ from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.recode import RECODED
-from raw_blocks import random_blocks
+from raw_blocks import CONFIG, file_pair
 from stepping import load, logits_of
-from tiny import BASE, random_weights, write_gguf
+from tiny import random_weights
 
-CONFIG = replace(BASE, d_model=256, n_heads=4, n_kv_heads=2, head_dim=64, d_ff=512)
 TOKENS = np.random.default_rng(3).integers(0, 256, 40).tolist()
-
-
-def two_files(folder: Path, format: str) -> tuple[Path, Path]:
-    """A file of random blocks in that format, and a float32 file of the values that the `gguf`
-    package finds in them."""
-    values, blocks = random_weights(CONFIG), {}
-    for seed, (name, matrix) in enumerate(values.items()):
-        if matrix.ndim == 2:
-            raw = random_blocks(*matrix.shape, format, float(matrix.std()), seed)
-            blocks[name] = (format.upper(), raw)
-            values[name] = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[format.upper()])
-    stored = write_gguf(folder / "blocks.gguf", CONFIG, values, raw=blocks)
-    return stored, write_gguf(folder / "values.gguf", CONFIG, values)
 
 
 @pytest.mark.parametrize("format", RECODED)
 def test_logits_are_those_of_the_stored_values(tmp_path: Path, format: str) -> None:
-    stored, values = two_files(tmp_path, format)
+    stored, values = file_pair(tmp_path, format)
     want = logits_of(load(values, compute="float32"), TOKENS)
     got = logits_of(load(stored, compute="float32"), TOKENS)
     assert 0.2 < want.std() < 5
@@ -47,7 +31,7 @@ def test_logits_are_those_of_the_stored_values(tmp_path: Path, format: str) -> N
 def test_the_line_names_tensors_and_formats(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stored, _ = two_files(tmp_path, "tq2_0")
+    stored, _ = file_pair(tmp_path, "tq2_0")
     with caplog.at_level(logging.WARNING, "pyroclast"), LLM(stored, device="cpu") as llm:
         llm.generate([1, 2, 3], SamplingParams(max_tokens=1))
     with open_checkpoint(stored) as checkpoint:
@@ -64,13 +48,13 @@ def test_the_line_names_tensors_and_formats(
 def test_nothing_is_said_of_a_file_that_needs_no_conversion(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, values = two_files(tmp_path, "tq2_0")
+    _, values = file_pair(tmp_path, "tq2_0")
     with caplog.at_level(logging.WARNING, "pyroclast"), LLM(values, device="cpu"):
         assert not caplog.records
 
 
 def test_memory_is_planned_for_the_converted_size(tmp_path: Path) -> None:
-    stored, _ = two_files(tmp_path, "nvfp4")
+    stored, _ = file_pair(tmp_path, "nvfp4")
     with open_checkpoint(stored) as checkpoint:
         tensor = checkpoint.tensors["layers.0.w_down"]
         assert tensor.n_bytes == 256 * formats.row_bytes(512, "f16")
@@ -81,7 +65,7 @@ def test_memory_is_planned_for_the_converted_size(tmp_path: Path) -> None:
 
 
 def test_a_conversion_that_was_asked_for_comes_from_the_stored_values(tmp_path: Path) -> None:
-    stored, _ = two_files(tmp_path, "iq2_s")
+    stored, _ = file_pair(tmp_path, "iq2_s")
     with open_checkpoint(f"{stored}@q8_0") as checkpoint, open_checkpoint(stored) as plain:
         assert not checkpoint.conversion_line()
         tensor = checkpoint.tensors["layers.0.w_up"]

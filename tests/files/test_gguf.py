@@ -18,6 +18,7 @@ import tiny
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ClosedError, ModelFileError, UnsupportedModelError
 from pyroclast.files.gguf import GGUFFile
+from pyroclast_kernels.weights.formats import FORMATS
 
 U8, U32, BOOL, STRING, ARRAY, U64 = 0, 4, 7, 8, 9, 10
 TENSOR_F32, TENSOR_Q8_0 = 0, 8
@@ -303,6 +304,26 @@ def test_damage_is_named(open_bytes: Opener, what: str) -> None:
     assert "file.gguf" in str(caught.value)
     assert not isinstance(caught.value, UnsupportedModelError)
     assert peak_bytes < 1_000_000  # no number in the file was believed
+
+
+BLOCK_TYPES = [
+    (layout.ggml_type, layout.name.upper(), layout.block_columns, layout.block_bytes)
+    for layout in FORMATS.values()
+    if layout.ggml_type is not None and layout.block_columns > 1
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "columns", "size"), BLOCK_TYPES)
+def test_blocks_of_every_type_are_counted(
+    open_bytes: Opener, kind: int, name: str, columns: int, size: int
+) -> None:
+    whole = build((), (tensor("a", [2 * columns, 3], kind),), b"\0" * 6 * size)
+    assert open_bytes(whole).tensors["a"].n_bytes == 6 * size
+    with pytest.raises(ModelFileError, match=r"tensor 'a' spans bytes .* but the file ends at"):
+        open_bytes(whole[:-1])
+    for odd in (1, columns - 1, columns + 1):
+        with pytest.raises(ModelFileError, match=f"rows of {odd} values; {name} needs a multiple"):
+            open_bytes(build((), (tensor("a", [odd, 3], kind),), b"\0" * 6 * size))
 
 
 @pytest.mark.parametrize(("kind", "name"), [(15, "Q8_K"), (9, "Q8_1"), (4, "unknown"), (999, "")])
