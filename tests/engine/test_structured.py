@@ -87,7 +87,7 @@ def test_a_stream_gives_forced_tokens_with_the_one_that_forced_them(llm: LLM) ->
         {"prompt_logprobs": 0},
         {"logits_processors": [lambda _, logits: logits * 2]},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_other_parameters_hold_beside_a_grammar(llm: LLM, changes: dict[str, Any]) -> None:
     [answer] = llm.generate(PROMPTS[0], params(**changes))

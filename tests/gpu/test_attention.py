@@ -25,8 +25,8 @@ FORMATS = ("f32", "f16", "bf16")
 MIXED = Shape(6, 2, 32, ((0, 50), (300, 1), (45, 5), (20, 1)))
 
 
-def made(shape: Shape, format: str, window: int = 0) -> Arguments:
-    return attention_arguments(shape, format, window, False)
+def made(shape: Shape, format: str, window: int = 0, **scoring: float) -> Arguments:
+    return attention_arguments(shape, format, window, False, **scoring)
 
 
 def run(format: str, arguments: Arguments, limits: Limits | None = None) -> np.ndarray[Any, Any]:
@@ -58,9 +58,14 @@ def alone(arguments: Arguments, seq: int) -> Arguments:
     }
 
 
-@pytest.mark.parametrize(("format", "window"), [("f32", 0), ("f16", 0), ("f16", 21), ("bf16", 21)])
-def test_a_sequence_gets_the_same_bits_alone_and_in_company(format: str, window: int) -> None:
-    arguments = made(MIXED, format, window)
+@pytest.mark.parametrize(
+    ("format", "window", "softcap", "sinks"),
+    [("f32", 0, 0, None), ("f16", 0, 1.5, None), ("f16", 21, 0, 3), ("bf16", 21, 1.5, 3)],
+)
+def test_a_sequence_gets_the_same_bits_alone_and_in_company(
+    format: str, window: int, softcap: float, sinks: float
+) -> None:
+    arguments = made(MIXED, format, window, softcap=softcap, sinks=sinks)
     together = run(format, arguments).copy()
     starts = arguments["seq_starts"]
     for seq in range(len(MIXED.spans)):
@@ -104,6 +109,17 @@ def test_what_nobody_sees_may_be_anything(format: str, window: int) -> None:
     poison_unseen(arguments)
     arguments["out"][:] = 7
     np.testing.assert_array_equal(clean, run(format, arguments))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_sinks_far_from_the_scores(format: str) -> None:
+    """Far below they change nothing, far above they leave nothing."""
+    plain, below, above = (
+        run(format, made(MIXED, format, **({} if about is None else {"sinks": about})))
+        for about in (None, -200.0, 200.0)
+    )
+    np.testing.assert_array_equal(below, plain)
+    assert not above.any() and plain.all()
 
 
 @pytest.mark.parametrize("format", FORMATS)

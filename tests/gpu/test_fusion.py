@@ -300,7 +300,8 @@ def test_rope_and_attention(
     shape: Shape, window: int, rotary_dim: int, temperature: float, format: str
 ) -> None:
     quantized = shape.head_dim % 32 == 0
-    one = attention_arguments(shape, format, window, quantized)
+    scoring: Arguments = {"softcap": 2.0, "sinks": 3.0} if temperature > 0 else {}
+    one = attention_arguments(shape, format, window, quantized, **scoring)
     of_attention = tuple(one)
     one |= rotation(one["positions"], rotary_dim, temperature, 16)
     one["seq_index"] = np.arange(shape.n_tokens, dtype=np.int32)

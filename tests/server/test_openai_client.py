@@ -210,3 +210,23 @@ def test_errors_name_the_field(client: openai.OpenAI) -> None:
             model=MODEL, messages=[{"role": "user", "content": "a b " * 9000}]
         )
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_echoed_logprobs_are_those_of_score(client: openai.OpenAI, running: RunningServer) -> None:
+    """What lm-eval asks for: a prompt as token ids, and exactly one token more."""
+    llm = running.app.models.all[0].llm.llm
+    prompts = [llm.tokenizer.encode(text) for text in ("Paris is in France.", "The sky is green.")]
+    answer = client.completions.create(
+        model=MODEL, prompt=prompts, max_tokens=1, temperature=0, logprobs=1, echo=True, seed=1
+    )
+    for ids, choice, score in zip(prompts, answer.choices, llm.score(prompts), strict=True):
+        assert choice.logprobs is not None
+        found, tops = choice.logprobs.token_logprobs, choice.logprobs.top_logprobs
+        assert found is not None
+        assert tops is not None
+        assert len(found) == len(ids) + 1
+        wanted = [None if each is None else each.logprob for each in score.logprobs]
+        assert found[:-1] == wanted
+        for logprob, top, each in zip(found[1:-1], tops[1:-1], score.logprobs[1:], strict=True):
+            assert each is not None
+            assert (logprob == max(top.values())) == each.is_greedy

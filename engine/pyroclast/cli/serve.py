@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyroclast.async_llm import AsyncLLM
 
+_SWITCH_S = 5e-4
 _EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
 
 
@@ -57,6 +58,8 @@ def serve(args: Namespace) -> None:
     from pyroclast.server.limits import Limits
     from pyroclast.server.run import listen, make_server
 
+    # The thread that runs the steps must not wait long for one that writes to clients.
+    sys.setswitchinterval(_SWITCH_S)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -10,11 +10,36 @@ from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerS
 from pyroclast.model.weights import Norm, Product
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.memory import Weight
 from pyroclast_kernels.norm import KINDS
 from pyroclast_kernels.program import Recorder
 from pyroclast_kernels.residual import AS_IT_IS
 
 Array = NDArray[Any]
+
+
+def call_embed(
+    ops: Recorder,
+    weight: Weight,
+    ids: Array,
+    out: Array,
+    n_tokens: Array,
+    *,
+    scale: float = 1.0,
+    accumulate: bool = False,
+) -> None:
+    """out = scale * the rows `ids` of weight: written, or added to what is there."""
+    ops.call(
+        "embed",
+        weight.format,
+        n_tokens=n_tokens,
+        token_ids=ids,
+        weight=weight,
+        out=out,
+        n_cols=out.shape[1],
+        scale=float(scale),
+        accumulate=int(accumulate),
+    )
 
 
 def call_norm(

@@ -16,6 +16,7 @@ from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerS
 from pyroclast.model.adapters import Adapters
 from pyroclast.model.calls import (
     activation_of,
+    call_embed,
     call_norm,
     call_product,
     call_qk_norm,
@@ -97,22 +98,11 @@ class Decoder:
 
     def _embed(self, ops: Recorder) -> None:
         """x = the tokens' rows, and those of their positions where these are learned."""
-        batch, weights, config = self.batch, self.weights, self.config
-        tables = [(weights.token_embd, batch.token_ids, float(config.embedding_scale))]
+        batch, weights, x = self.batch, self.weights, self.work.x
+        scale, n = self.config.embedding_scale, batch.n_tokens_at
+        call_embed(ops, weights.token_embd, batch.token_ids, x, n, scale=scale)
         if weights.position_embd is not None:
-            tables.append((weights.position_embd, batch.positions, 1.0))
-        for i, (weight, ids, scale) in enumerate(tables):
-            ops.call(
-                "embed",
-                weight.format,
-                n_tokens=batch.n_tokens_at,
-                token_ids=ids,
-                weight=weight,
-                out=self.work.x,
-                n_cols=config.d_model,
-                scale=scale,
-                accumulate=int(i > 0),
-            )
+            call_embed(ops, weights.position_embd, batch.positions, x, n, accumulate=True)
 
     def _output(self, ops: Recorder) -> None:
         """The final norm and the output head."""
@@ -221,6 +211,8 @@ class Decoder:
             **self._page_sizes(attention),
             window=attention.window or 0,
             scale=attention.score_scale,
+            softcap=0.0,
+            sinks=None,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )

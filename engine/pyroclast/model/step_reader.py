@@ -153,10 +153,11 @@ def _probs(arguments: dict[str, Any], rows: Any, n_tokens: int) -> Floats:
     blocks = arguments["block_tables"][0, : -(-int(ends.max()) // block_size)]
     k, _ = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
     q = queries(arguments["qkv"][rows], k_cache, n_heads, n_kv_heads, head_dim)
+    scoring = arguments["scale"], arguments["softcap"], arguments["sinks"]
     found = np.zeros((n_heads, len(rows), n_tokens), np.float32)
     for i, end in enumerate(ends.tolist()):
         first = max(0, end - window) if window > 0 else 0
-        weights = probs(q[i], k[:, :, first:end], arguments["scale"])
+        weights = probs(q[i], k[:, :, first:end], *scoring)
         found[:, i, first:end] = weights.reshape(n_heads, -1)
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pyroclast
-from pyroclast.server.errors import HttpError
 from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
 
@@ -30,13 +29,6 @@ async def version(exchange: Exchange) -> Reply:
 async def health(exchange: Exchange) -> Reply:
     """Whether the server lives."""
     return exchange.json({"status": "ok"})
-
-
-async def ready(exchange: Exchange, draining: bool) -> Reply:
-    """Whether new requests are taken."""
-    if draining:
-        raise HttpError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
-    return exchange.json({"status": "ready"})
 
 
 def _model_json(served: Served) -> dict[str, Any]:

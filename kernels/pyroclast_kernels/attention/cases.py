@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pyroclast_kernels.attention import FORMATS, SPLIT, cache
@@ -13,9 +15,15 @@ MAX_SPLIT_TOKENS = 4  # cases with more tokens than this take the path of many t
 
 
 def _attention(
-    shape: Shape, format: str, window: int, quantized: bool, scale: float | None = None
+    shape: Shape,
+    format: str,
+    window: int,
+    quantized: bool,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: float | None = None,
 ) -> Arguments:
-    """scale None: 1 / sqrt(head_dim)."""
+    """scale None: 1 / sqrt(head_dim).  sinks: about which number they lie."""
     rng = np.random.default_rng([shape.n_tokens, shape.head_dim])
     arguments = paged(shape, format, rng)
     n_tokens, width = shape.n_tokens, shape.n_heads * shape.head_dim
@@ -29,27 +37,37 @@ def _attention(
         "counters": np.zeros(cells[0], np.int32),
         "window": window,
         "scale": shape.head_dim**-0.5 if scale is None else scale,
+        "softcap": softcap,
+        "sinks": None if sinks is None else _sinks(shape, sinks),
         "max_splits": max_splits,
         "max_split_tokens": MAX_SPLIT_TOKENS,
     }
     order = (
         "n_tokens", "n_seqs", "seq_starts", "positions", "block_tables", "qkv", "k_cache",
         "v_cache", "out", "out_q8", "scratch", "counters", "n_heads", "n_kv_heads", "head_dim",
-        "block_size", "max_blocks", "value_stride", "window", "scale", "max_splits",
-        "max_split_tokens",
+        "block_size", "max_blocks", "value_stride", "window", "scale", "softcap",
+        "sinks", "max_splits", "max_split_tokens",
     )  # fmt: skip
     return {name: arguments[name] for name in order}
+
+
+def _sinks(shape: Shape, about: float) -> Array:
+    rng = np.random.default_rng(shape.n_heads)
+    return (about + rng.standard_normal(shape.n_heads)).astype(np.float32)
 
 
 def _bound(arguments: Arguments, expected: Array) -> float:
     """A score's error shifts its exponent; the weighted mean then moves by as much of max |v|.
 
+    A cap damps the error of a score, and adds that of a quotient, a tanh of 3 ulp and a product.  A
+    sink only makes weights smaller.
     bf16: rounding each weight moves the mean by at most 2^-9 of max |v|, and its divisor too.
     q8_0: a query is off by 2^-16 of its largest value; n weights by up to half a step of 2^-15 of
     the largest each, which add up like independent errors: six standard deviations."""
     head_dim, longest = arguments["head_dim"], int(arguments["positions"].max()) + 1
     spread = arguments["scale"] * np.sqrt(head_dim)  # the standard deviation of scores
     score_error = (head_dim + 2) * EPS * np.sqrt(head_dim) * 4 * spread  # |q||k| scale, |v| < 5
+    score_error += 5 * EPS * arguments["softcap"]
     mean_error = (longest / 16 + 16) * EPS
     if arguments["k_cache"].dtype == np.uint16:
         mean_error += 2 * 2.0**-9
@@ -76,6 +94,8 @@ def _case(
     window: int = 0,
     quantized: bool = False,
     scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: float | None = None,
 ) -> Case:
     n_pairs = sum(min(p + 1, window or p + 1) for f, n in shape.spans for p in range(f, f + n))
     cell = np.dtype(cache.DTYPES[format]).itemsize
@@ -87,8 +107,10 @@ def _case(
         name=str(shape)
         + f"-window{window}" * (window > 0)
         + "-q8" * quantized
-        + f"-scale{scale}" * (scale is not None),
-        make=lambda: _attention(shape, format, window, quantized, scale),
+        + f"-scale{scale}" * (scale is not None)
+        + f"-cap{softcap:g}" * (softcap > 0)
+        + f"-sinks{sinks}" * (sinks is not None),
+        make=lambda: _attention(shape, format, window, quantized, scale, softcap, sinks),
         outputs=("out", "out_q8", "counters"),
         bound=_bound,
         reason="score error (d + 2) eps |q||k| scale, doubled by the quotient, times max |v|; "
@@ -114,6 +136,25 @@ _SHAPES = [
     Shape(4, 2, 256, ((510, 3), (1023, 1))),  # the largest head; few tokens beside an edge
 ]
 
+# Scales, caps and sinks, alone and with each other and a window: small scores and scores far above
+# the cap, sinks amid the scores (whose exponentials sum to some e^7) and where they decide all or
+# nothing, few tokens and many, one split and several.
+_SCORING: list[tuple[Shape, dict[str, Any]]] = [
+    (Shape(9, 3, 64, ((600, 1), (40, 7))), {"scale": 0.25}),
+    (Shape(6, 2, 80, ((600, 1), (40, 7))), {"scale": 0.05}),
+    (Shape(9, 3, 64, ((600, 1),)), {"scale": 0.5, "softcap": 2.0}),
+    (Shape(9, 3, 64, ((0, 45), (30, 7), (600, 1))), {"scale": 0.5, "softcap": 3.0}),
+    (Shape(14, 2, 24, ((90, 60),)), {"softcap": 1.5, "window": 33}),
+    (Shape(4, 2, 256, ((510, 3), (1023, 1))), {"scale": 0.25, "softcap": 4.0}),
+    (Shape(9, 3, 64, ((1100, 1), (5, 1))), {"sinks": 7.0}),
+    (Shape(8, 1, 64, ((1200, 6), (3, 9))), {"sinks": 3.0, "window": 128}),
+    (Shape(9, 3, 64, ((600, 1), (40, 7))), {"sinks": -60.0}),
+    (Shape(9, 3, 64, ((600, 1), (40, 7))), {"sinks": 60.0}),
+    (Shape(40, 1, 16, ((700, 3), (9, 6))), {"softcap": 2.0, "sinks": 6.0}),
+    (Shape(4, 2, 80, ((1200, 2),)), {"scale": 0.3, "softcap": 5.0, "sinks": 8.0, "window": 600}),
+    (Shape(4, 2, 256, ((500, 40),)), {"softcap": 2.5, "sinks": 5.0, "window": 100}),
+]
+
 # The comparison of 8-bit outputs wants the float32 values to agree to 1e-5, which rounding weights
 # to bf16 does not allow: tests/kernels/test_attention.py
 # compares those with the float32 output instead.
@@ -126,8 +167,7 @@ CASES = [
     *(_case(Shape(6, 2, 48, ((1500, 24),)), f, 500) for f in FORMATS),
     *(_case(Shape(9, 3, 64, ((5, 6),)), f, 0, True) for f in _FLOAT_FORMATS),
     *(_case(Shape(9, 3, 64, ((600, 1),)), f, 0, True) for f in _FLOAT_FORMATS),
-    *(_case(Shape(9, 3, 64, ((600, 1), (40, 7))), f, scale=0.25) for f in FORMATS),
-    *(_case(Shape(6, 2, 80, ((600, 1), (40, 7))), f, scale=0.05) for f in FORMATS),
+    *(_case(shape, f, **scoring) for f in FORMATS for shape, scoring in _SCORING),
 ]
 
 # Decoding one token after 512 and 4096, the same for 8 sequences, and a chunk of a prompt at these

@@ -34,13 +34,17 @@ def attention(
     value_stride: int,
     window: int,
     scale: float,
+    softcap: float,
+    sinks: Array | None,
     max_splits: int,
     max_split_tokens: int,
 ) -> None:
     """out[t, h] = sum over p of softmax(scale * q[t, h] . k[p]) * v[p].
 
     A token at position P sees positions p <= P of its own sequence, the last `window` of them if
-    window > 0.  scale > 0 is 1 / sqrt(head_dim) in most models.  Query head h reads kv head h //
+    window > 0.  scale > 0 is 1 / sqrt(head_dim) in most models.  With softcap > 0 a score becomes
+    softcap * tanh(score / softcap).  sinks float32 (n_heads,) or None: a logit of each query head
+    that takes part in its softmax, without a position or a value.  Query head h reads kv head h //
     (n_heads / n_kv_heads).  n_tokens, n_seqs int64 (1,); sequence s owns tokens [seq_starts[s],
     seq_starts[s + 1]) and row s of block_tables; qkv and the caches as of rope, which has run on
     this step's tokens.  out float32 (max_batch_tokens, n_heads * head_dim) and out_q8 Q8_BLOCK of
@@ -62,8 +66,8 @@ def attention(
             first = max(0, end - window) if window > 0 else 0
             blocks = block_tables[s, : -(-end // block_size)]
             k, v = cache.read(k_cache[blocks], v_cache[blocks], head_dim, block_size)
-            values = probs(q[token], k[:, :, first:end], scale) @ v[:, first:end]
-            y[token] = values.reshape(n_heads, head_dim)
+            weights = probs(q[token], k[:, :, first:end], scale, softcap, sinks)
+            y[token] = (weights @ v[:, first:end]).reshape(n_heads, head_dim)
     q8_blocks.put(y.reshape(t, -1), out, out_q8)
 
 
@@ -74,11 +78,19 @@ def queries(qkv: Array, k_cache: Array, n_heads: int, n_kv_heads: int, head_dim:
     return cache.from_bf16(cache.to_bf16(q)) if k_cache.dtype == np.uint16 else q
 
 
-def probs(q: Array, k: Array, scale: float) -> Array:
-    """softmax(scale * q . k): q (n_kv_heads, group, head_dim) of one token, k (n_kv_heads,
-    head_dim, n) of the positions that it sees -> (n_kv_heads, group, n)."""
+def probs(q: Array, k: Array, scale: float, softcap: float, sinks: Array | None) -> Array:
+    """softmax(scale * q . k), capped and with sinks as attention says: q (n_kv_heads, group,
+    head_dim) of one token, k (n_kv_heads, head_dim, n) of the positions that it sees ->
+    (n_kv_heads, group, n)."""
     # A quotient: for 1 / sqrt(head_dim) the divisor is sqrt(head_dim), often a whole number.
     scores = q @ k / np.float32(1 / scale)
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights: Array = scores / scores.sum(axis=-1, keepdims=True)
+    if softcap > 0:
+        scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+    top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.reshape(*q.shape[:2], 1)
+        top = np.maximum(top, sinks)
+    weights: Array = np.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights /= total if sinks is None else total + np.exp(sinks - top)
     return weights

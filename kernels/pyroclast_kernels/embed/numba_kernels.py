@@ -15,6 +15,7 @@ from pyroclast_kernels.matmul.numba.packed import (
     Q4_1,
     Q4_K,
     Q8_0,
+    SUPER_OF_8,
     block_group_bytes,
     find,
     value_group_bytes,
@@ -34,7 +35,11 @@ from pyroclast_kernels.numba.simd import (
     paste,
     store_f32,
 )
+from pyroclast_kernels.weights.table_blocks import TABLES
 
+# The values that nibbles name.
+_NON_LINEAR = np.array(TABLES["iq4_nl"], np.float32)
+_E2M1 = np.array(TABLES["mxfp4"], np.float32)
 # Byte offsets of the argument struct.
 _N_TOKENS, _TOKEN_IDS, _WEIGHT, _OUT, _N_COLS, _SCALE, _ACCUMULATE = range(0, 56, 8)
 
@@ -98,6 +103,46 @@ def _q4_k_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> N
         _put(out, 4 * k, scale * np.float32(_nibble(quants, lane, k)) - minimum, change)
 
 
+@inline
+def _iq4_nl_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
+    header, block = scales
+    scale = load_half(header, 32 * block + 2 * lane)
+    for k in range(32):
+        _put(out, 4 * k, scale * _NON_LINEAR[_nibble(quants, lane, k)], change)
+
+
+@inline
+def _mxfp4_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
+    header, block = scales
+    scale = load_bfloat(header, 32 * block + 2 * lane)
+    for k in range(32):
+        _put(out, 4 * k, scale * _E2M1[_nibble(quants, lane, k)], change)
+
+
+@inline
+def _super_scale(scales: Any, lane: int) -> Any:
+    """d times the signed scale of a block: two headers of 160 bytes."""
+    header, block = scales
+    header = at(header, 160 * (block // 8))
+    small = np.int8(load_u8(header, 32 + 16 * (block % 8) + lane))
+    return load_half(header, 2 * lane) * np.float32(small)
+
+
+@inline
+def _iq4_xs_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
+    scale = _super_scale(scales, lane)
+    for k in range(32):
+        _put(out, 4 * k, scale * _NON_LINEAR[_nibble(quants, lane, k)], change)
+
+
+@inline
+def _iq3_s_block(scales: Any, quants: Any, lane: int, out: Any, change: Any) -> None:
+    scale = _super_scale(scales, lane)
+    for k in range(32):
+        number = np.int32(2) * _nibble(quants, lane, k) - np.int32(15)
+        _put(out, 4 * k, scale * np.float32(number), change)
+
+
 @paste
 def _embed_blocks(args: Any, part: int, n_parts: int, format: Any) -> None:
     layout, read_block = format
@@ -138,6 +183,22 @@ def embed_q4_1(args: Any, part: int, n_parts: int) -> None:
 
 def embed_q4_k(args: Any, part: int, n_parts: int) -> None:
     _embed_blocks(args, part, n_parts, (Q4_K, _q4_k_block))
+
+
+def embed_iq4_nl(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q4_0, _iq4_nl_block))
+
+
+def embed_iq4_xs(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (SUPER_OF_8, _iq4_xs_block))
+
+
+def embed_iq3_s(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (SUPER_OF_8, _iq3_s_block))
+
+
+def embed_mxfp4(args: Any, part: int, n_parts: int) -> None:
+    _embed_blocks(args, part, n_parts, (Q4_0, _mxfp4_block))
 
 
 def embed_f32(args: Any, part: int, n_parts: int) -> None:

@@ -7,11 +7,13 @@ See reference.py for the contract, weights/packing.py for the layout, cases.py f
 from pyroclast_kernels.weights import BLOCK_FORMATS, PACKED_FORMATS
 
 __all__ = [
-    "BLOCK_FORMATS", "CPP_VARIANTS", "FORMATS", "OP_FORMATS", "PORTABLE_FORMATS", "SIMPLE_FORMATS",
+    "BLOCK_FORMATS", "CPP_VARIANTS", "FORMATS", "NUMBA_FORMATS", "OP_FORMATS", "PORTABLE_FORMATS",
+    "SIMPLE_FORMATS",
 ]  # fmt: skip
 
 SIMPLE_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
-PORTABLE_FORMATS = (*SIMPLE_FORMATS, "q4_k")  # all that Numba and Cython have
+PORTABLE_FORMATS = (*SIMPLE_FORMATS, "q4_k")  # all that Cython has
+NUMBA_FORMATS = (*PORTABLE_FORMATS, "iq4_nl", "iq4_xs", "iq3_s", "mxfp4")
 FORMATS = PACKED_FORMATS
 OP_FORMATS = {"gate_up": BLOCK_FORMATS}
 # C++ variants beside one for each level: name -> the level in whose build they are, registered as

@@ -193,6 +193,32 @@ def nibbles(builder: Any, x: Any, shift: int) -> Any:
     return builder.and_(builder.lshr(x, constant(I32X16, shift)), constant(I32X16, 0x0F0F0F0F))
 
 
+def look_up(builder: Any, table: tuple[int, ...], x: Any) -> Any:
+    """The byte of a table of 16 that each byte 0..15 of x names."""
+    bytes_ = ir.VectorType(_I8, 64)
+    codes = builder.bitcast(x, bytes_)
+    lookup = ir.Constant(bytes_, [value & 255 for value in table] * 4)
+    if cpu_has("avx512bw"):
+        found = call(builder, "llvm.x86.avx512.pshuf.b.512", bytes_, lookup, codes)
+    elif cpu_has("avx2"):
+        half = ir.VectorType(_I8, 32)
+        sixteen = ir.Constant(half, [value & 255 for value in table] * 2)
+        halves = [
+            call(builder, "llvm.x86.avx2.pshuf.b", half, sixteen,
+                 shuffle(builder, codes, list(range(first, first + 32))))
+            for first in (0, 32)
+        ]  # fmt: skip
+        found = builder.shuffle_vector(
+            *halves, ir.Constant(ir.VectorType(_I32, 64), list(range(64)))
+        )
+    else:
+        found = constant(bytes_, 0)
+        for code, value in enumerate(table):
+            named = builder.icmp_unsigned("==", codes, constant(bytes_, code))
+            found = builder.select(named, constant(bytes_, value & 255), found)
+    return builder.bitcast(found, I32X16)
+
+
 def dot_bytes(builder: Any, acc: Any, w: Any, x: Any) -> Any:
     """acc + the products of 4 unsigned bytes of each lane of w with the 4 signed bytes of x.
 

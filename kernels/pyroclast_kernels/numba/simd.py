@@ -131,6 +131,7 @@ load_f32x16 = _loader(F32x16, numba_ir.F32X16)
 load_i32x16 = _loader(I32x16, numba_ir.I32X16)
 load_halfx16 = _loader(F32x16, numba_ir.I16X16, numba_ir.half_to_float)
 load_bfloatx16 = _loader(F32x16, numba_ir.I16X16, numba_ir.bfloat_to_float)
+load_i8x16 = _loader(F32x16, numba_ir.I8X16, lambda builder, x: builder.sitofp(x, numba_ir.F32X16))
 load_u8x16 = _loader(F32x16, numba_ir.I8X16, lambda builder, x: builder.uitofp(x, numba_ir.F32X16))
 store_f32 = _storer(types.float32)
 store_i32 = _storer(types.int32)
@@ -193,6 +194,13 @@ reduce_add_i32 = define(numba_ir.reduce_add_i32, types.int32, I32x16)
 reduce_max = define(numba_ir.reduce_max, types.float32, F32x16)
 low_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 0), I32x16, I32x16)
 high_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 4), I32x16, I32x16)
+
+
+def look_up(table: tuple[int, ...]) -> Any:
+    """A function of I32x16: the byte of the table of 16 that each byte 0..15 names."""
+    return define(lambda builder, x: numba_ir.look_up(builder, table, x), I32x16, I32x16)
+
+
 # acc + sum over 4 bytes of w * x: w 16 lanes of 4 unsigned bytes, x 4 signed bytes for all lanes.
 dot_bytes = define(numba_ir.dot_bytes, I32x16, I32x16, I32x16, types.int32)
 

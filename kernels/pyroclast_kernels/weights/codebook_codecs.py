@@ -59,8 +59,10 @@ def _nibbles(packed: Bytes, group: int) -> Array:
 
 def _signed(grid: Array, signs: Array) -> Array:
     """Grid rows (n, m, values) with a bit for each value, set where it is negative."""
-    negative = _bits(signs, 1).reshape(grid.shape)
-    return np.where(negative, -grid, grid).reshape(len(grid), -1)
+    # -v is (v ^ -1) + 1: bytes of -1 looked up for 8 bits at a time are three times as fast as the
+    # bits one by one.
+    negative = codebooks.byte_masks()[signs].reshape(len(grid), -1)
+    return (grid.reshape(len(grid), -1) ^ negative) - negative
 
 
 def _sign_words(words: Array) -> tuple[Array, Array]:

@@ -50,6 +50,13 @@ def sign_masks() -> NDArray[Any]:
     return masks
 
 
+@cache
+def byte_masks() -> NDArray[np.int8]:
+    """int8 (256, 8): of each byte -1 where a bit is set, lowest bit first, else 0."""
+    bits = np.arange(256, dtype=np.uint8)[:, None] >> np.arange(8, dtype=np.uint8) & np.uint8(1)
+    return -bits.astype(np.int8)
+
+
 _GRIDS = {
     "iq1": (
         "AAACAAUACAAKABEAFQAgACIAKAAqAEUAUQBUAFYAZQCAAIIAiACKAJUAoACiAKgAqgAEAQUBEQEUARYBGQEaASUB"

@@ -64,8 +64,7 @@ def _to_t4_k(blocks: Array, format: str) -> Array:
     out = _empty("t4_k", len(blocks))
     out["d"] = CODECS[format].d(blocks)[:, 0]
     out["scales"] = np.repeat(scales, 16 // scales.shape[1], axis=1)
-    codes = table_blocks.codes_of("t4_k")[values.astype(np.int16) + 128]
-    out["qs"] = table_blocks.put_nibbles(codes)
+    out["qs"] = table_blocks.put_nibbles(table_blocks.codes_of(values, "t4_k"))
     return out
 
 

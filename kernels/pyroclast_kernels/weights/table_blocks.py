@@ -26,13 +26,19 @@ TABLES = {
 }
 
 
+def codes_of(values: Array, format: str) -> Array:
+    """The uint8 codes of int8 values that the format's table has."""
+    # Ten times as fast as an array as index, which NumPy widens to 8 bytes first.
+    found = np.frombuffer(values.tobytes().translate(_codes_by_byte(format)), np.uint8)
+    return found.reshape(values.shape)
+
+
 @cache
-def codes_of(format: str) -> Array:
-    """uint8 (256,): the code of the value v at index v + 128, for the values that the table has."""
-    codes = np.zeros(256, np.uint8)
+def _codes_by_byte(format: str) -> bytes:
+    codes = bytearray(256)
     for code, value in reversed(list(enumerate(TABLES[format]))):
-        codes[value + 128] = code
-    return codes
+        codes[value & 255] = code
+    return bytes(codes)
 
 
 def nibbles(packed: Array) -> Array:
@@ -61,7 +67,7 @@ def read_iq4_xs(blocks: Any) -> tuple[Array, Array]:
 def read_iq3_s(blocks: Any) -> tuple[Array, Array]:
     """The grid's values have 4 bits each; the grid itself is not needed any more."""
     scales, values = CODECS["iq3_s"].read(blocks.reshape(-1))
-    codes: Array = codes_of("iq3_s")[values.astype(np.int16) + 128]
+    codes = codes_of(values, "iq3_s")
     return codes.reshape(*blocks.shape, 256), scales.reshape(*blocks.shape, 8)
 
 

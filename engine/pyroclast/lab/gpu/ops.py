@@ -73,6 +73,8 @@ def attention(heads: list[int], n_cached: int, n_batch: int, format: str) -> Any
         "counters": np.zeros(cells[0], np.int32),
         "window": 0,
         "scale": head_dim**-0.5,
+        "softcap": 0.0,
+        "sinks": None,
         "max_splits": max_splits,
         "max_split_tokens": _MAX_SPLIT_TOKENS,
     }

@@ -32,6 +32,8 @@ struct AttentionArgs {
   int64_t value_stride;
   int64_t window;
   double scale;
+  double softcap;
+  const float *sinks;
   int64_t max_splits;
   int64_t max_split_tokens;
 };
@@ -51,7 +53,7 @@ Row make_row(const AttentionArgs &a, int64_t token, int64_t q_head) {
   const int64_t stride = (a.n_heads + 2 * a.n_kv_heads) * a.head_dim, end = a.positions[token] + 1;
   const int64_t first = a.window > 0 ? std::max<int64_t>(0, end - a.window) : 0;
   const float *q = a.qkv + token * stride + q_head * a.head_dim;
-  return {q, token, q_head, first, end, -INFINITY, 0, 0};
+  return {q, token, q_head, first, end, -INFINITY, 0, 0, 0};
 }
 
 template <class Format>
@@ -71,7 +73,7 @@ Cache<Format> start_tile(const AttentionArgs &a, const Item &item) {
         tile.n_rows[g] = n;
       }
   }
-  gather_queries<typename Format::Source>(tile, a.head_dim, a.scale);
+  gather_queries<typename Format::Source>(tile, a.head_dim, {a.scale, a.softcap});
   return {static_cast<const uint8_t *>(a.k_cache),
           static_cast<const uint8_t *>(a.v_cache),
           a.block_tables + item.seq * a.max_blocks,
@@ -98,8 +100,9 @@ void for_each_row(Function f) {
     for (int r = 0; r < tile.n_rows[g]; r++) f(g * kGroup + r);
 }
 
-void finish(const AttentionArgs &a, const Row &row, float sum, float *merged) {
-  const float inverse = 1.0f / sum;
+void finish(const AttentionArgs &a, const Row &row, Partial softmax, float *merged) {
+  if (a.sinks) merge_sink(softmax, merged, a.sinks[row.head] * kLog2E, a.head_dim);
+  const float inverse = 1.0f / softmax.sum;
   for (int64_t i = 0; i < a.head_dim; i++) merged[i] *= inverse;
   const int64_t at = (row.token * a.n_heads + row.head) * a.head_dim;
   if (a.out) std::memcpy(a.out + at, merged, size_t(a.head_dim) * sizeof(float));
@@ -122,7 +125,7 @@ void whole_tile(const AttentionArgs &a, const Item &item) {
                 const Row &row = tile.rows[r];
                 merge(softmax[r], tile.merged[r], {row.maximum, row.sum}, values, a.value_stride);
               });
-  for_each_row([&](int r) { finish(a, tile.rows[r], softmax[r].sum, tile.merged[r]); });
+  for_each_row([&](int r) { finish(a, tile.rows[r], softmax[r], tile.merged[r]); });
 }
 
 // What a split of one row left in the scratch memory: maximum, sum, values.
@@ -139,7 +142,7 @@ void merge_splits(const AttentionArgs &a, const Item &item) {
       const float *p = partial(a, tile.rows[r], s);
       merge(softmax, tile.merged[r], {p[0], p[1]}, p + 2, a.value_stride);
     }
-    finish(a, tile.rows[r], softmax.sum, tile.merged[r]);
+    finish(a, tile.rows[r], softmax, tile.merged[r]);
   });
 }
 

@@ -15,6 +15,7 @@ constexpr int kSplitBlocks = kSplit / kPositions;
 
 // The memory of a thread's tile.
 struct Tile {
+  bool capped;  // scores, by Row.inner
   int n_groups;
   int n_rows[kMaxGroups];
   int64_t kv_heads[kMaxGroups];
@@ -99,6 +100,7 @@ class Split {
     float *out = buffers.scores + (p - lo);
     score_block<Source>({(const Cell *)cells, to_fetch(cells, next, p), scales, cache_.head_dim},
                         tile_.n_rows[g], reinterpret_cast<const Unit *>(tile_.queries[g]), out);
+    if (tile_.capped) cap_block(tile_.rows + g * kGroup, tile_.n_rows[g], out);
     mask_block(tile_.rows + g * kGroup, tile_.n_rows[g], p, out);
   }
 
@@ -184,16 +186,27 @@ PYRO_INLINE float put_query(const float *q, int64_t head_dim, typename Source::U
   return 1;
 }
 
-// Queries by dimension, then row, so that one pointer serves all rows of a group; sets Row.scale.
+// What happens to q . k before the softmax; cap 0: none.
+struct Scoring {
+  double scale, cap;
+};
+
+// Queries by dimension, then row, so that one pointer serves all rows of a group; sets Row.scale
+// and Row.inner.
 template <class Source>
-void gather_queries(Tile &tile, int64_t head_dim, double score_scale) {
-  const float scale = 1.44269504088896341f / float(1 / score_scale);
+void gather_queries(Tile &tile, int64_t head_dim, Scoring scoring) {
+  // A quotient: for 1 / sqrt(head_dim) the divisor is sqrt(head_dim), often a whole number.
+  const float scale = kLog2E / float(1 / scoring.scale);
+  tile.capped = scoring.cap > 0;
   for (int g = 0; g < tile.n_groups; g++)
     for (int r = 0; r < tile.n_rows[g]; r++) {
       Row &row = tile.rows[g * kGroup + r];
-      row.scale = scale;
       auto *out = reinterpret_cast<typename Source::Unit *>(tile.queries[g]) + r;
-      row.scale *= put_query<Source>(row.q, head_dim, out);
+      const float of_query = put_query<Source>(row.q, head_dim, out);
+      row.scale = scale * of_query;
+      if (!tile.capped) continue;
+      row.inner = float(scoring.scale / scoring.cap) * of_query;
+      row.scale = kLog2E * float(scoring.cap);
     }
 }
 
@@ -211,4 +224,13 @@ PYRO_INLINE void merge(Partial &all, float *merged, Partial split, const float *
   all.sum = all.sum * keep + split.sum * add;
   for (int64_t i = 0; i < n; i++) merged[i] = merged[i] * keep + values[i] * add;
   if (rises) all.maximum = split.maximum;
+}
+
+// Folds a head's sink in, a score like `maximum` that has no value.
+PYRO_INLINE void merge_sink(Partial &all, float *merged, float sink, int64_t n) {
+  const bool rises = sink > all.maximum;
+  const float less = std::exp2(rises ? all.maximum - sink : sink - all.maximum);
+  all.sum = rises ? all.sum * less + 1.0f : all.sum + less;
+  if (rises)
+    for (int64_t i = 0; i < n; i++) merged[i] *= less;
 }

@@ -11,7 +11,9 @@
 
 #include "cells.h"
 #include "exp2.h"
+#include "native/tanh.h"
 
+constexpr float kLog2E = 1.44269504088896341f;
 constexpr int64_t kSplit = 512;
 constexpr int kAhead = 2;   // blocks from the one at hand to the one that is fetched meanwhile
 constexpr int kGroup = 12;  // rows whose scores of a split stay in the L1 cache (24 KiB)
@@ -38,6 +40,7 @@ struct Row {
   int64_t first, end;  // sees positions [first, end)
   float maximum, sum;
   float scale;  // of its scores: attention's, log2(e), and the query's own in q8_0
+  float inner;  // of capped scores: of what goes into the tanh; scale is then of the tanh
 };
 
 struct GroupBuffers {
@@ -137,6 +140,15 @@ PYRO_INLINE void mask_block(const Row *rows, int n_rows, int64_t position, float
     for (int64_t i = 0; i < kPositions; i++)
       if (i < lo || i >= hi) scores[r * kScoreStride + i] = -INFINITY;
   }
+}
+
+// Capped scores as their tanh, in the block at hand.  No part of the loops of those without a cap.
+inline __attribute__((noinline)) void cap_block(const Row *rows, int n_rows, float *scores) {
+  for (int r = 0; r < n_rows; r++)
+    for (int64_t i = 0; i < kPositions; i += kLanes) {
+      float *at = scores + r * kScoreStride + i;
+      store(at, tanh(load(at) * set1(rows[r].inner)));
+    }
 }
 
 // ---- softmax -----------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from libc.string cimport memset
 
 from pyroclast_kernels.activation.cython.lanes cimport quantize_row
 from pyroclast_kernels.attention.cython.steps cimport (
-    MAX_HEAD_DIM, ROWS, STEP, add_values, add_values_of_rows, exponentials, score_rows, score_step,
+    MAX_HEAD_DIM, ROWS, STEP, add_values, add_values_of_rows, cap_scores, exponentials, score_rows,
+    score_step,
 )
 from pyroclast_kernels.attention.cython.tile cimport (
     MAX_ROWS, SPLIT, STRIDE, AttentionArgs, Row, Tile, load_keys, load_values,
@@ -25,12 +26,16 @@ from pyroclast_kernels.attention.cython.tile cimport (
 from pyroclast_kernels.native.abi cimport Cell
 
 
-cdef void softmax_row(Row *row, float *scores, int64_t begin, int64_t end) noexcept nogil:
-    """Exponentials of a row's scores in place; sets maximum and sum."""
+cdef void softmax_row(
+    const AttentionArgs *a, Row *row, float *scores, int64_t begin, int64_t end
+) noexcept nogil:
+    """Exponentials of a row's scores, capped first, in place; sets maximum and sum."""
     cdef int64_t lo = max(row.first - begin, <int64_t>0), hi = min(row.end, end) - begin
     row.maximum, row.sum = -INFINITY, 0
     cdef int64_t padded = (end - begin + 15) // 16 * 16
     if lo < hi:
+        if a.softcap > 0:
+            cap_scores(scores + lo, hi - lo, <float>a.softcap)
         row.sum = exponentials(scores, lo, hi, padded, &row.maximum)
     else:
         memset(scores, 0, padded * sizeof(float))
@@ -94,7 +99,7 @@ cdef inline void one_split(
             score_block(a, tile, ROWS * r, p, p - begin, scale)
         p += STEP
     for r in range(tile.n_rows):
-        softmax_row(&tile.rows[r], tile.scores + r * STRIDE, begin, end)
+        softmax_row(a, &tile.rows[r], tile.scores + r * STRIDE, begin, end)
         memset(tile.values + r * MAX_HEAD_DIM, 0, width * sizeof(float))
     p = seen
     while p < end:
@@ -120,8 +125,26 @@ cdef void merge(
     maximum[0] = top
 
 
-cdef void finish(const AttentionArgs *a, const Row *row, float total, float *merged) noexcept nogil:
+cdef float merge_sink(
+    float sink, float maximum, float total, float *merged, int64_t n
+) noexcept nogil:
+    """Folds a head's sink into its running softmax; returns the sum."""
+    cdef float less, one = 1
+    cdef int64_t i
+    if not sink > maximum:
+        return total + expf(sink - maximum)
+    less = expf(maximum - sink)
+    for i in range(n):
+        merged[i] *= less
+    return total * less + one
+
+
+cdef void finish(
+    const AttentionArgs *a, const Row *row, float maximum, float total, float *merged
+) noexcept nogil:
     cdef int64_t i, at = (row.token * a.n_heads + row.head) * a.head_dim
+    if a.sinks != NULL:
+        total = merge_sink(a.sinks[row.head], maximum, total, merged, a.head_dim)
     for i in range(a.head_dim):
         merged[i] /= total
     if a.out != NULL:
@@ -162,7 +185,7 @@ cdef inline void run_tile(
             )
         begin = stop
     for r in range(tile.n_rows):
-        finish(a, &tile.rows[r], sums[r], tile.merged + r * MAX_HEAD_DIM)
+        finish(a, &tile.rows[r], maxima[r], sums[r], tile.merged + r * MAX_HEAD_DIM)
 
 
 cdef inline void attention(

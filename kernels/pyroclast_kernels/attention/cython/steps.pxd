@@ -6,7 +6,9 @@
 from libc.math cimport INFINITY, fmaf
 from libc.stdint cimport int64_t
 
-from pyroclast_kernels.activation.cython.lanes cimport exp_lane, max_lanes, sum_lanes
+from pyroclast_kernels.activation.cython.lanes cimport (
+    exp_lane, max_lanes, sum_lanes, tanh_lane,
+)
 
 cdef enum:
     MAX_HEAD_DIM = 256  # floats between two rows of values; model.py refuses larger heads
@@ -61,6 +63,12 @@ cdef inline void score_rows(
             out[stride + first + i] = lanes[16 + i] * scale
             out[2 * stride + first + i] = lanes[32 + i] * scale
             out[3 * stride + first + i] = lanes[48 + i] * scale
+
+
+cdef inline void cap_scores(float *scores, int64_t n, float cap) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        scores[i] = cap * tanh_lane(scores[i] / cap)
 
 
 cdef inline float exponentials(

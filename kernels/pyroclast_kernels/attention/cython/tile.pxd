@@ -33,6 +33,8 @@ cdef struct AttentionArgs:
     int64_t value_stride
     int64_t window
     double scale
+    double softcap
+    const float *sinks
     int64_t max_splits
     int64_t max_split_tokens
 

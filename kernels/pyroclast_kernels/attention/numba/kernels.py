@@ -56,7 +56,7 @@ from pyroclast_kernels.numba.simd import (
 _N_TOKENS, _N_SEQS, _SEQ_STARTS, _POSITIONS, _BLOCK_TABLES, _QKV = range(0, 48, 8)
 _K_CACHE, _V_CACHE, _OUT, _OUT_Q8 = range(48, 80, 8)  # scratch and counters are not needed
 _N_HEADS, _N_KV_HEADS, _HEAD_DIM, _BLOCK_SIZE, _MAX_BLOCKS = range(96, 136, 8)
-_VALUE_STRIDE, _WINDOW, _SCALE = 136, 144, 152
+_VALUE_STRIDE, _WINDOW, _SCALE, _SOFTCAP, _SINKS = range(136, 176, 8)
 
 
 @inline
@@ -96,10 +96,27 @@ def _merge(tile: Any, r: int, stride: int) -> None:
 
 
 @inline
+def _merge_sink(tile: Any, r: int, sink: Any, stride: int) -> None:
+    """Folds a head's sink into the running softmax of row r."""
+    row, merged = at(tile, ROWS + r * ROW_BYTES), at(tile, MERGED + r * VALUE_BYTES)
+    top, total = load_f32(row, MAXIMUM), load_f32(row, SUM)
+    if sink > top:
+        less = np.float32(math.exp(top - sink))
+        store_f32(row, SUM, total * less + np.float32(1))
+        for i in range(0, 4 * stride, 64):
+            store_f32x16(merged, i, load_f32x16(merged, i) * splat(less))
+    else:
+        store_f32(row, SUM, total + np.float32(math.exp(sink - top)))
+
+
+@inline
 def _finish_row(args: Any, tile: Any, r: int, token: int, head: int) -> None:
     """Divides by the sum and writes the result, as float32, in 8 bits, or both."""
     head_dim = load_i64(args, _HEAD_DIM)
     merged = at(tile, MERGED + r * VALUE_BYTES)
+    if load_i64(args, _SINKS) != 0:
+        sink = load_f32(load_pointer(args, _SINKS), 4 * head)
+        _merge_sink(tile, r, sink, load_i64(args, _VALUE_STRIDE))
     total = splat(load_f32(tile, ROWS + r * ROW_BYTES + SUM))
     first = (token * load_i64(args, _N_HEADS) + head) * head_dim
     for i in range(0, head_dim, 16):
@@ -125,11 +142,12 @@ def _one_tile(
         load_i64(args, _HEAD_DIM), stride, load_i64(args, _BLOCK_SIZE), load_i64(args, _N_KV_HEADS),
     )  # fmt: skip
     scale = np.float32(1) / np.float32(1 / load_f64(args, _SCALE))
+    scoring = (scale, np.float32(load_f64(args, _SOFTCAP)))
     cache = (load_pointer(args, _K_CACHE), load_pointer(args, _V_CACHE), table, kv_head)
     end = load_i64(tile, ROWS + (n_rows - 1) * ROW_BYTES + END)
     begin = load_i64(tile, ROWS + FIRST) // SPLIT * SPLIT
     while begin < end:
-        one_split(tile, n_rows, begin, min(begin + SPLIT, end), cache, shape, scale, format)
+        one_split(tile, n_rows, begin, min(begin + SPLIT, end), cache, shape, scoring, format)
         for r in range(n_rows):
             _merge(tile, r, stride)
         begin += SPLIT

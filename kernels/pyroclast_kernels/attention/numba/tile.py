@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast_kernels.attention import MAX_HEAD_DIM, SPLIT
-from pyroclast_kernels.numba.math import exp, maximum
+from pyroclast_kernels.numba.math import exp, maximum, tanh
 from pyroclast_kernels.numba.simd import (
     WIDE,
     at,
@@ -97,11 +97,16 @@ def _scores(
 
 
 @inline
-def _softmax_row(tile: Any, r: int, begin: int, end: int) -> None:
-    """Exponentials of a row's scores in place, 0 where it does not look; their maximum and sum."""
+def _softmax_row(tile: Any, r: int, begin: int, end: int, cap: Any) -> None:
+    """Exponentials of a row's scores in place, capped first if cap > 0, and 0 where it does not
+    look; their maximum and sum."""
     row, scores = at(tile, ROWS + r * ROW_BYTES), at(tile, r * SCORE_BYTES)
     n = (end - begin + 31) // 32 * 32
     low, high = max(load_i64(row, FIRST) - begin, 0), min(load_i64(row, END), end) - begin
+    if cap > 0:
+        for i in range(0, n, 16):
+            y = tanh(load_f32x16(scores, 4 * i) / splat(cap))
+            store_f32x16(scores, 4 * i, y * splat(cap))
     for i in range(min(low, n)):
         store_f32(scores, 4 * i, -math.inf)
     for i in range(max(high, 0), n):
@@ -188,17 +193,18 @@ def _values(
 
 @paste
 def one_split(
-    tile: Any, n_rows: int, begin: int, end: int, cache: Any, shape: Any, scale: Any, format: Any
+    tile: Any, n_rows: int, begin: int, end: int, cache: Any, shape: Any, scoring: Any, format: Any
 ) -> None:
     """Scores, softmax and weighted values of all rows over positions [begin, end).  cache is
     (k_cache, v_cache, block table, kv head), shape (head_dim, value_stride, block_size,
-    n_kv_heads), scale float32, format (bytes of a cell, its loader)."""
+    n_kv_heads), scoring (scale, cap), format (bytes of a cell, its loader)."""
     k_cache, _, table, kv_head = cache
     head_dim, _, block_size, n_kv_heads = shape
+    scale, cap = scoring
     for p in range(begin, end, 32):
         block = np.int64(load_i32(table, 4 * (p // block_size)))
         cell = (block * n_kv_heads + kv_head) * head_dim * block_size + p % block_size
         _scores(tile, n_rows, p - begin, at(k_cache, cell * format[0]), shape, scale, format)
     for r in range(n_rows):
-        _softmax_row(tile, r, begin, end)
+        _softmax_row(tile, r, begin, end, cap)
     _values(tile, n_rows, begin, end, cache, shape, format)

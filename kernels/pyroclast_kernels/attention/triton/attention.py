@@ -90,6 +90,8 @@ def launch_attention(format: str) -> Launch:
         value_stride: int,
         window: int,
         scale: float,
+        softcap: float,
+        sinks: torch.Tensor | None,
         rope: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
@@ -108,7 +110,10 @@ def launch_attention(format: str) -> Launch:
             "out_q8": out_q8,
             "max_blocks": max_blocks,
             "window": window,
-            "scale": math.log2(math.e) * scale,
+            "sinks": sinks,
+            "scale": math.log2(math.e) * (softcap if softcap > 0 else scale),
+            "inner": scale / softcap if softcap > 0 else 1.0,
+            "capped": softcap > 0,
         }
         model = _Model(n_heads, n_kv_heads, head_dim, value_stride, format)
         if not limits.decode:

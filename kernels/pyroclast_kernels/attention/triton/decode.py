@@ -15,7 +15,7 @@ import triton.language as tl
 from pyroclast_kernels.attention.triton.out import store_rows
 from pyroclast_kernels.attention.triton.rotate import rotated_rows, write_newest
 from pyroclast_kernels.attention.triton.steps import steps
-from pyroclast_kernels.attention.triton.tile import attend, no_sums, query_rows
+from pyroclast_kernels.attention.triton.tile import attend, mean, no_sums, query_rows
 
 MAX_SPLITS = tl.constexpr(64)
 MIN_SPLIT = tl.constexpr(256)  # positions; a multiple of every block_n
@@ -31,11 +31,12 @@ def _split_length(n, block_n: tl.constexpr):
 
 @triton.jit
 def _merged(
-    tops, totals, sums, n_splits, rows, tile_heads: tl.constexpr,
+    tops, totals, sums, n_splits, rows, sinks, head, tile_heads: tl.constexpr,
     head_dim: tl.constexpr, block_r: tl.constexpr, block_d: tl.constexpr, chunk: tl.constexpr,
 ):  # fmt: skip
-    """float32 (block_r, block_d): the weighted mean over all splits.  Reads past the first-level
-    cache, which knows nothing of what other programs wrote."""
+    """float32 (block_r, block_d): the weighted mean over all splits, of query heads from `head` on
+    with their sinks.  Reads past the first-level cache, which knows nothing of what other programs
+    wrote."""
     row, dim = tl.arange(0, block_r), tl.arange(0, block_d)
     split = tl.arange(0, MAX_SPLITS)[:, None]
     seen = (split < n_splits) & (row < rows)[None, :]
@@ -58,18 +59,19 @@ def _merged(
             cache_modifier=".cg",
         )
         acc += tl.sum(part * tl.exp2(tops_of - maximum[None, :])[:, :, None], axis=0)
-    return acc / tl.where(row < rows, whole, 1.0)[:, None]
+    whole = tl.where(row < rows, whole, 1.0)
+    return mean(acc, maximum, whole, sinks, head + row, row < rows)
 
 
 @triton.jit(do_not_specialize=["first_seq", "max_blocks", "window"])
 def decode_kernel(
     n_seqs, seq_starts, positions, block_tables, qkv, k_cache,
     v_cache, out, out_q8, angles, scratch, counters, first_seq,
-    max_blocks, window, scale, temperature, temperature_length, n_heads: tl.constexpr,
+    max_blocks, window, scale, inner, sinks, temperature, temperature_length, n_heads: tl.constexpr,
     n_kv_heads: tl.constexpr, head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr,
     tile_heads: tl.constexpr, block_r: tl.constexpr, block_n: tl.constexpr, chunk: tl.constexpr,
     dot_type: tl.constexpr, in_pairs: tl.constexpr, rotary_dim: tl.constexpr, grows: tl.constexpr,
-    stages: tl.constexpr,
+    capped: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences from first_seq on, n_kv_heads * parts of a group of tile_heads query heads,
     splits).  scratch float32: the sums of each program, tile_heads * head_dim, then the tops of
@@ -120,12 +122,15 @@ def decode_kernel(
     cells = (k_cache + keys_at, v_cache + values_at, table, first, limit)
     acc, top, total = attend(
         no_sums(16, block_d), (q_a, q_b, first, limit - 1), cells,
-        begin, tl.minimum(begin + length, limit), scale,
-        n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, True, False, stages,
+        begin, tl.minimum(begin + length, limit), scale, inner, n_kv_heads, head_dim, block_d,
+        stride, block_n, dot_type, in_pairs, capped, True, False, stages,
     )  # fmt: skip
-    head += token * n_heads
+    out_at = token * n_heads + head
     if n_splits == 1:
-        store_rows(acc / total[:, None], out, out_q8, head + row, row < rows, head_dim, block_d)
+        store_rows(
+            mean(acc, top, total, sinks, head + row, row < rows),
+            out, out_q8, out_at + row, row < rows, head_dim, block_d,
+        )  # fmt: skip
         return
     place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     n_cells = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2) * tile_heads
@@ -141,6 +146,9 @@ def decode_kernel(
     if tl.atomic_add(counters + place, 1, sem="acq_rel", scope="gpu") != n_splits - 1:
         return
     tl.store(counters + place, 0)
-    y = _merged(tops, totals, sums, n_splits, rows, tile_heads, head_dim, block_r, block_d, chunk)
+    y = _merged(
+        tops, totals, sums, n_splits, rows, sinks, head, tile_heads, head_dim, block_r, block_d,
+        chunk,
+    )  # fmt: skip
     row = tl.arange(0, block_r)
-    store_rows(y, out, out_q8, head + row, row < rows, head_dim, block_d)
+    store_rows(y, out, out_q8, out_at + row, row < rows, head_dim, block_d)

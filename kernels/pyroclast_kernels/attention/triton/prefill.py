@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.attention.triton.out import store_rows
-from pyroclast_kernels.attention.triton.tile import attend, no_sums, query_rows
+from pyroclast_kernels.attention.triton.tile import attend, mean, no_sums, query_rows
 
 
 @triton.jit
@@ -31,10 +31,11 @@ def _sequence(seq_starts, n_seqs, tile, tile_tokens: tl.constexpr):
 @triton.jit(do_not_specialize=["max_blocks", "window"])
 def prefill_kernel(
     n_seqs, seq_starts, positions, block_tables, qkv, k_cache, v_cache, out, out_q8, max_blocks,
-    window, scale, n_heads: tl.constexpr, n_kv_heads: tl.constexpr, head_dim: tl.constexpr,
-    block_d: tl.constexpr, stride: tl.constexpr, tile_heads: tl.constexpr,
+    window, scale, inner, sinks, n_heads: tl.constexpr, n_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr, tile_heads: tl.constexpr,
     tile_tokens: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
-    dot_type: tl.constexpr, in_pairs: tl.constexpr, windowed: tl.constexpr, stages: tl.constexpr,
+    dot_type: tl.constexpr, in_pairs: tl.constexpr, capped: tl.constexpr, windowed: tl.constexpr,
+    stages: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, n_kv_heads * parts of a group of tile_heads query heads).  The last tile comes
     first, since those late in a prompt take longest."""
@@ -74,14 +75,18 @@ def prefill_kernel(
     if windowed:
         state = attend(
             state, rows, cells, lowest // block_n * block_n, tl.minimum(full_from, limit), scale,
-            n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, True, True, stages,
+            inner, n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, capped, True,
+            True, stages,
         )  # fmt: skip
     state = attend(
-        state, rows, cells, full_from, full_to, scale,
-        n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, False, True, stages,
+        state, rows, cells, full_from, full_to, scale, inner,
+        n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, capped, False, True,
+        stages,
     )  # fmt: skip
-    acc, _, total = attend(
-        state, rows, cells, tl.maximum(full_from, full_to), limit, scale,
-        n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, True, True, stages,
+    acc, top, total = attend(
+        state, rows, cells, tl.maximum(full_from, full_to), limit, scale, inner,
+        n_kv_heads, head_dim, block_d, stride, block_n, dot_type, in_pairs, capped, True, True,
+        stages,
     )  # fmt: skip
-    store_rows(acc / total[:, None], out, out_q8, token * n_heads + head, mask, head_dim, block_d)
+    y = mean(acc, top, total, sinks, head, mask)
+    store_rows(y, out, out_q8, token * n_heads + head, mask, head_dim, block_d)

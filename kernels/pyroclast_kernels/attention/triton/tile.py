@@ -18,9 +18,11 @@ import triton
 import triton.language as tl
 
 from pyroclast_kernels.attention.triton.steps import steps
+from pyroclast_kernels.triton.math import tanh
 
 _BLOCK = tl.constexpr(32)  # cache.BLOCK_SIZE
 _LEAST_NORMAL = tl.constexpr(2.0**-126)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -145,9 +147,10 @@ def no_sums(rows: tl.constexpr, block_d: tl.constexpr):
 
 @triton.jit
 def attend(
-    state, rows, cells, begin, end, scale, n_kv_heads: tl.constexpr, head_dim: tl.constexpr,
-    block_d: tl.constexpr, stride: tl.constexpr, block_n: tl.constexpr, dot_type: tl.constexpr,
-    in_pairs: tl.constexpr, masked: tl.constexpr, uneven: tl.constexpr, stages: tl.constexpr,
+    state, rows, cells, begin, end, scale, inner, n_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr, block_d: tl.constexpr, stride: tl.constexpr, block_n: tl.constexpr,
+    dot_type: tl.constexpr, in_pairs: tl.constexpr, capped: tl.constexpr, masked: tl.constexpr,
+    uneven: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """state = (acc, top, total) after the positions [begin, end), in steps of block_n from `begin`,
     a multiple of it.
@@ -155,7 +158,8 @@ def attend(
     rows = (q_a, q_b, first, last): query_rows, and that a row sees first <= p <= last, both
     (rows, 1); uneven: they differ.  cells = (keys, values, table, lowest, limit): the cache at
     block 0 of the kv head, the sequence's blocks, and that no row sees a position outside
-    [lowest, limit).  Without masked every row sees all of [begin, end).
+    [lowest, limit).  Without masked every row sees all of [begin, end).  capped: what scale
+    multiplies is the tanh of inner times the scores.
     """
     acc, top, total = state
     q_a, q_b, first, last = rows
@@ -173,6 +177,8 @@ def attend(
             block_n // pack, _BLOCK // pack, masked,
         )  # fmt: skip
         x = _scores(q_a, q_b, k, dot_type, in_pairs)
+        if capped:
+            x = tanh(x * inner)
         if in_pairs:
             v_a, v_b = halves(v, dot_type)
         else:
@@ -199,3 +205,16 @@ def attend(
         acc = _weighted(acc * less[:, None], p, v_a, v_b, in_pairs)
         top = risen
     return acc, top, total
+
+
+@triton.jit
+def mean(acc, top, total, sinks, head, mask):
+    """The weighted mean (rows, block_d) of what `attend` summed, with the sink of each row's query
+    head `head` (rows,) in the softmax if there are any."""
+    if sinks is not None:
+        sink = tl.load(sinks + head, mask, 0.0) * _LOG2_E
+        risen = tl.maximum(top, sink)
+        less = tl.exp2(top - risen)
+        total = total * less + tl.exp2(sink - risen)
+        acc = acc * less[:, None]
+    return acc / total[:, None]

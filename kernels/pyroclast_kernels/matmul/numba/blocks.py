@@ -13,8 +13,10 @@ from pyroclast_kernels.numba.simd import (
     each,
     fma,
     inline,
+    load_bfloatx16,
     load_f32,
     load_halfx16,
+    load_i8x16,
     load_i32,
     load_u8x16,
     splat,
@@ -77,6 +79,39 @@ def add_q4_k(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
     minimum = load_halfx16(header, 32) * load_u8x16(small, 128)
     acc = fma(total, scale * splat(load_f32(xm, 0)), acc)
     return fma(minimum, splat(-load_f32(xm, 4)), acc)
+
+
+@inline
+def add_mxfp4(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
+    """The same with weights stored as w + 16, and a bfloat16 as scale."""
+    header, block = scales
+    xm = at(x, m * stride)
+    total = _dot(splat_i32(2 * load_i32(xm, _MINUS_8_SUM)), q, xm)
+    return fma(total, load_bfloatx16(header, 32 * block) * splat(load_f32(xm, 0)), acc)
+
+
+@inline
+def _super_scale(scales: Any) -> Any:
+    """d times the signed scale of a block: two headers of 160 bytes."""
+    header, block = scales
+    header = at(header, 160 * (block // 8))
+    return load_halfx16(header, 0) * load_i8x16(header, 32 + 16 * (block % 8))
+
+
+@inline
+def add_iq4_xs(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
+    """The same with d and a small scale, and weights stored as w + 128."""
+    xm = at(x, m * stride)
+    total = _dot(splat_i32(load_i32(xm, _MINUS_128_SUM)), q, xm)
+    return fma(total, _super_scale(scales) * splat(load_f32(xm, 0)), acc)
+
+
+@inline
+def add_iq3_s(m: int, acc: Any, x: Any, stride: int, scales: Any, q: Any) -> Any:
+    """The same with weights stored as w + 16."""
+    xm = at(x, m * stride)
+    total = _dot(splat_i32(2 * load_i32(xm, _MINUS_8_SUM)), q, xm)
+    return fma(total, _super_scale(scales) * splat(load_f32(xm, 0)), acc)
 
 
 @inline

@@ -14,6 +14,9 @@ from typing import Any
 
 from pyroclast_kernels.matmul.numba.blocks import (
     Q8_BYTES,
+    add_iq3_s,
+    add_iq4_xs,
+    add_mxfp4,
     add_q4_0,
     add_q4_1,
     add_q4_k,
@@ -25,6 +28,10 @@ from pyroclast_kernels.matmul.numba.pack import (
     pack_bf16,
     pack_f16,
     pack_f32,
+    pack_iq3_s,
+    pack_iq4_nl,
+    pack_iq4_xs,
+    pack_mxfp4,
     pack_q4_0,
     pack_q4_1,
     pack_q4_k,
@@ -35,9 +42,13 @@ from pyroclast_kernels.matmul.numba.packed import (
     Q4_1,
     Q4_K,
     Q8_0,
+    SUPER_OF_8,
     block_group_bytes,
     load_bytes,
+    load_e2m1,
     load_nibbles,
+    load_non_linear,
+    load_odd_numbers,
     value_group_bytes,
 )
 from pyroclast_kernels.numba.math import load_n, split_begin, store_n
@@ -59,7 +70,17 @@ from pyroclast_kernels.numba.simd import (
 )
 
 __all__ = [
-    "pack_bf16", "pack_f16", "pack_f32", "pack_q4_0", "pack_q4_1", "pack_q4_k", "pack_q8_0",
+    "pack_bf16",
+    "pack_f16",
+    "pack_f32",
+    "pack_iq3_s",
+    "pack_iq4_nl",
+    "pack_iq4_xs",
+    "pack_mxfp4",
+    "pack_q4_0",
+    "pack_q4_1",
+    "pack_q4_k",
+    "pack_q8_0",
 ]  # fmt: skip
 
 # Byte offsets of the argument struct.
@@ -206,6 +227,22 @@ def matmul_q4_1(args: Any, part: int, n_parts: int) -> None:
 
 def matmul_q4_k(args: Any, part: int, n_parts: int) -> None:
     _block_matmul(args, part, n_parts, (Q4_K, load_nibbles, add_q4_k))
+
+
+def matmul_iq4_nl(args: Any, part: int, n_parts: int) -> None:
+    _block_matmul(args, part, n_parts, (Q4_0, load_non_linear, add_q8_0))
+
+
+def matmul_iq4_xs(args: Any, part: int, n_parts: int) -> None:
+    _block_matmul(args, part, n_parts, (SUPER_OF_8, load_non_linear, add_iq4_xs))
+
+
+def matmul_iq3_s(args: Any, part: int, n_parts: int) -> None:
+    _block_matmul(args, part, n_parts, (SUPER_OF_8, load_odd_numbers, add_iq3_s))
+
+
+def matmul_mxfp4(args: Any, part: int, n_parts: int) -> None:
+    _block_matmul(args, part, n_parts, (Q4_0, load_e2m1, add_mxfp4))
 
 
 def matmul_f32(args: Any, part: int, n_parts: int) -> None:

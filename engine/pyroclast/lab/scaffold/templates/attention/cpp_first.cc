@@ -33,6 +33,8 @@ struct Args {
   int64_t value_stride;
   int64_t window;
   double scale;
+  double softcap;
+  const float *sinks;
   int64_t max_splits;
   int64_t max_split_tokens;
 };
@@ -50,7 +52,9 @@ extern "C" void attention_f32(const void *args, int part, int n_parts) {
     const int64_t end = int64_t(a.positions[t]) + 1;
     const int64_t first = a.window > 0 && end > a.window ? end - a.window : 0;
     const float *q = a.qkv + (t * (a.n_heads + 2 * a.n_kv_heads) + h) * a.head_dim;
-    double best = -std::numeric_limits<double>::infinity(), total = 0;
+    // A sink is a score without a value, so it comes first.
+    double best = a.sinks ? a.sinks[h] : -std::numeric_limits<double>::infinity();
+    double total = a.sinks ? 1 : 0;
     double sums[256] = {0};                  // MAX_HEAD_DIM
     for (int64_t p = first; p < end; p++) {  // one pass: rescaled when the maximum rises
       const int64_t block = a.block_tables[s * a.max_blocks + p / a.block_size];
@@ -60,6 +64,7 @@ extern "C" void attention_f32(const void *args, int part, int n_parts) {
       double score = 0;
       for (int64_t i = 0; i < a.head_dim; i++) score += double(q[i]) * k[i * a.block_size];
       score *= a.scale;
+      if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
       const double higher = score > best ? score : best;
       const double shrink = std::exp(best - higher), w = std::exp(score - higher);
       best = higher;

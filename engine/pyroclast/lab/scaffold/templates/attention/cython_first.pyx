@@ -3,7 +3,7 @@
 # FORMATS = ("f32",)
 
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-from libc.math cimport INFINITY, NAN, exp, fabsf, isfinite, rintf
+from libc.math cimport INFINITY, NAN, exp, fabsf, isfinite, rintf, tanh
 from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t
 
 
@@ -32,6 +32,8 @@ cdef struct Args:
     int64_t value_stride
     int64_t window
     double scale
+    double softcap
+    const float *sinks
     int64_t max_splits
     int64_t max_split_tokens
 
@@ -56,8 +58,9 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
         end = <int64_t>a.positions[t] + 1
         first = end - a.window if a.window > 0 and end > a.window else 0
         q = a.qkv + (t * (a.n_heads + 2 * a.n_kv_heads) + h) * a.head_dim
-        best = -INFINITY
-        total = 0
+        best, total = -INFINITY, 0
+        if a.sinks != NULL:  # a score without a value
+            best, total = a.sinks[h], 1
         for i in range(a.head_dim):
             sums[i] = 0
         for p in range(first, end):  # one pass: rescaled when the maximum rises
@@ -70,6 +73,8 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
             for i in range(a.head_dim):
                 score += <double>q[i] * k[i * a.block_size]
             score *= a.scale
+            if a.softcap > 0:
+                score = a.softcap * tanh(score / a.softcap)
             higher = score if score > best else best
             shrink, w = exp(best - higher), exp(score - higher)
             best = higher

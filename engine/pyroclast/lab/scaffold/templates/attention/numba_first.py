@@ -33,9 +33,11 @@ FORMATS = ("f32",)
     VALUE_STRIDE,
     WINDOW,
     SCALE,
+    SOFTCAP,
+    SINKS,
     MAX_SPLITS,
     MAX_SPLIT_TOKENS,
-) = range(0, 176, 8)
+) = range(0, 192, 8)
 
 
 from pyroclast.lab.scaffold.templates.quantize_block import quantize_block
@@ -49,7 +51,8 @@ def attention_f32(args, part, n_parts):
     head_dim, block_size = load_i64(args, HEAD_DIM), load_i64(args, BLOCK_SIZE)
     max_blocks, stride = load_i64(args, MAX_BLOCKS), load_i64(args, VALUE_STRIDE)
     window, group = load_i64(args, WINDOW), n_heads // n_kv_heads
-    scale = load_f64(args, SCALE)
+    scale, softcap = load_f64(args, SCALE), load_f64(args, SOFTCAP)
+    sinks = carray(load_pointer(args, SINKS), n_heads, np.float32)
     seq_starts = carray(load_pointer(args, SEQ_STARTS), n_seqs + 1, np.int32)
     positions = carray(load_pointer(args, POSITIONS), n_tokens, np.int32)
     tables = carray(load_pointer(args, BLOCK_TABLES), (n_seqs, max_blocks), np.int32)
@@ -67,6 +70,8 @@ def attention_f32(args, part, n_parts):
         end = np.int64(positions[t]) + 1
         first = max(0, end - window) if window > 0 else 0
         best, total = -math.inf, 0.0
+        if load_i64(args, SINKS) != 0:  # a score without a value
+            best, total = np.float64(sinks[h]), 1.0
         for i in range(head_dim):
             y[i] = 0
         for p in range(first, end):  # one pass: the sums are rescaled when the maximum rises
@@ -79,6 +84,8 @@ def attention_f32(args, part, n_parts):
             for i in range(head_dim):
                 score += np.float64(qkv[t, h, i]) * k[i, slot]
             score *= scale
+            if softcap > 0:
+                score = softcap * math.tanh(score / softcap)
             higher = max(best, score)
             shrink, w = math.exp(best - higher), math.exp(score - higher)
             best, total = higher, total * shrink + w
