@@ -16,6 +16,7 @@ import pytest
 import tiny
 from pyroclast import LLM, Tokenizer
 from pyroclast.checkpoint.convert.run import convert
+from pyroclast.checkpoint.convert.vocabulary import PROBES
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ModelFileError, TokenizerError, UnsupportedModelError
 from pyroclast_kernels.weights import formats
@@ -331,9 +332,9 @@ def test_odd_names_of_tensors_are_no_error(tmp_path):
     assert types_of(tmp_path / "b.gguf") == dict(zip(names, ["q4_k", "q4_k", "q6_k"], strict=True))
 
 
-def test_sentencepiece_by_scores(tmp_path):
+def sentencepiece_folder(folder):
     """Merges whose order the scores must keep, byte fallback, and the space before a text."""
-    folder = folder_of(tmp_path / "folder", tiny.BASE)
+    folder_of(folder, tiny.BASE)
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("t", "h"), ("a", "n"), ("▁", "an")]
     pieces += sorted({part for pair in merges for part in pair} | {"".join(p) for p in merges})
@@ -372,6 +373,11 @@ def test_sentencepiece_by_scores(tmp_path):
     )
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 1, "eos_token_id": 2}))
+    return folder
+
+
+def test_sentencepiece_by_scores(tmp_path):
+    folder = sentencepiece_folder(tmp_path / "folder")
     convert(str(folder), str(tmp_path / "m.gguf"), "f32")
     ours, theirs = Tokenizer.from_gguf(tmp_path / "m.gguf"), Tokenizer.from_folder(folder)
     for text in ("the than hethe an", "é the", "</s>the", "  the"):
@@ -380,6 +386,17 @@ def test_sentencepiece_by_scores(tmp_path):
     assert keys["tokenizer.ggml.model"] == "llama"
     assert keys["tokenizer.ggml.token_type"][:5] == [2, 3, 3, 6, 6]
     assert keys["tokenizer.ggml.add_space_prefix"] is True
+
+
+@pytest.mark.parametrize("make", [sentencepiece_folder, lambda f: folder_of(f, tiny.BASE)])
+def test_llama_cpp_reads_the_same_tokens(tmp_path, make):
+    folder = make(tmp_path / "folder")
+    convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+    (tmp_path / "texts.json").write_text(json.dumps(PROBES))
+    paths = [tmp_path / each for each in ("m.gguf", "texts.json", "ids.json")]
+    peer("llama_tokens.py", *paths)
+    tokenizer = Tokenizer.from_folder(folder)
+    assert json.loads(paths[-1].read_text()) == [tokenizer.encode(text) for text in PROBES]
 
 
 # -- refusals, and files that stay as they were --------------------------------------------
