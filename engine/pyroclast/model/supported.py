@@ -37,14 +37,10 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
     if attention.head_dim > MAX_HEAD_DIM:
         yield f"a head_dim of {attention.head_dim} (the maximum is {MAX_HEAD_DIM})"
-    if attention.softcap is not None:
-        yield f"a softcap of {attention.softcap} on attention scores"
     if attention.qk_norm is not None and (
         attention.qk_norm.kind != "rms" or attention.qk_norm.bias
     ):
         yield "a norm on queries and keys with a mean or a bias (supported: rms)"
-    if attention.sinks:
-        yield "attention sinks"
     if attention.gate:
         yield "a gate on attention"
     if attention.cache_layer is not None:
