@@ -111,6 +111,8 @@ FEATURES: dict[str, MadeUp] = {
     "cosines multiplied": BASE.changed(1, long_factors=(3.0,) * 16, amplitude=1.5),
     "temperature": BASE.changed(0, 2, temperature=(0.5, 16)),
     "attention scale": BASE.changed(0, scale=0.6).changed(1, 2, scale=0.05),
+    "attention softcap": BASE.changed(0, softcap=0.8).changed(1, softcap=1.5),
+    "sinks": BASE.changed(1, 3, sinks=True),
     "embedding scale": replace(BASE, embedding_scale=9.5),
     "learned positions": replace(BASE, learned_positions=300),
     "logit scale": replace(BASE, logit_scale=0.3),
@@ -120,7 +122,8 @@ _WITH_BIASES: dict[str, Any] = {"norm_kind": "layer", "norm_bias": True, "norm_a
 # All together.
 ALL = replace(
     BASE.changed(0, 1, **_WITH_BIASES, residual_scale=0.7, gated=False)
-    .changed(0, qk_norm="heads", activation="relu2", scale=0.3)
+    .changed(0, qk_norm="heads", activation="relu2", scale=0.3, softcap=2.0)
+    .changed(0, 2, sinks=True)
     .changed(1, rotary_dim=12, long_factors=(1.5,) * 6, amplitude=1.25, temperature=(0.5, 16))
     .changed(2, 3, norm_before=False, norm_after=True, qk_norm="whole", qk_norm_offset=1.0),
     embedding_scale=3.0,

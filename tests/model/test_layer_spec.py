@@ -131,10 +131,8 @@ def test_the_cache_and_the_tables_follow_the_layers(folder: Path) -> None:
 
 REFUSED_ATTENTION: list[tuple[dict[str, Any], str]] = [
     ({"head_dim": 258}, r"a head_dim of 258 \(the maximum is 256\)"),
-    ({"softcap": 50.0}, "a softcap of 50.0 on attention scores"),
     ({"qk_norm": NormSpec(1e-6, "layer")}, "a norm on queries and keys with a mean or a bias"),
     ({"qk_norm": NormSpec(1e-6, bias=True)}, "a norm on queries and keys with a mean or a bias"),
-    ({"sinks": True}, "attention sinks"),
     ({"gate": True}, "a gate on attention"),
     ({"cache_layer": 0}, "the cache of layer 0"),
 ]

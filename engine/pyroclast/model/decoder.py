@@ -133,7 +133,7 @@ class Decoder:
         if layer.qk_norm is not None:
             call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
         self._rotate(ops, i, spec.attention, buffers)
-        self._attend(ops, i, spec.attention, buffers)
+        self._attend(ops, i, spec.attention, layer, buffers)
         if buffers.quantizes_attention:
             call_quantize(ops, buffers.attn_out, n)
         self._block_out(
@@ -190,7 +190,12 @@ class Decoder:
         )
 
     def _attend(
-        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
+        self,
+        ops: Recorder,
+        i: int,
+        attention: AttentionSpec,
+        layer: Layer,
+        buffers: LayerBuffers,
     ) -> None:
         """Reads the cache."""
         batch, work = self.batch, self.work
@@ -211,8 +216,8 @@ class Decoder:
             **self._page_sizes(attention),
             window=attention.window or 0,
             scale=attention.score_scale,
-            softcap=attention.softcap or 0.0,
-            sinks=None,
+            softcap=float(attention.softcap or 0),
+            sinks=layer.sinks,
             max_splits=work.scratch.shape[1],
             max_split_tokens=work.max_split_tokens,
         )

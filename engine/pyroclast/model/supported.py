@@ -41,8 +41,6 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         attention.qk_norm.kind != "rms" or attention.qk_norm.bias
     ):
         yield "a norm on queries and keys with a mean or a bias (supported: rms)"
-    if attention.sinks:
-        yield "attention sinks"
     if attention.gate:
         yield "a gate on attention"
     if attention.cache_layer is not None:
