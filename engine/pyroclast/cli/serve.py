@@ -68,13 +68,8 @@ def serve(args: Namespace) -> None:
     llms = _load(args)
     try:
         limits = Limits()
-        application = create_app(
-            llms,
-            api_keys=keys,
-            cors_origins=args.cors_origin,
-            parser=args.answer_parser,
-            limits=limits,
-        )
+        options = {"api_keys": keys, "cors_origins": args.cors_origin, "limits": limits}
+        application = create_app(llms, parser=args.answer_parser, **options)
         app = application if isinstance(application, App) else application.app  # type: ignore[attr-defined]
         server = make_server(
             application, app, limits=limits, shutdown_timeout_s=args.shutdown_timeout
