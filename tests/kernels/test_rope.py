@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast_kernels.cases import op_cases
+from pyroclast_kernels.attention import FORMATS
+from pyroclast_kernels.cases import expected, mismatches, op_cases
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.rope.cases import Shape, paged, rotation
 
@@ -56,3 +57,30 @@ def test_the_amplitude_multiplies_cosines_and_sines(amplitude: float) -> None:
     get_op("rope_table").reference(**(arguments | {"amplitude": amplitude}))
     lengths = np.hypot(*arguments["out"][:5].swapaxes(0, 1))
     np.testing.assert_allclose(lengths, amplitude, rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("parameter", ["rotary_dim", "temperature", "temperature_length"])
+def test_a_variant_that_ignores_a_parameter_fails_a_case(parameter: str, format: str) -> None:
+    caught = 0
+    for case in op_cases("rope"):
+        got = case.make()
+        names = ("rotary_dim", "temperature", "temperature_length")
+        how = {name: got[name] for name in names}
+        neutral = {"rotary_dim": got["head_dim"], "temperature": 0.0, "temperature_length": 1}
+        if case.format != format or how[parameter] == neutral[parameter]:
+            continue
+        how[parameter] = neutral[parameter]
+        got |= rotation(got["positions"], **how)
+        get_op("rope").reference(**got)
+        caught += bool(mismatches(case, *expected(case), got, rounds=True))
+    assert caught >= 2
+
+
+def test_a_variant_that_ignores_the_amplitude_fails_a_case() -> None:
+    cases = [case for case in op_cases("rope_table") if case.make()["amplitude"] != 1]
+    for case in cases:
+        got = case.make()
+        get_op("rope_table").reference(**(got | {"amplitude": 1.0}))
+        assert mismatches(case, *expected(case), got)
+    assert cases
