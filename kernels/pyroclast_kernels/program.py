@@ -151,6 +151,9 @@ class Recorder:
         return kernels is not None
 
     def _add(self, kernel: Kernel, many: Kernel, arguments: dict[str, Any]) -> None:
+        for name in get_op(kernel.op).doubles:
+            if name in arguments:
+                arguments[name] = float(arguments[name])
         runs_python = kernel.function or kernel.launch
         slots = None if runs_python else pack_arguments(kernel, arguments)
         call = OpCall(kernel, arguments, self.label, slots)

@@ -79,7 +79,10 @@ class Op:
     variants: dict[str, Variant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.parameters = tuple(inspect.signature(self.reference).parameters)
+        signature = inspect.signature(self.reference).parameters
+        self.parameters = tuple(signature)
+        # Kernels read these as doubles: a caller's int would be taken for the bits of one.
+        self.doubles = tuple(name for name, p in signature.items() if p.annotation == "float")
         self._add(Variant(self.name, "numpy", self.formats, "numpy", "", lambda _: self.reference))
 
     def _add(self, variant: Variant) -> None:

@@ -158,6 +158,19 @@ def test_arguments_must_be_those_of_the_op_in_order() -> None:
         Recorder(Selection("")).call("glu", n_tokens=np.array([1]), d_ff=3)
 
 
+def test_a_whole_number_is_taken_for_a_double_where_the_op_has_one() -> None:
+    """Config files write 1 where they mean 1.0."""
+    logits = np.ones((2, 8), np.float32)
+    arguments = {"n_tokens": np.array([2], np.int64), "logits": logits, "n_cols": 8}
+    found = []
+    for scale, softcap in ((2, 30), (2.0, 30.0)):
+        recorder = Recorder(Selection())
+        recorder.call("scale_logits", **arguments, scale=scale, softcap=softcap)
+        found.append(recorder.calls[0].slots)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0] is not None
+
+
 def python_kernel(function: Any) -> tuple[int, Any]:
     """(address, what keeps it alive) of a Python function as a kernel."""
     kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)(

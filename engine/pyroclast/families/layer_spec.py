@@ -103,7 +103,7 @@ class AttentionSpec:
     @property
     def score_scale(self) -> float:
         """What scores are multiplied by."""
-        return 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
+        return 1 / math.sqrt(self.head_dim) if self.scale is None else float(self.scale)
 
     @property
     def q_dim(self) -> int:
