@@ -123,13 +123,13 @@ def test_a_child_generates_while_another_thread_of_the_parent_does():
         n_before = len(llm.model.steps)
         [out] = llm.generate("abc", GREEDY)
         rest = [chunk.token_ids[0] for chunk in stream]
-        # The other thread's requests are not run here.
-        n_alone = max(n_seqs for _, n_seqs, _ in llm.model.steps[n_before:])
-        return out.token_ids, begun + rest, n_alone, free_blocks(llm)
+        # Two requests at most: those of the other thread are not run here.
+        n_most = max(n_seqs for _, n_seqs, _ in llm.model.steps[n_before:])
+        return out.token_ids, begun + rest, n_most <= 2, free_blocks(llm)
 
     found = in_child(work)
     thread.join(60)
-    assert found == str((expected.token_ids, expected.token_ids, 2, 64))
+    assert found == str((expected.token_ids, expected.token_ids, True, 64))
     assert begun + [chunk.token_ids[0] for chunk in stream] == expected.token_ids
     assert free_blocks(llm) == 64
 

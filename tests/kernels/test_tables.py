@@ -72,6 +72,7 @@ def recorded(rules: str | None = None, width: int = WIDTH) -> tuple[str, str, Se
         out_q8=None,
         d_ff=width,
         activation=0,
+        gated=1,
     )
     [call] = recorder.calls
     return call.kernel.variant, (call.many or call.kernel).variant, recorder.selection

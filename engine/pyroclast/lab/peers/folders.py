@@ -60,7 +60,13 @@ def write_hf_folder(path: Path, checkpoint: Checkpoint, config: Hyperparameters)
 
 def _config(config: Hyperparameters) -> dict[str, Any]:
     family = FAMILIES[config.family]
-    found = {key: getattr(config, name) for name, key in family.hf_keys.items()}
+    # What only one family names is in `extra`, if its file said it at all.
+    said = {name: getattr(config, name, config.extra.get(name)) for name in family.hf_keys}
+    found = {
+        key: said[name]
+        for name, key in family.hf_keys.items()
+        if hasattr(config, name) or name in config.extra
+    }
     found |= {
         "architectures": [_ARCHITECTURES[config.family]],
         "model_type": family.hf_model_type,
