@@ -132,7 +132,9 @@ class Intake:
 
     def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
         """Rows of logits that only pad the output matrix can be drawn, but have no text."""
-        decoder = self._tokenizer.decoder(params.skip_special_tokens, continues_text)
+        decoder = self._tokenizer.decoder(
+            skip_special_tokens=params.skip_special_tokens, continuation=continues_text
+        )
         n_tokens = self._tokenizer.vocab_size
         return decoder if n_tokens >= self._vocab_size else PaddedTextDecoder(decoder, n_tokens)
 
