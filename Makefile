@@ -73,7 +73,7 @@ sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and
 	$(BIN)/ctest --test-dir build/sanitize-$(CACHE_TAG) --output-on-failure
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(PY) -m pytest --ignore=tests/gpu --capture=sys -o pythonpath="build/sanitized tests" \
+	  $(PY) -m pytest -n auto --ignore=tests/gpu --capture=sys -o pythonpath="build/sanitized tests" \
 	  -m "native and not slow and not oracle" -k "not numba and not bit_group" $(PYTEST_ARGS)
 
 clean: ## remove .venv and all that was built
