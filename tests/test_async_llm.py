@@ -354,6 +354,9 @@ def test_a_full_queue_refuses_and_queues_nothing():
         await anext(running)
         waiting = [asyncio.create_task(model.generate([2], GREEDY)) for _ in range(2)]
         await asyncio.sleep(0)
+        for prompts in ([[3]] * 4, [[3] * 21]):
+            with pytest.raises(RequestError, match="never fit: max_queued_requests is 3"):
+                await model.generate(prompts, GREEDY)
         with pytest.raises(QueueFullError, match="2 requests wait, 2 more came, and max_queued_r"):
             await model.generate([[3], [4]], GREEDY)
         with pytest.raises(QueueFullError, match="2 tokens wait, 19 more came, and max_queued_to"):

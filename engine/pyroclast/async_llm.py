@@ -191,6 +191,11 @@ class AsyncLLM:
         )
 
     @property
+    def max_queued_requests(self) -> int:
+        """How many requests may wait to begin."""
+        return self._calls.max_requests
+
+    @property
     def load(self) -> dict[str, float]:
         """How busy it is: requests in the steps ("running"), requests that wait to begin
         ("waiting"), and the share of the KV cache that is in use ("cache_usage", 0 to 1)."""

@@ -59,6 +59,11 @@ class AsyncCalls:
             self.loop.submit(requests)
 
     def _check_room(self, n_requests: int, n_tokens: int) -> None:
+        if n_requests > self.max_requests or n_tokens > self.max_tokens:
+            raise RequestError(
+                f"{n_requests} completions and {n_tokens} tokens never fit: max_queued_requests is "
+                f"{self.max_requests} and max_queued_tokens is {self.max_tokens}; ask for fewer"
+            )
         n_queued, n_queued_tokens = self.loop.queued()
         if n_queued + n_requests > self.max_requests:
             raise QueueFullError(
