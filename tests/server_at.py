@@ -13,6 +13,14 @@ from pyroclast.server.limits import Limits
 from pyroclast.server.run import Server, listen, make_server
 
 WAIT_S = 30
+MODEL = "demo"
+HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 class RunningServer:

@@ -13,20 +13,13 @@ from demo import demo_path
 from pyroclast import AsyncLLM
 from pyroclast.server.anthropic_blocks import BlockWriter
 from pyroclast.text.answers.delta import AnswerDelta, ToolCallDelta
-from server_at import RunningServer, serving
+from server_at import HELLO, MODEL, WEATHER, RunningServer, serving
 
-MODEL = "demo"
-HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 TOOLS = [
     {
         "name": "weather",
         "description": "The weather of a city.",
-        "input_schema": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
+        "input_schema": WEATHER,
     }
 ]
 

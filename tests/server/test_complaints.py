@@ -21,22 +21,11 @@ from pyroclast import AsyncLLM
 from pyroclast.server.answers import ChoiceReader, delta_json
 from pyroclast.server.messages_in import ChatMessage, ContentPart, for_template
 from pyroclast.text.answers.choose import parser_for
-from server_at import RunningServer, serving
+from server_at import WEATHER, RunningServer, serving
 
 HELLO = [{"role": "user", "content": "Say hello in a few words."}]
 CHAT = "/v1/chat/completions"
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 
 
@@ -197,7 +186,7 @@ def test_11_large_schemas_compile(http: httpx.Client) -> None:
 
 
 def test_12_response_format_is_enforced(http: httpx.Client) -> None:
-    schema = TOOL["function"]["parameters"]  # type: ignore[index]
+    schema = WEATHER
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     for seed in range(3):
         body = {"messages": HELLO, "response_format": form, "seed": seed, "max_tokens": 120}
@@ -349,7 +338,7 @@ def test_23_arguments_are_a_text(http: httpx.Client) -> None:
 
 
 def test_24_a_streamed_schema_is_whole_json(http: httpx.Client) -> None:
-    form = {"type": "json_schema", "json_schema": {"schema": TOOL["function"]["parameters"]}}  # type: ignore[index]
+    form = {"type": "json_schema", "json_schema": {"schema": WEATHER}}
     for seed in range(3):
         chunks = stream(
             http, messages=HELLO, response_format=form, seed=seed, max_tokens=150, tools=[TOOL]

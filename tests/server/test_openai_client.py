@@ -10,22 +10,15 @@ import pytest
 
 from demo import demo_path
 from pyroclast import AsyncLLM
-from server_at import RunningServer, serving
+from server_at import HELLO, MODEL, WEATHER, RunningServer, serving
 
-MODEL = "demo"
-HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 TOOLS = [
     {
         "type": "function",
         "function": {
             "name": "weather",
             "description": "The weather of a city.",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"enum": ["Paris", "Rome"]}},
-                "required": ["city"],
-                "additionalProperties": False,
-            },
+            "parameters": WEATHER,
         },
     }
 ]

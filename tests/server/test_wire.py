@@ -13,7 +13,8 @@ import pytest
 
 from demo import demo_path
 from pyroclast import AsyncLLM
-from pyroclast.server.errors import HttpError
+from pyroclast.errors import ClosedError, KernelError, NumericalError, QueueFullError, RequestError
+from pyroclast.server.errors import HttpError, of_exception
 from pyroclast.server.limits import Limits
 from server_at import RunningServer, serving
 
@@ -119,6 +120,59 @@ def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, sa
         error = answer.json()["error"]
         assert set(error) >= {"message", "type", "param", "code"}
         assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (
+            CHAT,
+            {"messages": HELLO, "chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs",
+        ),
+        (CHAT, {"messages": HELLO, "chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
+        (CHAT, {"messages": HELLO, "tool_choice": {"function": {"name": "x"}}}, "tool_choice"),
+        (CHAT, {"messages": HELLO, "tools": [], "modalities": ["audio"]}, "modalities"),
+        (CHAT, {"messages": HELLO, "response_format": {"type": "x"}}, "response_format.type"),
+        (
+            CHAT,
+            {"messages": HELLO, "structured_outputs": {"json": {}, "regex": "a"}},
+            "structured_outputs",
+        ),
+        ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
+        ("/v1/completions", {"prompt": [1, "a"]}, "prompt"),
+        ("/v1/completions", {"prompt": [10**6]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        (
+            "/v1/completions",
+            {"prompt": "a", "echo": True, "logprobs": 1, "stream": True},
+            "stream",
+        ),
+        ("/v1/completions", {"prompt": ["a"] * 40, "n": 64, "max_tokens": 1}, None),
+        ("/v1/responses", {"input": "a", "previous_response_id": "x"}, "previous_response_id"),
+        ("/v1/responses", {"input": "a", "background": True}, "background"),
+        ("/v1/responses", {"input": "a", "truncation": "auto"}, "truncation"),
+        ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
+        ("/v1/embeddings", {"input": "a"}, None),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_a_400_that_names_the_field(
+    http: httpx.Client, path: str, body: Any, param: str | None
+) -> None:
+    answer = http.post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_faults_of_the_machine_are_no_faults_of_the_request() -> None:
+    assert of_exception(KernelError("no thread")).status == 500
+    assert of_exception(NumericalError("NaN")).status == 500
+    assert of_exception(RequestError("bad")).status == 400
+    assert of_exception(ClosedError("closed")).status == 503
+    assert of_exception(QueueFullError("full")).headers() == {"retry-after": "1"}
+    assert "secret" not in of_exception(ValueError("secret")).message
 
 
 @pytest.mark.parametrize("content", [[{"type": "image_url", "image_url": {"url": "http://x"}}]])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyroclast.server")
 
+_MAX_LOGGED = 200  # characters of a path
+
 
 class App:
     """Serves `models`.  draining: no new generation is begun."""
@@ -74,13 +76,14 @@ class App:
             refused = of_exception(error)
             status = refused.status
             if status == 500:
-                log.exception("%s %s failed", scope["method"], path)
+                log.exception("%s %s failed", scope["method"], ascii(path)[:_MAX_LOGGED])
             reply = self._refusal(refused, path)
         if status == 499:
             return
         await reply(scope, receive, send)
         took_ms = 1e3 * (time.perf_counter() - start_s)
-        log.info("%s %s %d %.1f ms", scope["method"], path, status, took_ms)
+        logged = ascii(path)[:_MAX_LOGGED]  # a path may hold line breaks
+        log.info("%s %s %d %.1f ms", scope["method"], logged, status, took_ms)
 
     def _refusal(self, error: HttpError, path: str) -> Any:
         self.metrics.refused.labels(str(error.status)).inc()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
@@ -84,6 +84,12 @@ class Completions:
             )
         if body.suffix:
             raise HttpError(400, "suffix is not supported", param="suffix")
+        if body.echo and body.stream and body.logprobs is not None:
+            raise HttpError(
+                400,
+                "logprobs of an echoed prompt cannot be streamed; leave out stream",
+                param="stream",
+            )
         if body.max_tokens == 0 and not body.echo:
             raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
         self._prompts = [await self._encode(prompt) for prompt in as_prompts(body.prompt, "prompt")]
@@ -161,7 +167,7 @@ class Completions:
         return found
 
     def _logprobs_json(
-        self, token_ids: list[int], logprobs: list[TokenLogprobs | None], offset: int
+        self, token_ids: list[int], logprobs: Sequence[TokenLogprobs | None], offset: int
     ) -> dict[str, Any]:
         """The legacy form: parallel lists.  The first token of a prompt has no context: null."""
         name = self._token_name
@@ -207,7 +213,6 @@ class Completions:
             if self._body.echo and i not in begun:
                 prompt = self._prompts[i // n]
                 ids, text = prompt + ids, self._served.tokenizer.decode(prompt) + text
-                logprobs = [None] * len(prompt) + logprobs  # type: ignore[assignment]
             begun.add(i)
             n_tokens += len(chunk.token_ids)
             if options.continuous_usage_stats:
@@ -218,8 +223,8 @@ class Completions:
                 "logprobs": None,
                 "finish_reason": chunk.finish_reason,
             }
-            if self._body.logprobs is not None and len(ids) == len(logprobs):
-                choice["logprobs"] = self._logprobs_json(ids, logprobs, offsets[i])  # type: ignore[arg-type]
+            if self._body.logprobs is not None:
+                choice["logprobs"] = self._logprobs_json(ids, logprobs, offsets[i])
                 offsets[i] += sum(len(self._token_name(token_id)) for token_id in ids)
             if self._body.return_token_ids:
                 choice["token_ids"] = ids

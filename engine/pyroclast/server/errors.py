@@ -10,10 +10,12 @@ import msgspec
 from pyroclast.errors import (
     ClosedError,
     ContextOverflowError,
-    MemoryBudgetError,
-    NumericalError,
     PyroclastError,
     QueueFullError,
+    RequestError,
+    SamplingError,
+    TemplateError,
+    TokenizerError,
 )
 
 _TYPES = {
@@ -98,10 +100,10 @@ def of_exception(error: BaseException) -> HttpError:
         return HttpError(429, str(error), code="queue_full", retry_after_s=1)
     if isinstance(error, ClosedError):
         return HttpError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
-    if isinstance(error, NumericalError | MemoryBudgetError):
-        return HttpError(500, str(error), code=type(error).__name__)
-    if isinstance(error, PyroclastError):
+    if isinstance(error, RequestError | SamplingError | TemplateError | TokenizerError):
         return HttpError(400, str(error), code="invalid_value")
+    if isinstance(error, PyroclastError):  # of the model or the machine: asking anew may help
+        return HttpError(500, str(error), code=type(error).__name__)
     return HttpError(500, "internal error; the server's log has the details", code="internal_error")
 
 

@@ -110,7 +110,7 @@ def structure(fields: SamplingFields) -> dict[str, Any] | None:
     """SamplingParams.structured of response_format or structured_outputs."""
     if fields.structured_outputs:
         known = {"json", "json_object", "regex", "choice", "grammar"}
-        given = {k: v for k, v in fields.structured_outputs.items() if v is not None and v != {}}
+        given = {k: v for k, v in fields.structured_outputs.items() if v is not None}
         wrong = sorted(set(given) - known)
         if wrong or len(given) != 1:
             raise HttpError(

@@ -35,6 +35,12 @@ class Served:
         self, turns: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
     ) -> list[int]:
         """The prompt of a conversation.  Rendered in a thread: a template may take seconds."""
+        if taken := {"self", "messages"} & template.keys():
+            raise HttpError(
+                400,
+                f"a template variable cannot be called {min(taken)}",
+                param="chat_template_kwargs",
+            )
         try:
             return await asyncio.to_thread(self.tokenizer.encode_chat, turns, **template)
         except TemplateError as error:

@@ -121,6 +121,13 @@ class Exchange:
     ) -> Generation:
         """Queues the prompts; HttpError for what is wrong with them, and 429 where the queue is
         full."""
+        n_requests = sum(each.n for each in params)
+        if n_requests > served.llm.max_queued_requests:
+            raise HttpError(
+                400,
+                f"{n_requests} choices never fit into a queue of "
+                f"{served.llm.max_queued_requests}; ask for fewer at once",
+            )
         streams = [
             served.llm.stream(ids, each, priority=self.priority)
             for ids, each in zip(prompts, params, strict=True)
