@@ -1,6 +1,6 @@
 """Which prompts the rest of a step reads, and how much of each.
 
-Half of the tokens go to the oldest prompt, so that it always comes on.  The other half goes to the
+Half of the tokens go to the oldest prompt, so that it always advances.  The other half goes to the
 prompt with the fewest unread tokens, then to the next: a short request beside a long prompt starts
 within a few steps, and prompts of one length are read one after the other, as in a plain queue.
 """

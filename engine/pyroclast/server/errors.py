@@ -102,7 +102,7 @@ def of_exception(error: BaseException) -> HttpError:
         return HttpError(503, "the server is shutting down", code="shutting_down", retry_after_s=5)
     if isinstance(error, RequestError | SamplingError | TemplateError | TokenizerError):
         return HttpError(400, str(error), code="invalid_value")
-    if isinstance(error, PyroclastError):  # of the model or the machine: asking anew may help
+    if isinstance(error, PyroclastError):  # of the model or the machine: trying again may help
         return HttpError(500, str(error), code=type(error).__name__)
     return HttpError(500, "internal error; the server's log has the details", code="internal_error")
 
