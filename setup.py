@@ -90,7 +90,8 @@ def why_not_native() -> str:
 def tool(name: str) -> str:
     """Path of cmake or ninja: the wheel's own script, beside this Python, or on PATH."""
     beside = Path(sys.executable).parent
-    path = shutil.which(name) or shutil.which(name, path=str(beside))
+    # Beside this Python first: pip changes PATH, and another cmake compiles everything again.
+    path = shutil.which(name, path=str(beside)) or shutil.which(name)
     if path is None:
         raise SystemExit(
             f"{name} not found; `pip install .` fetches it, and with --no-build-isolation "
