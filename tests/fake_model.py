@@ -150,9 +150,10 @@ class FakeModel:
         self.closed = True
 
 
-def fake_llm(*args: Any, **options: Any) -> LLM:
-    return assemble(FakeModel(*args, **options), ByteTokenizer(), "fake")
+def fake_llm(*args: Any, prefix_cache: bool = True, **options: Any) -> LLM:
+    model = FakeModel(*args, **options)
+    return assemble(model, ByteTokenizer(), "fake", prefix_cache=prefix_cache)
 
 
 def free_blocks(llm: LLM) -> int:
-    return llm._loop.stepper.scheduler.pool.n_free
+    return llm._loop.stepper.scheduler.pool.n_available

@@ -75,7 +75,12 @@ OPS = (
     "residual", "rope", "sample", "scale_logits", "softmax",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
-NO_ARRAYS = ("pyroclast.engine.scheduler", "pyroclast.engine.blocks", "pyroclast.errors")
+NO_ARRAYS = (
+    "pyroclast.engine.scheduler",
+    "pyroclast.engine.blocks",
+    "pyroclast.engine.prefix_cache",
+    "pyroclast.errors",
+)
 # Scripts that other Pythons run by path: what each imports beside the standard library, NumPy and
 # the two modules that all of them share.
 WORKERS = "pyroclast.lab.peers.workers"

@@ -114,9 +114,9 @@ def test_n_completions_differ_share_the_prompt_and_repeat_with_the_seed():
     again = fake_llm(max_batch_tokens=3).generate(prompt, params)
     assert [out.token_ids for out in again] == [out.token_ids for out in outs[3:]]
     # 21 tokens are five full blocks and one more: the copies compute only that one.
-    llm.model.steps.clear()
-    llm.generate(prompt, params)
-    assert llm.model.steps[:2] == [(21, 1, 1), (3, 3, 3)]
+    fresh = fake_llm(max_batch_tokens=64)
+    fresh.generate(prompt, params)
+    assert fresh.model.steps[:2] == [(21, 1, 1), (3, 3, 3)]
 
 
 # ---- where a text ends ---------------------------------------------------------------------

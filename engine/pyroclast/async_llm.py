@@ -198,14 +198,14 @@ class AsyncLLM:
     @property
     def load(self) -> dict[str, float]:
         """How busy it is: requests in the steps ("running"), requests that wait to begin
-        ("waiting"), and the share of the KV cache that is in use ("cache_usage", 0 to 1)."""
+        ("waiting"), and the share of the KV cache that they use ("cache_usage", 0 to 1)."""
         loop = self.llm._loop  # noqa: SLF001 - its other face
         scheduler = loop.stepper.scheduler
         pool = scheduler.pool
         return {
             "running": len(scheduler.running),
             "waiting": loop.queued()[0],
-            "cache_usage": 1 - pool.n_free / pool.n_blocks,
+            "cache_usage": 1 - pool.n_available / pool.n_blocks,
         }
 
     # ---- the end ---------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class LLM:
     machine's tuned table out.  threads None: what the machine offers; a number asks for the CPU.
     max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
     is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
-    embeddings: keep the final states that `embed` reads.
+    embeddings: keep the final states that `embed` reads.  prefix_cache: keep cache blocks, while
+    there is room, for later prompts that begin with the same tokens.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -66,6 +67,7 @@ class LLM:
         max_seqs: int = 64,
         n_blocks: int | None = None,
         embeddings: bool = False,
+        prefix_cache: bool = True,
     ) -> None:
         device = check_device(device)
         if max_batch_tokens is not None:
@@ -85,14 +87,14 @@ class LLM:
                 hidden_layers=("final",) if embeddings else (),
             )
             self.embeddings = embeddings
-            self._start(parts, kernels)
+            self._start(parts, kernels, prefix_cache)
 
-    def _start(self, parts: Parts, kernels: str | None) -> None:
+    def _start(self, parts: Parts, kernels: str | None, prefix_cache: bool = True) -> None:
         self.model, self.tokenizer, self.name = parts
         self.max_seq_len = self.model.max_seq_len
         self.vocab_size: int = self.model.logits.shape[1]
-        self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len)
-        self._loop = Loop(Stepper(self.model, kernels))
+        self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len, prefix_cache)
+        self._loop = Loop(Stepper(self.model, kernels, None if prefix_cache else 0))
         if self.model.n_warm_ups:
             with progress_bar(self.model.n_warm_ups, "graph") as show:
                 self.model.warm_up(show)
@@ -259,8 +261,8 @@ class LLM:
     def _call(self, *, collects_chunks: bool = False) -> Call:
         """A call begins: its times count from here."""
         self._loop.check_open()
-        bandwidth = self.memory_bandwidth
-        share = self.model.weight_bytes / bandwidth if bandwidth else 0.0
+        rate = self.memory_bandwidth
+        share = self.model.weight_bytes / rate if rate else 0.0
         return Call(
             collects_chunks=collects_chunks, step_bandwidth_share=share, noted=self._loop.noted
         )
@@ -272,11 +274,11 @@ class LLM:
         return [request.completion() for request in requests]
 
 
-def assemble(model: StepModel, tokenizer: Tokenizer, name: str) -> LLM:
+def assemble(model: StepModel, tokenizer: Tokenizer, name: str, prefix_cache: bool = True) -> LLM:
     """An LLM of parts that are loaded already.  `name` is what it calls itself."""
     llm = LLM.__new__(LLM)
     llm.embeddings = False
-    llm._start((model, tokenizer, name), None)  # noqa: SLF001 - it is LLM's other constructor
+    llm._start((model, tokenizer, name), None, prefix_cache)  # noqa: SLF001 - it is LLM's other constructor
     return llm
 
 

@@ -26,7 +26,7 @@ def open_llm(checkpoint):
     opened = []
 
     def open_it(**options):
-        opened.append(LLM(checkpoint, **{"threads": 1, **options}))
+        opened.append(LLM(checkpoint, **{"threads": 1, "prefix_cache": False, **options}))
         return opened[-1]
 
     yield open_it
@@ -46,7 +46,14 @@ def test_logits_are_the_same_bits_whatever_the_chunks_and_threads(open_llm, opti
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"threads": 2}, {"max_batch_tokens": 5}, {"max_seqs": 2}, {"n_blocks": 8}],
+    [
+        {},
+        {"threads": 2},
+        {"max_batch_tokens": 5},
+        {"max_seqs": 2},
+        {"n_blocks": 8},
+        {"prefix_cache": True, "max_batch_tokens": 50},
+    ],
     ids=str,
 )
 def test_text_is_the_same_alone_and_in_any_batch(open_llm, options):

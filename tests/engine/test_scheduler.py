@@ -143,28 +143,6 @@ def test_rows_that_are_missing_shorten_a_chunk():
     assert play(scheduler) == [(b, 1, 1), (a, 1, 1)]
 
 
-def test_siblings_share_the_full_blocks_of_their_prompt():
-    scheduler = make(max_batch_tokens=16)
-    a = add(scheduler, 10)
-    b = add(scheduler, 10, sibling=a)
-    assert play(scheduler) == [(a, 10, 1)]  # b waits for a's blocks
-    assert play(scheduler) == [(a, 1, 1), (b, 2, 1)]
-    assert b.blocks[:2] == a.blocks[:2]
-    assert b.blocks[2] != a.blocks[2]
-    scheduler.remove([a])
-    play(scheduler)
-    scheduler.remove([b])
-    assert scheduler.pool.n_free == 16
-
-
-def test_a_sibling_that_is_gone_is_not_waited_for():
-    scheduler = make(max_batch_tokens=16)
-    a = add(scheduler, 10)
-    b = add(scheduler, 10, sibling=a)
-    scheduler.remove([a])
-    assert play(scheduler) == [(b, 10, 1)]
-
-
 def test_layout_stays_while_the_same_requests_decode():
     scheduler = make()
     a = add(scheduler, 2)

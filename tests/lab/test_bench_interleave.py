@@ -11,9 +11,15 @@ from pyroclast.lab.speed import interleave
 
 @pytest.mark.parametrize("n_streams", [1, 3])
 def test_streams_beside_a_prompt(n_streams, tmp_path, monkeypatch, capsys):
-    llm = fake_llm(max_seq_len=4096, n_blocks=4096, max_batch_tokens=64, max_seqs=8)
+    llm = fake_llm(
+        max_seq_len=4096, n_blocks=4096, max_batch_tokens=64, max_seqs=8, prefix_cache=False
+    )
     llm.model.before_step = lambda: time.sleep(0.0005 * (1 + llm.model.batch.n_tokens))
-    monkeypatch.setattr(interleave, "LLM", lambda model, **options: llm)
+    monkeypatch.setattr(
+        interleave,
+        "LLM",
+        lambda model, **options: llm if options["prefix_cache"] is False else None,
+    )
     path = tmp_path / "out.json"
     words = f"--prompt 300 --streams {n_streams} --quiet 0.1 --repeat 2 --json {path}"
     interleave.main("", words.split())

@@ -61,6 +61,9 @@ def add_flags(command: argparse.ArgumentParser, name: str) -> None:
         _add_sampling(command, name)
     if name == "chat":
         command.add_argument("--system", metavar="TEXT", help="the system message")
+        command.add_argument(
+            "--no-prefix-cache", action="store_true", help="read the conversation again each turn"
+        )
     if name == "score":
         command.add_argument(
             "--top", type=int, default=0, metavar="K", help="show the K most likely tokens"

@@ -39,6 +39,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     add("--compute", default="auto", metavar="HOW", help="auto or float32")
     add("--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0")
     add("--max-seqs", type=int, default=64, metavar="N", help="sequences in a step (default: 64)")
+    add("--no-prefix-cache", action="store_true", help="compute every prompt whole")
     add("--embeddings", action="store_true", help="serve /v1/embeddings, too")
     add("--kernels", metavar="RULES", help="for example matmul.q8_0=cpp-avx2")
     add_frozen(command)
@@ -105,6 +106,7 @@ def _load(args: Namespace) -> dict[str, AsyncLLM]:
             kv_dtype=args.kv_dtype,
             max_seqs=args.max_seqs,
             embeddings=args.embeddings,
+            prefix_cache=not args.no_prefix_cache,
             max_queued_requests=args.max_queued_requests,
         )
         name = names[i] if names else Path(llm.llm.name).name

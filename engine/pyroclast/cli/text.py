@@ -29,6 +29,7 @@ def load(args: Namespace) -> LLM:
         kernels=args.kernels,
         threads=args.threads,
         kv_dtype=args.kv_dtype,
+        prefix_cache=not getattr(args, "no_prefix_cache", False),
     )
 
 

@@ -3,10 +3,9 @@
 A block holds the keys and values of `block_size` adjacent tokens in every layer.  The pool hands
 out block numbers and counts their owners; it never touches the cache itself.
 
-Requests own blocks while they run.  A keeper (a prefix cache, say; there is none yet) owns blocks
-for longer, so that a later request can share them.  Where free blocks do
-not suffice, the pool asks keepers to release what nobody else owns, beginning with the keeper that
-was least recently used.
+Requests own blocks while they run.  A keeper (the prefix cache) owns blocks for longer, so that a
+later request can share them.  Where free blocks do not suffice, the pool asks keepers to release
+what nobody else owns, beginning with the keeper that was least recently used.
 """
 
 from __future__ import annotations
@@ -59,9 +58,14 @@ class BlockPool:
     def n_free(self) -> int:
         return len(self._free)
 
+    @property
+    def n_available(self) -> int:
+        """How many blocks `take` can give, evicting all that can be."""
+        return len(self._free) + self.n_evictable
+
     def has_room(self, n_blocks: int) -> bool:
         """Whether `take` can give so many, evicting blocks if need be."""
-        return n_blocks <= len(self._free) + self.n_evictable
+        return n_blocks <= self.n_available
 
     def take(self, n_blocks: int) -> list[int]:
         """`n_blocks` blocks, each with one owner.  Ask `has_room` first."""

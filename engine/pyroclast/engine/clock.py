@@ -22,7 +22,9 @@ class Clock:
         if self.started_s is None:
             self.started_s = start_s
 
-    def timings(self, n_prompt: int, n_generated: int, step_bandwidth_share: float) -> Timings:
+    def timings(
+        self, n_prompt: int, n_cached: int, n_generated: int, step_bandwidth_share: float
+    ) -> Timings:
         """step_bandwidth_share: what one step per second takes of the memory bandwidth."""
         started_s = self.end_s if self.started_s is None else self.started_s
         first_s = self.end_s if self.first_token_s is None else self.first_token_s
@@ -31,13 +33,14 @@ class Clock:
         has_prompt_rate = self.first_token_s is not None and prompt_s > 0
         return Timings(
             n_prompt_tokens=n_prompt,
+            n_cached_tokens=n_cached,
             n_completion_tokens=n_generated,
             queue_s=started_s - self.arrived_s,
             prompt_s=prompt_s,
             decode_s=decode_s,
             first_token_s=None if self.first_token_s is None else first_s - self.arrived_s,
             total_s=self.end_s - self.arrived_s,
-            prompt_tokens_per_s=n_prompt / prompt_s if has_prompt_rate else None,
+            prompt_tokens_per_s=(n_prompt - n_cached) / prompt_s if has_prompt_rate else None,
             decode_tokens_per_s=decode_rate,
             bandwidth_share=decode_rate * step_bandwidth_share
             if decode_rate is not None and step_bandwidth_share > 0

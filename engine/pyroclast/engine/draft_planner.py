@@ -57,7 +57,7 @@ class DraftPlanner(Generic[R]):
             draft_ids = self._proposed.get(request, [])
             if not _decodes(request):
                 continue
-            n_places = (len(request.blocks) + self._pool.n_free) * self._block_size
+            n_places = (len(request.blocks) + self._pool.n_available) * self._block_size
             n_drafts = min(
                 len(draft_ids), n_tokens_left, n_rows_left, n_places - len(request.token_ids)
             )

@@ -8,7 +8,6 @@ from pyroclast.engine.call import Call
 from pyroclast.engine.clock import Clock
 from pyroclast.engine.output import Chunk, Completion, FinishReason, TokenLogprobs
 from pyroclast.engine.read_request import ReadRequest
-from pyroclast.engine.request import Request
 from pyroclast.engine.stop import StopText
 from pyroclast.engine.text_decoder import TextDecoder
 
@@ -66,7 +65,7 @@ class GenerateRequest(ReadRequest):
         max_tokens: int,
         prompt_index: int = 0,
         index: int = 0,
-        sibling: Request | None = None,
+        root: bytes = b"",
         matcher: Matcher | None = None,
     ) -> None:
         """`stop_ids`: the tokens that end it, each with the stop reason that is reported.
@@ -78,7 +77,7 @@ class GenerateRequest(ReadRequest):
             targets=token_ids[1:] if wants_prompt else [],
             scored=[None] * len(token_ids) if wants_prompt else None,
             n_top=params.prompt_logprobs or 0,
-            sibling=None if wants_prompt else sibling,
+            root=root,
         )
         self.params, self.seed = params, seed
         self.prompt_index, self.index = prompt_index, index
@@ -221,7 +220,7 @@ class GenerateRequest(ReadRequest):
             stop_reason=self.stop_reason,
             prompt_token_ids=self.token_ids[: self.n_prompt],
             seed=self.seed,
-            timings=self.clock.timings(self.n_prompt, self.n_generated, share),
+            timings=self.clock.timings(self.n_prompt, self.n_cached, self.n_generated, share),
             prompt_index=self.prompt_index,
             index=self.index,
             logprobs=self.logprobs,

@@ -11,6 +11,7 @@ from pyroclast.engine.checks import Params, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Score
 from pyroclast.engine.pooling import Pooled
+from pyroclast.engine.prefix_cache import Roots
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.sampling.grammar import GrammarCompiler, Matcher
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 class Intake:
     """Reads prompts for one model: its tokenizer, its rows of logits, its context."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_seq_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, vocab_size: int, max_seq_len: int, prefix_cache: bool
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_seq_len = max_seq_len
+        self._roots = Roots(shared=prefix_cache)
         self._grammars: GrammarCompiler | None = None  # made when the first grammar comes
 
     def encode(self, prompts: Prompts, add_special_tokens: bool = True) -> list[list[int]]:
@@ -71,7 +75,8 @@ class Intake:
             limits.append(checks.resolve_max_tokens(each, n_prompt, self._max_seq_len, where))
         requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
-            seed, stop_ids, first = each.fixed_seed(), self._stop_ids(each), None
+            seed, stop_ids = each.fixed_seed(), self._stop_ids(each)
+            root = self._roots.of(call, each.cache_salt)
             for index in range(each.n):
                 request = GenerateRequest(
                     list(token_ids),
@@ -83,10 +88,9 @@ class Intake:
                     max_tokens=limits[i],
                     prompt_index=i,
                     index=index,
-                    sibling=first,
+                    root=root,
                     matcher=self._matcher(each),
                 )
-                first = first or request
                 requests.append(request)
         return requests
 
@@ -106,6 +110,7 @@ class Intake:
                 targets=score.token_ids[1:],
                 scored=score.logprobs,
                 n_top=n_top,
+                root=self._roots.of(call),
             )
             for score in scores
             if len(score.token_ids) > 1
@@ -121,7 +126,7 @@ class Intake:
             checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
         pools = [Pooled(len(token_ids), pooling) for token_ids in encoded]
         requests = [
-            ReadRequest(token_ids, call, on_states=pool.add)
+            ReadRequest(token_ids, call, on_states=pool.add, root=self._roots.of(call))
             for token_ids, pool in zip(encoded, pools, strict=True)
         ]
         return pools, requests

@@ -28,13 +28,14 @@ class Timings:
     A rate is None where nothing was measured (no second token, no prompt)."""
 
     n_prompt_tokens: int
+    n_cached_tokens: int  # of the prompt: found in the KV cache, not computed
     n_completion_tokens: int
     queue_s: float  # from the call to the first step that computed some of the prompt
     prompt_s: float  # from there to the end of the prompt
     decode_s: float  # from the first token to the last
     first_token_s: float | None  # from the call to the first token
     total_s: float
-    prompt_tokens_per_s: float | None
+    prompt_tokens_per_s: float | None  # of those that were computed
     decode_tokens_per_s: float | None
     bandwidth_share: float | None  # weights read per second of decoding / the measured bandwidth
 

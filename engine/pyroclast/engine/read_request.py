@@ -37,10 +37,10 @@ class ReadRequest(Request):
         n_top: int = 0,
         on_rows: OnRows | None = None,
         on_states: OnRows | None = None,
-        sibling: Request | None = None,
+        root: bytes = b"",
     ) -> None:
         wants_rows = not (scored is None and on_rows is None and on_states is None)
-        super().__init__(token_ids, wants_prompt_rows=wants_rows, sibling=sibling)
+        super().__init__(token_ids, wants_prompt_rows=wants_rows, root=root)
         self.call = call
         self.targets = [0] * len(token_ids) if targets is None else targets
         self.scored = scored

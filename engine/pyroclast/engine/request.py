@@ -12,15 +12,19 @@ class Request:
         "is_paused",
         "n_cached",
         "n_computed",
+        "n_kept",
         "n_prompt",
         "n_rows_done",
         "n_step_drafts",
         "n_step_rows",
         "n_step_tokens",
         "order",
-        "sibling",
+        "pages",
+        "root",
         "token_ids",
+        "waits_for",
         "wants_prompt_rows",
+        "was_admitted",
     )
 
     def __init__(
@@ -28,17 +32,23 @@ class Request:
         token_ids: list[int],
         *,
         wants_prompt_rows: bool = False,
-        sibling: Request | None = None,
+        root: bytes = b"",
     ) -> None:
         """`wants_prompt_rows`: the logits of every prompt token are wanted, not only of the last.
-        `sibling`: an older request with the same prompt, whose blocks can be shared."""
+        `root`: requests with the same one can share blocks."""
         self.token_ids = token_ids
         self.n_prompt = len(token_ids)
         self.n_computed = 0
-        self.n_cached = 0  # tokens of the prompt that were in the cache when it was admitted
+        self.was_admitted = False
+        self.n_cached = 0  # tokens that were in the cache when it was first admitted
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows
-        self.sibling = sibling
+        # The prefix cache's: the key and the ids of each full block, how many of its blocks are in
+        # the cache, and whose block it has waited for, with what that request had computed.
+        self.root = root
+        self.pages: list[tuple[bytes, bytes]] = []
+        self.n_kept = 0
+        self.waits_for: tuple[Request, int] | None = None
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
@@ -52,6 +62,13 @@ class Request:
     def n_unread(self) -> int:
         """Tokens that are not in the KV cache; 1 while it decodes."""
         return len(self.token_ids) - self.n_computed
+
+    @property
+    def n_skippable(self) -> int:
+        """How many tokens from the first on need not be computed if the cache has them."""
+        if self.wants_prompt_rows and self.n_rows_done < self.n_prompt:
+            return self.n_rows_done
+        return len(self.token_ids) - 1
 
     @property
     def is_live(self) -> bool:

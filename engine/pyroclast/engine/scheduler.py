@@ -26,6 +26,7 @@ from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.chunk_planner import add_chunks, rows_of
 from pyroclast.engine.draft_planner import DraftPlanner
 from pyroclast.engine.pace import Pace
+from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.request import Request
 from pyroclast.engine.waiting import Waiting
 
@@ -44,8 +45,10 @@ class Scheduler(Generic[R]):
         max_batch_tokens: int,
         max_seqs: int,
         max_logits: int,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self.pool = pool
+        self.prefixes = prefixes
         self.block_size = block_size
         self.max_batch_tokens = max_batch_tokens
         self.max_logits = max_logits
@@ -85,8 +88,9 @@ class Scheduler(Generic[R]):
         """Everyone."""
         return chain(self.running, self.waiting, self.parked)
 
-    def remove(self, requests: Collection[Request]) -> list[int]:
-        """Forgets `requests` (finished or given up); returns the blocks that this freed."""
+    def remove(self, requests: Collection[Request], *, spoiled: bool = False) -> list[int]:
+        """Forgets `requests` (finished or given up); returns the blocks that this freed.  spoiled:
+        nobody shall read what they have computed."""
         gone = set(requests)
         if not gone.isdisjoint(self.running):
             self.running = [request for request in self.running if request not in gone]
@@ -95,6 +99,9 @@ class Scheduler(Generic[R]):
         if self.parked:
             self.parked = [request for request in self.parked if request not in gone]
         self.decodes_only = False
+        if spoiled and self.prefixes is not None:
+            for request in requests:
+                self.prefixes.drop(request)
         return [block for request in requests for block in self._give_back(request)]
 
     def pause(self, requests: Collection[R]) -> None:
@@ -127,6 +134,9 @@ class Scheduler(Generic[R]):
             return self._decoding
         self.layout += 1
         self._drafts.take_back()
+        if self.prefixes is not None:
+            for request in self.running:
+                self.prefixes.keep(request)
         self._admit()
         self._grow_all()
         active = [r for r in self.running if not r.is_paused]
@@ -171,8 +181,8 @@ class Scheduler(Generic[R]):
         i = 0
         while i < len(self.waiting):
             request = self.waiting[i]
-            shared = self._shared_blocks(request)
-            if shared is None:  # the others need not wait for its sibling
+            shared = self.prefixes.find(request) if self.prefixes is not None else []
+            if shared is None:  # the others need not wait for what it waits for
                 i += 1
                 continue
             n_new = self.n_blocks_for(len(request.token_ids)) - len(shared)
@@ -183,8 +193,10 @@ class Scheduler(Generic[R]):
             self.waiting.pop(i)
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
-            request.n_cached = max(request.n_cached, request.n_computed)
-            request.sibling = None
+            if not request.was_admitted:
+                request.was_admitted, request.n_cached = True, request.n_computed
+            if self.prefixes is not None:
+                self.prefixes.admit(request, len(shared))
             insort(self.running, request, key=attrgetter("order"))
 
     def _make_room(self, request: R, n_blocks: int) -> bool:
@@ -205,18 +217,6 @@ class Scheduler(Generic[R]):
             return False
         self._preempt_last()
         return True
-
-    def _shared_blocks(self, request: Request) -> list[int] | None:
-        """The full prompt blocks of the sibling; none if it is gone, None if not yet computed.
-
-        The last prompt token is always computed again: its logits are needed."""
-        sibling = request.sibling
-        if sibling is None or not sibling.blocks:
-            return []
-        n_blocks = (request.n_prompt - 1) // self.block_size
-        if sibling.n_computed < n_blocks * self.block_size:
-            return None
-        return sibling.blocks[:n_blocks]
 
     def _grow_all(self) -> bool:
         """A block for every request whose next token opens one; True if nobody was preempted."""
@@ -258,5 +258,10 @@ class Scheduler(Generic[R]):
             self.waiting.add(request)
 
     def _give_back(self, request: Request) -> list[int]:
+        if self.prefixes is not None and request.blocks:
+            self.prefixes.leave(request)
         blocks, request.blocks = request.blocks, []
-        return self.pool.give_back(blocks)
+        freed = self.pool.give_back(blocks)
+        if self.prefixes is not None:
+            self.prefixes.trim()
+        return freed

@@ -13,6 +13,7 @@ from pyroclast.engine.call import Call
 from pyroclast.engine.generate_request import GenerateRequest, RequestFailedError
 from pyroclast.engine.logits_processing import HostSampler
 from pyroclast.engine.outcome import Outcome
+from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.scheduler import Scheduler
 from pyroclast.engine.step_model import StepModel
@@ -28,9 +29,14 @@ _BATCH_DELAY_S = 60.0
 
 class Stepper:
     """Runs the requests that are added, all in the same steps.  sample_rules: the kernel rules
-    that the model was made with."""
+    that the model was made with.  max_idle_blocks: see PrefixCache."""
 
-    def __init__(self, model: StepModel, sample_rules: str | None = None) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        sample_rules: str | None = None,
+        max_idle_blocks: int | None = None,
+    ) -> None:
         arrays = SampleArrays(
             vocab_size=model.logits.shape[1],
             max_seq_len=model.max_seq_len,
@@ -41,12 +47,14 @@ class Stepper:
         )
         model.attach_sampler(**arrays.arguments())
         self.model = model
+        pool = BlockPool(model.n_blocks)
         self.scheduler: Scheduler[ReadRequest] = Scheduler(
-            BlockPool(model.n_blocks),
+            pool,
             block_size=model.block_size,
             max_batch_tokens=model.max_batch_tokens,
             max_seqs=model.max_seqs,
             max_logits=model.max_logits,
+            prefixes=PrefixCache(pool, model.block_size, max_idle_blocks),
         )
         self._writer = StepWriter(model.batch, arrays, model.block_size)
         self._write_next = self._writer.write_next
@@ -107,11 +115,14 @@ class Stepper:
             self._recover()
             raise
 
-    def end(self, call: Call, error: Exception | None = None) -> list[int]:
-        """Takes the call's open requests off; returns the blocks that this freed."""
+    def end(
+        self, call: Call, error: Exception | None = None, *, spoiled: bool = False
+    ) -> list[int]:
+        """Takes the call's open requests off; returns the blocks that this freed.  spoiled: nobody
+        shall read what they have computed."""
         requests = list(call.open)
         self._steady = None
-        freed = self.scheduler.remove(requests)
+        freed = self.scheduler.remove(requests, spoiled=spoiled)
         call.error = call.error or error
         for request in requests:
             if isinstance(request, GenerateRequest) and request.finish_reason is None:
@@ -238,7 +249,7 @@ class Stepper:
         """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a
         NaN there would outlive them."""
         for call in {request.call for request in requests}:
-            freed = self.end(call, error)
+            freed = self.end(call, error, spoiled=True)
             if freed:
                 self.model.zero_blocks(freed)
 

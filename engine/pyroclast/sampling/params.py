@@ -28,6 +28,7 @@ LogitsProcessor = Callable[[Sequence[int], Any], Any]
 MAX_LOGPROBS = 128  # most likely tokens reported per position; fixes the size of an output array
 MAX_LOGIT_BIASES = 1024
 _MAX_COUNT = 2**31 - 1
+_MAX_SALT_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class SamplingParams:
     # One of json (a schema), json_object (True), regex, choice (texts), grammar (Lark or GBNF).
     structured: Mapping[str, Any] | None = None
     skip_special_tokens: bool = True  # False: the text shows the names of control tokens
+    cache_salt: str | None = None  # requests with other salts share no cached blocks with it
 
     def __new__(cls, *args: Any, **params: Any) -> SamplingParams:
         """Checks the names first, so that a misspelt one is a SamplingError with a hint."""
@@ -176,6 +178,15 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _salt(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_SALT_CHARS:
+        raise SamplingError(
+            f"{name} must be None or a text of 1 to {_MAX_SALT_CHARS} characters, got "
+            f"{_shown(value)}"
+        )
+    return value
+
+
 def _strings(name: str, value: Any) -> tuple[str, ...]:
     allowed = "a non-empty string or a sequence of them"
     values = (value,) if isinstance(value, str) else () if value is None else value
@@ -264,4 +275,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logits_processors": _processors,
     "structured": check_structured,
     "skip_special_tokens": _flag,
+    "cache_salt": _optional(_salt),
 }

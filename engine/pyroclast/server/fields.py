@@ -31,6 +31,7 @@ _SAME_NAME = (
     "logit_bias",
     "allowed_token_ids",
     "n",
+    "cache_salt",
 )
 
 
@@ -80,6 +81,7 @@ class SamplingFields(Struct, kw_only=True):
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
     priority: int | None = None
+    cache_salt: str | None = None
 
 
 def sampling_params(

@@ -19,6 +19,8 @@ _LABEL = ("model_name",)
 _COUNTERS = {
     "prompt_tokens": ("vllm:prompt_tokens", "Prompt tokens read"),
     "generated_tokens": ("vllm:generation_tokens", "Tokens generated"),
+    "cache_queries": ("vllm:prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
+    "cache_hits": ("vllm:prefix_cache_hits", "Prompt tokens found in the KV cache"),
     "failed": ("pyroclast:requests_failed", "Requests that ended with an error"),
     "cancelled": ("pyroclast:requests_cancelled", "Requests whose client went away"),
 }
@@ -51,6 +53,8 @@ class Metrics:
 
     prompt_tokens: Counter
     generated_tokens: Counter
+    cache_queries: Counter
+    cache_hits: Counter
     failed: Counter
     cancelled: Counter
     running: Gauge
@@ -112,6 +116,8 @@ class Watched:
             self._began = True
             self._metrics.first_token_s.labels(self._model).observe(now_s - self._start_s)
             self._metrics.prompt_tokens.labels(self._model).inc(chunk.n_prompt_tokens)
+            self._metrics.cache_queries.labels(self._model).inc(chunk.n_prompt_tokens)
+            self._metrics.cache_hits.labels(self._model).inc(chunk.n_cached_tokens)
         else:
             self._between.observe(now_s - self._last_s)
         self._last_s = now_s

@@ -47,6 +47,7 @@ class Engine:
             n_blocks=n_blocks,
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
+            prefix_cache=False,  # a prompt is read in every repetition
         )
         loaded = time.perf_counter()
         self._model = cast(Any, self.llm.model)

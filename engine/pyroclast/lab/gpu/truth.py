@@ -21,7 +21,7 @@ _BLOCKS = 64  # of the cache: enough for every text here
 
 def _open(model: str, device: str, **options: Any) -> LLM:
     know_tiny_shape()
-    return LLM(model, device=device, n_blocks=_BLOCKS, max_seqs=8, **options)
+    return LLM(model, device=device, n_blocks=_BLOCKS, max_seqs=8, prefix_cache=False, **options)
 
 
 def logits(model: str, n_tokens: int) -> Any:

@@ -128,7 +128,9 @@ class ProfiledLLM:
             name = checkpoint.name
         watched = _Watched(self.model, self._watch, {"forward": "step"})
         watched_tokenizer = _WatchedTokenizer(tokenizer, self._watch)
-        self.llm = assemble(cast("StepModel", watched), cast("Tokenizer", watched_tokenizer), name)
+        step_model, reader = cast("StepModel", watched), cast("Tokenizer", watched_tokenizer)
+        # The recorded prompt is that of the warm-up: it must be read, not found.
+        self.llm = assemble(step_model, reader, name, prefix_cache=False)
         self.load_s = time.perf_counter() - begin
 
     def record(self, prompt: str | Sequence[int], params: SamplingParams) -> Recorded:

@@ -47,6 +47,7 @@ class ModelSteps:
             kernels="frozen",
             max_seqs=1,
             n_blocks=n_blocks,
+            prefix_cache=False,  # the same prompt is read again and again
         )
         found = self.llm.model
         if make_executor(1) is None:

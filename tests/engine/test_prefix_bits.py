@@ -1,0 +1,86 @@
+"""Every bit of the logits behind a cached prefix is the same as when it is computed."""
+
+import numpy as np
+import pytest
+
+import gguf_families
+import tiny_families
+from pyroclast import LLM, SamplingParams
+
+pytestmark = pytest.mark.oracle
+
+KV_DTYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+class Rows:
+    """A logits processor that keeps the rows it sees."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, token_ids, logits):
+        self.rows.append(np.array(logits))
+        return logits
+
+
+def answer(llm, prompt, n_tokens=24):
+    rows = Rows()
+    params = SamplingParams(
+        seed=3, max_tokens=n_tokens, ignore_eos=True, logprobs=2, logits_processors=[rows]
+    )
+    [completion] = llm.generate(prompt, params)
+    return completion, np.stack(rows.rows)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    kept = {}
+
+    def folder(name):
+        if name not in kept:
+            kept[name] = tmp_path_factory.mktemp(name)
+            tiny_families.write_folder(kept[name], name)
+        return kept[name]
+
+    return folder
+
+
+def check(path, kv_dtype):
+    prompt = tiny_families.PROMPT[:300]
+    with LLM(path, kv_dtype=kv_dtype, prefix_cache=False) as plain:
+        expected, rows = answer(plain, prompt)
+        # The answer's own blocks, as in the next turn of a conversation.
+        longer = [*prompt, *expected.token_ids, *prompt[:40]]
+        expected_longer, longer_rows = answer(plain, longer)
+        assert expected_longer.timings.n_cached_tokens == 0
+    # Read first in other chunks, and beside other text.
+    with LLM(path, kv_dtype=kv_dtype, max_batch_tokens=70, threads=2) as llm:
+        llm.generate([prompt[:230], prompt[:77]], SamplingParams(max_tokens=3))
+        for n_cached in (224, 288):
+            found, found_rows = answer(llm, prompt)
+            assert found.timings.n_cached_tokens == n_cached
+            assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+            np.testing.assert_array_equal(found_rows, rows)
+        found, found_rows = answer(llm, longer)
+        assert found.timings.n_cached_tokens == 288 + 32
+        assert found.token_ids == expected_longer.token_ids
+        np.testing.assert_array_equal(found_rows, longer_rows)
+
+
+@pytest.mark.parametrize("name", list(tiny_families.MODELS))
+def test_each_family(name, folders):
+    check(folders(name), "f32")
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_each_cache_format(kv_dtype, folders):
+    check(folders("gemma3"), kv_dtype)
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_quantized_weights(kv_dtype, folders):
+    check(f"{folders('smollm3')}@q8_0", kv_dtype)
+
+
+def test_a_gguf_file(folders, tmp_path):
+    check(gguf_families.write_gguf(tmp_path / "m.gguf", folders("olmo2")), "bf16")

@@ -1,0 +1,392 @@
+"""The prefix cache: what it shares, what it keeps, and that no bit depends on it."""
+
+import random
+
+import numpy as np
+import pytest
+
+from fake_model import ByteTokenizer, FakeModel
+from pyroclast import SamplingParams
+from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.prefix_cache import PrefixCache
+from pyroclast.engine.request import Request
+from pyroclast.engine.scheduler import Scheduler
+from pyroclast.errors import SamplingError
+from pyroclast.llm import assemble
+
+BLOCK = 4
+
+
+class Played:
+    """A scheduler with a cache of token ids in place of a model: what a request reads in its
+    blocks must be its own text."""
+
+    def __init__(self, *, n_blocks=16, max_batch_tokens=16, max_seqs=4, max_idle=None):
+        self.pool = BlockPool(n_blocks)
+        self.cache = PrefixCache(self.pool, BLOCK, max_idle)
+        self.scheduler = Scheduler(
+            self.pool,
+            block_size=BLOCK,
+            max_batch_tokens=max_batch_tokens,
+            max_seqs=max_seqs,
+            max_logits=max_seqs,
+            prefixes=self.cache,
+        )
+        self.memory = np.full((n_blocks, BLOCK), -1)
+        self.n_computed = 0
+
+    def add(self, token_ids, **options):
+        request = Request(list(token_ids), **options)
+        self.scheduler.add(request)
+        return request
+
+    def step(self):
+        """Writes the step's tokens, checks what everybody reads, and appends tokens."""
+        step = list(self.scheduler.schedule())
+        for request in step:
+            first, end = request.n_computed, request.n_computed + request.n_step_tokens
+            for position in range(first, end):
+                block = request.blocks[position // BLOCK]
+                self.memory[block, position % BLOCK] = request.token_ids[position]
+            self.n_computed += request.n_step_tokens
+        for request in step:
+            end = request.n_computed + request.n_step_tokens
+            read = self.memory[request.blocks].ravel()[:end].tolist()
+            assert read == request.token_ids[:end]
+            whole = end == len(request.token_ids)
+            request.advance()
+            if whole:
+                request.token_ids.append(sum(request.token_ids) % 7)
+        self.check()
+        return step
+
+    def run(self, request, n_tokens=1):
+        while len(request.token_ids) < request.n_prompt + n_tokens:
+            self.step()
+
+    def finish(self, *requests, **options):
+        freed = self.scheduler.remove(requests, **options)
+        self.check()
+        return freed
+
+    def check(self):
+        """No block is lost, and each has the owners it should have."""
+        running = [block for request in self.scheduler.running for block in request.blocks]
+        held = self.pool.held(self.cache)
+        assert len(held) == len(self.cache)
+        assert len(set(running) | held) == self.pool.n_blocks - self.pool.n_free
+        assert self.pool.n_evictable == len(held - set(running))
+
+
+def test_a_later_prompt_takes_over_the_full_blocks_of_an_earlier_one():
+    played = Played()
+    a = played.add(range(10))
+    played.run(a)
+    played.finish(a)
+    assert len(played.cache) == 2
+    b = played.add([*range(8), 50, 51, 52])
+    played.run(b)
+    assert (b.n_cached, played.n_computed) == (8, 10 + 3)
+
+
+def test_the_last_token_is_always_computed():
+    played = Played()
+    a = played.add(range(8))
+    played.run(a)
+    played.finish(a)
+    b = played.add(range(8))
+    played.run(b)
+    assert b.n_cached == 4
+
+
+def test_what_was_generated_is_shared_as_well():
+    played = Played()
+    a = played.add(range(6))
+    played.run(a, n_tokens=7)
+    played.finish(a)
+    b = played.add(a.token_ids)
+    played.step()
+    assert b.n_cached == 12
+
+
+def test_two_prompts_that_come_together_compute_what_they_share_once():
+    played = Played()
+    a, b = played.add(range(13)), played.add([*range(12), 99])
+    assert played.step() == [a]
+    assert played.step() == [a, b]
+    assert b.n_cached == 12
+    assert b.blocks[:3] == a.blocks[:3]
+
+
+def test_nobody_waits_for_a_request_that_is_paused_or_gone_or_does_not_advance():
+    played = Played(max_batch_tokens=4)
+    a, b = played.add(range(20)), played.add(range(20))
+    played.step()
+    assert b in played.scheduler.waiting
+    played.scheduler.pause([a])
+    assert played.step() == [b]
+    played.scheduler.resume([a])
+    c = played.add(range(20))
+    played.finish(a, b)
+    assert c in played.step()
+
+    played = Played(max_batch_tokens=8, max_seqs=3)
+    a, b = played.add(range(24)), played.add(range(24))
+    played.scheduler.schedule()  # a step that fails: nothing advances
+    played.scheduler.schedule()
+    assert b in played.scheduler.running
+
+
+def test_requests_that_computed_the_same_go_on_with_one_block():
+    played = Played(max_batch_tokens=32)
+    a, b = played.add(range(10)), played.add(range(10))
+    played.scheduler.pause([a])  # parked, so b does not wait for it
+    played.step()
+    played.scheduler.resume([a])
+    c = played.add([*range(4), 70, 71])
+    played.step()
+    assert a.blocks[:2] == b.blocks[:2]
+    assert c.blocks[0] == b.blocks[0]
+    # One that could not wait computes the block itself, and gives it back for the other's.
+    played = Played(max_batch_tokens=8)
+    a, b = played.add(range(10)), played.add(range(10))
+    played.scheduler.schedule()
+    played.scheduler.schedule()
+    while a.n_unread > 1 or b.n_unread > 1:
+        played.step()
+    played.step()
+    assert a.blocks[:2] == b.blocks[:2]
+
+
+def test_roots_keep_requests_apart():
+    played = Played()
+    a = played.add(range(10), root=b"one")
+    played.run(a)
+    played.finish(a)
+    b = played.add(range(10), root=b"two")
+    played.run(b)
+    c = played.add(range(10), root=b"one")
+    played.run(c)
+    assert (b.n_cached, c.n_cached) == (0, 8)
+
+
+def test_a_hash_that_two_texts_share_answers_with_neither(monkeypatch):
+    class Same:
+        def __init__(self, data, digest_size, key):
+            pass
+
+        def digest(self):
+            return b"the same"
+
+    monkeypatch.setattr("pyroclast.engine.prefix_cache.blake2b", Same)
+    played = Played()
+    a = played.add(range(13))
+    played.run(a)
+    b = played.add(range(50, 63))
+    played.run(b)
+    assert b.n_cached == 0
+    c = played.add([*range(4), *range(80, 90)])
+    played.run(c)
+    assert c.n_cached == 4  # its first block is the one that is kept
+    played.finish(a, b, c)
+
+
+def test_a_prompt_whose_rows_are_wanted_skips_no_row_that_it_must_report():
+    played = Played()
+    a = played.add(range(10))
+    played.run(a)
+    played.finish(a)
+    b = Request(list(range(10)), wants_prompt_rows=True)
+    assert played.cache.find(b) == []
+    b.n_rows_done = 9
+    assert len(played.cache.find(b)) == 2
+    b.n_rows_done = 10
+    b.token_ids.append(1)
+    assert len(played.cache.find(b)) == 2
+
+
+def test_the_least_recently_used_leaf_is_evicted_first():
+    played = Played(n_blocks=7)
+    a = played.add([*range(9)])
+    played.run(a)
+    b = played.add([*range(50, 59)])
+    played.run(b)
+    played.finish(a, b)
+    assert len(played.cache) == 4
+    again = played.add([*range(5)])  # uses a's first block, not its second
+    played.run(again)
+    assert again.n_cached == 4
+    played.finish(again)
+    assert played.pool.n_free == 3
+    c = played.add(range(20, 20 + 4 * 4))  # needs four blocks and leaves none over
+    played.run(c)
+    played.finish(c)
+    # a's second block was used before b's, and has gone; of b's none.
+    assert len(played.cache.find(Request([*range(9)]))) == 1
+    assert len(played.cache.find(Request([*range(50, 59)]))) == 2
+
+
+def test_what_failed_is_dropped_with_all_that_follows():
+    played = Played()
+    a = played.add(range(10))
+    played.run(a)
+    b = played.add([*range(10), *a.token_ids[10:], 7, 7, 7, 7])
+    played.run(b)
+    freed = played.finish(b, spoiled=True)
+    assert len(played.cache) == 0
+    assert not set(freed) & set(a.blocks)
+    played.run(a, n_tokens=9)  # what hung on dropped blocks is not kept
+    played.finish(a)
+    assert len(played.cache) == 0
+    assert played.pool.n_free == 16
+
+
+def test_idle_blocks_are_bounded():
+    played = Played(max_idle=1)
+    a, b = played.add(range(12)), played.add([*range(8), 9, 9, 9, 9, 9])
+    played.run(b)
+    assert b.n_cached == 8  # running requests share all they can
+    played.finish(a, b)
+    assert len(played.cache) == 1
+    nothing = Played(max_idle=0)
+    a = nothing.add(range(12))
+    nothing.run(a)
+    nothing.finish(a)
+    assert len(nothing.cache) == 0
+
+
+def test_a_preempted_request_finds_what_it_had_computed():
+    played = Played(n_blocks=6)
+    a, b = played.add(range(9)), played.add(range(50, 59))
+    while not played.scheduler.n_preemptions:
+        played.step()
+    n_before = played.n_computed
+    played.finish(a)
+    played.run(b, n_tokens=b.n_prompt)
+    # Only what did not fill a block is computed again.
+    assert b.n_cached == 0
+    assert played.n_computed - n_before < len(b.token_ids)
+
+
+def test_a_restart_trusts_nothing():
+    played = Played()
+    a = played.add(range(10))
+    played.run(a)
+    played.scheduler.restart_all()
+    assert len(played.cache) == 0
+    played.check()
+    played.memory[:] = -1
+    played.run(a, n_tokens=4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed):
+    """Adds, cancels, failures, pauses, preemption and restarts at random, in tight pools; 100,000
+    operations over all seeds."""
+    choose = random.Random(seed)
+    played = Played(
+        n_blocks=choose.choice([5, 9, 24]),
+        max_batch_tokens=choose.choice([3, 8, 32]),
+        max_idle=choose.choice([None, None, 2, 0]),
+    )
+    room = (played.pool.n_blocks - 1) * BLOCK
+    alive, done = [], {"add": 0, "cancel": 0, "fail": 0, "restart": 0, "finish": 0, "pause": 0}
+    for _ in range(12_500):
+        action = choose.random()
+        if action < 0.15 and len(alive) < 8:
+            stem = choose.choice([[1] * room, [*range(room)], [2, 3] * room])
+            n_stem = choose.randrange(room // 2 + 1)
+            tail = [choose.randrange(3) for _ in range(choose.randrange(1, room // 4 + 2))]
+            rows = choose.random() < 0.1
+            root = choose.choice([b"", b"", b"salt"])
+            alive.append(played.add([*stem[:n_stem], *tail], root=root, wants_prompt_rows=rows))
+            done["add"] += 1
+        elif action < 0.18 and alive:
+            played.finish(alive.pop(choose.randrange(len(alive))))
+            done["cancel"] += 1
+        elif action < 0.19 and alive:
+            request = alive.pop(choose.randrange(len(alive)))
+            for block in played.finish(request, spoiled=True):
+                played.memory[block] = 0
+            done["fail"] += 1
+        elif action < 0.22 and alive:
+            played.scheduler.pause([choose.choice(alive)])
+            done["pause"] += 1
+        elif action < 0.25 and alive:
+            played.scheduler.resume(alive)
+        elif action < 0.251:
+            played.scheduler.restart_all()
+            played.memory[:] = -1
+            done["restart"] += 1
+        else:
+            played.step()
+        for request in [r for r in alive if len(r.token_ids) >= min(room, r.n_prompt + 9)]:
+            alive.remove(request)
+            played.finish(request)
+            done["finish"] += 1
+    assert all(done.values()), done
+    played.finish(*alive)
+    played.cache.evict(played.pool.n_blocks)
+    assert played.pool.n_free == played.pool.n_blocks
+
+
+# ---- through LLM ---------------------------------------------------------------------------------
+
+
+def fake(**options):
+    return assemble(FakeModel(max_seqs=4), ByteTokenizer(), "fake", **options)
+
+
+def test_timings_and_chunks_tell_what_was_cached():
+    llm = fake()
+    greedy = SamplingParams(temperature=0, max_tokens=6)
+    [cold] = llm.generate("the same prompt again", greedy)
+    [warm] = llm.generate("the same prompt again", greedy)
+    assert (cold.timings.n_cached_tokens, warm.timings.n_cached_tokens) == (0, 20)
+    assert (warm.text, warm.token_ids) == (cold.text, cold.token_ids)
+    assert next(c.n_cached_tokens for c in llm.stream("the same prompt again", greedy)) == 20
+
+
+def test_off_shares_only_among_the_completions_of_one_call():
+    llm = fake(prefix_cache=False)
+    several = SamplingParams(n=3, max_tokens=4, seed=1)
+    first = llm.generate("the same prompt again", several)
+    assert [c.timings.n_cached_tokens for c in first] == [0, 20, 20]
+    second = llm.generate("the same prompt again", several)
+    assert [c.timings.n_cached_tokens for c in second] == [0, 20, 20]
+    assert [c.text for c in second] == [c.text for c in first]
+
+
+def test_a_salt_shares_with_the_same_salt_only():
+    llm = fake()
+    found = [
+        llm.generate("the same prompt again", SamplingParams(max_tokens=2, cache_salt=salt))[0]
+        for salt in (None, "a", "b", "a", None)
+    ]
+    assert [c.timings.n_cached_tokens for c in found] == [0, 0, 0, 20, 20]
+    with pytest.raises(SamplingError, match="cache_salt must be None or a text"):
+        SamplingParams(cache_salt="")
+
+
+def test_a_score_reports_every_row_of_a_cached_prompt():
+    llm = fake()
+    [cold] = llm.score("the same prompt again")
+    llm.generate("the same prompt again", SamplingParams(max_tokens=4))
+    [warm] = llm.score("the same prompt again")
+    assert warm == cold
+    [answer] = llm.generate(
+        "the same prompt again", SamplingParams(max_tokens=1, prompt_logprobs=0)
+    )
+    assert answer.prompt_logprobs == cold.logprobs
+
+
+def test_what_made_a_nan_is_not_answered_from():
+    model = FakeModel(max_seqs=4)
+    llm = assemble(model, ByteTokenizer(), "fake")
+    sound = model.logits_of
+    model.logits_of = lambda history: np.full(260, np.nan, np.float32)
+    with pytest.raises(Exception, match="NaN"):
+        llm.generate("the same prompt again", SamplingParams(max_tokens=2))
+    model.logits_of = sound
+    [answer] = llm.generate("the same prompt again", SamplingParams(max_tokens=2))
+    assert answer.timings.n_cached_tokens == 0
