@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torture.campaign import Kind
+from torture.files import FILES
 from torture.templates import TEMPLATES
 
-KINDS: list[Kind] = [TEMPLATES]
+KINDS: list[Kind] = [*FILES, TEMPLATES]
