@@ -136,7 +136,7 @@ class SplitFiles:
         number = int(payload[:1])
         self.paths[number].write_bytes(payload[1:])
         try:
-            use.use_model(self.paths[0], payload, load_every=16)
+            use.use_model(self.paths[0], payload)
         finally:
             self.paths[number].write_bytes(self.sound[number])
 
@@ -176,7 +176,7 @@ class Folder:
                 path.unlink()
 
     def use(self, payload: bytes) -> None:
-        use.use_model(self.folder, payload, load_every=16)
+        use.use_model(self.folder, payload)
 
 
 class Configs(Folder):
@@ -289,7 +289,7 @@ class Index(Folder):
         return json.loads(self.sound[name])
 
     def use(self, payload: bytes) -> None:
-        use.use_model(self.folder, payload, tokenizer_every=50, load_every=50)
+        use.use_model(self.folder, payload, tokenizer_every=64, load_every=64)
 
 
 FILES = [

@@ -118,10 +118,11 @@ def _number(value: Any, code: str) -> bytes:
     number = value if isinstance(value, int | float) else 1
     if code in "fd":
         try:
-            return struct.pack("<" + code, number)
+            return struct.pack("<" + code, float(number))
         except OverflowError:
-            return struct.pack("<" + code, float("inf"))
-    number = int(number) if math.isfinite(number) else 0
+            return struct.pack("<" + code, math.inf)
+    if isinstance(number, float):
+        number = int(number) if math.isfinite(number) else 0
     return (number % (1 << 64)).to_bytes(8, "little")[: struct.calcsize("<" + code)]
 
 

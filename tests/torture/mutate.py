@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-_SIZES = (8, 15, 16, 31, 32, 53, 62, 63, 64, 100, 1000)
+_SIZES = (8, 15, 16, 31, 32, 53, 62, 63, 64, 100, 1000, 1100)  # the last: beyond any float
 INTEGERS = sorted(
     {0, 1, 2, 3, 5, 7, 255, 256, 4096, 65535, 10**6}
     | {sign * (2**size + add) for size in _SIZES for add in (-1, 0, 1) for sign in (1, -1)}
@@ -69,11 +69,13 @@ def value(dice: Random, words: Sequence[str] = (), depth: int = 2) -> Any:
         return text(dice, "", words)
     n_items = dice.choice([0, 1, 1, 2, 3, 300])
     if kind == 6:
-        return {text(dice, "", words): value(dice, words, depth - 1) for _ in range(n_items)}
+        return {
+            text(dice, "", words): value(dice, words, depth - 1) for _ in range(min(n_items, 3))
+        }
     item = value(dice, words, depth - 1)
-    return (
-        [item] * n_items if dice.random() < 0.5 else [value(dice, words, 0) for _ in range(n_items)]
-    )
+    if dice.random() < 0.5:
+        return [item] * (n_items if isinstance(item, int | float) else min(n_items, 3))
+    return [value(dice, words, 0) for _ in range(min(n_items, 3))]
 
 
 def tree(dice: Random, root: Any, words: Sequence[str]) -> Any:
@@ -127,7 +129,9 @@ def _changed(dice: Random, old: Any, words: Sequence[str]) -> Any:
     if isinstance(old, bool) or old is None:
         return value(dice, words, 1)
     if isinstance(old, int):
-        return dice.choice([float(old), str(old)]) if kind == 2 else integer(dice, old)
+        return (
+            dice.choice([float(old % 2**64), str(old % 2**64)]) if kind == 2 else integer(dice, old)
+        )
     if isinstance(old, float):
         return dice.choice(FLOATS) if kind < 5 else old * dice.choice([-1, 2, 1e30, 1e-30])
     if isinstance(old, str):

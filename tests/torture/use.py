@@ -26,10 +26,10 @@ def every(payload: bytes, n: int) -> bool:
     return zlib.crc32(payload) % n == 0
 
 
-def use_model(path: Path, payload: bytes, tokenizer_every: int = 4, load_every: int = 4) -> None:
+def use_model(path: Path, payload: bytes, tokenizer_every: int = 16, load_every: int = 16) -> None:
     """Opens a model, reads its weights, and for some payloads makes its tokenizer and runs it."""
     warnings.simplefilter("ignore")
-    if every(payload, 7):
+    if every(payload, 17):
         _allowed(open_checkpoint, path, complete=False)
         _allowed(open_tokenizer, path)
     with open_checkpoint(path) as checkpoint:
