@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import tiny
 from pyroclast.families.registry import FAMILIES
 from pyroclast.text.tokenizer import Tokenizer
 from torture import bases, mutate, use
-from torture.campaign import Kind
+from torture.cases import kind_of
 from torture.gguf_image import mutated
-from torture.record import Record
-
-
-class Cases(Protocol):
-    """Draws inputs, and uses one; made once in each child, in an empty current folder."""
-
-    def draw(self, dice: Random) -> bytes:
-        """The next input."""
-        ...
-
-    def check(self, payload: bytes) -> None:
-        """Uses an input; a PyroclastError refuses it."""
-        ...
-
-
-def kind_of(name: str, make: Callable[[], Cases], **options: Any) -> Kind:
-    """A kind whose cases are independent inputs."""
-
-    def run(seed: int, deadline: float, record: Record) -> None:
-        warnings.simplefilter("ignore")
-        cases, dice = make(), Random(seed)
-        while time.monotonic() < deadline:
-            payload = cases.draw(dice)
-            with record.case(payload):
-                cases.check(payload)
-
-    def replay(payload: bytes) -> None:
-        make().check(payload)
-
-    return Kind(name, run, replay, **options)
-
 
 # ---- GGUF ----------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ _REAL = (
     ),
     (
         "{{ bos_token }}{% set ns = namespace(system='', first=true) %}{% for m in messages %}"
-        "{% if m.role == 'system' %}{% set ns.system = m.content %}{% elif m.tool_calls is defined %}"
+        "{% if m.role == 'system' %}{% set ns.system = m.content %}"
+        "{% elif m.tool_calls is defined %}"
         "{% for call in m.tool_calls %}{{ call.function.name ~ call.function.arguments | tojson }}"
         "{% endfor %}{% elif loop.last and m.content is string %}{{ m.content.split('</think>')[-1]"
         ".lstrip('\n') }}{% else %}{{ raise_exception('no ' ~ m.role) }}{% endif %}{% endfor %}"
