@@ -232,6 +232,17 @@ def test_ids_of_added_tokens_are_numbers(tmp_path, ids, message):
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_half_a_character_is_refused(tmp_path, name):
+    whole = {"added_tokens_decoder": {"256": "\U0001f600"}}  # both halves, as JSON escapes
+    path = folder(tmp_path) / name
+    path.write_text(json.dumps(whole))
+    assert Tokenizer.from_folder(tmp_path).vocab_size == 257
+    path.write_text(json.dumps({"added_tokens_decoder": {"256": "\ud83d"}}))
+    with pytest.raises(TokenizerError, match=f"{name}: not valid JSON: .*surrogates"):
+        Tokenizer.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["token_type", "scores"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1"])
 def test_types_and_scores_are_finite(name, value):
