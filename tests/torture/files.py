@@ -1,0 +1,271 @@
+"""Kinds of torture that change a file and then use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import tiny
+from pyroclast.families.registry import FAMILIES
+from pyroclast.text.tokenizer import Tokenizer
+from torture import bases, mutate, use
+from torture.cases import kind_of
+from torture.gguf_image import mutated
+
+# ---- GGUF ----------------------------------------------------------------------------------
+
+_KEYS = sorted(
+    {f"{f.gguf_architecture}.{key}" for f in FAMILIES.values() for key in f.gguf_keys.values()}
+    | {f"llama.{key}" for key in (
+        "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", "expert_count",
+        "rope.scaling.original_context_length", "rope.scaling.attn_factor",
+        "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_attn_factor", "attention.value_length", "rope.dimension_count",
+    )}
+    | {f"tokenizer.ggml.{key}" for key in (
+        "model", "pre", "tokens", "merges", "scores", "token_type", "bos_token_id", "eos_token_id",
+        "eot_token_id", "eom_token_id", "unknown_token_id", "padding_token_id",
+        "seperator_token_id", "cls_token_id", "mask_token_id", "add_bos_token", "add_eos_token",
+        "add_space_prefix", "precompiled_charsmap", "remove_extra_whitespaces",
+    )}
+    | {"general.alignment", "general.architecture", "split.count", "split.no",
+       "split.tensors.count", "tokenizer.chat_template", "tokenizer.chat_template.tool_use"}
+)  # fmt: skip
+KEYS = [key.encode() for key in _KEYS]
+
+
+class GGUFFiles:
+    """Whole files: header, metadata, table of tensors, blocks of every format."""
+
+    def __init__(self) -> None:
+        self.images = bases.gguf_images(Path())
+        self.path = Path("case.gguf")
+
+    def draw(self, dice: Random) -> bytes:
+        return mutated(dice, dice.choice(self.images), KEYS)
+
+    def check(self, payload: bytes) -> None:
+        self.path.write_bytes(payload)
+        use.use_model(self.path, payload)
+
+
+class ConvertedFiles(GGUFFiles):
+    """Whole files as the input of `convert`."""
+
+    def check(self, payload: bytes) -> None:
+        self.path.write_bytes(payload)
+        use.use_converter(self.path, Path("converted.gguf"), payload)
+
+
+class Vocabularies(GGUFFiles):
+    """Metadata of vocabularies, byte-level and SentencePiece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        both = [
+            self.images[0],
+            next(i for i in self.images if b"tokenizer.ggml.scores" in i.values),
+        ]
+        self.images = [
+            replace(i, keys=[pair for pair in i.keys if pair[0].startswith(b"tokenizer.")])
+            for i in both
+        ]
+
+    def draw(self, dice: Random) -> bytes:
+        image = replace(dice.choice(self.images), tensors=[], data=b"")
+        return mutated(dice, image, [key for key in KEYS if key.startswith(b"tokenizer.")])
+
+    def check(self, payload: bytes) -> None:
+        self.path.write_bytes(payload)
+        use.use_tokenizer(Tokenizer.from_gguf(self.path))
+
+
+class SplitFiles:
+    """A model in three parts, one of which was changed."""
+
+    def __init__(self) -> None:
+        whole = bases.gguf_images(Path())[0]
+        self.parts = bases.parts_of(whole, 3)
+        self.paths = [Path(f"m-{i:05}-of-00003.gguf") for i in (1, 2, 3)]
+        self.sound = [part.to_bytes() for part in self.parts]
+        for path, data in zip(self.paths, self.sound, strict=True):
+            path.write_bytes(data)
+
+    def draw(self, dice: Random) -> bytes:
+        number = dice.randrange(3)
+        return b"%d" % number + mutated(dice, self.parts[number], KEYS)
+
+    def check(self, payload: bytes) -> None:
+        number = int(payload[:1])
+        self.paths[number].write_bytes(payload[1:])
+        try:
+            use.use_model(self.paths[0], payload)
+        finally:
+            self.paths[number].write_bytes(self.sound[number])
+
+
+# ---- folders -------------------------------------------------------------------------------
+
+
+class Folder:
+    """A folder of which one file at a time is changed: payload is the file's name, a newline, and
+    what it holds."""
+
+    def __init__(self) -> None:
+        self.folder = bases.write_folder(Path("folder"))
+        self.sound = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        self.trees = self.make_trees()
+        self.words = mutate.words_of(*self.trees.values())
+
+    def make_trees(self) -> Mapping[str, Any]:
+        """The file's name, or that and a number -> a JSON tree to begin with."""
+        return {}
+
+    def draw(self, dice: Random) -> bytes:
+        name = dice.choice(list(self.trees))
+        data = mutate.json_bytes(dice, self.trees[name], self.words)
+        return name.partition(":")[0].encode() + b"\n" + data
+
+    def check(self, payload: bytes) -> None:
+        name, _, data = payload.partition(b"\n")
+        path = self.folder / name.decode()
+        path.write_bytes(data)
+        try:
+            self.use(payload)
+        finally:
+            if path.name in self.sound:
+                path.write_bytes(self.sound[path.name])
+            else:
+                path.unlink()
+
+    def use(self, payload: bytes) -> None:
+        use.use_model(self.folder, payload)
+
+
+class Configs(Folder):
+    """config.json of every family, and generation_config.json."""
+
+    def make_trees(self) -> Mapping[str, Any]:
+        generation = {"eos_token_id": [257, 256], "bos_token_id": 256, "temperature": 0.5}
+        trees = {f"config.json:{i}": config for i, config in enumerate(bases.configs())}
+        mine = json.loads(self.sound["config.json"])
+        keys = {key: 1 for family in FAMILIES.values() for key in family.hf_keys.values()}
+        keys |= {"layer_types": ["full_attention"], "rope_scaling": {"type": "yarn", "factor": 2.0}}
+        own = {f"config.json:own{i}": mine for i in range(len(trees))}
+        return trees | own | {f"generation_config.json:{i}": generation | keys for i in range(9)}
+
+
+class TokenizerFiles(Folder):
+    """tokenizer.json and what is beside it."""
+
+    def make_trees(self) -> Mapping[str, Any]:
+        base = json.loads(self.sound["tokenizer.json"])
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        token = {"content": "<|bos|>", "special": True, **flags}
+        config = {
+            "bos_token": token, "eos_token": "<|eos|>", "pad_token": None, "add_bos_token": True,
+            "add_eos_token": False, "additional_special_tokens": ["<|eos|>", token],
+            "extra_special_tokens": {"image_token": "<|unused_270|>"},
+            "added_tokens_decoder": {"256": token, "257": {"content": "<|eos|>", "special": True}},
+            "chat_template": [{"name": "default", "template": "{{ messages[0].content }}"}],
+        }  # fmt: skip
+        trees = {f"tokenizer.json:{i}": base | steps for i, steps in enumerate(_STEPS)}
+        names = ("tokenizer_config.json", "special_tokens_map.json")
+        return trees | {f"{name}:{i}": config for name in names for i in range(4)}
+
+    def use(self, payload: bytes) -> None:
+        use.use_tokenizer(Tokenizer.from_folder(self.folder))
+
+
+_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}"}, "behavior": "Isolated"}
+_SPLIT |= {"invert": False}
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+_STEPS: list[dict[str, Any]] = [
+    {},
+    {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, _REPLACE,
+        {"type": "Strip", "strip_left": True, "strip_right": False}, {"type": "StripAccents"},
+        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+         "strip_accents": None, "lowercase": True}, {"type": "Nmt"}, {"type": "NFKD"},
+    ]}},
+    {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        _SPLIT, {**_LEVEL, "use_regex": False}, {"type": "Digits", "individual_digits": True},
+        {"type": "Punctuation", "behavior": "Isolated"}, {"type": "WhitespaceSplit"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+    ]}},
+    {"post_processor": {"type": "Sequence", "processors": [
+        {"type": "TemplateProcessing",
+         "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}}],
+         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+         "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [256], "tokens": ["<|bos|>"]}}},
+        _LEVEL, {"type": "RobertaProcessing", "sep": ["<|eos|>", 257], "cls": ["<|bos|>", 256],
+                 "trim_offsets": True, "add_prefix_space": True},
+    ]}},
+    {"decoder": {"type": "Sequence", "decoders": [
+        _REPLACE, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]}},
+    {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+     "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None,
+                 "pad_id": 0, "pad_type_id": 0, "pad_token": "<|eos|>"}},
+]  # fmt: skip
+
+
+# ---- safetensors ---------------------------------------------------------------------------
+
+
+class Safetensors(Folder):
+    """Header and data of model.safetensors."""
+
+    def make_trees(self) -> Mapping[str, Any]:
+        data = self.sound["model.safetensors"]
+        length = int.from_bytes(data[:8], "little")
+        self.data = data[8 + length :]
+        return {"model.safetensors": json.loads(data[8 : 8 + length])}
+
+    def draw(self, dice: Random) -> bytes:
+        header = mutate.json_bytes(dice, self.trees["model.safetensors"], self.words)
+        data, length = self.data, len(header)
+        if dice.random() < 0.15:
+            length = mutate.integer(dice, length) % (1 << 64)
+        if dice.random() < 0.15:
+            data = data[: dice.randrange(len(data))] + dice.choice(
+                [b"", b"\xff" * 64, b"\x7f" * 9999]
+            )
+        return b"model.safetensors\n" + length.to_bytes(8, "little") + header + data
+
+
+class Index(Folder):
+    """model.safetensors.index.json over two files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tiny.write_folder(self.folder, bases.SMALL, tiny.random_weights(bases.SMALL), n_files=2)
+        (self.folder / "model.safetensors").unlink()
+        self.sound = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        self.trees = {"model.safetensors.index.json": self.parsed("model.safetensors.index.json")}
+        self.words = [*mutate.words_of(*self.trees.values()), "config.json", "..", "."]
+
+    def parsed(self, name: str) -> Any:
+        return json.loads(self.sound[name])
+
+    def use(self, payload: bytes) -> None:
+        use.use_model(self.folder, payload, tokenizer_every=64, load_every=64)
+
+
+FILES = [
+    kind_of("gguf", GGUFFiles, weight=2),
+    kind_of("gguf-split", SplitFiles),
+    kind_of("gguf-vocabulary", Vocabularies),
+    kind_of("convert", ConvertedFiles),
+    kind_of("config", Configs, weight=2),
+    kind_of("tokenizer", TokenizerFiles, weight=2),
+    kind_of("safetensors", Safetensors),
+    kind_of("index", Index),
+]
