@@ -1,7 +1,7 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize clean
+.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize sanitize-threads clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -68,13 +68,23 @@ gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measureme
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.
 # Numba's machine code is not instrumented, and LLVM takes minutes under ASan: left out.
-sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and native tests under ASan and UBSan
+sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo sanitize-threads ## C++ and native tests under ASan, UBSan and TSan
 	PYROCLAST_SANITIZE=1 $(PY) setup.py -q build --build-lib build/sanitized
 	$(BIN)/ctest --test-dir build/sanitize-$(CACHE_TAG) --output-on-failure
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(PY) -m pytest -n auto --ignore=tests/gpu --capture=sys -o pythonpath="build/sanitized tests" \
 	  -m "native and not slow and not oracle" -k "not numba and not bit_group" $(PYTEST_ARGS)
+
+# The executor alone: Python and the kernels, which start no threads, would need a Python built for
+# it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
+sanitize-threads: $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/executor*.cpp)) ## the executor under TSan, in less than a minute
+	@fixed="$$(setarch -R true 2>/dev/null && echo setarch -R)"; \
+	for test in $^; do echo "$$test" && $$fixed $$test || exit 1; done
+
+build/threads/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 -g1 -fsanitize=thread -Ikernels/pyroclast_kernels $< -o $@ -pthread
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

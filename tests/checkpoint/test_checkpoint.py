@@ -161,7 +161,8 @@ def test_rows_by_rows(tmp_path: Path) -> None:
         assert checkpoint.tensors["output_norm"].rows().shape == (1, 4 * 96)
 
 
-def test_runs_cover_a_tensor_in_pieces_of_two_megabytes(tmp_path: Path) -> None:
+def test_runs_cover_a_tensor_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyroclast.checkpoint.tensor._RUN_BYTES", 1 << 20)
     config = replace(tiny.BASE, n_layers=1, vocab_size=40_000)
     path = tiny.write_gguf(tmp_path / "big.gguf", config, tiny.random_weights(config))
     with open_checkpoint(path) as checkpoint:
@@ -169,8 +170,8 @@ def test_runs_cover_a_tensor_in_pieces_of_two_megabytes(tmp_path: Path) -> None:
         runs = tensor.runs()
         assert [0, *(last for _, last in runs)] == [*(first for first, _ in runs), tensor.n_rows]
         assert all(first % 16 == 0 for first, _ in runs)
-        assert max(last - first for first, last in runs) * 4 * 96 <= 2 << 20
-        assert len(runs) == -(-tensor.n_bytes // (2 << 20))
+        assert max(last - first for first, last in runs) * tensor.n_bytes / tensor.n_rows <= 1 << 20
+        assert 15 <= len(runs) == -(-tensor.n_rows // runs[0][1])
         for n_threads in (1, 2, 9):
             with ReadAhead(n_threads) as reader:
                 found = [(first, rows.copy()) for first, rows in reader.runs(tensor)]

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pyroclast.checkpoint.tensor import Bytes, Scratch, Tensor
 
-# So many threads read a page cache as fast as memory can be written.
-_MAX_THREADS = 4
+# So many threads read a page cache faster than memory takes the packed weights.
+_MAX_THREADS = 3
 
 
 class ReadAhead:

@@ -16,8 +16,9 @@ from pyroclast_kernels.weights.recode import RECODED, recode
 
 Bytes = npt.NDArray[np.uint8]
 
-# What is read at once: it stays in the cache until it is packed.
-_RUN_BYTES = 2 << 20
+# What is read at once: packing a run costs some 100 us beside its bytes, as its threads meet twice.
+_RUN_BYTES = 8 << 20
+_COLUMN_BYTES = 1 << 20  # of a matrix that is transposed: a block that stays in the cache
 _RUN_ROWS = 16  # a run is a multiple of the rows that packed weights interleave
 
 
@@ -82,7 +83,7 @@ class Tensor:
         return self.source.rows(first, last, scratch or Scratch())
 
     def runs(self) -> list[tuple[int, int]]:
-        """All rows, as ranges [first, last) that are read at once: about 2 MiB each."""
+        """All rows, as ranges [first, last) that are read at once: about 8 MiB each."""
         step = max(1, _RUN_BYTES * self.n_rows // self.n_bytes // _RUN_ROWS) * _RUN_ROWS
         if self.source.at_once:
             step = self.n_rows
@@ -147,7 +148,7 @@ class TransposedRows:
         file_rows = FileRows(
             self.file, self.tensor, self.offset, n_file_rows, n_file_cols * self.value_bytes
         )
-        step = max(1, _RUN_BYTES // file_rows.row_bytes)
+        step = max(1, _COLUMN_BYTES // file_rows.row_bytes)
         for i in range(0, n_file_rows, step):
             values = file_rows.rows(i, min(i + step, n_file_rows), scratch).view(dtype)
             out[:, i : i + step] = values[:, self.first_row : self.first_row + self.n_rows].T
