@@ -1,7 +1,8 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize torture clean
+.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize sanitize-threads torture \
+  clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -69,7 +70,7 @@ gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measureme
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.
 # Numba's machine code is not instrumented, and LLVM takes minutes under ASan: left out.
-sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and native tests under ASan and UBSan
+sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo sanitize-threads ## C++ and native tests under ASan, UBSan and TSan
 	PYROCLAST_SANITIZE=1 $(PY) setup.py -q build --build-lib build/sanitized
 	$(BIN)/ctest --test-dir build/sanitize-$(CACHE_TAG) --output-on-failure
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
@@ -80,6 +81,16 @@ sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and
 # Ends by itself after 20 minutes; what it finds is saved in build/torture, for --replay.
 torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile files and requests at random; TORTURE_ARGS="--seconds 120"
 	PYTHONPATH=engine:kernels:tests $(PY) -m torture $(TORTURE_ARGS)
+
+# The executor alone: Python and the kernels, which start no threads, would need a Python built for
+# it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
+sanitize-threads: $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/executor*.cpp)) ## the executor under TSan, in less than a minute
+	@fixed="$$(setarch -R true 2>/dev/null && echo setarch -R)"; \
+	for test in $^; do echo "$$test" && $$fixed $$test || exit 1; done
+
+build/threads/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 -g1 -fsanitize=thread -Ikernels/pyroclast_kernels $< -o $@ -pthread
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

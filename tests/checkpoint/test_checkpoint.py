@@ -3,9 +3,9 @@
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,12 @@ import pytest
 import tiny
 from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.checkpoint.read_ahead import ReadAhead
+from pyroclast.checkpoint.tensor import Scratch, Tensor, TransposedRows
 from pyroclast.errors import ClosedError, ModelFileError, UnsupportedModelError
 from pyroclast.families.registry import config_of
 from pyroclast.families.rope import inv_freq
+from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights import formats
 
 NAMES = list(tiny.CONFIGS)
@@ -116,7 +119,6 @@ def test_gguf_llama_biases_are_reordered_like_their_matrices(tmp_path: Path) -> 
         for name in ("bq", "bk", "bv", "wq", "wk"):
             tensor = checkpoint.tensors[f"layers.1.{name}"]
             assert np.array_equal(tensor.float32(), weights[f"layers.1.{name}"])
-            tensor.release()
         assert checkpoint.tensors["layers.1.bq"].rows().shape == (1, 4 * 96)
 
 
@@ -141,51 +143,79 @@ def test_rope_freqs_are_checked(
 # -- rows ------------------------------------------------------------------------------------
 
 
-def test_rows_are_read_only_views_unless_reordered(tmp_path: Path) -> None:
-    with open_checkpoint(gguf_file(tmp_path, quant="Q8_0")) as checkpoint:
-        rows = checkpoint.tensors["layers.0.wv"].rows()
-        assert rows.shape == (32, 96 // 32 * 34)
-        assert rows.dtype == np.uint8
-        assert not rows.flags.writeable
-        assert not rows.flags.owndata
+def test_rows_by_rows(tmp_path: Path) -> None:
+    """Any range of rows, in any order of the file's, has the bytes of all rows in their place."""
+    path = gguf_file(tmp_path, quant="Q8_0")
+    for model in (path, f"{path}@q4_0", hf_folder(tmp_path, "qwen2")):
+        with open_checkpoint(model) as checkpoint:
+            for tensor in checkpoint.tensors.values():
+                rows = tensor.rows()
+                assert rows.dtype == np.uint8
+                assert rows.shape == (tensor.n_rows, tensor.n_bytes // tensor.n_rows)
+                scratch = Scratch()
+                for first in range(0, tensor.n_rows, 7):
+                    last = min(first + 1 + first % 12, tensor.n_rows)
+                    assert np.array_equal(tensor.rows(first, last, scratch), rows[first:last])
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.tensors["layers.0.wv"].rows().shape == (32, 96 // 32 * 34)
         assert checkpoint.tensors["output_norm"].rows().shape == (1, 4 * 96)
-        assert checkpoint.tensors["layers.1.wq"].rows().shape == (96, 96 // 32 * 34)
 
 
-def test_a_view_outlives_close_and_new_ones_are_refused(tmp_path: Path) -> None:
+def test_runs_cover_a_tensor_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyroclast.checkpoint.tensor._RUN_BYTES", 1 << 20)
+    config = replace(tiny.BASE, n_layers=1, vocab_size=40_000)
+    path = tiny.write_gguf(tmp_path / "big.gguf", config, tiny.random_weights(config))
+    with open_checkpoint(path) as checkpoint:
+        tensor = checkpoint.tensors["token_embd"]
+        runs = tensor.runs()
+        assert [0, *(last for _, last in runs)] == [*(first for first, _ in runs), tensor.n_rows]
+        assert all(first % 16 == 0 for first, _ in runs)
+        assert max(last - first for first, last in runs) * tensor.n_bytes / tensor.n_rows <= 1 << 20
+        assert 15 <= len(runs) == -(-tensor.n_rows // runs[0][1])
+        for n_threads in (1, 2, 9):
+            with ReadAhead(n_threads) as reader:
+                found = [(first, rows.copy()) for first, rows in reader.runs(tensor)]
+            assert [first for first, _ in found] == [first for first, _ in runs]
+            assert np.array_equal(np.concatenate([rows for _, rows in found]), tensor.rows())
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_a_transposed_matrix_by_rows(tmp_path: Path, dtype: str) -> None:
+    """Longer than what is read at once; rows 5 to 75 of the transpose, in another order."""
+    values = np.arange(9000 * 80).astype(dtype).reshape(9000, 80)
+    (tmp_path / "m").write_bytes(b"12345678" + values.tobytes())
+    file, size, order = ModelFile(tmp_path / "m"), values.itemsize, np.arange(70)[::-1]
+    for permuted, wanted in ((None, values.T[5:75]), (order, values.T[5:75][order])):
+        source = TransposedRows(file, "x", 8, values.shape, size, 5, 70, permuted)
+        tensor = Tensor("x", "x", "f32" if size == 4 else "f16", (70, 9000), source)
+        assert np.array_equal(tensor.rows().view(dtype), wanted)
+        assert np.array_equal(tensor.rows(3, 9).view(dtype), wanted[3:9])
+        assert tensor.runs() == [(0, 70)]
+
+
+def test_reading_needs_no_second_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    config = replace(tiny.BASE, n_layers=1, vocab_size=40_000)
+    path = tiny.write_gguf(tmp_path / "big.gguf", config, tiny.random_weights(config))
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with open_checkpoint(path) as checkpoint, ReadAhead(4) as reader:
+        tensor = checkpoint.tensors["token_embd"]
+        found = [rows.copy() for _, rows in reader.runs(tensor)]
+        assert np.array_equal(np.concatenate(found), tensor.rows())
+
+
+def test_rows_outlive_close_and_no_more_are_read(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(gguf_file(tmp_path))
     rows = checkpoint.tensors["output"].rows()
     before = rows.copy()
     checkpoint.close()
     checkpoint.close()
     assert np.array_equal(rows, before)
-    for use in (
-        checkpoint.tensors["output"].rows,
-        checkpoint.tensors["output"].release,
-        checkpoint.tokenizer,
-    ):
+    for use in (checkpoint.tensors["output"].rows, checkpoint.tokenizer):
         with pytest.raises(ClosedError, match="used after close"):
             use()
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_release_takes_pages_out_of_memory(tmp_path: Path) -> None:
-    config = replace(tiny.BASE, n_layers=1, vocab_size=40_000)
-    path = tiny.write_gguf(tmp_path / "big.gguf", config, tiny.random_weights(config))
-    with open_checkpoint(path) as checkpoint:
-        tensor = checkpoint.tensors["token_embd"]
-        start = resident_bytes()
-        total = int(tensor.rows().sum())
-        touched = resident_bytes()
-        tensor.release()
-        released = resident_bytes()
-        assert touched - start > tensor.n_bytes * 0.9
-        assert touched - released > tensor.n_bytes * 0.9
-        assert int(tensor.rows().sum()) == total
 
 
 # -- conversion at load ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.checkpoint.tensor import Scratch
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.recode import RECODED
 from raw_blocks import CONFIG, file_pair
@@ -69,6 +70,6 @@ def test_a_conversion_that_was_asked_for_comes_from_the_stored_values(tmp_path: 
     with open_checkpoint(f"{stored}@q8_0") as checkpoint, open_checkpoint(stored) as plain:
         assert not checkpoint.conversion_line()
         tensor = checkpoint.tensors["layers.0.w_up"]
-        raw = plain.tensors["layers.0.w_up"].source.inner.rows()  # type: ignore[attr-defined]
+        raw = plain.tensors["layers.0.w_up"].source.inner.rows(0, tensor.n_rows, Scratch())  # type: ignore[attr-defined]
         want = formats.quantize(formats.dequantize(raw, "iq2_s"), "q8_0")
         assert tensor.format == "q8_0" and np.array_equal(tensor.rows(), want)

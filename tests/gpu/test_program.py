@@ -169,7 +169,7 @@ def test_rows_reach_their_place_in_runs(
     weight = memory.weight("f32", 20, 64)
     values = RNG.standard_normal((20, 64)).astype(np.float32)
     raw = values.view(np.uint8)
-    raw.flags.writeable = False  # as in a mapped file
+    raw.flags.writeable = False  # as some arrays are
     memory.pack(raw[:7], weight, 0)
     memory.pack(raw[7:], weight, 7)
     memory.loaded()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.checkpoint.tensor import Tensor
+from pyroclast.checkpoint.tensor import Scratch, Tensor
 from pyroclast.errors import ModelFileError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.hyperparameters import Hyperparameters
@@ -144,15 +144,14 @@ class RandomVector:
     size: int
     seed: int
     mean: float
+    at_once = True
 
-    def rows(self) -> npt.NDArray[np.uint8]:
+    def rows(self, first: int, last: int, scratch: Scratch) -> npt.NDArray[np.uint8]:
         """The values' bytes, (1, 4 * size)."""
+        del scratch
         noise = np.random.default_rng(self.seed).standard_normal(self.size)
         values = (self.mean + 0.1 * noise).astype("<f4")
-        return values.view(np.uint8).reshape(1, -1)
-
-    def release(self) -> None:
-        """Nothing is held."""
+        return values.view(np.uint8).reshape(1, -1)[first:last]
 
 
 @dataclass(frozen=True)
@@ -163,24 +162,24 @@ class RandomRows:
     n_cols: int
     format_name: str
     seed: int
+    at_once = False
 
-    def rows(self) -> npt.NDArray[np.uint8]:
-        """The blocks, made again at each call: uint8 (n_rows, row_bytes)."""
+    def rows(self, first: int, last: int, scratch: Scratch) -> npt.NDArray[np.uint8]:
+        """The blocks, made again at each call: uint8 (last - first, row_bytes)."""
+        del scratch
         pattern = _pattern(self.format_name, self.n_cols)
         row_bytes = formats.row_bytes(self.n_cols, self.format_name)
-        out = np.empty(self.n_rows * row_bytes, dtype=np.uint8)
+        out = np.empty((last - first) * row_bytes, dtype=np.uint8)
         block_bytes = formats.FORMATS[self.format_name].block_bytes
         start = self.seed % (len(pattern) // block_bytes) * block_bytes
+        start = (start + first * row_bytes) % len(pattern)
         position = 0
         while position < len(out):
             part = pattern[start : start + len(out) - position]
             out[position : position + len(part)] = part
             position += len(part)
             start = 0
-        return out.reshape(self.n_rows, row_bytes)
-
-    def release(self) -> None:
-        """Nothing is held."""
+        return out.reshape(-1, row_bytes)
 
 
 @lru_cache(maxsize=4)

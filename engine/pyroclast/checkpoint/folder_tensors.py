@@ -8,8 +8,6 @@ import warnings
 from collections.abc import MutableMapping
 from dataclasses import replace
 
-import numpy as np
-
 from pyroclast.checkpoint.match import StoredTensor
 from pyroclast.families.family import Family
 from pyroclast.families.hf_names import table_names
@@ -24,7 +22,7 @@ def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
     """Every tensor of the text model by its name in family.hf_tensors."""
     stored = {
         info.name: StoredTensor(
-            info.name, info.shape, info.dtype, info.format, file.map, info.offset
+            info.name, info.shape, info.dtype, info.format, file.file, info.offset
         )
         for file in folder.files
         for info in file.tensors.values()
@@ -65,8 +63,9 @@ def _equal(a: StoredTensor, b: StoredTensor) -> bool:
         return True  # cut short, which only those who read no weights allow
     for start in range(0, total, max(n_bytes, 1) * _CHUNK_ROWS):
         size = min(n_bytes * _CHUNK_ROWS, total - start)
-        if not np.array_equal(
-            a.file.view(a.offset + start, size), b.file.view(b.offset + start, size)
-        ):
+        parts = (
+            each.file.read(each.offset + start, size, f"tensor {each.name!r}") for each in (a, b)
+        )
+        if next(parts) != next(parts):
             return False
     return True

@@ -7,6 +7,7 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,7 @@ class Checkpoint:
 
     hyperparameters is what the file itself says, of which its family made the config.  file_bytes
     is the size of all files that hold weights (of the weights themselves for a dummy);
-    missing_bytes are what was cut off of them.  Views from Tensor.rows() outlive close(); new ones
-    are refused.
+    missing_bytes are what was cut off of them.  After close() nothing more can be read.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Checkpoint:
         return conversion_line(self.tensors.values())
 
     def close(self) -> None:
-        """Unmap the files as soon as no view of them is left; harmless when repeated."""
+        """Close the files; harmless when repeated."""
         self._closed = True
         if self._files is not None:
             self._files.close()
@@ -171,7 +171,7 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
     with _opening(path, model):
         stored = {
             info.name: StoredTensor(
-                info.name, info.shape, info.format.upper(), info.format, file.map, info.offset
+                info.name, info.shape, info.format.upper(), info.format, file.file, info.offset
             )
             for file, info in model.tensors
         }
@@ -223,7 +223,7 @@ def _open_folder(path: Path, complete: bool) -> Checkpoint:
         tensors=tensors,
         path=str(path),
         name=path.resolve().name,
-        file_bytes=sum(file.map.size for file in folder.files),
+        file_bytes=sum(file.file.size for file in folder.files),
         make_tokenizer=make_tokenizer,
         files=folder,
         missing_bytes=folder.missing_bytes,
@@ -270,5 +270,5 @@ def _vector(tensor: StoredTensor) -> tuple[float, ...]:
             f"tensor {tensor.name!r}, which the config needs, was cut off: the file ends at "
             f"{tensor.file.size}"
         )
-    raw = tensor.file.view(tensor.offset, 4 * tensor.shape[0])
-    return tuple(raw.view("<f4").tolist())
+    raw = tensor.file.read(tensor.offset, 4 * tensor.shape[0], f"tensor {tensor.name!r}")
+    return struct.unpack(f"<{tensor.shape[0]}f", raw)

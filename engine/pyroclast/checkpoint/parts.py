@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.checkpoint.tensor import JoinedRows, MappedRows, RowSource, Tensor, TransposedRows
+from pyroclast.checkpoint.tensor import FileRows, JoinedRows, RowSource, Tensor, TransposedRows
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.family import Family
 from pyroclast.families.tensors import Shape, name_in_file, template_of
-from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights import formats
 
 
@@ -25,7 +25,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     type_name: str
     format: str | None
-    file: MappedFile
+    file: ModelFile
     offset: int
 
 
@@ -124,17 +124,31 @@ def _rows(
     if is_transposed:  # of a folder, whose formats have no blocks
         value_bytes = formats.row_bytes(1, format)
         return TransposedRows(
-            stored.file, stored.offset, stored.shape, value_bytes, part.first_row, n_rows, order
+            stored.file,
+            stored.name,
+            stored.offset,
+            stored.shape,
+            value_bytes,
+            part.first_row,
+            n_rows,
+            order,
         )
     if len(part.shape) > 1:
         row_bytes = formats.row_bytes(part.shape[-1], format)
         n_rows = math.prod(part.shape[:-1])
-        return MappedRows(
-            stored.file, stored.offset + part.first_row * row_bytes, n_rows, row_bytes, order
+        return FileRows(
+            stored.file,
+            stored.name,
+            stored.offset + part.first_row * row_bytes,
+            n_rows,
+            row_bytes,
+            order,
         )
     if order is None and part.n_rows == n_rows:
-        return MappedRows(stored.file, stored.offset, 1, formats.row_bytes(n_rows, format))
+        return FileRows(
+            stored.file, stored.name, stored.offset, 1, formats.row_bytes(n_rows, format)
+        )
     # A vector's "rows" are its values.
     value_bytes = formats.row_bytes(1, format)
     offset = stored.offset + part.first_row * value_bytes
-    return JoinedRows(MappedRows(stored.file, offset, n_rows, value_bytes, order))
+    return JoinedRows(FileRows(stored.file, stored.name, offset, n_rows, value_bytes, order))

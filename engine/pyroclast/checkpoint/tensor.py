@@ -10,22 +10,41 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights import PACKED_FORMATS, formats
 from pyroclast_kernels.weights.recode import RECODED, recode
 
 Bytes = npt.NDArray[np.uint8]
 
+# What is read at once: packing a run costs some 100 us beside its bytes, as its threads meet twice.
+_RUN_BYTES = 8 << 20
+_COLUMN_BYTES = 1 << 20  # of a matrix that is transposed: a block that stays in the cache
+_RUN_ROWS = 16  # a run is a multiple of the rows that packed weights interleave
+
+
+class Scratch:
+    """Memory for one read after the other: fresh memory costs as much as the read itself."""
+
+    def __init__(self) -> None:
+        self._memory: Bytes = np.empty(0, np.uint8)
+
+    def take(self, n_bytes: int) -> Bytes:
+        """n_bytes, in use until the next call."""
+        if n_bytes > len(self._memory):
+            self._memory = np.empty(n_bytes, np.uint8)
+        return self._memory[:n_bytes]
+
 
 class RowSource(Protocol):
-    """Where a tensor's rows come from; rows() is uint8 (n_rows, row_bytes)."""
+    """Where a tensor's rows come from."""
 
-    def rows(self) -> Bytes:
-        """Every row's bytes, in order."""
+    @property
+    def at_once(self) -> bool:
+        """Whether a part of the rows costs as much as all of them."""
         ...
 
-    def release(self) -> None:
-        """Let go of the memory behind rows() that can be had again."""
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        """Rows [first, last), uint8 (last - first, row_bytes); they may lie in scratch."""
         ...
 
 
@@ -46,88 +65,107 @@ class Tensor:
     stored_format: str | None = None
 
     @property
+    def n_rows(self) -> int:
+        """How many rows rows() has."""
+        return math.prod(self.shape[:-1])
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of all rows in this tensor's format."""
-        return math.prod(self.shape[:-1]) * formats.row_bytes(self.shape[-1], self.format)
+        return self.n_rows * formats.row_bytes(self.shape[-1], self.format)
 
-    def rows(self) -> Bytes:
-        """Raw bytes as on disk, uint8 (n_rows, row_bytes): a read-only view into the file
-        wherever no conversion or change of row order is needed.
-        """
-        return self.source.rows()
+    def rows(
+        self, first: int = 0, last: int | None = None, scratch: Scratch | None = None
+    ) -> Bytes:
+        """Raw bytes as on disk of rows [first, last), uint8 (last - first, row_bytes).  With
+        scratch they last until it is used again."""
+        last = self.n_rows if last is None else last
+        return self.source.rows(first, last, scratch or Scratch())
+
+    def runs(self) -> list[tuple[int, int]]:
+        """All rows, as ranges [first, last) that are read at once: about 8 MiB each."""
+        step = max(1, _RUN_BYTES * self.n_rows // self.n_bytes // _RUN_ROWS) * _RUN_ROWS
+        if self.source.at_once:
+            step = self.n_rows
+        return [(i, min(i + step, self.n_rows)) for i in range(0, self.n_rows, step)]
 
     def float32(self) -> npt.NDArray[np.float32]:
         """The dequantized values, float32 of `shape`."""
         return formats.dequantize(self.rows(), self.format).reshape(self.shape)
 
-    def release(self) -> None:
-        """Take the file's pages of this tensor out of resident memory (after packing)."""
-        self.source.release()
-
 
 @dataclass(frozen=True)
-class MappedRows:
-    """n_rows rows of row_bytes bytes that lie one after the other in a mapped file.
+class FileRows:
+    """n_rows rows of row_bytes bytes that lie one after the other in a file, where a tensor of
+    that name is.
 
     order, if any, rearranges them: row i of the result is row order[i] in the file.
     """
 
-    file: MappedFile
+    file: ModelFile
+    tensor: str
     offset: int
     n_rows: int
     row_bytes: int
     order: npt.NDArray[np.intp] | None = None
+    at_once = False
 
-    def rows(self) -> Bytes:
-        """Every row's bytes; a copy only if `order` asks for one."""
-        view = self.file.view(self.offset, self.n_rows * self.row_bytes)
-        rows = view.reshape(self.n_rows, self.row_bytes)
-        return rows if self.order is None else rows[self.order]
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        """The rows' bytes; with an order, of all file rows from the first to the last wanted."""
+        if self.order is None:
+            return self._read(first, last, scratch)
+        wanted = self.order[first:last]
+        low, high = int(wanted.min()), int(wanted.max()) + 1
+        return self._read(low, high, scratch)[wanted - low]
 
-    def release(self) -> None:
-        """Drop the resident pages; the next rows() reads them again."""
-        self.file.release(self.offset, self.n_rows * self.row_bytes)
+    def _read(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        out = scratch.take((last - first) * self.row_bytes)
+        offset = self.offset + first * self.row_bytes
+        self.file.read_into(out, offset, f"tensor {self.tensor!r}")
+        return out.reshape(-1, self.row_bytes)
 
 
 @dataclass(frozen=True)
 class TransposedRows:
-    """Rows [first_row, first_row + n_rows) of the transpose of a mapped matrix of that shape, whose
-    values have value_bytes bytes each.  order rearranges them as in MappedRows."""
+    """Rows [first_row, first_row + n_rows) of the transpose of a matrix of that shape in a file,
+    whose values have value_bytes bytes each.  order rearranges them as in FileRows."""
 
-    file: MappedFile
+    file: ModelFile
+    tensor: str
     offset: int
     shape: tuple[int, ...]
     value_bytes: int
     first_row: int
     n_rows: int
     order: npt.NDArray[np.intp] | None = None
+    at_once = True
 
-    def rows(self) -> Bytes:
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
         """The rows' bytes, gathered from the file's columns at each call."""
-        n_bytes = math.prod(self.shape) * self.value_bytes
-        values = self.file.view(self.offset, n_bytes).view(f"<u{self.value_bytes}")
-        columns = values.reshape(self.shape)[:, self.first_row : self.first_row + self.n_rows]
-        rows = np.ascontiguousarray(columns.T).view(np.uint8)
-        return rows if self.order is None else rows[self.order]
-
-    def release(self) -> None:
-        """Drop the resident pages of the whole matrix; the next rows() reads them again."""
-        self.file.release(self.offset, math.prod(self.shape) * self.value_bytes)
+        n_file_rows, n_file_cols = self.shape
+        dtype = f"<u{self.value_bytes}"
+        out = np.empty((self.n_rows, n_file_rows), dtype)
+        file_rows = FileRows(
+            self.file, self.tensor, self.offset, n_file_rows, n_file_cols * self.value_bytes
+        )
+        step = max(1, _COLUMN_BYTES // file_rows.row_bytes)
+        for i in range(0, n_file_rows, step):
+            values = file_rows.rows(i, min(i + step, n_file_rows), scratch).view(dtype)
+            out[:, i : i + step] = values[:, self.first_row : self.first_row + self.n_rows].T
+        rows = out.view(np.uint8)
+        return rows[first:last] if self.order is None else rows[self.order[first:last]]
 
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """Another source's rows joined into one: how a (n,) tensor in a row order is kept."""
+    """All rows of a source joined into one: how a (n,) tensor in a row order is kept."""
 
-    inner: RowSource
+    inner: FileRows
+    at_once = True
 
-    def rows(self) -> Bytes:
-        """All bytes of the inner source as one row."""
-        return self.inner.rows().reshape(1, -1)
-
-    def release(self) -> None:
-        """Release the inner source."""
-        self.inner.release()
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        """The one row, if first and last ask for it."""
+        return self.inner.rows(0, self.inner.n_rows, scratch).reshape(1, -1)[first:last]
 
 
 @dataclass(frozen=True)
@@ -138,9 +176,14 @@ class QuantizedRows:
     from_format: str
     to_format: str
 
-    def rows(self) -> Bytes:
+    @property
+    def at_once(self) -> bool:
+        """As the inner source."""
+        return self.inner.at_once
+
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
         """The converted rows, made again at each call."""
-        raw = self.inner.rows()
+        raw = self.inner.rows(first, last, scratch)
         n_rows, n_bytes = raw.shape
         layout = formats.FORMATS[self.from_format]
         n_cols = n_bytes // layout.block_bytes * layout.block_columns
@@ -152,10 +195,6 @@ class QuantizedRows:
             out[start : start + step] = formats.quantize(values, self.to_format)
         return out
 
-    def release(self) -> None:
-        """Release the inner source."""
-        self.inner.release()
-
 
 @dataclass(frozen=True)
 class RecodedRows:
@@ -164,13 +203,14 @@ class RecodedRows:
     inner: RowSource
     from_format: str
 
-    def rows(self) -> Bytes:
-        """The rows as `recode` lays them out."""
-        return recode(self.inner.rows(), self.from_format)
+    @property
+    def at_once(self) -> bool:
+        """As the inner source."""
+        return self.inner.at_once
 
-    def release(self) -> None:
-        """Release the inner source."""
-        self.inner.release()
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        """The rows as `recode` lays them out."""
+        return recode(self.inner.rows(first, last, scratch), self.from_format)
 
 
 def computable(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.files.gguf_metadata import MAX_NAME_BYTES, U32, U64, Cursor, Metadata, read_metadata
-from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights.formats import FORMATS
 
 _MAX_DIMENSIONS = 4
@@ -44,7 +44,7 @@ class GGUFTensorInfo:
 
 
 class GGUFFile:
-    """An open GGUF file: version, metadata, tensors by name, and its mapped bytes.
+    """An open GGUF file: version, metadata, and tensors by name.
 
     weights=False reads the metadata alone, and tensors is empty: the weights may be cut short.
     complete=False also takes a file that was cut short among its weights; missing_bytes are what
@@ -54,29 +54,28 @@ class GGUFFile:
         self, path: str | os.PathLike[str], *, weights: bool = True, complete: bool = True
     ) -> None:
         self.path = os.fspath(path)
-        self.map = MappedFile(self.path)
+        self.file = ModelFile(self.path)
         try:
-            cursor = Cursor(self.map)
+            cursor = Cursor(self.file)
             self.version, n_tensors, n_keys = _read_header(cursor)
             self.metadata: Metadata = read_metadata(cursor, n_keys)
             infos = _read_tensor_infos(cursor, n_tensors) if weights else []
             self.tensors = _place_tensors(cursor, infos, self.metadata.get("general.alignment", 32))
             ends = (tensor.offset + tensor.n_bytes for tensor in self.tensors.values())
-            self.missing_bytes = max(0, max(ends, default=0) - self.map.size)
+            self.missing_bytes = max(0, max(ends, default=0) - self.file.size)
             if complete and self.missing_bytes:
                 _refuse_cut(cursor, self.tensors)
         except BaseException:
-            self.map.close()
+            self.file.close()
             raise
 
     def close(self) -> None:
-        """Unmap the file, as MappedFile.close()."""
-        self.map.close()
+        """Close the file, as ModelFile.close()."""
+        self.file.close()
 
 
 def _read_header(cursor: Cursor) -> tuple[int, int, int]:
-    start = cursor.take(min(4, cursor.size), "magic")
-    magic = cursor.buffer[start : start + 4]
+    magic = cursor.raw(min(4, cursor.size), "magic")
     if magic != b"GGUF":
         raise cursor.error(f"not a GGUF file: it starts with {magic!r} where b'GGUF' is expected")
     version = cursor.unpack(U32, "version")

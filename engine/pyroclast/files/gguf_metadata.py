@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pyroclast.errors import ModelFileError
-from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.model_file import ModelFile
 
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALARS = {
@@ -24,17 +24,18 @@ _SCALARS = {
 }  # fmt: skip
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 MAX_NAME_BYTES = 65535  # the format's own limit
+_WINDOW_BYTES = 1 << 18  # what is read at once while stepping through the header
 _MAX_ARRAY_DEPTH = 4  # no published file nests arrays; the bound keeps recursion finite
 
 
 class Cursor:
     """A position in the file that only moves forward, and never past the end."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: ModelFile) -> None:
         self.file = file
-        self.buffer = file.buffer
         self.size = file.size
         self.position = 0
+        self._window, self._window_start = b"", 0
 
     def error(self, message: str) -> ModelFileError:
         """An error to raise, with the file's path in front."""
@@ -53,16 +54,32 @@ class Cursor:
 
     def unpack(self, layout: struct.Struct, what: str) -> Any:
         """The one value that layout describes."""
-        return layout.unpack_from(self.buffer, self.take(layout.size, what))[0]
+        start = self.take(layout.size, what)
+        return layout.unpack_from(*self.window(start, layout.size))[0]
+
+    def raw(self, n_bytes: int, what: str) -> bytes:
+        """The next n_bytes."""
+        window, index = self.window(self.take(n_bytes, what), n_bytes)
+        return window[index : index + n_bytes]
+
+    def window(self, start: int, n_bytes: int, n_ahead: int = _WINDOW_BYTES) -> tuple[bytes, int]:
+        """A piece of the file with the n_bytes from start on, which exist, and where in it they
+        are.  What is read from the file has n_ahead bytes at least, as far as there are so many."""
+        index = start - self._window_start
+        if index < 0 or index + n_bytes > len(self._window):
+            size = min(max(n_bytes, n_ahead), self.size - start)
+            self._window = self.file.read(start, size, "the header")
+            self._window_start, index = start, 0
+        return self._window, index
 
     def string(self, what: str, max_bytes: int | None = None) -> str:
         """A length and that many bytes of UTF-8."""
         length = self.unpack(U64, f"length of {what}")
         if max_bytes is not None and length > max_bytes:
             raise self.error(f"{what} claims {length} bytes; the format allows {max_bytes}")
-        start = self.take(length, what)
+        start = self.position
         try:
-            return self.buffer[start : start + length].decode("utf-8")
+            return self.raw(length, what).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.error(f"{what} at offset {start} is not valid UTF-8: {error}") from error
 
@@ -94,7 +111,7 @@ class Metadata(Mapping[str, Any]):
     def __init__(
         self,
         values: dict[str, Any],
-        file: MappedFile | None = None,
+        file: ModelFile | None = None,
         spans: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         self._values = values
@@ -105,7 +122,7 @@ class Metadata(Mapping[str, Any]):
         """The value as the file has it: its type's number, and its bytes."""
         assert self._file is not None, "a value that came from no file has no bytes"
         start, end = self._spans[key]
-        return self._file.buffer[start:end]
+        return self._file.read(start, end - start, repr(key))
 
     def __getitem__(self, key: str) -> Any:
         value = self._values[key]
@@ -189,19 +206,28 @@ def _walk_strings(cursor: Cursor, count: int, what: str) -> None:
 
     A false length moves the position past the end, where the next read fails.
     """
-    position, buffer, unpack = cursor.position, cursor.buffer, U64.unpack_from
-    try:
-        for _ in range(count):
-            position += 8 + unpack(buffer, position)[0]
-    except (struct.error, OverflowError):
-        position = cursor.size + 1
-    if position > cursor.size:
+    position, n_left, unpack = cursor.position, count, U64.unpack_from
+    n_ahead = _WINDOW_BYTES
+    while n_left and position <= cursor.size - 8:
+        window, start = cursor.window(position, 8, n_ahead)
+        index, n_done = start, 0
+        try:
+            for n_done in range(n_left):  # noqa: B007 - counts up to the exception
+                index += 8 + unpack(window, index)[0]
+            n_done = n_left
+        except (struct.error, OverflowError):  # the next string begins beyond this window
+            pass
+        position += index - start
+        n_left -= n_done
+        if n_done == 1:  # strings longer than a window: do not read what is stepped over
+            n_ahead = 8
+    if n_left or position > cursor.size:
         raise cursor.error(f"{what}: its strings run past the file's end at {cursor.size}")
     cursor.position = position
 
 
-def _decode_array(file: MappedFile, key: str, array: _Array) -> list[Any]:
-    data = file.buffer[array.start : array.end]
+def _decode_array(file: ModelFile, key: str, array: _Array) -> list[Any]:
+    data = file.read(array.start, array.end - array.start, repr(key))
     if array.item_type == _STRING:
         return _decode_strings(data, array.count, f"{file.path}: {key!r}")
     if array.item_type == _ARRAY:
@@ -223,4 +249,8 @@ def _decode_strings(data: bytes, count: int, what: str) -> list[str]:
             strings.append(data[start:position].decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{what}: item {len(strings)} is not valid UTF-8: {error}") from error
+    except (struct.error, OverflowError):
+        position = -1
+    if position != len(data):  # the lengths were right when the file was opened
+        raise ModelFileError(f"{what}: the file was changed while it was open; load it again")
     return strings

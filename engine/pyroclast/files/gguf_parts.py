@@ -40,7 +40,7 @@ class GGUFModel:
     @property
     def n_bytes(self) -> int:
         """The sizes of all files together."""
-        return sum(file.map.size for file in self.files)
+        return sum(file.file.size for file in self.files)
 
     @property
     def missing_bytes(self) -> int:
@@ -53,7 +53,7 @@ class GGUFModel:
         return [(file, info) for file in self.files for info in file.tensors.values()]
 
     def close(self) -> None:
-        """Unmap every file."""
+        """Close every file."""
         for file in self.files:
             file.close()
 

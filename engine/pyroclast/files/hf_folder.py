@@ -41,7 +41,7 @@ class HFFolder:
                 seen[name] = file.path
 
     def close(self) -> None:
-        """Unmap every file."""
+        """Close every file."""
         for file in self.files:
             file.close()
 

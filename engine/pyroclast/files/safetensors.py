@@ -1,4 +1,4 @@
-"""One safetensors file: its table of tensors, checked against the file, and its mapped bytes.
+"""One safetensors file: its table of tensors, checked against the file, and reading it.
 
 The `safetensors` package is not used for reading because its NumPy interface copies every tensor
 and does not support bfloat16.  The file is hostile input, as in `pyroclast.files.gguf`.
@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from pyroclast.errors import ModelFileError
-from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.model_file import ModelFile
 from pyroclast.files.small_file import parse_json
 
 # dtype -> bytes of one value; only those in _FORMAT_OF_DTYPE can be weights.
@@ -47,21 +47,21 @@ class SafetensorsFile:
 
     def __init__(self, path: str, *, complete: bool = True) -> None:
         self.path = path
-        self.map = MappedFile(path)
+        self.file = ModelFile(path)
         try:
-            header, data_start = _read_header(self.map)
-            self.tensors = _read_infos(self.map, header, data_start)
+            header, data_start = _read_header(self.file)
+            self.tensors = _read_infos(self.file, header, data_start)
             ends = (info.offset + info.n_bytes for info in self.tensors.values())
-            self.missing_bytes = max(0, max(ends, default=0) - self.map.size)
+            self.missing_bytes = max(0, max(ends, default=0) - self.file.size)
             if complete and self.missing_bytes:
-                _refuse_cut(self.map, self.tensors)
+                _refuse_cut(self.file, self.tensors)
         except BaseException:
-            self.map.close()
+            self.file.close()
             raise
 
     def close(self) -> None:
-        """Unmap the file, as MappedFile.close()."""
-        self.map.close()
+        """Close the file, as ModelFile.close()."""
+        self.file.close()
 
 
 def parse_json_object(text: bytes, what: str, *, unique_keys: bool = False) -> dict[str, Any]:
@@ -84,21 +84,21 @@ def parse_json_object(text: bytes, what: str, *, unique_keys: bool = False) -> d
     return value
 
 
-def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:
+def _read_header(file: ModelFile) -> tuple[dict[str, Any], int]:
     if file.size < 8:
         raise ModelFileError(f"{file.path}: {file.size} bytes are too few for a safetensors file")
-    length = int.from_bytes(file.buffer[:8], "little")
+    length = int.from_bytes(file.read(0, 8, "the header's length"), "little")
     if length > min(_MAX_HEADER_BYTES, file.size - 8):
         raise ModelFileError(
             f"{file.path}: the header claims {length} bytes; the file has {file.size} in all, and "
             f"the format allows {_MAX_HEADER_BYTES} (not a safetensors file, or one cut short?)"
         )
-    text = file.buffer[8 : 8 + length]
+    text = file.read(8, length, "the header")
     return parse_json_object(text, f"{file.path}: header", unique_keys=True), 8 + length
 
 
 def _read_infos(
-    file: MappedFile, header: dict[str, Any], data_start: int
+    file: ModelFile, header: dict[str, Any], data_start: int
 ) -> dict[str, SafetensorsInfo]:
     infos: dict[str, SafetensorsInfo] = {}
     for name, entry in header.items():
@@ -110,7 +110,7 @@ def _read_infos(
     return infos
 
 
-def _refuse_cut(file: MappedFile, infos: dict[str, SafetensorsInfo]) -> None:
+def _refuse_cut(file: ModelFile, infos: dict[str, SafetensorsInfo]) -> None:
     """Names the first tensor, in the header's order, that ends beyond the file."""
     for info in infos.values():
         end = info.offset + info.n_bytes
@@ -121,7 +121,7 @@ def _refuse_cut(file: MappedFile, infos: dict[str, SafetensorsInfo]) -> None:
             )
 
 
-def _read_info(file: MappedFile, name: str, entry: object, data_start: int) -> SafetensorsInfo:
+def _read_info(file: ModelFile, name: str, entry: object, data_start: int) -> SafetensorsInfo:
     what = f"{file.path}: tensor {name!r}"
     if not isinstance(entry, dict):
         raise ModelFileError(f"{what}: its entry must be an object, got {entry!r}")

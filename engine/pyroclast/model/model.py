@@ -77,7 +77,9 @@ class Model:
             plan.max_batch_tokens, plan.max_seqs, plan.max_blocks, plan.max_logits, self.memory
         )
         float32 = plan.compute == "float32"
-        self._weights = load_weights(checkpoint, self.memory, float32=float32, on_layer=on_layer)
+        self._weights = load_weights(
+            checkpoint, self.memory, float32=float32, n_threads=self.n_threads, on_layer=on_layer
+        )
         self.memory.loaded()
         self._decoder = Decoder(
             config,

@@ -1,7 +1,7 @@
 """From a checkpoint's tensors to weights laid out for the kernels, and what stands side by side.
 
 The layout is the memory's: packed for the CPU, DeviceWeight on the GPU.  Tensors are read one after
-the other, and a file's pages are let go as soon as they are laid out.
+the other, in runs of rows, so that only a few megabytes of a file are in memory beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint, Tensor
+from pyroclast.checkpoint.read_ahead import ReadAhead
+from pyroclast.checkpoint.tensor import converted
+from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, LayerSpec, NormSpec
 from pyroclast_kernels.memory import CountingMemory, Memory, Weight
 
@@ -80,9 +83,11 @@ class Packer:
     """Puts tensors into a memory; float32 mode dequantizes them first.  Where the memory only
     counts, nothing is read."""
 
-    def __init__(self, checkpoint: Checkpoint, memory: Memory, float32: bool) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, memory: Memory, float32: bool, reader: ReadAhead
+    ) -> None:
         self._tensors = checkpoint.tensors
-        self._memory, self._float32 = memory, float32
+        self._memory, self._float32, self._reader = memory, float32, reader
         self._reads = not isinstance(memory, CountingMemory)
 
     def vector(self, *names: str, offset: float = 0.0) -> Any:
@@ -127,13 +132,9 @@ class Packer:
         weight: Weight = self._memory.weight(self._format(tensors[0]), n_rows, n_cols)
         offset = 0
         for tensor in tensors if self._reads else ():
-            if self._float32 and tensor.format != "f32":
-                raw = tensor.float32().view(np.uint8)
-            else:
-                raw = tensor.rows()
-            self._memory.pack(raw, weight, offset)
-            del raw
-            tensor.release()
+            stored = converted(tensor, "f32") if self._float32 else tensor
+            for first, raw in self._reader.runs(stored):
+                self._memory.pack(raw, weight, offset + first)
             offset += tensor.shape[0]
         return weight
 
@@ -143,10 +144,16 @@ def load_weights(
     memory: Memory,
     *,
     float32: bool,
+    n_threads: int = 1,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Weights:
-    """Lays out every weight; on_layer(i) is called when layer i is done (a bar's tick)."""
-    packer, config = Packer(checkpoint, memory, float32), checkpoint.config
+    """Lays out every weight, read by up to n_threads threads; on_layer(i) is called when layer i
+    is done (a bar's tick)."""
+    with ReadAhead(n_threads) as reader:
+        return _load(Packer(checkpoint, memory, float32, reader), checkpoint.config, on_layer)
+
+
+def _load(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]) -> Weights:
 
     def matrix(name: str) -> Weight:
         return packer.products([name])[0].weight

@@ -43,7 +43,7 @@ def folder_source(path: Path) -> Source:
         vocabulary, notes = vocabulary_keys(path, h)
         keys |= vocabulary
         tensors = [
-            SourceTensor(name, each.shape, "f32", partial(_rows, each), lambda: None)
+            SourceTensor(name, each.shape, "f32", partial(_rows, each))
             for name, each in vectors.items()
         ]
         tensors += [_tensor(name, parts, config, found, family) for name, parts in groups]
@@ -55,8 +55,10 @@ def folder_source(path: Path) -> Source:
     return Source(metadata, tensors, checkpoint, tuple(notes))
 
 
-def _rows(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Bytes:
-    return values.view(np.uint8).reshape(1, -1)
+def _rows(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], first: int, last: int
+) -> Bytes:
+    return values.view(np.uint8).reshape(1, -1)[first:last]
 
 
 def _groups(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, list[Tensor]]]:
@@ -95,19 +97,35 @@ def _tensor(
     if norm is not None and norm_found is not None:
         added = norm.weight_offset - norm_found.weight_offset
 
-    def rows() -> Bytes:
-        each = [part.rows() for part in parts]
-        is_vector = len(first.shape) == 1
-        joined = each[0] if len(each) == 1 else np.concatenate(each, axis=1 if is_vector else 0)
+    def vector(begin: int, end: int) -> Bytes:
+        joined = np.concatenate([part.rows() for part in parts], axis=1)
+        if order is not None:  # a vector's rows are its values
+            joined = joined.reshape(len(order), -1)[order].reshape(1, -1)
+        return joined[begin:end]
+
+    def matrix(begin: int, end: int) -> Bytes:
         if order is None:
-            return joined
-        if is_vector:  # a vector's rows are its values
-            return joined.reshape(len(order), -1)[order].reshape(1, -1)
-        return joined[order]
+            return _stacked(parts, begin, end)
+        wanted = order[begin:end]
+        low = int(wanted.min())
+        return _stacked(parts, low, int(wanted.max()) + 1)[wanted - low]
 
-    def release() -> None:
-        for part in parts:
-            part.release()
+    return SourceTensor(
+        name,
+        (sum(part.shape[0] for part in parts), *first.shape[1:]),
+        first.format,
+        vector if len(first.shape) == 1 else matrix,
+        at_once=any(part.source.at_once for part in parts),
+        added=added,
+    )
 
-    n_rows = sum(part.shape[0] for part in parts)
-    return SourceTensor(name, (n_rows, *first.shape[1:]), first.format, rows, release, added)
+
+def _stacked(parts: list[Tensor], first: int, last: int) -> Bytes:
+    """Rows [first, last) of matrices one below the other."""
+    found, offset = [], 0
+    for part in parts:
+        begin, end = max(0, first - offset), min(part.n_rows, last - offset)
+        if begin < end:
+            found.append(part.rows(begin, end))
+        offset += part.n_rows
+    return found[0] if len(found) == 1 else np.concatenate(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,6 @@ def _write(
         file.write(start)
         for i, (tensor, format) in enumerate(zip(source.tensors, chosen, strict=True)):
             write_tensor(file, entries[i], _parts(tensor, format, pool))
-            tensor.release()
             on_tensor(i + 1)
         n_bytes = file.tell()
     notes = [*source.notes, *_losses(source, chosen)]
@@ -116,20 +116,24 @@ def _write(
 
 def _parts(tensor: SourceTensor, format: str, pool: ThreadPoolExecutor) -> Iterator[Bytes]:
     """The tensor's bytes in the new format; as they are where it is the old one."""
-    rows = tensor.rows()
+    read, n_rows = tensor.rows, math.prod(tensor.shape[:-1])
+    if tensor.at_once:
+        rows = tensor.rows(0, n_rows)
+        read = lambda first, last: rows[first:last]  # noqa: E731
     step = max(1, _PART_VALUES // tensor.shape[-1])
-    slices = (rows[start : start + step] for start in range(0, len(rows), step))
+    firsts = range(0, n_rows, step)
     if tensor.format == format and not tensor.added:
-        yield from (np.ascontiguousarray(part) for part in slices)
+        for first in firsts:
+            yield np.ascontiguousarray(read(first, min(first + step, n_rows)))
         return
 
-    def converted(part: Bytes) -> Bytes:
-        values = formats.dequantize(part, tensor.format)
+    def converted(first: int) -> Bytes:
+        values = formats.dequantize(read(first, min(first + step, n_rows)), tensor.format)
         if tensor.added:
             values += np.float32(tensor.added)
         return encode(values, format)
 
-    yield from pool.map(converted, slices)
+    yield from pool.map(converted, firsts)
 
 
 def _counts(entries: list[TensorEntry], chosen: list[str]) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pyroclast.checkpoint.convert.mixes import Place
 from pyroclast.checkpoint.open import Closable
+from pyroclast.checkpoint.tensor import FileRows, Scratch
 from pyroclast.files.gguf import GGUFFile, GGUFTensorInfo
 from pyroclast.files.gguf_parts import GGUFModel
 from pyroclast_kernels.weights import formats
@@ -26,14 +27,15 @@ _REWRITTEN = ("general.file_type", "general.quantization_version", "general.alig
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor under its name in GGUF files.  rows() reads uint8 (n_rows, row_bytes) of `format`;
-    `added` is added to its values, a vector's."""
+    """A tensor under its name in GGUF files.  rows(first, last) reads uint8 (last - first,
+    row_bytes) of `format`; at_once: a part of them costs as much as all.  `added` is added to its
+    values, a vector's."""
 
     name: str
     shape: tuple[int, ...]
     format: str
-    rows: Callable[[], Bytes] = field(repr=False, compare=False)
-    release: Callable[[], None] = field(repr=False, compare=False)
+    rows: Callable[[int, int], Bytes] = field(repr=False, compare=False)
+    at_once: bool = False
     added: float = 0.0
 
 
@@ -79,10 +81,10 @@ def gguf_source(path: Path) -> Source:
 
 def _gguf_tensor(file: GGUFFile, info: GGUFTensorInfo) -> SourceTensor:
     row_bytes = formats.row_bytes(info.shape[-1], info.format)
+    source = FileRows(file.file, info.name, info.offset, info.n_bytes // row_bytes, row_bytes)
     return SourceTensor(
         info.name,
         info.shape,
         info.format,
-        lambda: file.map.view(info.offset, info.n_bytes).reshape(-1, row_bytes),
-        lambda: file.map.release(info.offset, info.n_bytes),
+        lambda first, last: source.rows(first, last, Scratch()),
     )

@@ -136,7 +136,6 @@ def _write_weights(path: Path, checkpoint: Checkpoint, config: Hyperparameters) 
         for tensor in checkpoint.tensors.values():
             values = tensor.float32()
             file.write(values.astype("<f2" if len(tensor.shape) == 2 else "<f4").tobytes())
-            tensor.release()
 
 
 def _hf_name(name: str, names: Any) -> str:

@@ -1,0 +1,82 @@
+"""A model file that is read piece by piece, each piece checked against the file as it was opened.
+
+It is not mapped into memory: if another process cuts a mapped file, or its disk fails, the next
+access ends this process with SIGBUS.  A read gives an error instead.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from typing import Any
+
+from pyroclast.errors import ClosedError, ModelFileError
+
+_RETRY = "load it again when no other program writes it"
+
+
+class ModelFile:
+    """One regular, non-empty file, open for reading at any offset.
+
+    A read either gives bytes of the file as it was opened or raises a ModelFileError: a change of
+    its size or of its time of modification counts as another file.  A file that is replaced by
+    renaming another stays readable as it was.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path, self.size = os.fspath(path), 0
+        try:
+            # O_NONBLOCK: opening a FIFO would wait for its writer.
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            raise ModelFileError(f"{self.path}: cannot be read: {error}") from error
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+        status = os.fstat(descriptor)
+        self._modified_ns = status.st_mtime_ns
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise ModelFileError(f"{self.path}: not a regular file")
+        self.size = status.st_size
+        if self.size == 0:
+            self.close()
+            raise ModelFileError(f"{self.path}: the file is empty")
+
+    def read(self, offset: int, n_bytes: int, what: str) -> bytes:
+        """n_bytes from offset on; `what` they are stands in the error."""
+        content = bytearray(n_bytes)
+        self.read_into(content, offset, what)
+        return bytes(content)
+
+    def read_into(self, out: Any, offset: int, what: str) -> None:
+        """Fills a writable buffer with the bytes from offset on."""
+        rest = memoryview(out).cast("B")
+        wanted, start = len(rest), offset
+        assert 0 <= offset <= self.size - wanted
+        if not self._close.alive:
+            raise ClosedError(f"{self.path}: used after close()")
+        try:
+            while len(rest):
+                n_bytes = os.preadv(self._descriptor, [rest], start)
+                if n_bytes == 0:
+                    break
+                rest, start = rest[n_bytes:], start + n_bytes
+            status = os.fstat(self._descriptor)
+        except OSError as error:
+            raise ModelFileError(f"{self.path}: {what} cannot be read: {error}") from error
+        if len(rest):
+            raise ModelFileError(
+                f"{self.path}: {what} needs {wanted} bytes at offset {offset}, but {start - offset}"
+                f" could be read: the file had {self.size} bytes when it was opened and has "
+                f"{status.st_size} now; {_RETRY}"
+            )
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
+            raise ModelFileError(
+                f"{self.path}: the file was changed while it was open (read until {what}; "
+                f"{self.size} bytes then, {status.st_size} now); {_RETRY}"
+            )
+
+    def close(self) -> None:
+        """Closes the file; harmless when repeated."""
+        self._close()
