@@ -22,6 +22,8 @@ _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
 # without end, because they may never stop.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,20}"}
+# No \u: with it a name that no keyword lists could spell one that a keyword does.
+_ALWAYS: Any = {"json_allowed_escapes": '"\\bfnrt'}
 
 
 class GrammarCompiler:
@@ -75,6 +77,10 @@ class GrammarCompiler:
             raise _refused(kind, str(error)) from None
         if matcher.is_error():
             raise _refused(kind, matcher.get_error())
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
+            raise _refused(kind, f"no text fulfils it ({first.get_error()})")
         return matcher
 
     def _for_llguidance(self) -> LLTokenizer:
@@ -176,10 +182,10 @@ def _source(kind: str, content: Any) -> str:
     from llguidance import LLMatcher, grammar_from
 
     if kind == "json_object":
-        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, _ALWAYS)
     if kind == "json":
         own = '"x-guidance"' in content  # llguidance's options, which the schema itself may bring
-        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS, _ALWAYS)
     if kind == "choice":
         return grammar_from("choice", json.dumps(content))
     if kind == "regex":
@@ -188,6 +194,8 @@ def _source(kind: str, content: Any) -> str:
 
 
 def _refused(kind: str, reason: str) -> SamplingError:
+    if "coerce_one_of" in reason:  # llguidance offers an option that holds less than the schema
+        reason = "oneOf is not supported where two of its schemas may hold for one text; use anyOf"
     return SamplingError(f"structured[{kind!r}] cannot be compiled: {_clipped(reason)}")
 
 

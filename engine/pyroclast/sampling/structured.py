@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.schema import check_enforced
 
 MAX_CHARS = 1 << 19  # of a schema or grammar; the largest public schemas have a tenth of it
 MAX_CHOICES = 4096
@@ -48,8 +49,9 @@ def _schema(name: str, value: Any) -> str:
             f"{type(value).__name__}"
         )
     _check_depth(name, value)
+    check_enforced(name, value)
     try:
-        return _text(name, json.dumps(value, ensure_ascii=False))
+        return _text(name, json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SamplingError(f"{name} is no JSON schema: {error}") from None
 
