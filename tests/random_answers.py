@@ -5,7 +5,7 @@ The logits depend on the tokens before, and so on the prompt, which stands for a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,24 @@ def demo_llm() -> LLM:
         chance = np.random.default_rng(list(history))
         return chance.random(n, np.float32) * 8 + wishes
 
+    return _behind(tokenizer, logits)
+
+
+def scripted_llm(tokenizer: Tokenizer, n_prompt: int, text: str) -> LLM:
+    """The demo model's tokenizer before a model that writes `text`, where it may, after a prompt of
+    n_prompt tokens."""
+    script = tokenizer.encode(text, add_special_tokens=False)
+
+    def logits(history: Sequence[int]) -> np.ndarray:
+        found = np.random.default_rng(list(history)).random(tokenizer.vocab_size, np.float32)
+        i = len(history) - n_prompt
+        found[script[i] if i < len(script) else min(tokenizer.eos_token_ids)] = 50
+        return found
+
+    return _behind(tokenizer, logits)
+
+
+def _behind(tokenizer: Tokenizer, logits: Callable[[Sequence[int]], np.ndarray]) -> LLM:
     model = FakeModel(logits, n_blocks=1024, max_seq_len=512, max_batch_tokens=64)
-    model.logits = np.zeros((model.max_logits, n), np.float32)
+    model.logits = np.zeros((model.max_logits, tokenizer.vocab_size), np.float32)
     return assemble(model, tokenizer, "fake")

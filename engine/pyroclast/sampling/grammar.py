@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.after import after_reasoning
+from pyroclast.sampling.structured import AFTER
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -65,11 +67,11 @@ class GrammarCompiler:
     def _compile(self, structured: Mapping[str, Any]) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
-        [(kind, content)] = structured.items()
+        [(kind, content)] = [pair for pair in structured.items() if pair[0] != AFTER]
         try:
             matcher = LLMatcher(
                 self._for_llguidance(),
-                _source(kind, content),
+                self._source(kind, content, structured.get(AFTER)),
                 log_level=0,
                 limits=LLParserLimits(verbose_errors=False),
             )
@@ -82,6 +84,12 @@ class GrammarCompiler:
         if first.is_error():
             raise _refused(kind, f"no text fulfils it ({first.get_error()})")
         return matcher
+
+    def _source(self, kind: str, content: Any, after: Sequence[str] | None) -> str:
+        source = _source(kind, content)
+        if after is None:
+            return source
+        return after_reasoning(source, after, self._vocabulary.control)
 
     def _for_llguidance(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it: made once, a second for 100,000 tokens."""
@@ -153,6 +161,7 @@ class _Vocabulary:
         self.special_token_ids = list(special_ids)
         self._encode = encode
         special = set(special_ids)
+        self.control = {self.tokens[i].decode(errors="replace"): i for i in special_ids}
         self._ids = {b: i for i, b in enumerate(self.tokens) if b and i not in special}
         self._longest = max(map(len, self._ids), default=1)
 
