@@ -12,6 +12,7 @@ import pytest
 from demo import demo_path
 from pyroclast import LLM, SamplingParams
 from pyroclast.errors import SamplingError
+from random_answers import scripted_llm
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -116,3 +117,17 @@ def test_nothing_left_is_an_error_of_that_call_alone(llm: LLM) -> None:
 def test_a_grammar_that_cannot_be_compiled_queues_nothing(llm: LLM) -> None:
     with pytest.raises(SamplingError, match="cannot be compiled"):
         llm.generate(["a", "b"], [params(), params(structured={"regex": "("})])
+
+
+@pytest.mark.parametrize("jumps", [True, False])
+def test_reasoning_comes_first_and_is_free(llm: LLM, jumps: bool) -> None:
+    thought = 'Well, {"city" and so on.'
+    wanted = '{"city":"Rome","temperature_in_degrees":"cold","days":[true]}'
+    prompt = llm.tokenizer.encode("Think: ")
+    text = f"{thought}</think>\n{wanted} Done."
+    with scripted_llm(llm.tokenizer, len(prompt), text) as scripted:
+        structured = {"json": SCHEMA, "after": "</think>"}
+        given = params(structured=structured, temperature=0, logprobs=None if jumps else 0)
+        [answer] = scripted.generate([prompt], given)
+    assert answer.text == f"{thought}</think>\n{wanted}"
+    assert answer.finish_reason == "stop"

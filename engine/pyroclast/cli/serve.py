@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pyroclast.async_llm import AsyncLLM
+    from pyroclast.server.limits import Limits
 
 _SWITCH_S = 5e-4
 _EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
@@ -33,6 +34,9 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     add("--api-key-file", metavar="F", help="one key a line; also PYROCLAST_API_KEY")
     add("--cors-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
     add("--max-queued-requests", type=int, default=1024, metavar="K", help="more are refused: 429")
+    add("--max-connections", type=int, default=4096, metavar="N", help="more are refused: 503")
+    add("--request-timeout", type=float, default=30.0, metavar="S", help="for headers, and a body")
+    add("--keep-alive", type=int, default=75, metavar="S", help="an idle connection stays open")
     add("--shutdown-timeout", type=float, default=30.0, metavar="S", help="for what still runs")
     add("--answer-parser", metavar="NAME", help="how tool calls and reasoning are read")
     add("--threads", "-t", type=int, metavar="N", help="default: all cores")
@@ -56,7 +60,6 @@ def serve(args: Namespace) -> None:
         fail(f"{_EXTRA} ({error})", code=1)
     from pyroclast.server.app import App, create_app
     from pyroclast.server.auth import read_keys
-    from pyroclast.server.limits import Limits
     from pyroclast.server.run import listen, make_server
 
     # The thread that runs the steps must not wait long for one that writes to clients.
@@ -68,7 +71,7 @@ def serve(args: Namespace) -> None:
     bound = listen(args.host, args.port)  # first: a port in use is told before models load
     llms = _load(args)
     try:
-        limits = Limits()
+        limits = _limits(args)
         options = {"api_keys": keys, "cors_origins": args.cors_origin, "limits": limits}
         application = create_app(llms, parser=args.answer_parser, **options)
         app = application if isinstance(application, App) else application.app  # type: ignore[attr-defined]
@@ -82,6 +85,17 @@ def serve(args: Namespace) -> None:
         for each in llms.values():
             each.llm.close()
         bound.close()
+
+
+def _limits(args: Namespace) -> Limits:
+    from pyroclast.server.limits import Limits
+
+    return Limits(
+        max_connections=args.max_connections,
+        header_timeout_s=args.request_timeout,
+        body_timeout_s=args.request_timeout,
+        keep_alive_s=args.keep_alive,
+    )
 
 
 def _load(args: Namespace) -> dict[str, AsyncLLM]:

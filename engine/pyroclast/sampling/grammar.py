@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.after import after_reasoning
+from pyroclast.sampling.structured import AFTER
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -22,6 +24,8 @@ _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
 # without end, because they may never stop.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,20}"}
+# No \u: with it a name that no keyword lists could spell one that a keyword does.
+_ALWAYS: Any = {"json_allowed_escapes": '"\\bfnrt'}
 
 
 class GrammarCompiler:
@@ -63,11 +67,11 @@ class GrammarCompiler:
     def _compile(self, structured: Mapping[str, Any]) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
-        [(kind, content)] = structured.items()
+        [(kind, content)] = [pair for pair in structured.items() if pair[0] != AFTER]
         try:
             matcher = LLMatcher(
                 self._for_llguidance(),
-                _source(kind, content),
+                self._source(kind, content, structured.get(AFTER)),
                 log_level=0,
                 limits=LLParserLimits(verbose_errors=False),
             )
@@ -75,7 +79,17 @@ class GrammarCompiler:
             raise _refused(kind, str(error)) from None
         if matcher.is_error():
             raise _refused(kind, matcher.get_error())
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
+            raise _refused(kind, f"no text fulfils it ({first.get_error()})")
         return matcher
+
+    def _source(self, kind: str, content: Any, after: Sequence[str] | None) -> str:
+        source = _source(kind, content)
+        if after is None:
+            return source
+        return after_reasoning(source, after, self._vocabulary.control)
 
     def _for_llguidance(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it: made once, a second for 100,000 tokens."""
@@ -147,6 +161,7 @@ class _Vocabulary:
         self.special_token_ids = list(special_ids)
         self._encode = encode
         special = set(special_ids)
+        self.control = {self.tokens[i].decode(errors="replace"): i for i in special_ids}
         self._ids = {b: i for i, b in enumerate(self.tokens) if b and i not in special}
         self._longest = max(map(len, self._ids), default=1)
 
@@ -176,10 +191,10 @@ def _source(kind: str, content: Any) -> str:
     from llguidance import LLMatcher, grammar_from
 
     if kind == "json_object":
-        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, _ALWAYS)
     if kind == "json":
         own = '"x-guidance"' in content  # llguidance's options, which the schema itself may bring
-        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS, _ALWAYS)
     if kind == "choice":
         return grammar_from("choice", json.dumps(content))
     if kind == "regex":
@@ -188,6 +203,8 @@ def _source(kind: str, content: Any) -> str:
 
 
 def _refused(kind: str, reason: str) -> SamplingError:
+    if "coerce_one_of" in reason:  # llguidance offers an option that holds less than the schema
+        reason = "oneOf is not supported where two of its schemas may hold for one text; use anyOf"
     return SamplingError(f"structured[{kind!r}] cannot be compiled: {_clipped(reason)}")
 
 

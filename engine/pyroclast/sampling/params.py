@@ -56,7 +56,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     allowed_token_ids: tuple[int, ...] | None = None  # None: all
     logits_processors: tuple[LogitsProcessor, ...] = ()
-    # One of json (a schema), json_object (True), regex, choice (texts), grammar (Lark or GBNF).
+    # One of json (a schema), json_object (True), regex, choice (texts), grammar (Lark or GBNF);
+    # with after: the marks of the reasoning that comes first.
     structured: Mapping[str, Any] | None = None
     skip_special_tokens: bool = True  # False: the text shows the names of control tokens
     cache_salt: str | None = None  # requests with other salts share no cached blocks with it

@@ -1,7 +1,8 @@
 """`SamplingParams.structured`: what a text must look like, checked as far as no model is needed.
 
 One of {"json": schema}, {"json_object": True}, {"regex": text}, {"choice": [texts]} and
-{"grammar": text}, Lark or GBNF.  `grammar` compiles it.
+{"grammar": text}, Lark or GBNF.  With "after" beside it, it holds what follows the reasoning: see
+the module of that name.  `grammar` compiles it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,32 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.after import check_after
+from pyroclast.sampling.schema import check_enforced
 
 MAX_CHARS = 1 << 19  # of a schema or grammar; the largest public schemas have a tenth of it
 MAX_CHOICES = 4096
 MAX_DEPTH = 64  # of a schema: objects and lists in one another
+AFTER = "after"
 KINDS = ("json", "json_object", "regex", "choice", "grammar")
 
 
 def check_structured(name: str, value: Any) -> dict[str, Any] | None:
-    """{kind: what it takes}, a JSON schema as text.  SamplingError for anything else."""
+    """{kind: what it takes}, a JSON schema as text, and "after".  SamplingError for anything
+    else."""
     if value is None:
         return None
     allowed = f"None or a mapping with one of the keys {', '.join(KINDS)}"
     if not isinstance(value, Mapping):
         raise SamplingError(f"{name} must be {allowed}, got {type(value).__name__}")
     given = {kind: each for kind, each in value.items() if each is not None}
+    after = given.pop(AFTER, None)
     if len(given) != 1 or next(iter(given)) not in KINDS:
         found = ", ".join(sorted(str(kind)[:40] for kind in given)) or "none"
         raise SamplingError(f"{name} must be {allowed}, got the keys: {found}")
     kind, content = next(iter(given.items()))
-    return {kind: _CHECKS[kind](f"{name}[{kind!r}]", content)}
+    checked = {kind: _CHECKS[kind](f"{name}[{kind!r}]", content)}
+    return checked if after is None else checked | {AFTER: check_after(f"{name}[{AFTER!r}]", after)}
 
 
 def _schema(name: str, value: Any) -> str:
@@ -48,8 +55,9 @@ def _schema(name: str, value: Any) -> str:
             f"{type(value).__name__}"
         )
     _check_depth(name, value)
+    check_enforced(name, value)
     try:
-        return _text(name, json.dumps(value, ensure_ascii=False))
+        return _text(name, json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise SamplingError(f"{name} is no JSON schema: {error}") from None
 

@@ -113,7 +113,8 @@ class Chat:
             body,
             max_tokens=served.max_tokens(asked, n_prompt, "messages"),
             logprobs=logprobs,
-            structured=self._forced_structure(),
+            structured=self._forced_structure()
+            or served.after_reasoning(structure(body), self._prompt_ids),
             skip_special_tokens=False,
         )
         self.generation = await self._exchange.generate(served, [self._prompt_ids], [self._params])

@@ -11,12 +11,14 @@ from pyroclast.server.sse import Receive
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Each bounds one thing that a request can bring; exceeding it is 400, 408, 413 or 429."""
+    """Each bounds one thing that a client can bring; exceeding it is 400, 408, 413, 429 or 503."""
 
     max_body_bytes: int = 16 << 20
     max_header_bytes: int = 32 << 10
-    body_timeout_s: float = 30.0
-    keep_alive_s: int = 75
+    max_connections: int = 4096
+    header_timeout_s: float = 30.0  # from the connection, or from their first byte
+    body_timeout_s: float = 30.0  # from the end of the headers
+    keep_alive_s: int = 75  # between a reply and the next request
 
 
 async def read_body(receive: Receive, limits: Limits, declared: str | None) -> bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from pyroclast.errors import RequestError
+from pyroclast.server.connections import bounded_protocol
 from pyroclast.server.limits import Limits
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def make_server(
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=limits.max_header_bytes,
-        http="h11",
+        http=bounded_protocol(limits),
         ws="none",
     )
     return Server(config, app, shutdown_timeout_s)

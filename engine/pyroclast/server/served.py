@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TemplateError
 from pyroclast.server.errors import HttpError, overflow
-from pyroclast.text.answers.choose import parser_for, parser_name
+from pyroclast.text.answers.choose import parser_for, parser_name, reasoning_marks
 from pyroclast.text.answers.parser import AnswerParser
 
 if TYPE_CHECKING:
@@ -79,8 +79,18 @@ class Served:
         self, prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
     ) -> AnswerParser:
         """A fresh parser for one answer to this prompt."""
-        tail = self.tokenizer.decode(prompt_ids[-_N_TAIL:], skip_special_tokens=False)
-        return parser_for(self.parser, tools=tools, prompt=tail)
+        return parser_for(self.parser, tools=tools, prompt=self._tail(prompt_ids))
+
+    def after_reasoning(
+        self, structured: dict[str, Any] | None, prompt_ids: Sequence[int]
+    ) -> dict[str, Any] | None:
+        """The same for an answer that may begin with reasoning, which is left free."""
+        tail, template = self._tail(prompt_ids), self.tokenizer.chat_template
+        marks = reasoning_marks(self.parser, template, tail)
+        return structured if structured is None or marks is None else structured | {"after": marks}
+
+    def _tail(self, prompt_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(prompt_ids[-_N_TAIL:], skip_special_tokens=False)
 
 
 class ServedModels:

@@ -70,6 +70,23 @@ def parser_name(template: str | None, override: str | None = None) -> str:
     return "plain"
 
 
+def reasoning_marks(name: str, template: str | None, prompt: str) -> tuple[str, ...] | None:
+    """What stands around the reasoning that may come before an answer to this prompt: the mark that
+    ends it, where the prompt begins it; else (begin, end) or (begin, end, lead), where lead comes
+    before the answer.  None if the model does not reason, or the prompt has ended it."""
+    kind = PARSERS[name]
+    think: tuple[str, str] | None = getattr(kind, "think", None)
+    if think is not None and not (template and think[1].strip() in template):
+        think = None  # the parser knows reasoning, this model does not
+    marks = kind.marks or think
+    if marks is None:
+        return None
+    begin, end, *_ = (mark.strip() for mark in marks)
+    if prompt.rstrip().endswith(end):
+        return None
+    return (marks[1],) if prompt.rstrip().endswith(begin) else tuple(marks)
+
+
 def parser_for(
     name: str, *, tools: Sequence[Mapping[str, Any]] = (), prompt: str = ""
 ) -> AnswerParser:

@@ -18,6 +18,11 @@ class HarmonyParser(AnswerParser):
 
     The prompt ends with <|start|>assistant, so that an answer begins inside a header."""
 
+    marks = (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant",
+        "<|channel|>final<|message|>",
+    )
     _said = False  # whether the message that is being read said anything
 
     def _content(self, final: bool) -> bool:

@@ -21,6 +21,7 @@ class AnswerParser:
     in_reasoning: the prompt ends inside the model's reasoning."""
 
     id_length = 24
+    marks: tuple[str, ...] | None = None  # around the reasoning, where `think` does not say it
 
     def __init__(
         self, tools: Sequence[Mapping[str, Any]] = (), *, in_reasoning: bool = False

@@ -1,0 +1,110 @@
+"""response_format for models that reason first: the reasoning is free, the answer is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from demo import demo_path
+from pyroclast import AsyncLLM
+from pyroclast.server.served import Served
+from pyroclast.text.answers.choose import reasoning_marks
+from pyroclast.text.tokenizer import Tokenizer
+from random_answers import scripted_llm
+from server_at import HELLO, WEATHER, serving
+
+FORMAT = {"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER}}
+THINK = ("<think>", "</think>")
+THOUGHT = "It is {sunny} somewhere."
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    """The demo model's, as if its template knew reasoning."""
+    found = Tokenizer.from_gguf(demo_path())
+    found.chat_template = f"{found.chat_template}{{# <think></think> #}}"
+    return found
+
+
+@pytest.fixture
+def url(tokenizer: Tokenizer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server whose model writes the test's parameter."""
+    n_prompt = len(tokenizer.encode_chat(HELLO))
+    llm = scripted_llm(tokenizer, n_prompt, request.param)
+    with serving({"demo": AsyncLLM.of(llm)}) as running:
+        yield running.url
+
+
+def ask(url: str, **more: Any) -> dict[str, Any]:
+    body = {"messages": HELLO, "max_tokens": 120, "temperature": 0} | more
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    choice: dict[str, Any] = answer.json()["choices"][0]
+    return choice
+
+
+@pytest.mark.parametrize(
+    "url", [f'<think>{THOUGHT}</think>\n\n{{"city":"Rome"}} Done.'], indirect=True
+)
+def test_the_format_holds_what_follows_the_reasoning(url: str) -> None:
+    choice = ask(url, response_format=FORMAT)
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["reasoning"] == THOUGHT
+    assert choice["message"]["content"] == '{"city":"Rome"}'
+
+
+@pytest.mark.parametrize("url", ['{"city":"Paris"} Done.'], indirect=True)
+def test_a_model_need_not_reason(url: str) -> None:
+    choice = ask(url, response_format=FORMAT)
+    assert choice["message"]["content"] == '{"city":"Paris"}'
+    assert "reasoning" not in choice["message"]
+
+
+@pytest.mark.parametrize("url", [f"<think>{THOUGHT}"], indirect=True)
+def test_the_text_may_not_end_in_the_reasoning(url: str) -> None:
+    """The model wants to end: it may not, and so runs to the limit."""
+    choice = ask(url, response_format=FORMAT)
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["reasoning"].startswith(THOUGHT)
+    assert ask(url)["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("parser", "template", "prompt", "marks"),
+    [
+        ("hermes", "a <think> b </think>", "assistant\n", THINK),
+        ("hermes", "a <think> b </think>", "assistant\n<think>\n", ("</think>",)),
+        ("hermes", "a <think> b </think>", "<think>\n\n</think>\n\n", None),
+        ("hermes", "no reasoning", "assistant\n", None),
+        ("hermes", None, "assistant\n", None),
+        ("phi", "a </think>", "assistant\n", None),
+        ("mistral", "[THINK][/THINK]", "[/INST]", ("[THINK]", "[/THINK]")),
+        (
+            "harmony",
+            "<|channel|>",
+            "<|start|>assistant",
+            (
+                "<|channel|>analysis<|message|>",
+                "<|end|><|start|>assistant",
+                "<|channel|>final<|message|>",
+            ),
+        ),
+    ],
+)
+def test_the_marks_come_from_parser_template_and_prompt(
+    parser: str, template: str | None, prompt: str, marks: tuple[str, ...] | None
+) -> None:
+    assert reasoning_marks(parser, template, prompt) == marks
+
+
+def test_a_prompt_that_opens_the_reasoning_is_read_in_it(tokenizer: Tokenizer) -> None:
+    served = Served("demo", AsyncLLM.of(scripted_llm(tokenizer, 1, "")))
+    prompt = tokenizer.encode("assistant\n<think>\n", add_special_tokens=False)
+    form = {"json": WEATHER}
+    assert served.after_reasoning(form, prompt) == form | {"after": ("</think>",)}
+    assert served.after_reasoning(None, prompt) is None
+    plain = tokenizer.encode("assistant\n", add_special_tokens=False)
+    assert served.after_reasoning(form, plain) == form | {"after": THINK}
