@@ -36,7 +36,6 @@ def main(url: str, model: str) -> None:
         assert isinstance(city, City), (mode, city)
         partial = list(client.chat.completions.create_partial(**asked))
         assert partial[-1].model_dump() == city.model_dump(), (mode, partial[-1], city)
-        print(mode, city)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import os
 import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # instead of fetching it
-import litellm  # noqa: E402
-from litellm.exceptions import ContextWindowExceededError  # noqa: E402
+import litellm
+from litellm.exceptions import ContextWindowExceededError
 
 WEATHER = {
     "type": "function",
@@ -42,7 +42,6 @@ def main(url: str, model: str) -> None:
         check_chat(asked)
         check_tools(asked)
         check_overflow(asked)
-        print(provider, "ok")
     texts = litellm.text_completion(
         model=f"text-completion-openai/{model}",
         api_base=f"{url}/v1",
