@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct, ValidationError, convert
 
-from pyroclast.server.errors import HttpError
+from pyroclast.server.errors import HttpError, unreadable
 from pyroclast.server.messages_in import ChatMessage, FunctionCall, ToolCallIn
 
 # Claude Code puts a line of this name at the head of its system prompt, with a number that changes
@@ -100,7 +100,7 @@ def _text(block: Block, where: str) -> str:
             return _titled(block.title, _texts(block.source.get("content"), where))
     if block.type == "search_result":
         return _titled(block.title, _texts(block.content, where))
-    raise _unreadable(where, block.type)
+    raise unreadable(where, block.type)
 
 
 def _titled(title: str | None, text: str) -> str:
@@ -116,12 +116,3 @@ def _texts(content: Any, where: str) -> str:
     except ValidationError as error:
         raise HttpError(400, f"{where}: {error}", param=where) from None
     return "".join(_text(block, f"{where}.content[{k}]") for k, block in enumerate(blocks))
-
-
-def _unreadable(where: str, kind: str) -> HttpError:
-    return HttpError(
-        400,
-        f"this server reads text only; {where} is of type {kind!r:.40}",
-        param=where,
-        code="unsupported_content",
-    )

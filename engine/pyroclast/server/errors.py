@@ -80,6 +80,16 @@ class HttpError(Exception):
         return found if self.allow is None else found | {"allow": self.allow}
 
 
+def unreadable(where: str, kind: str) -> HttpError:
+    """A part of a message that is no text."""
+    return HttpError(
+        400,
+        f"this server reads text only; {where} is of type {kind!r:.40}",
+        param=where,
+        code="unsupported_content",
+    )
+
+
 def overflow(n_prompt: int, n_wanted: int, max_model_len: int, param: str) -> HttpError:
     """The prompt does not fit.  Agents look for one of three sentences before they shorten it: all
     three are there."""
