@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyroclast.text.answers.call_json import CallObject
 from pyroclast.text.answers.delta import Answer, AnswerDelta, ToolCallDelta, call_id
 
 if TYPE_CHECKING:
@@ -37,30 +37,45 @@ class RequiredCallsParser:
     """Reads an answer whose grammar is a list of calls (tool_choice "required")."""
 
     def __init__(self) -> None:
-        self._text = ""
+        self._call: CallObject | None = None  # the one that is being read
+        self._index = -1
+        self._is_new = False
 
     def feed(self, text: str) -> AnswerDelta:
-        """The list is read at its end."""
-        self._text += text
-        return AnswerDelta()
+        """The next pieces of the calls."""
+        found = AnswerDelta()
+        while text:
+            if self._call is None:
+                _, brace, rest = text.partition("{")
+                if not brace:
+                    break
+                text = brace + rest
+                self._call, self._is_new = CallObject(), True
+                self._index += 1
+            text = self._call.take(text)
+            if piece := self._piece(self._call):
+                found.tool_calls.append(piece)
+            if self._call.ended:
+                self._call = None
+        return found
+
+    def _piece(self, call: CallObject) -> ToolCallDelta | None:
+        if call.name is None:
+            return None
+        arguments = call.new_arguments()
+        if self._is_new:
+            self._is_new = False
+            return ToolCallDelta(self._index, call_id(), call.name, arguments)
+        return ToolCallDelta(self._index, arguments=arguments) if arguments else None
 
     def finish(self) -> AnswerDelta:
-        """The calls; a list that was cut off is content."""
-        try:
-            calls = json.loads(self._text)
-        except ValueError:
-            return AnswerDelta(content=self._text)
-        return AnswerDelta(
-            tool_calls=[
-                ToolCallDelta(
-                    i, call_id(), call["name"], json.dumps(call["parameters"], ensure_ascii=False)
-                )
-                for i, call in enumerate(calls)
-            ]
-        )
+        """Nothing is held back."""
+        return AnswerDelta()
 
 
-def required_calls_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def required_calls_schema(
+    tools: Sequence[Mapping[str, Any]], *, one_only: bool = False
+) -> dict[str, Any]:
     """The JSON schema of one or more calls of these tools."""
     each = [
         {
@@ -74,7 +89,8 @@ def required_calls_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for tool in tools
     ]
-    return {"type": "array", "minItems": 1, "items": {"anyOf": each}}
+    found = {"type": "array", "minItems": 1, "items": {"anyOf": each}}
+    return found | {"maxItems": 1} if one_only else found
 
 
 def parameters_of(tool: Mapping[str, Any]) -> Any:
@@ -83,10 +99,17 @@ def parameters_of(tool: Mapping[str, Any]) -> Any:
 
 
 class ChoiceReader:
-    """One choice: its deltas, the answer that they sum up to, and how it ended."""
+    """One choice: its deltas, the answer that they sum up to, and how it ended.
 
-    def __init__(self, parser: AnswerParser | ForcedCallParser | RequiredCallsParser) -> None:
-        self._parser = parser
+    max_calls: calls above this many are left out."""
+
+    def __init__(
+        self,
+        parser: AnswerParser | ForcedCallParser | RequiredCallsParser,
+        *,
+        max_calls: int | None = None,
+    ) -> None:
+        self._parser, self._max_calls = parser, max_calls
         self.answer = Answer()
         self.finish_reason: str | None = None
 
@@ -98,6 +121,8 @@ class ChoiceReader:
             delta.reasoning += last.reasoning
             delta.content += last.content
             delta.tool_calls += last.tool_calls
+        if self._max_calls is not None:
+            delta.tool_calls = [x for x in delta.tool_calls if x.index < self._max_calls]
         self.answer.add(delta)
         if chunk.finish_reason is not None:
             called = bool(self.answer.tool_calls) and chunk.finish_reason == "stop"

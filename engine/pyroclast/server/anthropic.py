@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from pyroclast.server.anthropic_blocks import BlockWriter, blocks_json
-from pyroclast.server.chat import Chat, ChatRequest, Tool, ToolFunction
+from pyroclast.server.anthropic_in import AnthropicMessage, Block, turns
+from pyroclast.server.chat import Chat, ChatRequest
 from pyroclast.server.errors import HttpError
-from pyroclast.server.messages_in import ChatMessage, FunctionCall, ToolCallIn, for_template
+from pyroclast.server.fields import JsonSchema, ResponseFormat
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import event
-
-# Claude Code puts a line of this name at the head of its system prompt, with a number that changes
-# from call to call: it would keep any two prompts from sharing their beginning.
-BILLING = "x-anthropic-billing-header:"
-
-
-class Block(Struct):
-    """A content block of a message; only text, tool and thinking blocks can be read."""
-
-    type: str
-    text: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: dict[str, Any] | None = None
-    tool_use_id: str | None = None
-    content: str | list[Any] | None = None
-    is_error: bool | None = None
-    thinking: str | None = None
-    signature: str | None = None
-
-
-class AnthropicMessage(Struct):
-    """One turn."""
-
-    role: str
-    content: str | list[Block]
+from pyroclast.server.tools_in import Tool, ToolFunction
 
 
 class AnthropicTool(Struct):
     """A tool; those of Anthropic's own types, which run on its servers, are ignored."""
 
-    name: str
+    name: str | None = None
     input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: str | None = None
+    strict: bool | None = None
 
 
 class ToolChoice(Struct):
@@ -64,6 +40,20 @@ class Thinking(Struct):
 
     type: str
     budget_tokens: int | None = None
+
+
+class OutputFormat(Struct):
+    """{"type": "json_schema", "schema": {...}}."""
+
+    type: str
+    schema: dict[str, Any] | None = None
+
+
+class OutputConfig(Struct):
+    """What the text must look like, and how much to think about it."""
+
+    format: OutputFormat | None = None
+    effort: str | None = None
 
 
 class CountRequest(Struct, kw_only=True):
@@ -87,6 +77,8 @@ class MessagesRequest(CountRequest, kw_only=True):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # its name before it moved into output_config
 
 
 async def messages(exchange: Exchange) -> Reply:
@@ -103,14 +95,8 @@ async def messages(exchange: Exchange) -> Reply:
 async def count_tokens(exchange: Exchange) -> Reply:
     """How many tokens a conversation has."""
     body = exchange.body(CountRequest)
-    served = exchange.served(body.model)
-    tools = [
-        {"type": "function", "function": {"name": tool.name, "parameters": tool.input_schema}}
-        for tool in body.tools or ()
-    ]
-    template: dict[str, Any] = {"tools": tools} if tools else {}
-    ids = await served.encode_chat(for_template(_turns(body)), template)
-    return exchange.json({"input_tokens": len(ids)})
+    chat = Chat(exchange, exchange.served(body.model), _conversation(body))
+    return exchange.json({"input_tokens": await chat.count()})
 
 
 class Messages:
@@ -180,26 +166,41 @@ class Messages:
         return {"stop_reason": reason, "stop_sequence": None}
 
 
-def _as_chat(body: MessagesRequest) -> ChatRequest:
-    """The same request as the chat endpoint has it."""
+def _conversation(body: CountRequest) -> ChatRequest:
+    """What makes the prompt, as the chat endpoint has it."""
     tools = [
-        Tool(ToolFunction(tool.name, tool.description, tool.input_schema))
+        Tool(ToolFunction(tool.name, tool.description, tool.input_schema, tool.strict))
         for tool in body.tools or ()
-        if tool.type in (None, "custom")
+        if tool.type in (None, "custom") and tool.name
     ]
-    thinking = None if body.thinking is None else body.thinking.type != "disabled"
+    messages = turns(body.system, body.messages)
+    last = messages[-1]
     return ChatRequest(
-        messages=_turns(body),
+        messages=messages,
         model=body.model,
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        stop=body.stop_sequences,
         tools=tools or None,
         tool_choice=_choice(body.tool_choice),
-        enable_thinking=thinking,
+        parallel_tool_calls=not (body.tool_choice and body.tool_choice.disable_parallel_tool_use),
+        enable_thinking=None if body.thinking is None else body.thinking.type != "disabled",
+        # An assistant's turn at the end is the beginning of the answer.
+        continue_final_message=len(messages) > 1
+        and last.role == "assistant"
+        and not last.tool_calls,
     )
+
+
+def _as_chat(body: MessagesRequest) -> ChatRequest:
+    """The same request as the chat endpoint has it."""
+    chat = _conversation(body)
+    chat.max_tokens = body.max_tokens
+    chat.temperature, chat.top_p, chat.top_k = body.temperature, body.top_p, body.top_k
+    chat.stop = body.stop_sequences
+    config = body.output_config or OutputConfig()
+    chat.reasoning_effort = config.effort
+    form = config.format or body.output_format
+    if form is not None:
+        chat.response_format = ResponseFormat(form.type, JsonSchema(form.schema))
+    return chat
 
 
 def _choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
@@ -215,71 +216,3 @@ def _choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
             param="tool_choice.type",
         )
     return names[choice.type]
-
-
-def _turns(body: CountRequest) -> list[ChatMessage]:
-    turns = []
-    system = _system(body.system)
-    if system:
-        turns.append(ChatMessage("system", system))
-    for i, message in enumerate(body.messages):
-        turns += _message(message, i)
-    return turns
-
-
-def _system(system: str | list[Block] | None) -> str:
-    """The system prompt, without the line of the client's billing."""
-    texts = [system] if isinstance(system, str) else [each.text or "" for each in system or ()]
-    kept = [text.partition("\n")[2] if text.startswith(BILLING) else text for text in texts]
-    return "\n\n".join(text for text in kept if text)
-
-
-def _message(message: AnthropicMessage, i: int) -> list[ChatMessage]:
-    """A turn; results of tools become turns of their own, before the rest of it."""
-    if isinstance(message.content, str):
-        return [ChatMessage(message.role, message.content)]
-    results: list[ChatMessage] = []
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: list[ToolCallIn] = []
-    for j, block in enumerate(message.content):
-        where = f"messages[{i}].content[{j}]"
-        if block.type == "text":
-            texts.append(block.text or "")
-        elif block.type == "thinking":
-            thoughts.append(block.thinking or "")
-        elif block.type == "redacted_thinking":
-            continue
-        elif block.type == "tool_use":
-            arguments = json.dumps(block.input or {}, ensure_ascii=False)
-            calls.append(ToolCallIn(FunctionCall(block.name or "", arguments), block.id))
-        elif block.type == "tool_result":
-            text = _result(block.content, where)
-            results.append(ChatMessage("tool", text, tool_call_id=block.tool_use_id))
-        else:
-            raise _unreadable(where, block.type)
-    turn = ChatMessage(message.role, "".join(texts), tool_calls=calls or None)
-    turn.reasoning_content = "".join(thoughts) or None
-    has_turn = texts or calls or thoughts or not results
-    return [*results, turn] if has_turn else results
-
-
-def _result(content: str | list[Any] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for k, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise _unreadable(f"{where}.content[{k}]", str(kind))
-        texts.append(str(part.get("text", "")))
-    return "".join(texts)
-
-
-def _unreadable(where: str, kind: str) -> HttpError:
-    return HttpError(
-        400,
-        f"this server reads text only; {where} is of type {kind!r:.40}",
-        param=where,
-        code="unsupported_content",
-    )

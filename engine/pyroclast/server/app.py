@@ -51,6 +51,8 @@ class App:
         if scope["type"] != "http":
             return
         path = scope["path"].rstrip("/") or "/"
+        if path not in self._routes and f"/v1{path}" in self._routes:
+            path = f"/v1{path}"  # llama-server's endpoints go by both names
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -106,7 +108,8 @@ class App:
             return await info.model(self._exchange(b"", headers, receive), named)
         route = routes.get("GET" if method == "HEAD" else method)
         if route is None:
-            raise HttpError(405, f"{path} takes {', '.join(routes)}, not {method:.20}")
+            allow = ", ".join(routes)
+            raise HttpError(405, f"{path} takes {allow}, not {method:.20}", allow=allow)
         if route.generates and self.draining:
             raise HttpError(
                 503, "the server is shutting down", code="shutting_down", retry_after_s=5

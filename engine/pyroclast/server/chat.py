@@ -6,18 +6,14 @@ import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from pyroclast.sampling.params import MAX_LOGPROBS, SamplingParams
 from pyroclast.server.answers import (
     ChoiceReader,
-    ForcedCallParser,
-    RequiredCallsParser,
     delta_json,
     logprobs_json,
     message_json,
-    parameters_of,
-    required_calls_schema,
     usage_json,
 )
 from pyroclast.server.errors import HttpError
@@ -27,29 +23,14 @@ from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import DONE, event
-from pyroclast.server.tool_grammar import strict_grammar
+from pyroclast.server.tools_in import MAX_TOOLS, Tool, tool_use
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk
     from pyroclast.text.answers.delta import AnswerDelta
 
-MAX_TOOLS = 512
-
-
-class ToolFunction(Struct):
-    """A function that the model may call."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Struct):
-    """{"type": "function", "function": {...}}."""
-
-    function: ToolFunction
-    type: str = "function"
+# -1, which LM Studio's clients send, leaves it open.
+MaxTokens = Annotated[int, Meta(ge=-1)]
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -59,8 +40,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
@@ -70,6 +51,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     documents: list[dict[str, Any]] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     user: str | None = None
@@ -97,23 +79,32 @@ class Chat:
         self._exchange, self._served, self._body = exchange, served, body
         self._id = f"chatcmpl-{exchange.request_id}"
         self._created = int(time.time())
-        self._tools = _tools(body)
+        self._tools = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
         self._prompt_ids: list[int] = []
         self._params = SamplingParams()
+
+    async def count(self) -> int:
+        """Renders the prompt; how many tokens it has."""
+        body, served = self._body, self._served
+        turns = for_template(body.messages)
+        begun = _begun(body, turns)
+        self._prompt_ids = await served.encode_chat(turns, self._template())
+        if begun:
+            plain = {"add_special_tokens": False, "parse_special": False}
+            self._prompt_ids += await served.encode(begun, **plain)
+        return len(self._prompt_ids)
 
     async def prepare(self) -> None:
         """Renders the prompt and checks everything, before the first byte is sent."""
         body, served = self._body, self._served
-        turns = for_template(body.messages)
-        self._prompt_ids = await served.encode_chat(turns, self._template())
-        asked = body.max_completion_tokens or body.max_tokens
-        n_prompt = len(self._prompt_ids)
+        n_prompt = await self.count()
+        asked = _asked(body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         self._params = sampling_params(
             body,
             max_tokens=served.max_tokens(asked, n_prompt, "messages"),
             logprobs=logprobs,
-            structured=self._forced_structure()
+            structured=self._structure()
             or served.after_reasoning(structure(body), self._prompt_ids),
             skip_special_tokens=False,
         )
@@ -126,38 +117,21 @@ class Chat:
         for name in ("reasoning_effort", "enable_thinking", "documents", "add_generation_prompt"):
             if (value := getattr(body, name)) is not None:
                 found[name] = value
-        if self._tools:
-            found["tools"] = [_for_template(tool) for tool in self._tools]
+        if self._tools.tools:
+            found["tools"] = self._tools.for_template()
         return found
 
-    def _forced_structure(self) -> dict[str, Any] | None:
-        """The grammar of a call that tool_choice demands."""
-        choice = self._body.tool_choice
-        if choice == "required" and self._tools:
-            return {"json": required_calls_schema(self._tools)}
-        if isinstance(choice, dict):
-            return {"json": parameters_of(self._chosen(choice))}
+    def _structure(self) -> dict[str, Any] | None:
+        """The grammar of calls."""
+        if (forced := self._tools.structure()) is not None:
+            return forced
         if structure(self._body) is None:
-            return strict_grammar(self._served.parser, self._tools)
+            return self._tools.strict_structure(self._served.parser)
         return None
-
-    def _chosen(self, choice: dict[str, Any]) -> dict[str, Any]:
-        name = (choice.get("function") or choice).get("name")
-        for tool in self._tools:
-            if tool["function"]["name"] == name:
-                return tool
-        raise HttpError(
-            400, f"tool_choice names {name!r:.80}, which is none of the tools", param="tool_choice"
-        )
 
     def reader(self) -> ChoiceReader:
         """A fresh reader for one choice."""
-        choice = self._body.tool_choice
-        if isinstance(choice, dict):
-            return ChoiceReader(ForcedCallParser(self._chosen(choice)["function"]["name"]))
-        if choice == "required" and self._tools:
-            return ChoiceReader(RequiredCallsParser())
-        return ChoiceReader(self._served.answer_parser(self._prompt_ids, self._tools))
+        return self._tools.reader(self._served, self._prompt_ids)
 
     @property
     def n_prompt(self) -> int:
@@ -241,31 +215,26 @@ class Chat:
         }
 
 
-def _for_template(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool without what is for us alone."""
-    function = {name: value for name, value in tool["function"].items() if name != "strict"}
-    return {"type": "function", "function": function}
+def _asked(body: ChatRequest) -> int | None:
+    """How many tokens are asked for; None for as many as there is room for."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        asked: int | None = getattr(body, name)
+        if asked == 0:
+            raise HttpError(400, f"{name} must be at least 1, or -1 for no limit", param=name)
+        if asked is not None:
+            return None if asked < 0 else asked
+    return None
 
 
-def _tools(body: ChatRequest) -> list[dict[str, Any]]:
-    """The tools as the template gets them; none where tool_choice forbids calls."""
-    if body.tool_choice == "none" or not body.tools:
-        return []
-    if isinstance(body.tool_choice, str) and body.tool_choice not in ("auto", "required"):
+def _begun(body: ChatRequest, turns: list[dict[str, Any]]) -> str:
+    """The last turn's text, taken from `turns`, where the answer is to continue it."""
+    if not body.continue_final_message:
+        return ""
+    if turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1] or len(turns) == 1:
         raise HttpError(
             400,
-            f"tool_choice must be none, auto, required or a function, got {body.tool_choice!r:.40}",
-            param="tool_choice",
+            "continue_final_message needs a last message of the assistant, with text, to continue",
+            param="continue_final_message",
         )
-    return [
-        {
-            "type": "function",
-            "function": {
-                name: value
-                for name in ("name", "description", "parameters", "strict")
-                if (value := getattr(tool.function, name)) is not None
-            },
-        }
-        for tool in body.tools
-        if tool.type == "function"
-    ]
+    text: str = turns.pop()["content"]
+    return text

@@ -36,9 +36,13 @@ _ANTHROPIC_TYPES = {
 }
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 
+_MISSING = re.compile(r"^Object missing required field `([^`]*)`$")
+
 
 class HttpError(Exception):
-    """A refusal: status, message, the field that is to blame, and a code that programs read."""
+    """A refusal: status, message, the field that is to blame, and a code that programs read.
+
+    allow: the methods that the path takes."""
 
     def __init__(
         self,
@@ -48,12 +52,13 @@ class HttpError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        allow: str | None = None,
         **details: Any,
     ) -> None:
         super().__init__(message)
         self.status, self.message = status, message
         self.param, self.code, self.retry_after_s = param, code, retry_after_s
-        self.details = details
+        self.allow, self.details = allow, details
 
     def body(self) -> dict[str, Any]:
         """{"error": {...}}, as OpenAI's API has it."""
@@ -71,8 +76,19 @@ class HttpError(Exception):
         return {"type": "error", "error": {"type": kind, "message": self.message}}
 
     def headers(self) -> dict[str, str]:
-        """Retry-After, where trying again can help."""
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        """Retry-After, where trying again can help; Allow, where another method would do."""
+        found = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return found if self.allow is None else found | {"allow": self.allow}
+
+
+def unreadable(where: str, kind: str) -> HttpError:
+    """A part of a message that is no text."""
+    return HttpError(
+        400,
+        f"this server reads text only; {where} is of type {kind!r:.40}",
+        param=where,
+        code="unsupported_content",
+    )
 
 
 def overflow(n_prompt: int, n_wanted: int, max_model_len: int, param: str) -> HttpError:
@@ -114,4 +130,6 @@ def of_validation(error: msgspec.ValidationError) -> HttpError:
     found = _PATH.search(text)
     param = found[1] if found else None
     message = _PATH.sub("", text)
+    if missing := _MISSING.search(message):
+        param = f"{param}.{missing[1]}" if param else missing[1]
     return HttpError(400, f"{param}: {message}" if param else message, param=param or None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pyroclast
@@ -10,10 +11,12 @@ from pyroclast.server.service import Exchange, Reply
 
 
 async def models(exchange: Exchange) -> Reply:
-    """Every model.  OpenAI's fields, vLLM's max_model_len, llama-server's meta and Codex's list."""
+    """Every model.  OpenAI's and Anthropic's fields, vLLM's max_model_len, llama-server's meta and
+    Codex's list."""
     data = [_model_json(served) for served in exchange.models.all]
     slugs = [{"slug": each["id"], "name": each["id"]} for each in data]
-    return exchange.json({"object": "list", "data": data, "models": slugs})
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
+    return exchange.json({"object": "list", "data": data, "models": slugs} | ends)
 
 
 async def model(exchange: Exchange, name: str) -> Reply:
@@ -36,7 +39,10 @@ def _model_json(served: Served) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",
+        "type": "model",
+        "display_name": served.name,
         "created": served.created,
+        "created_at": datetime.fromtimestamp(served.created, UTC).isoformat(),
         "owned_by": "pyroclast",
         "root": served.name,
         "parent": None,

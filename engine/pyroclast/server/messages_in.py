@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from pyroclast.server.errors import HttpError
+from pyroclast.server.errors import unreadable
 
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
 class ContentPart(Struct):
@@ -84,16 +84,10 @@ def _text(content: str | list[ContentPart | str] | None, i: int) -> str:
     for j, part in enumerate(content):
         if isinstance(part, str):
             pieces.append(part)
-        elif part.type in _TEXT_PARTS:
+        elif part.type in TEXT_PARTS:
             pieces.append(part.text or part.refusal or "")
         else:
-            raise HttpError(
-                400,
-                f"this server reads text only; messages[{i}].content[{j}] is of type "
-                f"{part.type!r:.40}",
-                param=f"messages[{i}].content[{j}]",
-                code="unsupported_content",
-            )
+            raise unreadable(f"messages[{i}].content[{j}]", part.type)
     return "".join(pieces)
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from pyroclast.server.errors import HttpError
-from pyroclast.server.messages_in import ChatMessage, ContentPart, FunctionCall, ToolCallIn
+from pyroclast.server.errors import HttpError, unreadable
+from pyroclast.server.messages_in import (
+    TEXT_PARTS,
+    ChatMessage,
+    ContentPart,
+    FunctionCall,
+    ToolCallIn,
+)
 from pyroclast.server.sse import event
 from pyroclast.text.answers.delta import Answer, AnswerDelta
 
@@ -63,9 +69,11 @@ def _content(content: Any, where: str) -> str | list[ContentPart | str] | None:
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise HttpError(400, f"{where} must be a text or a list of parts", param=where)
     parts: list[ContentPart | str] = []
-    for part in content:
-        text = part.get("text", part.get("refusal"))
-        parts.append(ContentPart(str(part.get("type")), text if isinstance(text, str) else None))
+    for j, part in enumerate(content):
+        kind, text = str(part.get("type")), part.get("text", part.get("refusal"))
+        if kind not in TEXT_PARTS:
+            raise unreadable(f"{where}[{j}]", kind)
+        parts.append(ContentPart(kind, text if isinstance(text, str) else None))
     return parts
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 
-from pyroclast.server.chat import Chat, ChatRequest, Tool, ToolFunction
+from pyroclast.server.chat import Chat, ChatRequest
 from pyroclast.server.errors import HttpError
 from pyroclast.server.fields import JsonSchema, ResponseFormat
 from pyroclast.server.messages_in import ChatMessage
 from pyroclast.server.response_items import ItemWriter, input_messages, items_json
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import DONE
+from pyroclast.server.tools_in import Tool, ToolFunction
+
+if TYPE_CHECKING:
+    from pyroclast.engine.output import Chunk
+    from pyroclast.text.answers.delta import AnswerDelta
 
 
 class ResponseTool(Struct):
@@ -72,6 +77,8 @@ class ResponsesRequest(Struct, kw_only=True):
     reasoning: Reasoning | None = None
     metadata: dict[str, Any] | None = None
     previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
     store: bool | None = None
     background: bool | None = None
     include: list[str] | None = None
@@ -102,13 +109,13 @@ class Responses:
     def __init__(self, exchange: Exchange, chat: Chat, body: ResponsesRequest) -> None:
         self._exchange, self._chat, self._body = exchange, chat, body
         self._id, self._created = f"resp_{exchange.request_id}", int(time.time())
-        self._n_tokens = 0
+        self._n_tokens = self._n_reasoning = 0
 
     async def whole(self) -> dict[str, Any]:
         """The reply that is not streamed."""
         reader = self._chat.reader()
-        async for _, chunk in self._chat.deltas(reader):
-            self._n_tokens += len(chunk.token_ids)
+        async for delta, chunk in self._chat.deltas(reader):
+            self._count(delta, chunk)
         return self._ended(reader.finish_reason, items_json(reader.answer, self._id))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -117,12 +124,17 @@ class Responses:
         for name in ("response.created", "response.in_progress"):
             yield writer.numbered(name, {"response": self._object("in_progress", [])})
         async for delta, chunk in self._chat.deltas(reader):
-            self._n_tokens += len(chunk.token_ids)
+            self._count(delta, chunk)
             if data := writer.write(delta):
                 yield data
         yield writer.end()
         response = self._ended(reader.finish_reason, writer.items)
         yield writer.numbered(f"response.{response['status']}", {"response": response}) + DONE
+
+    def _count(self, delta: AnswerDelta, chunk: Chunk) -> None:
+        self._n_tokens += len(chunk.token_ids)
+        if delta.reasoning:
+            self._n_reasoning += len(chunk.token_ids)
 
     def _ended(self, finish_reason: str | None, items: list[dict[str, Any]]) -> dict[str, Any]:
         cut = finish_reason == "length"
@@ -135,7 +147,7 @@ class Responses:
             "input_tokens": self._chat.n_prompt,
             "input_tokens_details": {"cached_tokens": self._chat.generation.n_cached},
             "output_tokens": self._n_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._n_reasoning},
             "total_tokens": self._chat.n_prompt + self._n_tokens,
         }
         return response
@@ -196,29 +208,22 @@ def _tool_json(tool: ResponseTool) -> dict[str, Any]:
     }
 
 
+# Fields that need what this server does not keep, and what to do instead.
+_NEED_STATE = {
+    "previous_response_id": "this server keeps no responses: send the whole conversation as input",
+    "conversation": "this server keeps no conversations: send the whole conversation as input",
+    "prompt": "this server keeps no prompts: send the text as instructions and input",
+    "background": "background responses are not supported",
+}
+
+
 def _refuse_state(body: ResponsesRequest) -> None:
     """The server keeps no responses: what needs them is refused, not ignored."""
-    if body.previous_response_id:
-        raise HttpError(
-            400,
-            "this server keeps no responses: send the whole conversation as input",
-            param="previous_response_id",
-            code="unsupported_parameter",
-        )
-    if body.background:
-        raise HttpError(
-            400,
-            "background responses are not supported",
-            param="background",
-            code="unsupported_parameter",
-        )
+    wrong = {name: text for name, text in _NEED_STATE.items() if getattr(body, name)}
     if body.truncation not in (None, "disabled"):
-        raise HttpError(
-            400,
-            "this server never cuts a prompt; truncation must be 'disabled'",
-            param="truncation",
-            code="unsupported_parameter",
-        )
+        wrong["truncation"] = "this server never cuts a prompt; truncation must be 'disabled'"
+    for name, text in wrong.items():
+        raise HttpError(400, text, param=name, code="unsupported_parameter")
 
 
 def _as_chat(body: ResponsesRequest) -> ChatRequest:
@@ -247,6 +252,7 @@ def _as_chat(body: ResponsesRequest) -> ChatRequest:
         seed=body.seed,
         tools=tools or None,
         tool_choice=_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body.text),
         reasoning_effort=body.reasoning.effort if body.reasoning else None,
         chat_template_kwargs=kwargs if isinstance(kwargs, dict) else None,
@@ -260,7 +266,7 @@ def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
         return choice
     if choice.get("type") == "function":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice["mode"] if choice.get("mode") in ("auto", "required", "none") else "auto"
+    return choice if choice.get("type") == "allowed_tools" else "auto"
 
 
 def _format(text: TextOptions | None) -> ResponseFormat | None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import msgspec
 
-from pyroclast.server import anthropic, chat, completions, embeddings, info, responses, tokens
+from pyroclast.server import (
+    anthropic,
+    chat,
+    completions,
+    embeddings,
+    info,
+    replies,
+    response_reply,
+    responses,
+    tokens,
+)
 from pyroclast.server.service import Exchange, Reply
 
 Endpoint = Callable[[Exchange], Awaitable[Reply]]
@@ -22,6 +32,7 @@ class Route:
     path: str
     endpoint: Endpoint
     summary: str
+    reply: type[msgspec.Struct]
     body: type[msgspec.Struct] | None = None
     generates: bool = False
 
@@ -32,6 +43,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/chat/completions",
         chat.chat_completions,
         "The next message of a conversation.",
+        replies.ChatReply,
         chat.ChatRequest,
         generates=True,
     ),
@@ -40,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/completions",
         completions.completions,
         "What follows a text.",
+        replies.TextReply,
         completions.CompletionRequest,
         generates=True,
     ),
@@ -48,6 +61,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/responses",
         responses.responses,
         "The next items of a conversation; stateless.",
+        response_reply.ResponseReply,
         responses.ResponsesRequest,
         generates=True,
     ),
@@ -56,6 +70,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/messages",
         anthropic.messages,
         "The next message of a conversation, as Anthropic's API has it.",
+        replies.MessagesReply,
         anthropic.MessagesRequest,
         generates=True,
     ),
@@ -64,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/messages/count_tokens",
         anthropic.count_tokens,
         "How many tokens a conversation has.",
+        replies.CountReply,
         anthropic.CountRequest,
     ),
     Route(
@@ -71,36 +87,52 @@ ROUTES: tuple[Route, ...] = (
         "/v1/embeddings",
         embeddings.embeddings,
         "A vector for each text.",
+        replies.EmbeddingsReply,
         embeddings.EmbeddingsRequest,
         generates=True,
     ),
-    Route("GET", "/v1/models", info.models, "The models of this server."),
+    Route("GET", "/v1/models", info.models, "The models of this server.", replies.ModelsReply),
     Route(
         "POST",
         "/tokenize",
         tokens.tokenize,
         "Text or messages to token ids.",
+        replies.TokenizeReply,
         tokens.TokenizeRequest,
     ),
-    Route("POST", "/detokenize", tokens.detokenize, "Token ids to text.", tokens.DetokenizeRequest),
+    Route(
+        "POST",
+        "/detokenize",
+        tokens.detokenize,
+        "Token ids to text.",
+        replies.DetokenizeReply,
+        tokens.DetokenizeRequest,
+    ),
     Route(
         "POST",
         "/apply-template",
         tokens.apply_template,
         "Messages to the prompt as text.",
+        replies.TemplateReply,
         tokens.TemplateRequest,
     ),
-    Route("GET", "/tokenizer_info", tokens.tokenizer_info, "Names of special tokens, and more."),
-    Route("GET", "/health", info.health, "Whether the server lives."),
-    Route("GET", "/version", info.version, "Pyroclast's version."),
+    Route(
+        "GET",
+        "/tokenizer_info",
+        tokens.tokenizer_info,
+        "Names of special tokens, and more.",
+        replies.TokenizerReply,
+    ),
+    Route("GET", "/health", info.health, "Whether the server lives.", replies.HealthReply),
+    Route("GET", "/version", info.version, "Pyroclast's version.", replies.VersionReply),
 )
 
 
 def openapi(version: str) -> dict[str, Any]:
     """The OpenAPI document, made from the types that check the bodies."""
-    bodies = [route.body for route in ROUTES if route.body is not None]
-    _, schemas = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    schemas["Error"] = _ERROR
+    types = [replies.ErrorReply, *(route.reply for route in ROUTES)]
+    types += [route.body for route in ROUTES if route.body is not None]
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -115,41 +147,28 @@ def openapi(version: str) -> dict[str, Any]:
     }
 
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-
-
 def _operation(route: Route) -> dict[str, Any]:
-    answer = {"description": "The answer.", "content": {"application/json": {"schema": {}}}}
-    if route.generates:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}  # type: ignore[index]
-    refusal = {
-        "description": "A refusal that says why.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    }
+    answer: dict[str, Any] = {"application/json": {"schema": _ref(route.reply)}}
+    if route.generates and route.path != "/v1/embeddings":
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": _ref(replies.ErrorReply)}}
+    refusal = {"description": "A refusal that says why.", "content": error}
     found: dict[str, Any] = {
         "summary": route.summary,
         "operationId": route.endpoint.__name__,
-        "responses": {"200": answer, "4XX": refusal, "503": refusal},
+        "responses": {
+            "200": {"description": route.reply.__doc__, "content": answer},
+            **dict.fromkeys(("4XX", "500", "503"), refusal),
+        },
     }
     if route.body is not None:
-        schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
+        schema = _ref(route.body)
         found["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
     return found
+
+
+def _ref(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}

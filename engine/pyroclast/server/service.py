@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 Reply = Any  # an ASGI application: (scope, receive, send)
 
+_MAX_EXACT = 2.0**53  # above it, not every integer is a float
+
+
+def _number(text: str) -> float | int:
+    """4.0 is an integer to JSON Schema and to many clients; msgspec would call it a float."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is out of range")
+    return int(value) if value.is_integer() and abs(value) < _MAX_EXACT else value
+
+
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(float_hook=_number).decode
 
 
 class JsonReply:
@@ -61,8 +74,8 @@ class Exchange:
         """The body as a value of `kind`; HttpError 400 that names the field which is wrong.
         Fields that the type does not have are listed in a header of the reply."""
         try:
-            value = msgspec.json.decode(self._raw or b"null")
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            value = _decode(self._raw or b"null")
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise HttpError(400, f"the body is no JSON: {error}") from None
         if not isinstance(value, dict):
             raise HttpError(400, "the body must be a JSON object")

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from pyroclast.server.chat import Tool
 from pyroclast.server.errors import HttpError
 from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.service import Exchange, Reply
+from pyroclast.server.tools_in import Tool, tool_use
 
 
 class TokenizeRequest(Struct):
@@ -17,7 +17,7 @@ class TokenizeRequest(Struct):
 
     prompt: str | None = None
     content: str | None = None  # llama-server's name of it
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
     tools: list[Tool] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
@@ -37,7 +37,7 @@ class DetokenizeRequest(Struct):
 class TemplateRequest(Struct):
     """A conversation."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     tools: list[Tool] | None = None
     model: str | None = None
     add_generation_prompt: bool = True
@@ -109,10 +109,8 @@ async def tokenizer_info(exchange: Exchange) -> Reply:
 
 
 def _template(body: TokenizeRequest | TemplateRequest) -> dict[str, Any]:
-    import msgspec
-
     found: dict[str, Any] = dict(body.chat_template_kwargs or {})
     found["add_generation_prompt"] = body.add_generation_prompt
-    if body.tools:
-        found["tools"] = [msgspec.to_builtins(tool) for tool in body.tools]
+    if tools := tool_use(body.tools, None, None).for_template():
+        found["tools"] = tools
     return found
