@@ -16,6 +16,7 @@ import uvicorn
 
 from pyroclast.errors import RequestError
 from pyroclast.server.limits import Limits
+from pyroclast.server.protocol import Protocol
 
 if TYPE_CHECKING:
     from pyroclast.server.app import App
@@ -100,7 +101,7 @@ def make_server(
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=limits.max_header_bytes,
-        http="h11",
+        http=Protocol,
         ws="none",
     )
     return Server(config, app, shutdown_timeout_s)
