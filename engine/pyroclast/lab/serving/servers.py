@@ -19,7 +19,7 @@ from pyroclast.lab.serving.client import Address, LoadError
 from pyroclast.lab.speed.process import end_group, inherited_path, isolated, python_command
 
 HOST = "127.0.0.1"
-_START_S = 300.0
+_START_S = 600.0  # vLLM compiles at its first start
 _POLL_S = 0.1
 _N_LAST_LINES = 5
 _PROBE_S = 5.0
