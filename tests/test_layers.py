@@ -31,7 +31,12 @@ RANKS = [
     ("pyroclast.__main__",),
     ("pyroclast.cli",),
     ("pyroclast.server",),
-    ("pyroclast.lab.gpu", "pyroclast.lab.report", "pyroclast.lab.scaffold"),
+    (
+        "pyroclast.lab.gpu",
+        "pyroclast.lab.report",
+        "pyroclast.lab.scaffold",
+        "pyroclast.lab.serving",
+    ),
     ("pyroclast.lab.peers", "pyroclast.lab.profile"),
     ("pyroclast.lab.tune",),
     ("pyroclast.lab.speed",),

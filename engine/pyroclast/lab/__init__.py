@@ -2,6 +2,6 @@
 
 check/ compares a variant with the reference, speed/ times many of them in child processes, tune/
 chooses the fastest, profile/ shows where a generation's time went, report/ draws result files,
-scaffold/ writes the file of a new variant, peers/ times other engines on the same weights, and gpu/
-measures a machine with a GPU.
+scaffold/ writes the file of a new variant, peers/ times other engines on the same weights, serving/
+puts servers under load, and gpu/ measures a machine with a GPU.
 """

@@ -22,7 +22,7 @@ from pyroclast.server.generation import Generation
 from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
-from pyroclast.server.sse import DONE, event
+from pyroclast.server.sse import DONE, chunk_writer
 from pyroclast.server.tools_in import MAX_TOOLS, Tool, tool_use
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Chat:
         self._tools = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
         self._prompt_ids: list[int] = []
         self._params = SamplingParams()
+        self._write = chunk_writer(self._head("chat.completion.chunk"))
 
     async def count(self) -> int:
         """Renders the prompt; how many tokens it has."""
@@ -163,7 +164,7 @@ class Chat:
             for i, reader in enumerate(readers)
         ]
         usage = usage_json(len(self._prompt_ids), n_tokens, self.generation.n_cached)
-        return self._object("chat.completion", choices) | {"usage": usage}
+        return self._head("chat.completion") | {"choices": choices, "usage": usage}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The stream's events."""
@@ -186,7 +187,7 @@ class Chat:
                 )
         if options.include_usage:
             whole = {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
-            yield event(self._object("chat.completion.chunk", []) | whole)
+            yield self._write([], whole)
         yield DONE
 
     def _chunk(
@@ -203,15 +204,15 @@ class Chat:
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
-        return event(self._object("chat.completion.chunk", [choice]) | usage)
+        return self._write([choice], usage)
 
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _head(self, kind: str) -> dict[str, Any]:
+        """The fields before the choices, the same in every event."""
         return {
             "id": self._id,
             "object": kind,
             "created": self._created,
             "model": self._body.model or self._served.name,
-            "choices": choices,
         }
 
 

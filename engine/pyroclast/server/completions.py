@@ -15,7 +15,7 @@ from pyroclast.server.fields import SamplingFields, StreamOptions, sampling_para
 from pyroclast.server.generation import Generation
 from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
-from pyroclast.server.sse import DONE, event
+from pyroclast.server.sse import DONE, chunk_writer
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk, TokenLogprobs
@@ -142,7 +142,7 @@ class Completions:
         ]
         n_completion = 0 if self._only_reads else sum(len(c.token_ids) for c in found)
         usage = usage_json(sum(map(len, self._prompts)), n_completion, self.generation.n_cached)
-        return self._object(choices) | {"usage": usage}
+        return self._head() | {"choices": choices, "usage": usage}
 
     def _choice_json(
         self, i: int, choice: _Choice, head: Any, prompt_ids: list[int]
@@ -206,6 +206,7 @@ class Completions:
         n_prompt = sum(map(len, self._prompts))
         offsets = [0] * (n * len(self._prompts))
         begun: set[int] = set()
+        write = chunk_writer(self._head())
         async for i, chunk in self._all_chunks():
             ids, text, logprobs = chunk.token_ids, chunk.text, list(chunk.logprobs or ())
             if self._only_reads:
@@ -228,21 +229,18 @@ class Completions:
                 offsets[i] += sum(len(self._token_name(token_id)) for token_id in ids)
             if self._body.return_token_ids:
                 choice["token_ids"] = ids
-            yield event(self._object([choice]) | usage)
+            yield write([choice], usage)
         if options.include_usage:
-            yield event(
-                self._object([])
-                | {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
-            )
+            yield write([], {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)})
         yield DONE
 
-    def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _head(self) -> dict[str, Any]:
+        """The fields before the choices, the same in every event."""
         return {
             "id": self._id,
             "object": "text_completion",
             "created": self._created,
             "model": self._body.model or self._served.name,
-            "choices": choices,
         }
 
 

@@ -1,4 +1,4 @@
-"""The protocol of one connection: uvicorn's, with a deadline for requests and a bound on their
+"""The protocol of one connection, with a deadline for requests and a bound on their
 number.  uvicorn itself waits for ever for a request that began and does not end."""
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import Any
 
 import h11
 import msgspec
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES
 
 from pyroclast.server.errors import HttpError
 from pyroclast.server.limits import Limits
+from pyroclast.server.protocol import Protocol
 
 _SPARE = 128  # descriptors for files, and for those that are refused
 _GRACE_S = 1.0  # the application itself answers 408 to a body that does not come; see read_body
@@ -25,11 +26,11 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
     n_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     n = min(limits.max_connections, max(1, n_descriptors - _SPARE))
     return type(
-        "BoundedProtocol", (_Protocol,), {"limits": dataclasses.replace(limits, max_connections=n)}
+        "BoundedProtocol", (_BoundedProtocol,), {"limits": dataclasses.replace(limits, max_connections=n)}
     )
 
 
-class _Protocol(H11Protocol):
+class _BoundedProtocol(Protocol):
     """The first line and the headers have `header_timeout_s`, from the connection or from their
     first byte on; the body has `body_timeout_s`.  What comes too late is closed."""
 

@@ -30,6 +30,18 @@ def event(value: Any, name: str | None = None) -> bytes:
     return head + b"data: " + _encode(value) + b"\n\n"
 
 
+def chunk_writer(head: Mapping[str, Any]) -> Callable[[Any, Mapping[str, Any]], bytes]:
+    """Gives (choices, further fields) -> the event of a chunk with these and the fields of `head`,
+    which are encoded once."""
+    before = b"data: " + _encode(head)[:-1] + b',"choices":'
+
+    def write(choices: Any, more: Mapping[str, Any]) -> bytes:
+        after = b"," + _encode(more)[1:] if more else b"}"
+        return before + _encode(choices) + after + b"\n\n"
+
+    return write
+
+
 class EventStream:
     """An ASGI reply.  `events` yields ready bytes; `on_error` makes the one event that tells of an
     error after the stream began."""
@@ -44,6 +56,8 @@ class EventStream:
     ) -> None:
         self._events, self._headers = events, headers
         self._on_error, self._on_end = on_error, on_end
+        self._sent_s: float | None = None  # when the last bytes were sent, by the event loop
+        self._is_sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until the events end or the client is gone."""
@@ -55,7 +69,7 @@ class EventStream:
         gone = asyncio.ensure_future(_until_gone(receive))
         sending = asyncio.ensure_future(self._send_all(send))
         try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            await self._ping_until({gone, sending}, send)
         finally:
             for task in (gone, sending):
                 if not task.done():
@@ -66,32 +80,35 @@ class EventStream:
             await self._on_end()  # events that were never asked for have not ended it
 
     async def _send_all(self, send: Send) -> None:
-        wait_s = FIRST_PING_S
-        pending = asyncio.ensure_future(anext(self._events, None))
+        """One task for all events, and no timer: both would cost more than the event itself."""
+        now = asyncio.get_running_loop().time
         try:
-            while True:
-                done, _ = await asyncio.wait({pending}, timeout=wait_s)
-                wait_s = PING_S
-                if not done:
-                    await _send_body(send, _PING)
-                    continue
-                data = pending.result()
-                if data is None:
-                    break
-                await _send_body(send, data)
-                pending = asyncio.ensure_future(anext(self._events, None))
-        except asyncio.CancelledError:
-            pending.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await pending
-            raise
+            async for data in self._events:
+                self._is_sending = True
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                self._sent_s, self._is_sending = now(), False
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            await _send_body(send, self._on_error(of_exception(error)))
+            data = self._on_error(of_exception(error))
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-async def _send_body(send: Send, data: bytes) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": True})
+    async def _ping_until(self, ends: set[asyncio.Future[None]], send: Send) -> None:
+        """Returns when one of `ends` is done; sends a ping when nothing else was sent for a
+        while."""
+        now = asyncio.get_running_loop().time
+        begin_s = now()
+        while True:
+            last_s, wait_s = self._sent_s, PING_S
+            if last_s is None:
+                last_s, wait_s = begin_s, FIRST_PING_S
+            left_s = PING_S if self._is_sending else last_s + wait_s - now()
+            if left_s <= 0:
+                self._sent_s = now()
+                await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                continue
+            done, _ = await asyncio.wait(ends, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -1,0 +1,17 @@
+"""A server under twice its capacity and under misuse: 30 minutes that end by themselves.
+
+    python bench/soak.py --minutes 30 --json bench/results/soak.json
+
+What is asked of it, and what is checked: engine/pyroclast/lab/serving/soak.py.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / folder) for folder in ("engine", "kernels")]
+
+from pyroclast.lab.serving.soak import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(__doc__)
