@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "gemma3": "gemma3",
     "granitemoehybrid": "granite",
+    "mistral": "llama",
     "mistral3": "mistral3",
     "ministral3": "mistral3",
     "olmo3": "olmo2",

