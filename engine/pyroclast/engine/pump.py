@@ -29,9 +29,12 @@ class Pump:
         self._finalizer.atexit = False
 
     def wake(self) -> None:
-        """Sees to it that the thread runs, and that it looks for work.  Never waits for a step."""
+        """Sees to it that the thread runs, if there is work, and that it looks for it.  Never waits
+        for a step."""
         if self._pid_of_thread != os.getpid():  # never started, or left in the parent of a fork
-            self._start(os.getpid())
+            loop = self._loop()
+            if loop is not None and loop.has_work():
+                self._start(os.getpid())
         if self._idle:
             self._bell.put(None)
 
@@ -62,18 +65,19 @@ class Pump:
     def _run_steps(self) -> bool:
         """Runs steps until there is nothing to do; False when the loop is gone or closed."""
         loop = self._loop()
-        if loop is None or loop.closed:
-            self._pid_of_thread = None
-            return False
-        self._idle = False
-        while not self._idle:
+        while loop is not None:
+            self._idle = False
             try:
                 while loop.has_work():
                     loop.run_for_all()
             except BaseException as error:  # noqa: BLE001 - whatever it is, who waits hears of it
                 loop.fail_all(error)
-            # Who queues something from here on rings the bell.
+            # Who queues something or closes the loop from here on rings the bell.
             self._idle = True
             if loop.has_work():
-                self._idle = False
-        return True
+                continue
+            if not loop.closed:
+                return True
+            break
+        self._pid_of_thread = None
+        return False
