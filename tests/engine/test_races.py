@@ -48,7 +48,7 @@ def test_closing_starts_no_thread():
     before, llm = pumps(), fake_llm()
     model = AsyncLLM.of(llm)
     started = []
-    llm._loop.pump._start = lambda pid: started.append(pid)
+    llm._loop.pump._start = started.append
     asyncio.run(model.close())
     llm.close()
     assert (started, pumps() - before) == ([], set())
@@ -71,13 +71,11 @@ def test_what_is_queued_while_another_thread_closes_is_told(face, monkeypatch):
         monkeypatch.setattr(loop, "check_open", close_behind_the_check)
         await asyncio.wait_for(anext(stream), 20)
 
+    stream = llm.stream("a", GREEDY)
+    if face == "sync":
+        monkeypatch.setattr(loop, "check_open", close_behind_the_check)
     with pytest.raises(ClosedError, match="was closed"):
-        if face == "async":
-            asyncio.run(work())
-        else:
-            stream = llm.stream("a", GREEDY)
-            monkeypatch.setattr(loop, "check_open", close_behind_the_check)
-            next(stream)
+        asyncio.run(work()) if face == "async" else next(stream)
     assert free_blocks(llm) == 64
     deadline = time.monotonic() + 20
     while loop.has_work() and time.monotonic() < deadline:
