@@ -1,7 +1,7 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize clean
+.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize torture clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -17,6 +17,7 @@ endif
 CACHE_TAG = $(shell $(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 PROMPT ?= The three largest planets of the solar system are
 PYTEST_ARGS ?=
+TORTURE_ARGS ?=
 
 SOURCES := $(shell find $(wildcard engine kernels tests bench) -name '*.cpp' -o -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 CYTHON_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd')
@@ -75,6 +76,10 @@ sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## C++ and
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  $(PY) -m pytest -n auto --ignore=tests/gpu --capture=sys -o pythonpath="build/sanitized tests" \
 	  -m "native and not slow and not oracle" -k "not numba and not bit_group" $(PYTEST_ARGS)
+
+# Ends by itself after 20 minutes; what it finds is saved in build/torture, for --replay.
+torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile files and requests at random; TORTURE_ARGS="--seconds 120"
+	PYTHONPATH=engine:kernels:tests $(PY) -m torture $(TORTURE_ARGS)
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -10,7 +10,7 @@ import pytest
 
 from documents import ROOT
 
-STEPS = ("make check", "make test", "make sanitize")
+STEPS = ("make check", "make test", "make sanitize", "make torture")
 
 
 def ci(folder: Path, make: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,13 +33,13 @@ def test_a_pass_ends_with_the_time_of_each_step(tmp_path: Path) -> None:
     done = ci(tmp_path, "exit 0")
     table = done.stdout.split("=== time of each step\n")[1].splitlines()
     assert done.returncode == 0
-    assert [line.split()[2] for line in table[:4]] == ["passed"] * 4
+    assert [line.split()[2] for line in table[:5]] == ["passed"] * 5
     assert all(name in line for name, line in zip(STEPS, table, strict=False))
-    assert "total, of at most 2400 s" in table[4]
-    assert table[5] == "=== passed"
+    assert "total, of at most 2400 s" in table[5]
+    assert table[6] == "=== passed"
 
 
-@pytest.mark.parametrize("step", ["check", "test", "sanitize"])
+@pytest.mark.parametrize("step", ["check", "test", "sanitize", "torture"])
 def test_a_failing_step_fails_the_run_and_is_in_the_table(tmp_path: Path, step: str) -> None:
     done = ci(tmp_path, f'[ "$1" != {step} ]')
     table = done.stdout.split("=== time of each step\n")[1].splitlines()

@@ -1,0 +1,179 @@
+"""Every kind of torture runs, and the campaign finds each fault that is planted."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pyroclast.errors import ModelFileError
+from torture import __main__ as command
+from torture.campaign import Kind, replay, torture
+from torture.kinds import KINDS
+from torture.record import Finding
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_kind_runs_and_finds_nothing(kind, tmp_path):
+    # A process of its own: tests of other files may have started threads in this one.
+    path = tmp_path / "counts.json"
+    arguments = ["--kind", kind.name, "--seconds", "1", "--seed", "1", "--json", str(path)]
+    paths = os.pathsep.join(str(ROOT / name) for name in ("engine", "kernels", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-m", "torture", *arguments, "--findings", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [row] = json.loads(path.read_text())["rows"]
+    assert row["kind"] == kind.name and row["cases"] > 0
+
+
+# ---- planted faults ------------------------------------------------------------------------
+
+
+class PanicError(BaseException):
+    pass
+
+
+def crash(payload):
+    ctypes.string_at(0)
+
+
+def abort(payload):
+    os.abort()
+
+
+def leave(payload):
+    os._exit(3)
+
+
+def spin(payload):
+    while True:
+        pass
+
+
+def wait(payload):
+    threading.Lock().acquire()
+    threading.Event().wait()
+
+
+def grow(payload):
+    return bytearray(1 << 30)
+
+
+def wrong(payload):
+    raise KeyError("surprise")
+
+
+def panic(payload):
+    raise PanicError("as a panic of Rust is")
+
+
+FAULTS = {
+    crash: "died of SIGSEGV",
+    abort: "died of SIGABRT",
+    leave: "exit code 3",
+    spin: "more than 0.5 s of CPU time",
+    wait: "more than 3 s",
+    grow: "MemoryError",
+    wrong: "KeyError: 'surprise'",
+    panic: "as a panic of Rust is",
+}
+
+
+def planted(fault):
+    """A kind whose third case is the fault."""
+
+    def one(payload):
+        if payload == b"2":
+            fault(payload)
+        if payload == b"1":
+            raise ModelFileError("refused")
+
+    def run(seed, deadline, record):
+        for number in range(4):
+            with record.case(payload := b"%d" % number):
+                one(payload)
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    return Kind("planted", run, one, case_seconds=0.5, memory_bytes=1 << 28)
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"), FAULTS.items(), ids=lambda v: getattr(v, "__name__", "")
+)
+def test_a_planted_fault_is_found(fault, what, tmp_path):
+    kind = planted(fault)
+    outcome = torture(kind, 7, 0.1)
+    [finding] = outcome.findings
+    assert what in finding.what
+    assert (finding.kind, finding.seed, finding.case) == ("planted", 7, 3)
+    assert finding.payload == b"2"
+    if fault is not leave:
+        assert fault.__name__ in finding.detail  # where it happened
+    path = finding.save(tmp_path)
+    [again] = replay(Finding.load(path), kind).findings
+    assert what in again.what
+    [by_seed] = replay(Finding.load(path), Kind("planted", kind.run, None, 0.5, 1 << 28)).findings
+    assert what in by_seed.what
+
+
+def test_the_campaign_goes_on_after_a_fault():
+    outcome = torture(planted(crash), 0, 1.0)
+    assert outcome.cases > 3
+    assert len(outcome.findings) == 1  # the same fault, found again
+    assert outcome.refused == outcome.cases // 3
+
+
+def test_a_kind_that_cannot_run_is_a_finding():
+    def run(seed, deadline, record):
+        raise ZeroDivisionError
+
+    began = time.monotonic()
+    [finding] = torture(Kind("broken", run), 0, 60).findings
+    assert "the kind itself failed: ZeroDivisionError" in finding.what
+    assert time.monotonic() - began < 30
+
+
+def test_what_a_kind_starts_ends_with_it(tmp_path):
+    def run(seed, deadline, record):
+        with record.case(b""):
+            child = subprocess.Popen(["sleep", "60"])
+            (tmp_path / "pid").write_text(str(child.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    [finding] = torture(Kind("parent", run), 0, 0.01).findings
+    assert "died of SIGKILL" in finding.what
+    command_line = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
+    end = time.monotonic() + 30
+    while command_line.exists() and command_line.read_bytes():  # empty: only its end is not read
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# ---- the command ---------------------------------------------------------------------------
+
+
+def test_the_command_adds_up_and_fails_on_a_finding(tmp_path, capsys):
+    path, folder = tmp_path / "counts.json", tmp_path / "found"
+    arguments = ["--seconds", "0.1", "--seed", "5", "--json", str(path), "--findings", str(folder)]
+    assert command.main(arguments, [planted(str)]) == 0
+    assert command.main(arguments, [planted(str), planted(wrong)]) == 1
+    [row] = json.loads(path.read_text())["rows"]
+    assert (row["cases"], row["refused"], row["findings"]) == (12, 3, 1)
+    printed = capsys.readouterr().out
+    assert "KeyError: 'surprise'" in printed
+    [saved] = folder.iterdir()
+    assert command.main(["--replay", str(saved)], [planted(wrong)]) == 1
+    assert command.main(["--replay", str(saved)], [planted(str)]) == 0
