@@ -81,3 +81,18 @@ def test_what_is_queued_while_another_thread_closes_is_told(face, monkeypatch):
     while loop.has_work() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not loop.has_work()
+
+
+def test_an_error_that_comes_between_two_turns_is_raised():
+    """Another thread runs the step in which the request fails."""
+    llm = fake_llm()
+    real = llm._loop._turn
+
+    def turn(call):
+        real(call)
+        llm._loop.fail_all(ValueError("planted"))
+
+    llm._loop._turn = turn
+    with pytest.raises(ValueError, match="planted"):
+        llm.generate("a", GREEDY)
+    assert free_blocks(llm) == 64

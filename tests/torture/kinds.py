@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from torture.campaign import Kind
+from torture.exceptions import EXCEPTIONS
+from torture.random_requests import REQUESTS
 from torture.templates import TEMPLATES
 
-KINDS: list[Kind] = [TEMPLATES]
+KINDS: list[Kind] = [TEMPLATES, REQUESTS, EXCEPTIONS]

@@ -117,8 +117,10 @@ class Loop:
             self.submit(requests)
             with progress_bar(n_all, "prompt", progress) as show:
                 while call.open:
-                    self.run(call)
+                    self._turn(call)
                     show(n_all - len(call.open))
+            if call.error is not None:  # maybe set by another thread, between two turns of ours
+                raise call.error
         except BaseException:
             self.give_up(call)
             raise
@@ -225,7 +227,7 @@ class Loop:
             )
             return
         self._clean_up()
-        for call in {request.call for request in self.stepper.scheduler.requests()}:
+        for call in self.stepper.calls():
             if call.chunks is None or call.future is not None:
                 self.stepper.end(call)
 
@@ -233,9 +235,7 @@ class Loop:
 
     def _in_step(self) -> bool:
         """Whether this very thread is in the middle of a step, or of another piece under the lock.
-
-        The lock itself is asked, as `threading.Condition` does.  A note of ours could be wrong for
-        ever: Ctrl-C may land between taking the lock and noting it."""
+        The lock is asked: a note would stay wrong if Ctrl-C came between taking it and noting."""
         is_owned = bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
         return is_owned and (self._busy != 0 or not self._is_held)
 
@@ -250,26 +250,33 @@ class Loop:
         self._freed = True
 
     def _clean_up(self) -> None:
-        while self._inbox:
-            request = self._inbox.popleft()
-            if self._freed:  # it was queued while another thread closed the model
-                self.stepper.end(request.call, self.closed_error())
-            else:
-                self.stepper.add(request)
-        while self._given_up:
-            self.stepper.end(*self._given_up.popleft())
-        while self._resumed:
-            self.stepper.resume(self._resumed.popleft())
+        """What is interrupted stays in its queue: the next one does it again."""
+        try:
+            while self._inbox:
+                if self._freed:  # it was queued while another thread closed the model
+                    self.stepper.end(self._inbox[0].call, self.closed_error())
+                else:
+                    self.stepper.add(self._inbox[0])
+                self._inbox.popleft()
+            while self._given_up:
+                self.stepper.end(*self._given_up[0])
+                self._given_up.popleft()
+            while self._resumed:
+                self.stepper.resume(self._resumed[0])
+                self._resumed.popleft()
+        except BaseException:
+            self.stepper.distrust()
+            raise
 
     def _end_all(self, error: Exception) -> None:
-        for call in {request.call for request in self.stepper.scheduler.requests()}:
+        for call in self.stepper.calls():
             self.stepper.end(call, error)
 
     def _wake(self) -> None:
         """Tells the coroutines that wait for what the step has brought."""
         noted = self.noted.copy()
-        self.noted.clear()
         self._given_up += [(call, None) for call in wake(noted)]
+        del self.noted[: len(noted)]
 
     def _wake_pump(self) -> None:
         if self.pump is not None:
