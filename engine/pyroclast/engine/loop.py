@@ -119,11 +119,11 @@ class Loop:
                 while call.open:
                     self._turn(call)
                     show(n_all - len(call.open))
-            if call.error is not None:  # maybe set by another thread, between two turns of ours
-                raise call.error
         except BaseException:
             self.give_up(call)
             raise
+        if call.error is not None:  # maybe by another thread, between two turns of this one
+            raise call.error
 
     def submit(self, requests: Iterable[ReadRequest]) -> None:
         """Queues requests; they begin with the next step that somebody runs.  Never waits."""
