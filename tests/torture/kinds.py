@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torture.campaign import Kind
 from torture.exceptions import EXCEPTIONS
+from torture.exits import EXITS
+from torture.full_disk import FULL_DISK
+from torture.kills import KILLS
 from torture.random_requests import REQUESTS
 from torture.templates import TEMPLATES
 
-KINDS: list[Kind] = [TEMPLATES, REQUESTS, EXCEPTIONS]
+KINDS: list[Kind] = [TEMPLATES, REQUESTS, EXCEPTIONS, EXITS, KILLS, FULL_DISK]
