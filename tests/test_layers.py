@@ -71,7 +71,7 @@ RANKS = [
         "pyroclast_kernels.huge_pages",
         "pyroclast_kernels.table_files",
     ),
-    ("pyroclast_kernels.cache_folder",),
+    ("pyroclast_kernels.cache_folder", "pyroclast_kernels.whole_file"),
     ("pyroclast_kernels.errors", "pyroclast_kernels.cgroups"),
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}

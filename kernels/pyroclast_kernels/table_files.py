@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyroclast_kernels import cache_folder
+from pyroclast_kernels import cache_folder, whole_file
 from pyroclast_kernels.errors import KernelError
 
 _MAX_BYTES = 4 << 20  # far more than a table of every op, format and class has
@@ -48,18 +46,11 @@ def read_file(path: Path, kind: str, schema: int, **wanted: str) -> dict[str, An
 
 def write_file(path: Path, raw: Mapping[str, Any]) -> None:
     """Writes a JSON object, whole or not at all; KernelError if that fails."""
-    part = ""
     try:
         cache_folder.make(path.parent)
-        cache_folder.sweep(path.parent, ".table-*.part")
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".table-", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(raw, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(path)
+        with whole_file.replacing(path, 0o600) as file:
+            file.write(json.dumps(raw, indent=1).encode())
     except (OSError, cache_folder.CacheError) as error:
-        Path(part).unlink(missing_ok=True) if part else None
         raise KernelError(
             f"the table cannot be written to {path}: {getattr(error, 'strerror', error)}; "
             "set XDG_CACHE_HOME to a directory that can be written"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pyroclast.checkpoint import installed
 from pyroclast.checkpoint.installed import INSTALLED_MODELS, InstalledModel, installed_path
 from pyroclast.errors import ModelFileError
+from pyroclast_kernels import whole_file
 
 PARTS = [b"first", b"second", b"third"]
 
@@ -67,6 +67,6 @@ def test_a_full_disk_is_said(packages: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(installed.os, "replace", full)
+    monkeypatch.setattr(whole_file.os, "fsync", full)
     with pytest.raises(ModelFileError, match="No space left on device"):
         installed_path("made-up")

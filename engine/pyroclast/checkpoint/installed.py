@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.errors import ModelFileError
-from pyroclast_kernels import cache_folder
+from pyroclast_kernels import cache_folder, whole_file
 
 _BLOCK_BYTES = 1 << 20
 
@@ -82,22 +80,15 @@ def _joined(name: str, model: InstalledModel, parts: Sequence[Path]) -> Path:
     n_bytes = sum(part.stat().st_size for part in parts)
     if cache_folder.usable(path) and path.stat().st_size == n_bytes:
         return path
-    cache_folder.sweep(folder, "*.tmp")
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            try:
-                _write(file, name, model, parts)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file.replacing(path, 0o600) as file:
+            _write(file, name, model, parts)
     except OSError as error:
         raise ModelFileError(f"{name!r} cannot be joined in {folder}: {error.strerror}") from error
     return path
 
 
-def _write(file: IO[bytes], name: str, model: InstalledModel, parts: Sequence[Path]) -> None:
+def _write(file: BinaryIO, name: str, model: InstalledModel, parts: Sequence[Path]) -> None:
     digest = hashlib.sha256()
     for block in _blocks(parts):
         digest.update(block)

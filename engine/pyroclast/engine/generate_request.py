@@ -95,6 +95,10 @@ class GenerateRequest(ReadRequest):
         self.takes_drafts = not params.logits_processors and matcher is None
 
     @property
+    def is_done(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
     def is_live(self) -> bool:
         """Streams are."""
         return self.call.chunks is not None

@@ -47,8 +47,10 @@ class Loop:
         # Filled under the lock, by the calls that coroutines wait for; see `Call.note`.
         self.noted: list[Call] = []
         self._lock = threading.RLock()
-        # The thread that is between the first and the last line under the lock; 0 if none is.
+        # The thread that runs a step, for those that decide whether to wait; 0 if none does.  After
+        # an interruption it may be wrong until the next step.
         self._busy = 0
+        self._is_held = False  # by `hold`, and not by a step
         self._freed = False  # the model is closed as well
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
@@ -70,23 +72,23 @@ class Loop:
         self._turn(None)
 
     def _turn(self, call: Call | None) -> None:
+        if self._in_step():
+            raise _reentry_error()
         # Only a thread that meets another one says that it waits; see _hand_over.
         waits = threading.get_ident() if self._busy else 0
-        if waits:
-            self._waiting.add(waits)
         try:
+            if waits:
+                self._waiting.add(waits)
             with self._lock:
-                if self._busy:
-                    raise _reentry_error()
                 try:
                     self._busy = threading.get_ident()
                     if waits:
                         self._waiting.discard(waits)
                     self._step(call)
                 finally:
+                    self._busy = 0
                     if self.noted:
                         self._wake()
-                    self._busy = 0
         finally:
             if waits:
                 self._waiting.discard(waits)
@@ -94,18 +96,18 @@ class Loop:
             self._hand_over()
 
     def _step(self, call: Call | None) -> None:
-        if self._inbox or self._given_up or self._resumed:
-            self._clean_up()
-        if call is None:
-            if not self.closed and self.stepper.scheduler:
-                self.stepper.step()
-        elif call.open and not call.chunks and call.error is None:
-            if self.closed:
-                self.stepper.end(call, self.closed_error())
-            else:
+        if not self.closed:
+            if self._inbox or self._given_up or self._resumed:
+                self._clean_up()
+            if call is None:
+                if self.stepper.scheduler:
+                    self.stepper.step()
+            elif call.open and not call.chunks and call.error is None:
                 self.stepper.step()
         if self.closed:  # before the step, or in the middle of it
             self._free()
+            if call is not None and call.open:
+                self.stepper.end(call, self.closed_error())
 
     def complete(self, call: Call, requests: Sequence[ReadRequest], progress: bool | None) -> None:
         """Runs steps until every request of the call has ended.  An exception ends those that have
@@ -115,11 +117,13 @@ class Loop:
             self.submit(requests)
             with progress_bar(n_all, "prompt", progress) as show:
                 while call.open:
-                    self.run(call)
+                    self._turn(call)
                     show(n_all - len(call.open))
         except BaseException:
             self.give_up(call)
             raise
+        if call.error is not None:  # maybe by another thread, between two turns of this one
+            raise call.error
 
     def submit(self, requests: Iterable[ReadRequest]) -> None:
         """Queues requests; they begin with the next step that somebody runs.  Never waits."""
@@ -130,19 +134,14 @@ class Loop:
     def give_up(self, call: Call, error: Exception | None = None) -> None:
         """Ends the call's requests before the next step, with an error if one is given.  Never
         waits: safe in a finalizer."""
-        if not call.open:
+        if not call.open and not self.noted:
             return
         self._given_up.append((call, error))
         # While the lock is held a step is being run, and the next one begins with the clean-up.
-        if self._lock.acquire(blocking=False):
+        if not self._in_step() and self._lock.acquire(blocking=False):
             try:
-                if not self._busy:
-                    self._busy = threading.get_ident()
-                    try:
-                        self._clean_up()
-                        self._wake()
-                    finally:
-                        self._busy = 0
+                self._clean_up()
+                self._wake()
             finally:
                 self._lock.release()
         self._wake_pump()
@@ -164,12 +163,10 @@ class Loop:
 
     def has_work(self) -> bool:
         """Whether there is something to do before or in a next step."""
+        if self._freed:
+            return bool(self._inbox)
         return bool(
-            self._inbox
-            or self._given_up
-            or self._resumed
-            or self.stepper.scheduler
-            or (self.closed and not self._freed)
+            self._inbox or self._given_up or self._resumed or self.stepper.scheduler or self.closed
         )
 
     def queued(self) -> tuple[int, int]:
@@ -182,14 +179,10 @@ class Loop:
         """Ends everything and frees the model; a second call does nothing.  In the middle of a step
         of this very thread it takes effect when that step ends."""
         self.closed = True
+        if self._in_step():
+            return
         with self._lock:
-            if self._busy:
-                return
-            self._busy = threading.get_ident()
-            try:
-                self._free()
-            finally:
-                self._busy = 0
+            self._free()
         self._wake_pump()
 
     def check_open(self) -> None:
@@ -204,22 +197,27 @@ class Loop:
 
     def hold(self, timeout_s: float) -> bool:
         """Takes the lock, so that no step is being run, unless this very thread runs one."""
-        return self._lock.acquire(timeout=timeout_s)
+        in_step = self._in_step()
+        was_taken = self._lock.acquire(timeout=timeout_s)
+        if was_taken:
+            self._is_held = not in_step
+        return was_taken
 
     def release(self) -> None:
         """Gives the lock back."""
+        self._is_held = False
         self._lock.release()
 
     def renew(self, *, was_held: bool) -> None:
         """In the child of a fork.  What other threads had asked for ends: they are not here."""
         if self.pump is not None:
             self.pump.renew()
-        if self._busy == threading.get_ident():  # it goes on with its step
+        if was_held and not self._is_held:  # it goes on with its step
             self.release()
             return
         self._lock = threading.RLock()
         self._waiting.clear()
-        self._busy = 0
+        self._busy, self._is_held = 0, False
         if not was_held or self.stepper.model.device != "cpu":
             self.closed = self._freed = True
             self._why_closed = (
@@ -229,38 +227,56 @@ class Loop:
             )
             return
         self._clean_up()
-        for call in {request.call for request in self.stepper.scheduler.requests()}:
+        for call in self.stepper.calls():
             if call.chunks is None or call.future is not None:
                 self.stepper.end(call)
 
     # ---- inside ------------------------------------------------------------------------------
 
+    def _in_step(self) -> bool:
+        """Whether this very thread is in the middle of a step, or of another piece under the lock.
+        The lock is asked: a note would stay wrong if Ctrl-C came between taking it and noting."""
+        is_owned = bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+        return is_owned and (self._busy != 0 or not self._is_held)
+
     def _free(self) -> None:
+        """Each piece may be done twice: after Ctrl-C in the middle, the next call does the rest."""
+        self._clean_up()
         if self._freed:
             return
-        self._freed = True
-        self._clean_up()
         self._end_all(self.closed_error())
         self._wake()
         self.stepper.model.close()
+        self._freed = True
 
     def _clean_up(self) -> None:
-        while self._inbox:
-            self.stepper.add(self._inbox.popleft())
-        while self._given_up:
-            self.stepper.end(*self._given_up.popleft())
-        while self._resumed:
-            self.stepper.resume(self._resumed.popleft())
+        """What is interrupted stays in its queue: the next one does it again."""
+        try:
+            while self._inbox:
+                if self._freed:  # it was queued while another thread closed the model
+                    self.stepper.end(self._inbox[0].call, self.closed_error())
+                else:
+                    self.stepper.add(self._inbox[0])
+                self._inbox.popleft()
+            while self._given_up:
+                self.stepper.end(*self._given_up[0])
+                self._given_up.popleft()
+            while self._resumed:
+                self.stepper.resume(self._resumed[0])
+                self._resumed.popleft()
+        except BaseException:
+            self.stepper.distrust()
+            raise
 
     def _end_all(self, error: Exception) -> None:
-        for call in {request.call for request in self.stepper.scheduler.requests()}:
+        for call in self.stepper.calls():
             self.stepper.end(call, error)
 
     def _wake(self) -> None:
         """Tells the coroutines that wait for what the step has brought."""
         noted = self.noted.copy()
-        self.noted.clear()
         self._given_up += [(call, None) for call in wake(noted)]
+        del self.noted[: len(noted)]
 
     def _wake_pump(self) -> None:
         if self.pump is not None:

@@ -14,6 +14,9 @@ from queue import SimpleQueue
 from pyroclast.engine.loop import Loop
 from pyroclast.errors import KernelError
 
+# One after another, with nothing done in between.
+_MAX_FAILURES = 8
+
 
 class Pump:
     """`wake` after every request that was queued, or given up: it runs the steps that follow."""
@@ -29,9 +32,12 @@ class Pump:
         self._finalizer.atexit = False
 
     def wake(self) -> None:
-        """Sees to it that the thread runs, and that it looks for work.  Never waits for a step."""
+        """Sees to it that the thread runs, if there is work, and that it looks for it.  Never waits
+        for a step."""
         if self._pid_of_thread != os.getpid():  # never started, or left in the parent of a fork
-            self._start(os.getpid())
+            loop = self._loop()
+            if loop is not None and loop.has_work():
+                self._start(os.getpid())
         if self._idle:
             self._bell.put(None)
 
@@ -46,34 +52,55 @@ class Pump:
                 return
             self._idle = False
             thread = threading.Thread(target=self._work, name="pyroclast-pump", daemon=True)
+            self._pid_of_thread = pid  # first: the thread may end, and take it back, at once
             try:
                 thread.start()
             except RuntimeError as error:
+                self._pid_of_thread = None
                 raise KernelError(
                     f"the thread that runs the steps could not be started ({error}); "
                     "raise the limit on threads (ulimit -u, TasksMax) or on memory"
                 ) from error
-            self._pid_of_thread = pid
 
     def _work(self) -> None:
-        while self._run_steps():
-            self._bell.get()
+        try:
+            while self._run_steps():
+                self._bell.get()
+        except BaseException as error:
+            # The next one to wake it starts another thread; who waits now is told.
+            self._pid_of_thread = None
+            loop = self._loop()
+            if loop is not None:
+                loop.fail_all(error)
+            raise
 
     def _run_steps(self) -> bool:
         """Runs steps until there is nothing to do; False when the loop is gone or closed."""
         loop = self._loop()
-        if loop is None or loop.closed:
-            self._pid_of_thread = None
-            return False
-        self._idle = False
-        while not self._idle:
-            try:
-                while loop.has_work():
-                    loop.run_for_all()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, who waits hears of it
-                loop.fail_all(error)
-            # Who queues something from here on rings the bell.
+        while loop is not None:
+            self._idle = False
+            self._work_through(loop)
+            # Who queues something or closes the loop from here on rings the bell.
             self._idle = True
             if loop.has_work():
-                self._idle = False
-        return True
+                continue
+            if not loop.closed:
+                return True
+            break
+        self._pid_of_thread = None
+        return False
+
+    def _work_through(self, loop: Loop) -> None:
+        """Runs steps; whatever they raise, who waits hears of it."""
+        failure: BaseException | None = None
+        for _ in range(_MAX_FAILURES):
+            try:
+                if failure is not None:
+                    loop.fail_all(failure)
+                    failure = None
+                while loop.has_work():
+                    loop.run_for_all()
+            except BaseException as error:  # noqa: BLE001 - it is passed on
+                failure = error
+            else:
+                return

@@ -47,3 +47,8 @@ class ReadRequest(Request):
         self.n_top = n_top
         self.on_rows, self.on_states = on_rows, on_states
         call.open.add(self)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has all that it wanted."""
+        return self.n_computed == self.n_prompt

@@ -156,10 +156,11 @@ class Scheduler(Generic[R]):
         self._decoding = step
         return step
 
-    def restart_all(self) -> None:
-        """Nothing in the KV cache is trusted any more: every request is computed again."""
+    def restart_all(self, others: Collection[R] = ()) -> None:
+        """Nothing in the KV cache is trusted any more: every request is computed again.  others:
+        some that were being taken off, and may not be in the queues any more."""
         running, self.running = self.running, []
-        for request in chain(running, self.waiting, self.parked):
+        for request in chain(running, self.waiting, self.parked, others):
             request.blocks = []
             request.n_computed = 0
         for request in running:

@@ -68,12 +68,26 @@ class Stepper:
         self._steady: list[GenerateRequest] | None = None
         # The request whose tokens and text are being changed.
         self._changing: ReadRequest | None = None
+        # Everyone who was added and has not ended: `_recover` trusts this, and not the scheduler.
+        self._live: set[ReadRequest] = set()
+        self._is_distrusted = False  # something was interrupted
 
     def add(self, request: ReadRequest) -> None:
-        self._changing = request
+        """Queues a request; again, if the first time was interrupted."""
+        self._steady = None
+        if request in self._live:
+            self.scheduler.remove([request])
+        self._live.add(request)
         delay_s = _BATCH_DELAY_S if request.call.priority == "batch" else 0.0
         self.scheduler.add(request, perf_counter() + delay_s)
-        self._changing = self._steady = None
+
+    def calls(self) -> set[Call]:
+        """The calls that have not ended."""
+        return {request.call for request in self._live}
+
+    def distrust(self) -> None:
+        """Something was interrupted outside of a step: the next one repairs it first."""
+        self._is_distrusted = True
 
     def pause(self, call: Call) -> None:
         """Leaves a call out of the steps: it has as many chunks as may wait for its reader."""
@@ -99,9 +113,11 @@ class Stepper:
         self._steady = None
 
     def step(self) -> None:
-        """Runs one step.  An error of the model, or of a user's callable, is not raised here: it
-        ends the calls concerned, and waits in them."""
+        """Runs one step.  An error of the model, or of what one request brought in, is not raised
+        here: it ends the calls concerned, and waits in them."""
         try:
+            if self._is_distrusted:
+                self._recover(None)
             try:
                 if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
@@ -109,11 +125,15 @@ class Stepper:
                 # Nothing has advanced: the others do the same step again.
                 self._fail([failed.request], failed.reason)
             except PyroclastError as error:
+                if self._changing is not None or not self._planned:
+                    raise
+                self._is_distrusted = True
                 self._fail(self._planned, error)
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C can land between any two bytecodes: trust nothing but the tokens themselves.
-            self._recover()
-            raise
+            self._is_distrusted = True
+            if not self._recover(error):
+                raise
 
     def end(
         self, call: Call, error: Exception | None = None, *, spoiled: bool = False
@@ -131,6 +151,7 @@ class Stepper:
                     request.emit(text, [])
         call.open.clear()
         call.note()
+        self._live.difference_update(requests)
         return freed
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
@@ -175,6 +196,7 @@ class Stepper:
     def _plan_and_run(self) -> None:
         """Runs a step of any kind."""
         start_s = perf_counter()
+        self._planned = []
         step = self._planned = self.scheduler.schedule()
         if not step:
             assert not self.scheduler, "requests wait, but none can run"
@@ -217,13 +239,11 @@ class Stepper:
             start, end = end, end + request.n_step_rows
             if isinstance(request, GenerateRequest):
                 bad_row = outcome.give(request, start, token_ids, start_s, now_s)
-                done = request.finish_reason is not None
             else:
                 bad_row = outcome.read(request, start, token_ids)
-                done = request.n_computed == request.n_prompt
             if bad_row is not None:
                 failed.append((request, bad_row))
-            elif done:
+            elif request.is_done:
                 finished.append(request)
             if request.call.is_full:
                 self.pause(request.call)
@@ -244,6 +264,7 @@ class Stepper:
         for request in requests:
             request.call.open.discard(request)
             request.call.note()
+        self._live.difference_update(requests)
 
     def _fail(self, requests: Iterable[ReadRequest], error: Exception) -> None:
         """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a
@@ -253,21 +274,23 @@ class Stepper:
             if freed:
                 self.model.zero_blocks(freed)
 
-    def _recover(self) -> None:
+    def _recover(self, error: BaseException | None) -> bool:
         """After an interruption at an unknown place: everything computed is computed again, and
-        the request whose tokens or text may be half changed ends."""
+        who is half changed or half ended ends.  Whether `error` is told: to the request that
+        brought it in."""
         self._steady = None
         self._writer.forget()
-        self.scheduler.restart_all()
         half_done, self._changing = self._changing, None
-        done = [
-            request
-            for request in self.scheduler.requests()
-            if isinstance(request, GenerateRequest) and request.finish_reason is not None
-        ]
-        self._finish([request for request in done if request is not half_done])
+        done = [each for each in self._live if each is not half_done and each.is_done]
+        self.scheduler.restart_all(self._live)
+        self._finish(done)
+        brought = error if isinstance(error, Exception) else None
         if half_done is not None and half_done in half_done.call.open:
-            self.end(half_done.call, PyroclastError("interrupted between two tokens"))
+            self.end(half_done.call, brought or PyroclastError("interrupted between two tokens"))
+        for lost in self._live.difference(self.scheduler.requests()):
+            self.end(lost.call, PyroclastError("interrupted while it ended"))
+        self._is_distrusted = False
+        return half_done is not None and brought is not None
 
 
 def _requests_of(call: Call) -> list[ReadRequest]:

@@ -6,7 +6,6 @@ before is still there.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pyroclast.errors import ModelFileError
+from pyroclast_kernels import whole_file
 
 ALIGNMENT = 32
 _VERSION = 3
@@ -98,23 +98,16 @@ def write_tensor(file: BinaryIO, tensor: TensorEntry, parts: Iterable[Any]) -> N
 def replacing(path: Path, n_bytes: int) -> Iterator[BinaryIO]:
     """A new file of about n_bytes that takes the place of `path` when the block ends; any error
     leaves what was there, and one of the system is a ModelFileError."""
-    path = Path(os.path.realpath(path))  # a link stays one
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        whole_file.sweep(Path(os.path.realpath(path)))  # it may take the room that is wanted
         _check_room(path, n_bytes)
-        with open(part, "xb") as file:
+        with whole_file.replacing(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except OSError as error:
         raise ModelFileError(
             f"{path}: cannot be written: {error.strerror or error}; about {n_bytes >> 20} MiB "
             "are needed there"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _check_room(path: Path, n_bytes: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from pyroclast.errors import PyroclastError
 from pyroclast.lab.profile.breakdown import op_name
 from pyroclast.lab.profile.record import Recorded, RecordedStep
+from pyroclast_kernels.whole_file import replacing
 
 PID = 1
 # Thread 0 is the process's main thread, whose number is that of the process.  Perfetto would put a
@@ -85,15 +86,16 @@ def write_trace(recorded: Recorded, path: Path, about: dict[str, Any]) -> int:
     model, kernels and machine, kept beside the events."""
     n_events = 0
     try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit": "ns", "otherData": ')
-            json.dump(about, file)
-            file.write(', "traceEvents": [\n')
+        with replacing(path) as file:
+            head = json.dumps(about)
+            file.write(
+                f'{{"displayTimeUnit": "ns", "otherData": {head}, "traceEvents": [\n'.encode()
+            )
             for event in events(recorded):
-                file.write(",\n" if n_events else "")
-                json.dump(event, file, separators=(",", ":"))
+                line = json.dumps(event, separators=(",", ":"))
+                file.write((",\n" + line if n_events else line).encode())
                 n_events += 1
-            file.write("\n]}\n")
+            file.write(b"\n]}\n")
     except OSError as error:
         raise TraceFileError(f"cannot write the trace to {path}: {error.strerror}") from error
     return n_events

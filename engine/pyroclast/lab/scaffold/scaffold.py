@@ -24,6 +24,7 @@ from pyroclast.errors import KernelError
 from pyroclast_kernels import user_variants
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.selection import all_variants
+from pyroclast_kernels.whole_file import replacing
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -58,10 +59,10 @@ def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict
         raise KernelError(f"{op} has a variant {variant} already; choose another name")
     try:
         where.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(source(op, name, technology))
-    except FileExistsError:
-        raise KernelError(f"{path} exists already; choose another name, or remove it") from None
+        if path.exists():
+            raise KernelError(f"{path} exists already; choose another name, or remove it")
+        with replacing(path) as file:
+            file.write(source(op, name, technology).encode())
     except OSError as error:
         raise KernelError(f"{path} cannot be written: {error}") from error
     return {

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,6 +35,7 @@ from pyroclast.lab.speed.rows import (
     with_drift,
     with_ratios,
 )
+from pyroclast_kernels.whole_file import replacing
 
 SCHEMA = "pyroclast.kernels"
 VERSION = 2
@@ -55,20 +54,10 @@ def save(path: str | Path, results: Results) -> None:
     """Writes the file in whole or not at all: a write that fails leaves the old one as it was."""
     path, text = Path(path), "\n".join(_lines(results)) + "\n"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        raise ResultFileError(f"{path} cannot be written: {error}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise ResultFileError(f"{path} cannot be written, the old one stays: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        raise ResultFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _lines(results: Results) -> Iterator[str]:

@@ -7,10 +7,10 @@ header.  A result may hold further results, as a suite holds those of its parts.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from pyroclast_kernels.whole_file import replacing
 
 _ROWS = "rows"
 
@@ -24,11 +24,8 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     """Writes the file, and its folder if need be.  After a failure the old file is still whole."""
     text = dump(result)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def without_samples(row: dict[str, Any]) -> dict[str, Any]:
