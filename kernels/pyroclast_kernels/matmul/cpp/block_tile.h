@@ -57,12 +57,12 @@ PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int 
   }
 }
 
-// One tile: the sums of M tokens by G groups, kLanes of each group side by side in `sums`.  No part
-// of its callers: the products of a format share its tiles, and storing compiled once for each of
-// M * G sums took longer than the loop.
+// One tile: the sums of M tokens by G groups, those of a token side by side from sums + m * stride
+// on.  No part of its callers: the products of a format share its tiles, and storing compiled once
+// for each of M * G sums took longer than the loop.
 template <class F, int M, int G>
 void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const Q8Block *x,
-                Fetch fetch, float *sums) {
+                Fetch fetch, float *sums, int64_t stride) {
   static_assert(M * G <= kMaxCells);
   f32x16 acc[M][G];
   const int64_t n_blocks = n_cols / kBlock;
@@ -122,7 +122,7 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
 #pragma GCC unroll 6
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) store(sums + (m * G + g) * kLanes, acc[m][g]);
+    for (int g = 0; g < G; g++) store(sums + m * stride + g * kLanes, acc[m][g]);
 }
 
 // Tiles of nearly equal size that cover n tokens, so that there is no thin last one: calls

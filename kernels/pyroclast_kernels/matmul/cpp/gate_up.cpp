@@ -22,41 +22,29 @@ struct GateUpArgs {
   int64_t activation;
 };
 
-// The sums of some tokens by the gate and the up rows of one group; `next` is from a token to the
-// one after it.
-struct GateAndUp {
-  alignas(64) float sums[2 * kMaxTokens * kLanes];
-  const float *gate, *up;
-  int64_t next;
-};
-
-// Two groups far apart at once where the registers suffice.
-void gate_and_up(const GateUpArgs &a, const BlockFormat &format, int64_t group, const Q8Block *x,
-                 int n, Fetch fetch, GateAndUp &out) {
-  const int64_t size = format.group_bytes(a.n_cols), distance = a.d_ff / kLanes * size;
-  const uint8_t *gate = a.weight + group * size;
-  const Tiles &tiles = format.tiles[n - 1];
-  const bool together = groups_for(n) >= 2 && *a.n_tokens > kStreamTokens;
-  out.gate = out.sums;
-  out.up = out.sums + (together ? 1 : n) * kLanes;
-  out.next = (together ? 2 : 1) * kLanes;
-  if (together) return tiles.two(gate, distance, a.n_cols, x, fetch, out.sums);
-  tiles.one(gate, distance, a.n_cols, x, fetch, out.sums);
-  tiles.one(gate + distance, distance, a.n_cols, x, fetch, out.sums + n * kLanes);
+// The sums of n tokens by the gate and the up rows of one group, side by side: two groups far
+// apart at once where the registers suffice.
+void gate_and_up(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, int64_t group,
+                 const Q8Block *x, int n, Fetch fetch, float (*sums)[2 * kLanes]) {
+  const int64_t distance = a.d_ff / kLanes * group_size;
+  const uint8_t *gate = a.weight + group * group_size;
+  if (groups_for(n) >= 2 && *a.n_tokens > kStreamTokens)
+    return tiles.two(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
+  tiles.one(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
+  tiles.one(gate + distance, distance, a.n_cols, x, fetch, *sums + kLanes, 2 * kLanes);
 }
 
 // n tokens by the 32 columns of a block of the result (16 where d_ff ends).
-void result_block(const GateUpArgs &a, const BlockFormat &format, int64_t block, int64_t token,
-                  int n_tokens, Fetch fetch) {
+void result_block(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, int64_t block,
+                  int64_t token, int n_tokens, Fetch fetch) {
   const Q8Block *x = a.x + token * (a.n_cols / kBlock);
   const int64_t n = std::min<int64_t>(kBlock, a.d_ff - block * kBlock);
   alignas(64) float y[kMaxTokens][kBlock];
-  GateAndUp sums;
+  alignas(64) float sums[kMaxTokens][2 * kLanes];
   for (int64_t i = 0; i < n; i += kLanes) {
-    gate_and_up(a, format, (block * kBlock + i) / kLanes, x, n_tokens, fetch, sums);
+    gate_and_up(a, tiles, group_size, (block * kBlock + i) / kLanes, x, n_tokens, fetch, sums);
     for (int m = 0; m < n_tokens; m++)
-      store(y[m] + i,
-            gated(a.activation, load(sums.gate + m * sums.next), load(sums.up + m * sums.next)));
+      store(y[m] + i, gated(a.activation, load(sums[m]), load(sums[m] + kLanes)));
   }
   for (int m = 0; m < n_tokens; m++) {
     const int64_t t = token + m;
@@ -70,9 +58,10 @@ void result_block(const GateUpArgs &a, const BlockFormat &format, int64_t block,
 void gate_up_of(const BlockFormat &format, const void *args, int part, int n_parts) {
   const GateUpArgs &a = *static_cast<const GateUpArgs *>(args);
   const Range mine = split((a.d_ff + kBlock - 1) / kBlock, part, n_parts);
-  for_each_panel(mine, kBlock / kLanes, format.group_bytes(a.n_cols), *a.n_tokens, a.n_cols,
+  const int64_t size = format.group_bytes(a.n_cols);
+  for_each_panel(mine, kBlock / kLanes, size, *a.n_tokens, a.n_cols,
                  [&](Range blocks, int64_t token, int n, Fetch fetch) {
                    for (int64_t block = blocks.begin; block < blocks.end; block++)
-                     result_block(a, format, block, token, n, fetch);
+                     result_block(a, format.tiles[n - 1], size, block, token, n, fetch);
                  });
 }

@@ -11,16 +11,20 @@
 
 namespace {
 
-// n tokens by the given groups: what `tile` computes, stored.
+// n tokens by the given groups.  Where nothing is added, a tile writes to its place in `out`.
 void store_tile(const MatmulArgs &a, TileFunction tile, int64_t group_size, Range groups,
                 int64_t token, int n, Fetch fetch) {
-  alignas(64) float sums[kMaxCells * kLanes];
   const Q8Block *x = (const Q8Block *)a.x + token * (a.n_cols / kBlock);
-  tile(a.weight + groups.begin * group_size, group_size, a.n_cols, x, fetch, sums);
-  const float *sum = sums;
+  const uint8_t *weight = a.weight + groups.begin * group_size;
+  if (!a.bias && !a.accumulate && groups.end * kLanes <= a.n_rows)
+    return tile(weight, group_size, a.n_cols, x, fetch,
+                a.out + token * a.out_stride + groups.begin * kLanes, a.out_stride);
+  alignas(64) float sums[kMaxCells * kLanes];
+  const int64_t stride = (groups.end - groups.begin) * kLanes;
+  tile(weight, group_size, a.n_cols, x, fetch, sums, stride);
   for (int m = 0; m < n; m++)
-    for (int64_t g = groups.begin; g < groups.end; g++, sum += kLanes)
-      store_sum(a, g, token + m, load(sum));
+    for (int64_t g = groups.begin; g < groups.end; g++)
+      store_sum(a, g, token + m, load(sums + m * stride + (g - groups.begin) * kLanes));
 }
 
 }  // namespace

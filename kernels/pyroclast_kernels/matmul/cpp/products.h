@@ -8,7 +8,7 @@
 #include "block_tile.h"
 
 using TileFunction = void (*)(const uint8_t *group, int64_t group_size, int64_t n_cols,
-                              const Q8Block *x, Fetch fetch, float *sums);
+                              const Q8Block *x, Fetch fetch, float *sums, int64_t stride);
 
 // Of one group of rows, of two, and of as many as the registers hold.
 struct Tiles {
