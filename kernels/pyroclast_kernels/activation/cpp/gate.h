@@ -52,14 +52,10 @@ PYRO_INLINE f32x16 relu2(f32x16 g) {
   return g * g;
 }
 
-inline __attribute__((noinline)) f32x16 call_gelu_tanh(f32x16 g) { return gelu_tanh(g); }
-inline __attribute__((noinline)) f32x16 call_gelu(f32x16 g) { return gelu(g); }
-
-// f(gate) * up.  silu is inlined, as most models have it; the gelus are calls, or they would be
-// copied into each tile of each format of gate_up.
+// f(gate) * up.
 PYRO_INLINE f32x16 gated(int64_t activation, f32x16 gate, f32x16 up) {
   if (activation == kSilu) return silu(gate) * up;
-  if (activation == kGeluTanh) return call_gelu_tanh(gate) * up;
-  if (activation == kGelu) return call_gelu(gate) * up;
+  if (activation == kGeluTanh) return gelu_tanh(gate) * up;
+  if (activation == kGelu) return gelu(gate) * up;
   return (activation == kRelu ? relu(gate) : relu2(gate)) * up;
 }

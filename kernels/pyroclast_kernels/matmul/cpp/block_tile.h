@@ -18,14 +18,20 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 // which also is enough to hide the latency of a chain of products.  Registers half as wide: M * G
 // <= 4 of 16.
 constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
-constexpr int groups_for(int n_tokens) {
-  constexpr int kCells = kWidth == 16 ? 12 : 4;
-  return n_tokens >= kCells ? 1 : kCells / n_tokens > 4 ? 4 : kCells / n_tokens;
-}
+constexpr int kMaxCells = kWidth == 16 ? 12 : 4;
 
 // Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
 // memory order: one stream, which the CPU's own prefetcher follows.
 constexpr int64_t kStreamTokens = 2;
+// The fewest tokens of a tile of more than that: for_each_tile makes tiles of nearly equal size.
+constexpr int kFewestTokens = (kMaxTokens + 1) / 2;
+static_assert(kFewestTokens <= kStreamTokens + 1, "a single tile of kStreamTokens + 1 is larger");
+
+constexpr int groups_for(int n_tokens) {
+  if (n_tokens < kFewestTokens) return 1;
+  return n_tokens >= kMaxCells ? 1 : kMaxCells / n_tokens > 4 ? 4 : kMaxCells / n_tokens;
+}
+
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
 constexpr int64_t kSmallBatchBytes = 128 * 1024;
 
@@ -51,10 +57,14 @@ PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int 
   }
 }
 
-// One tile of block-quantized weights.
+// One tile: the sums of M tokens by G groups, those of a token side by side from sums + m * stride
+// on.  No part of its callers: the products of a format share its tiles, and storing compiled once
+// for each of M * G sums took longer than the loop.
 template <class F, int M, int G>
-PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols,
-                            const Q8Block *x, Fetch fetch, f32x16 (&acc)[M][G]) {
+void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const Q8Block *x,
+                Fetch fetch, float *sums, int64_t stride) {
+  static_assert(M * G <= kMaxCells);
+  f32x16 acc[M][G];
   const int64_t n_blocks = n_cols / kBlock;
   const int64_t fetch_step = round_up((fetch.n_bytes + n_blocks - 1) / n_blocks, 64);
   const uint8_t *fetched = group + fetch.ahead, *fetch_end = fetched + fetch.n_bytes;
@@ -109,6 +119,10 @@ PYRO_INLINE void block_tile(const uint8_t *group, int64_t group_size, int64_t n_
         }
       }
   }
+#pragma GCC unroll 6
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) store(sums + m * stride + g * kLanes, acc[m][g]);
 }
 
 // Tiles of nearly equal size that cover n tokens, so that there is no thin last one: calls

@@ -7,8 +7,7 @@
 // block.  A tile leaves its sums in L1, where the epilogue finds them.
 #include "activation/cpp/gate.h"
 #include "activation/cpp/quantize.h"
-#include "block_tile.h"
-#include "tables.h"
+#include "products.h"
 
 namespace {
 
@@ -23,76 +22,46 @@ struct GateUpArgs {
   int64_t activation;
 };
 
-// The sums of M tokens by the gate and the up rows of one group: two groups far apart at once
-// where the registers suffice.
-template <class F, int M>
-PYRO_INLINE void gate_and_up(const GateUpArgs &a, int64_t group, const Q8Block *x, Fetch fetch,
-                             f32x16 (&acc)[M][2]) {
-  const int64_t size = group_bytes<F>(a.n_cols), distance = a.d_ff / kLanes * size;
-  const uint8_t *gate = a.weight + group * size;
-  if constexpr (groups_for(M) >= 2)
-    if (*a.n_tokens > kStreamTokens)
-      return block_tile<F, M, 2>(gate, distance, a.n_cols, x, fetch, acc);
-#pragma GCC unroll 2
-  for (int g = 0; g < 2; g++) {
-    f32x16 half[M][1];
-    block_tile<F, M, 1>(gate + g * distance, distance, a.n_cols, x, fetch, half);
-#pragma GCC unroll 6
-    for (int m = 0; m < M; m++) acc[m][g] = half[m][0];
-  }
+// The sums of n tokens by the gate and the up rows of one group, side by side: two groups far
+// apart at once where the registers suffice.
+void gate_and_up(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, int64_t group,
+                 const Q8Block *x, int n, Fetch fetch, float (*sums)[2 * kLanes]) {
+  const int64_t distance = a.d_ff / kLanes * group_size;
+  const uint8_t *gate = a.weight + group * group_size;
+  if (groups_for(n) >= 2 && *a.n_tokens > kStreamTokens)
+    return tiles.two(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
+  tiles.one(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
+  tiles.one(gate + distance, distance, a.n_cols, x, fetch, *sums + kLanes, 2 * kLanes);
 }
 
-// M tokens by the 32 columns of a block of the result (16 where d_ff ends).
-template <class F, int M>
-void result_block(const GateUpArgs &a, int64_t block, int64_t token, Fetch fetch) {
+// n tokens by the 32 columns of a block of the result (16 where d_ff ends).
+void result_block(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, int64_t block,
+                  int64_t token, int n_tokens, Fetch fetch) {
   const Q8Block *x = a.x + token * (a.n_cols / kBlock);
   const int64_t n = std::min<int64_t>(kBlock, a.d_ff - block * kBlock);
-  alignas(64) float y[M][kBlock];
+  alignas(64) float y[kMaxTokens][kBlock];
+  alignas(64) float sums[kMaxTokens][2 * kLanes];
   for (int64_t i = 0; i < n; i += kLanes) {
-    f32x16 acc[M][2];
-    gate_and_up<F, M>(a, (block * kBlock + i) / kLanes, x, fetch, acc);
-#pragma GCC unroll 6
-    for (int m = 0; m < M; m++) store(y[m] + i, gated(a.activation, acc[m][0], acc[m][1]));
+    gate_and_up(a, tiles, group_size, (block * kBlock + i) / kLanes, x, n_tokens, fetch, sums);
+    for (int m = 0; m < n_tokens; m++)
+      store(y[m] + i, gated(a.activation, load(sums[m]), load(sums[m] + kLanes)));
   }
-  for (int m = 0; m < M; m++) {
+  for (int m = 0; m < n_tokens; m++) {
     const int64_t t = token + m;
     if (a.out) std::memcpy(a.out + t * a.d_ff + block * kBlock, y[m], size_t(n) * sizeof(float));
     if (a.out_q8) quantize_block(y[m], a.out_q8[t * (a.d_ff / kBlock) + block]);
   }
 }
 
-template <class F, int M = kMaxTokens>
-void panel(int n_tokens, const GateUpArgs &a, Range blocks, int64_t token, Fetch fetch) {
-  if constexpr (M > 1)
-    if (n_tokens < M) return panel<F, M - 1>(n_tokens, a, blocks, token, fetch);
-  for (int64_t block = blocks.begin; block < blocks.end; block++)
-    result_block<F, M>(a, block, token, fetch);
-}
+}  // namespace
 
-template <class F>
-void gate_up(const void *args, int part, int n_parts) {
+void gate_up_of(const BlockFormat &format, const void *args, int part, int n_parts) {
   const GateUpArgs &a = *static_cast<const GateUpArgs *>(args);
   const Range mine = split((a.d_ff + kBlock - 1) / kBlock, part, n_parts);
-  for_each_panel(mine, kBlock / kLanes, group_bytes<F>(a.n_cols), *a.n_tokens, a.n_cols,
+  const int64_t size = format.group_bytes(a.n_cols);
+  for_each_panel(mine, kBlock / kLanes, size, *a.n_tokens, a.n_cols,
                  [&](Range blocks, int64_t token, int n, Fetch fetch) {
-                   panel<F>(n, a, blocks, token, fetch);
+                   for (int64_t block = blocks.begin; block < blocks.end; block++)
+                     result_block(a, format.tiles[n - 1], size, block, token, n, fetch);
                  });
 }
-
-PYRO_KERNEL("gate_up.q8_0", gate_up<Q8_0>);
-PYRO_KERNEL("gate_up.q4_0", gate_up<Q4_0>);
-PYRO_KERNEL("gate_up.q4_1", gate_up<Q4_1>);
-PYRO_KERNEL("gate_up.q5_0", gate_up<Q5_0>);
-PYRO_KERNEL("gate_up.q5_1", gate_up<Q5_1>);
-PYRO_KERNEL("gate_up.q2_k", gate_up<Q2_K>);
-PYRO_KERNEL("gate_up.q3_k", gate_up<Q3_K>);
-PYRO_KERNEL("gate_up.q4_k", gate_up<Q4_K>);
-PYRO_KERNEL("gate_up.q5_k", gate_up<Q5_K>);
-PYRO_KERNEL("gate_up.q6_k", gate_up<Q6_K>);
-PYRO_KERNEL("gate_up.iq4_nl", gate_up<IQ4_NL>);
-PYRO_KERNEL("gate_up.iq4_xs", gate_up<IQ4_XS>);
-PYRO_KERNEL("gate_up.iq3_s", gate_up<IQ3_S>);
-PYRO_KERNEL("gate_up.mxfp4", gate_up<MXFP4>);
-PYRO_KERNEL("gate_up.t4_k", gate_up<T4_K>);
-
-}  // namespace
