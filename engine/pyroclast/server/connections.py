@@ -26,7 +26,9 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
     n_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     n = min(limits.max_connections, max(1, n_descriptors - _SPARE))
     return type(
-        "BoundedProtocol", (_BoundedProtocol,), {"limits": dataclasses.replace(limits, max_connections=n)}
+        "BoundedProtocol",
+        (_BoundedProtocol,),
+        {"limits": dataclasses.replace(limits, max_connections=n)},
     )
 
 
