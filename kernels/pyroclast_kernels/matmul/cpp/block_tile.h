@@ -66,7 +66,9 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
   static_assert(M * G <= kMaxCells);
   f32x16 acc[M][G];
   const int64_t n_blocks = n_cols / kBlock;
-  const int64_t fetch_step = round_up((fetch.n_bytes + n_blocks - 1) / n_blocks, 64);
+  // One token fetches nothing, and its tile is short enough for a division to be seen.
+  const int64_t fetch_step =
+      fetch.n_bytes ? round_up((fetch.n_bytes + n_blocks - 1) / n_blocks, 64) : 0;
   const uint8_t *fetched = group + fetch.ahead, *fetch_end = fetched + fetch.n_bytes;
 #pragma GCC unroll 6
   for (int m = 0; m < M; m++)
