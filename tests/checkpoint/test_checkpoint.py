@@ -193,17 +193,28 @@ def test_a_transposed_matrix_by_rows(tmp_path: Path, dtype: str) -> None:
         assert tensor.runs() == [(0, 70)]
 
 
-def test_reading_needs_no_second_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_allowed", [0, 1])
+def test_reading_needs_no_second_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_allowed: int
+) -> None:
+    n_started, start = 0, threading.Thread.start
+
     def refused(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        nonlocal n_started
+        n_started += 1
+        if n_started > n_allowed:
+            raise RuntimeError("can't start new thread")
+        start(self)
 
     config = replace(tiny.BASE, n_layers=1, vocab_size=40_000)
     path = tiny.write_gguf(tmp_path / "big.gguf", config, tiny.random_weights(config))
+    monkeypatch.setattr("pyroclast.checkpoint.tensor._RUN_BYTES", 1 << 20)
     monkeypatch.setattr(threading.Thread, "start", refused)
     with open_checkpoint(path) as checkpoint, ReadAhead(4) as reader:
         tensor = checkpoint.tensors["token_embd"]
         found = [rows.copy() for _, rows in reader.runs(tensor)]
         assert np.array_equal(np.concatenate(found), tensor.rows())
+    assert n_started > n_allowed
 
 
 def test_rows_outlive_close_and_no_more_are_read(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pyroclast.checkpoint.tensor import Bytes, Scratch, Tensor
 
-# So many threads read a page cache faster than memory takes the packed weights.
-_MAX_THREADS = 3
+# Two threads read a page cache faster than memory takes the packed weights.
+_MAX_THREADS = 2
 
 
 class ReadAhead:
@@ -19,32 +19,34 @@ class ReadAhead:
     def __init__(self, n_threads: int) -> None:
         self._n_ahead = min(n_threads, _MAX_THREADS) if n_threads > 1 else 0
         self._pool = ThreadPoolExecutor(max(1, self._n_ahead), "pyroclast-read")
-        self._free: list[Scratch] = []
+        self._own, self._free = Scratch(), list[Scratch]()
 
     def runs(self, tensor: Tensor) -> Iterator[tuple[int, Bytes]]:
         """(first row, rows) of each of `tensor.runs()`; the rows last until the next is taken."""
         ranges = tensor.runs()
-        n_ahead = self._n_ahead if len(ranges) > 1 else 0
         reads: deque[tuple[int, Scratch, Future[Bytes]]] = deque()
         for first, last in ranges:
-            scratch = self._free.pop() if self._free else Scratch()
-            reads.append((first, scratch, self._start(tensor, first, last, scratch, n_ahead)))
-            if len(reads) > n_ahead:
+            read = self._start(tensor, first, last) if len(ranges) > 1 else None
+            if read is not None:
+                reads.append((first, *read))
+            while reads and (read is None or len(reads) > self._n_ahead):
                 yield from self._take(reads)
+            if read is None:
+                yield first, tensor.rows(first, last, self._own)
         while reads:
             yield from self._take(reads)
 
-    def _start(
-        self, tensor: Tensor, first: int, last: int, scratch: Scratch, n_ahead: int
-    ) -> Future[Bytes]:
-        if n_ahead:
-            try:
-                return self._pool.submit(tensor.rows, first, last, scratch)
-            except RuntimeError:  # no thread can be started: a limit of the process or its cgroup
-                self._n_ahead = 0
-        done: Future[Bytes] = Future()
-        done.set_result(tensor.rows(first, last, scratch))
-        return done
+    def _start(self, tensor: Tensor, first: int, last: int) -> tuple[Scratch, Future[Bytes]] | None:
+        """Begins to read these rows; None where no thread can."""
+        if not self._n_ahead:
+            return None
+        scratch = self._free.pop() if self._free else Scratch()
+        try:
+            return scratch, self._pool.submit(tensor.rows, first, last, scratch)
+        except RuntimeError:  # no thread can be started: a limit of the process or its cgroup
+            # The read waits in the pool nevertheless, so nobody else may have its scratch.
+            self._n_ahead = 0
+            return None
 
     def _take(
         self, reads: deque[tuple[int, Scratch, Future[Bytes]]]

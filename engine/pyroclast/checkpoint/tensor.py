@@ -17,7 +17,7 @@ from pyroclast_kernels.weights.recode import RECODED, recode
 Bytes = npt.NDArray[np.uint8]
 
 # What is read at once: packing a run costs some 100 us beside its bytes, as its threads meet twice.
-_RUN_BYTES = 8 << 20
+_RUN_BYTES = 4 << 20
 _COLUMN_BYTES = 1 << 20  # of a matrix that is transposed: a block that stays in the cache
 _RUN_ROWS = 16  # a run is a multiple of the rows that packed weights interleave
 
@@ -83,7 +83,7 @@ class Tensor:
         return self.source.rows(first, last, scratch or Scratch())
 
     def runs(self) -> list[tuple[int, int]]:
-        """All rows, as ranges [first, last) that are read at once: about 8 MiB each."""
+        """All rows, as ranges [first, last) that are read at once: about 4 MiB each."""
         step = max(1, _RUN_BYTES * self.n_rows // self.n_bytes // _RUN_ROWS) * _RUN_ROWS
         if self.source.at_once:
             step = self.n_rows
