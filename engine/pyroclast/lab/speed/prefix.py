@@ -7,11 +7,12 @@ cache off, with it on and nothing to find, and again with all its full blocks ca
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pyroclast import LLM, SamplingParams
 from pyroclast.lab.speed.result_file import write_result
@@ -36,8 +37,8 @@ def measure(plain: LLM, caching: LLM, n_prompt: int, repeat: int) -> dict[str, A
     n_cached = 0
     with progress_bar(repeat, "prompt") as show:
         for i in range(repeat):
-            choose = random.Random(i)
-            prompt = [choose.randrange(caching.vocab_size // 2) for _ in range(n_prompt)]
+            ids = np.random.default_rng(i).integers(caching.vocab_size // 2, size=n_prompt)
+            prompt = ids.tolist()
             runs = [("off_s", plain), ("miss_s", caching)]
             for name, llm in runs if i % 2 else reversed(runs):
                 seconds, n_found = first_token_s(llm, prompt)
