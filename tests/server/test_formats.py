@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from demo import demo_path
 from pyroclast import AsyncLLM
+from pyroclast.sampling.grammar import GrammarCompiler
+from pyroclast.server.errors import HttpError
+from pyroclast.server.tool_grammar import strict_grammar
 from server_at import HELLO, serving
 
 
@@ -55,3 +59,31 @@ def test_a_deep_grammar_is_refused_or_taken_and_the_server_lives(http: httpx.Cli
     body = {"messages": HELLO, "max_tokens": 2, "structured_outputs": {"grammar": grammar}}
     assert http.post("/v1/chat/completions", json=body).status_code in (200, 400)
     assert http.get("/health").status_code == 200
+
+
+def a_tool(schema: Any) -> list[dict[str, Any]]:
+    return [{"function": {"name": "f", "strict": True, "parameters": schema}}]
+
+
+def test_a_strict_tool_that_cannot_be_held_is_refused() -> None:
+    with pytest.raises(HttpError, match="the schema of f cannot be held: minProperties") as caught:
+        strict_grammar("hermes", a_tool({"type": "object", "minProperties": 2}))
+    assert (caught.value.status, caught.value.param) == (400, "tools")
+
+
+def test_the_arguments_of_a_strict_tool_spell_no_name_in_two_ways() -> None:
+    tokens = [*(bytes([i]) for i in range(256)), b"<eos>"]
+    grammars = GrammarCompiler(
+        tokens, lambda text: list(text.encode()), special_ids=[256], eos_ids=[256], n_rows=257
+    )
+    tools = a_tool({"type": "object", "properties": {"foo": {"type": "integer"}}})
+    matcher = grammars.matcher(strict_grammar("hermes", tools) or {})
+    for byte in b'<tool_call>\n{"name": "f", "arguments": {"':
+        matcher.accept(byte)
+    words = np.zeros(9, np.uint32)
+    matcher.write_mask(words.ctypes.data)
+    matcher.accept(ord("\\"))
+    matcher.write_mask(words.ctypes.data)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+    assert bits[ord("n")]
+    assert not bits[ord("u")]

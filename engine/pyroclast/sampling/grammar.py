@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.after import after_reasoning
 from pyroclast.sampling.deep_thread import DeadlineError, run_deep
+from pyroclast.sampling.schema import HELD_OPTIONS
 from pyroclast.sampling.structured import AFTER
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
 # without end, because they may never stop.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,20}"}
-# No \u: with it a name that no keyword lists could spell one that a keyword does.
-_ALWAYS: Any = {"json_allowed_escapes": '"\\bfnrt'}
 
 
 class GrammarCompiler:
@@ -200,10 +199,12 @@ def _source(kind: str, content: Any) -> str:
     from llguidance import LLMatcher, grammar_from
 
     if kind == "json_object":
-        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, _ALWAYS)
+        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, HELD_OPTIONS)
     if kind == "json":
         own = '"x-guidance"' in content  # llguidance's options, which the schema itself may bring
-        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS, _ALWAYS)
+        return LLMatcher.grammar_from_json_schema(
+            content, None if own else _JSON_OPTIONS, HELD_OPTIONS
+        )
     if kind == "choice":
         return grammar_from("choice", json.dumps(content))
     if kind == "regex":
