@@ -164,6 +164,7 @@ def test_one_text(grammars: GrammarCompiler, schema: Any, text: str, holds: bool
         ({"x-guidance": {"coerce_one_of": True}}, "x-guidance.coerce_one_of"),
         ({"x-guidance": {"whitespace_pattern": "x*"}}, "x-guidance.whitespace_pattern"),
         ({"x-guidance": {"item_separator": ";"}}, "x-guidance.item_separator"),
+        ({"x-guidance": None}, "x-guidance"),
         ({"const": float("inf")}, "no JSON schema"),
         (
             {

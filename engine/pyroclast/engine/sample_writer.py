@@ -62,6 +62,9 @@ class SampleWriter:
         # Single values through memoryviews: half the time of NumPy's.
         self._n_penalties = arrays.rows["n_penalties"].data
         self._penalties = tuple(arrays.penalties[name].data for name in PENALTY.names or ())
+        self._allowed_starts = arrays.rows["allowed_start"].data
+        # Asked once: NumPy takes longer to tell an address than a grammar to write its mask.
+        self._allowed_address = arrays.allowed.ctypes.data
         self.changing: list[_Changing] = []
         self.processed: list[tuple[int, GenerateRequest]] = []
 
@@ -178,27 +181,33 @@ class SampleWriter:
         start = segment * self._arrays.n_words
         early = position < request.min_length and len(request.stop_ids) > 0
         allowed = request.params.allowed_token_ids
-        if request.matcher is None and not early and allowed is None:
-            self._arrays.rows["allowed_start"][row] = -1
+        if request.matcher is not None:
+            try:
+                request.matcher.write_mask(self._allowed_address + 4 * start)
+            except SamplingError as error:
+                raise RequestFailedError(request, error) from error
+        elif not early and allowed is None:
+            self._allowed_starts[row] = -1
             return
+        if early or allowed is not None:
+            self._narrow(request, start, allowed, early)
+        if self._notes:
+            self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
+        self._allowed_starts[row] = start
+
+    def _narrow(
+        self, request: GenerateRequest, start: int, allowed: tuple[int, ...] | None, early: bool
+    ) -> None:
+        """What the parameters allow, of what the grammar does."""
         words = self._arrays.allowed[start : start + self._arrays.n_words]
         if request.matcher is None:
             words[:] = self._allowed(request, allowed, early)
-        else:
-            try:
-                request.matcher.write_mask(words.ctypes.data)
-            except SamplingError as error:
-                raise RequestFailedError(request, error) from error
-            if early or allowed is not None:
-                # A grammar that is complete allows nothing but the end: then min_tokens cannot be.
-                both = words & self._allowed(request, allowed, early)
-                words[:] = (
-                    both
-                    if both.any() or not early
-                    else words & self._allowed(request, allowed, False)
-                )
-        self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
-        self._arrays.rows["allowed_start"][row] = start
+            return
+        both = words & self._allowed(request, allowed, early)
+        if early and not both.any():
+            # A grammar that is complete allows nothing but the end: then min_tokens cannot be.
+            both = words & self._allowed(request, allowed, False)
+        words[:] = both
 
     def _allowed(
         self, request: GenerateRequest, allowed: tuple[int, ...] | None, early: bool

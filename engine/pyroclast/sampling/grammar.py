@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.after import after_reasoning
+from pyroclast.sampling.deep_thread import DeadlineError, run_deep
+from pyroclast.sampling.schema import HELD_OPTIONS
 from pyroclast.sampling.structured import AFTER
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+COMPILE_S = 10.0
 _MAX_KEPT = 64  # compiled grammars
 _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
 # without end, because they may never stop.
 _JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,20}"}
-# No \u: with it a name that no keyword lists could spell one that a keyword does.
-_ALWAYS: Any = {"json_allowed_escapes": '"\\bfnrt'}
 
 
 class GrammarCompiler:
@@ -65,25 +66,17 @@ class GrammarCompiler:
         return Matcher(found.deep_copy(), self._n_rows)
 
     def _compile(self, structured: Mapping[str, Any]) -> LLMatcher:
-        from llguidance import LLMatcher, LLParserLimits
-
         [(kind, content)] = [pair for pair in structured.items() if pair[0] != AFTER]
+        tokenizer = self._for_llguidance()
         try:
-            matcher = LLMatcher(
-                self._for_llguidance(),
-                self._source(kind, content, structured.get(AFTER)),
-                log_level=0,
-                limits=LLParserLimits(verbose_errors=False),
+            return run_deep(
+                lambda: _build(tokenizer, self._source(kind, content, structured.get(AFTER))),
+                COMPILE_S,
             )
+        except DeadlineError:
+            raise _refused(kind, f"it takes longer than {COMPILE_S:g} seconds") from None
         except ValueError as error:
             raise _refused(kind, str(error)) from None
-        if matcher.is_error():
-            raise _refused(kind, matcher.get_error())
-        first = matcher.deep_copy()
-        first.compute_bitmask()
-        if first.is_error():
-            raise _refused(kind, f"no text fulfils it ({first.get_error()})")
-        return matcher
 
     def _source(self, kind: str, content: Any, after: Sequence[str] | None) -> str:
         source = _source(kind, content)
@@ -186,15 +179,32 @@ class _Vocabulary:
         return ids
 
 
+def _build(tokenizer: LLTokenizer, source: str) -> LLMatcher:
+    """The matcher of a grammar, which has made its first mask.  ValueError: what is wrong."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(verbose_errors=False)
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
+    if matcher.is_error():
+        raise ValueError(matcher.get_error())
+    first = matcher.deep_copy()
+    first.compute_bitmask()
+    if first.is_error():
+        raise ValueError(f"no text fulfils it ({first.get_error()})")
+    return matcher
+
+
 def _source(kind: str, content: Any) -> str:
     """The grammar in llguidance's own notation."""
     from llguidance import LLMatcher, grammar_from
 
     if kind == "json_object":
-        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, _ALWAYS)
+        return LLMatcher.grammar_from_json_schema('{"type": "object"}', _JSON_OPTIONS, HELD_OPTIONS)
     if kind == "json":
         own = '"x-guidance"' in content  # llguidance's options, which the schema itself may bring
-        return LLMatcher.grammar_from_json_schema(content, None if own else _JSON_OPTIONS, _ALWAYS)
+        return LLMatcher.grammar_from_json_schema(
+            content, None if own else _JSON_OPTIONS, HELD_OPTIONS
+        )
     if kind == "choice":
         return grammar_from("choice", json.dumps(content))
     if kind == "regex":

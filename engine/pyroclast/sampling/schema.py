@@ -13,6 +13,9 @@ from typing import Any
 from pyroclast.errors import SamplingError
 
 _OPTIONS = "x-guidance"
+# llguidance's options for every schema.  No \u: with it a name that no keyword lists could spell
+# one that a keyword does.
+HELD_OPTIONS: Any = {"json_allowed_escapes": '"\\bfnrt'}
 _MAX_INT64 = 2**63 - 1  # llguidance clamps larger bounds to it, so it is exact
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -25,7 +28,8 @@ _ESCAPABLE = "\b\t\n\f\r"  # control characters that JSON escapes with a letter
 def check_enforced(name: str, schema: Any) -> None:
     """SamplingError, with the keyword, for a schema that the text could violate."""
     if isinstance(schema, Mapping):
-        _check_options(name, schema.get(_OPTIONS))
+        if _OPTIONS in schema:
+            _check_options(name, schema[_OPTIONS])
         is_old = any(draft in str(schema.get("$schema")) for draft in _OLD_DRAFTS)
         for each in _subschemas(schema):
             if is_old and "$ref" in each and each is not schema and each.keys() & {"$id", "id"}:
@@ -43,7 +47,7 @@ def _check_options(name: str, options: Any) -> None:
     """llguidance's options that a schema may carry: white space only.  The others write what is no
     JSON, or hold a part of the schema only."""
     if not isinstance(options, Mapping):
-        return  # llguidance refuses it
+        raise _refused(name, _OPTIONS, "unless it is an object")
     for option, value in options.items():
         separator = {"item_separator": ",", "key_separator": ":"}.get(option)
         if separator is not None and isinstance(value, str) and value.strip(" \n") == separator:

@@ -17,7 +17,13 @@ from pyroclast.server.answers import (
     usage_json,
 )
 from pyroclast.server.errors import HttpError
-from pyroclast.server.fields import SamplingFields, StreamOptions, sampling_params, structure
+from pyroclast.server.fields import (
+    SamplingFields,
+    StreamOptions,
+    sampling_params,
+    structure,
+    structure_field,
+)
 from pyroclast.server.generation import Generation
 from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.served import Served
@@ -109,7 +115,9 @@ class Chat:
             or served.after_reasoning(structure(body), self._prompt_ids),
             skip_special_tokens=False,
         )
-        self.generation = await self._exchange.generate(served, [self._prompt_ids], [self._params])
+        self.generation = await self._exchange.generate(
+            served, [self._prompt_ids], [self._params], structure=structure_field(body)
+        )
 
     def _template(self) -> dict[str, Any]:
         """What the chat template gets besides the messages."""

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.server.answers import finite, token_bytes, usage_json
 from pyroclast.server.errors import HttpError
-from pyroclast.server.fields import SamplingFields, StreamOptions, sampling_params
+from pyroclast.server.fields import SamplingFields, StreamOptions, sampling_params, structure_field
 from pyroclast.server.generation import Generation
 from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
@@ -104,7 +104,9 @@ class Completions:
                     prompt_logprobs=body.logprobs if body.echo else None,
                 )
             )
-        self.generation = await self._exchange.generate(self._served, self._prompts, self._params)
+        self.generation = await self._exchange.generate(
+            self._served, self._prompts, self._params, structure=structure_field(body)
+        )
 
     async def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):

@@ -105,7 +105,15 @@ def sampling_params(
     try:
         return SamplingParams(**given)
     except SamplingError as error:
-        raise HttpError(400, str(error), param=str(error).split(" ", 1)[0].split("[")[0]) from error
+        param = str(error).split(" ", 1)[0].split("[")[0]
+        if param == "structured":
+            param = structure_field(fields)
+        raise HttpError(400, str(error), param=param) from error
+
+
+def structure_field(fields: SamplingFields) -> str:
+    """Which field asks for a structure."""
+    return "structured_outputs" if fields.structured_outputs else "response_format"
 
 
 def structure(fields: SamplingFields) -> dict[str, Any] | None:

@@ -130,10 +130,15 @@ class Exchange:
         return await unless_gone(self._receive, work)
 
     async def generate(
-        self, served: Served, prompts: Sequence[list[int]], params: Sequence[SamplingParams]
+        self,
+        served: Served,
+        prompts: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+        *,
+        structure: str = "response_format",
     ) -> Generation:
         """Queues the prompts; HttpError for what is wrong with them, and 429 where the queue is
-        full."""
+        full.  structure: the field that asks for one."""
         n_requests = sum(each.n for each in params)
         if n_requests > served.llm.max_queued_requests:
             raise HttpError(
@@ -146,7 +151,12 @@ class Exchange:
             for ids, each in zip(prompts, params, strict=True)
         ]
         generation = Generation(streams, self.metrics, served.name)
-        await generation.start()
+        try:
+            await generation.start()
+        except HttpError as error:
+            if error.message.startswith("structured["):  # its grammar, which is compiled only now
+                error.param = structure
+            raise
         return generation
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyroclast.errors import SamplingError
+from pyroclast.sampling.schema import HELD_OPTIONS, check_enforced
 from pyroclast.server.answers import parameters_of
+from pyroclast.server.errors import HttpError
 
 # Answer parser -> (what begins a call, what stands before the arguments, what stands after them).
 _FORMS = {
@@ -40,8 +43,13 @@ def strict_grammar(parser: str, tools: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    schema = parameters_of(tool) if tool["function"].get("strict") else {"type": "object"}
-    return dict(schema)
+    function = tool["function"]
+    schema = dict(parameters_of(tool) if function.get("strict") else {"type": "object"})
+    try:
+        check_enforced(f"the schema of {function['name']}", schema)
+    except SamplingError as error:
+        raise HttpError(400, str(error), param="tools") from error
+    return schema | {"x-guidance": {**schema.get("x-guidance", {}), **HELD_OPTIONS}}
 
 
 def _is_plain(name: str) -> bool:
