@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
+import pydantic
 import pytest
 
 from demo import demo_path
@@ -182,3 +183,29 @@ def test_blocks_open_and_close_one_after_the_other() -> None:
         *(start, delta, delta, stop),
         *(start, delta, stop),
     ]
+
+
+class City(pydantic.BaseModel):
+    """A city."""
+
+    name: Literal["Paris", "Rome"]
+
+
+def test_parsed_messages(client: anthropic.Anthropic) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "Which city is the capital of Italy?"}],
+        "output_format": City,
+    }
+    assert isinstance(client.messages.parse(**asked).parsed_output, City)
+    with client.messages.stream(**asked) as stream:
+        assert "".join(stream.text_stream)
+        assert isinstance(stream.get_final_message().parsed_output, City)
+
+
+def test_models_and_request_ids(client: anthropic.Anthropic) -> None:
+    assert [model.display_name for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
+    answer = client.messages.create(model=MODEL, max_tokens=1, messages=HELLO)
+    assert answer.id == f"msg_{answer._request_id}"

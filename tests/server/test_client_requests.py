@@ -180,6 +180,12 @@ def test_an_assistants_last_turn_is_continued(http: httpx.Client, running: Runni
     assert error["param"] == "continue_final_message"
 
 
+def test_an_input_is_counted(http: httpx.Client) -> None:
+    counted = answered(http, f"{RESPONSES}/input_tokens", CODEX)
+    assert counted["object"] == "response.input_tokens"
+    assert answered(http, RESPONSES, CODEX)["usage"]["input_tokens"] == counted["input_tokens"]
+
+
 def test_codex_streams_and_hands_back_its_history(http: httpx.Client) -> None:
     text = http.post(RESPONSES, json=CODEX | {"stream": True}).text
     names = [line[7:] for line in text.splitlines() if line.startswith("event: ")]
@@ -209,9 +215,10 @@ def test_codex_streams_and_hands_back_its_history(http: httpx.Client) -> None:
         ("prompt", {"id": "pmpt_1"}),
         ("background", True),
         ("previous_response_id", "resp_1"),
+        ("include", ["message.output_text.logprobs"]),
     ],
 )
-def test_state_that_is_not_kept_is_refused(http: httpx.Client, field: str, value: Any) -> None:
+def test_what_responses_do_not_have_is_refused(http: httpx.Client, field: str, value: Any) -> None:
     error = refused(http, RESPONSES, {"input": "Hi.", field: value})
     assert (error["param"], error["code"]) == (field, "unsupported_parameter")
 
@@ -244,7 +251,7 @@ def test_allowed_tools_are_the_only_ones(http: httpx.Client) -> None:
 
 
 def test_required_calls_stream_and_can_be_held_to_one() -> None:
-    text = '[{"name": "f", "parameters": {"a": "}[{"}},\n {"name": "g", "parameters": {}}]'
+    text = '[{"name": "f", "parameters": {"a": "}[{" } \n},\n {"name": "g", "parameters": {}}]'
     parser, answer, deltas = RequiredCallsParser(), Answer(), []
     for char in text:
         deltas += (delta := parser.feed(char)).tool_calls
@@ -253,6 +260,7 @@ def test_required_calls_stream_and_can_be_held_to_one() -> None:
         ("f", {"a": "}[{"}),
         ("g", {}),
     ]
+    assert answer.tool_calls[0].arguments == '{"a": "}[{" }'
     assert len(deltas) > 10
     assert all(call.id for call in answer.tool_calls)
     tools = [{"function": {"name": "f"}}]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from demo import demo_path
@@ -124,20 +126,18 @@ def test_streamed_calls_have_an_index_and_one_id(client: openai.OpenAI) -> None:
 
 
 def test_a_schema_is_enforced(client: openai.OpenAI) -> None:
-    import pydantic
-
-    class City(pydantic.BaseModel):
+    class Capital(pydantic.BaseModel):
         name: str = pydantic.Field(max_length=10)
         is_capital: bool
 
     answer = client.chat.completions.parse(
         model=MODEL,
         messages=[{"role": "user", "content": "Describe Paris as JSON."}],
-        response_format=City,
+        response_format=Capital,
         max_tokens=80,
         seed=1,
     )
-    assert isinstance(answer.choices[0].message.parsed, City)
+    assert isinstance(answer.choices[0].message.parsed, Capital)
 
 
 def test_completions_with_echo_and_logprobs(client: openai.OpenAI) -> None:
@@ -223,3 +223,63 @@ def test_echoed_logprobs_are_those_of_score(client: openai.OpenAI, running: Runn
         for logprob, top, each in zip(found[1:-1], tops[1:-1], score.logprobs[1:], strict=True):
             assert each is not None
             assert (logprob == max(top.values())) == each.is_greedy
+
+
+class City(pydantic.BaseModel):
+    """A city."""
+
+    name: Literal["Paris", "Rome"]
+
+
+ASK_CITY = [{"role": "user", "content": "Which city is the capital of Italy?"}]
+
+
+def test_a_streamed_chat_is_parsed(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model=MODEL, messages=ASK_CITY, response_format=City, max_tokens=100, seed=1
+    ) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion()
+    assert isinstance(final.choices[0].message.parsed, City)
+    assert "content.delta" in kinds
+
+
+def test_parsed_responses(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "input": ASK_CITY, "text_format": City, "max_output_tokens": 100}
+    assert isinstance(client.responses.parse(**asked).output_parsed, City)
+    with client.responses.stream(**asked) as stream:
+        assert "response.output_text.delta" in [event.type for event in stream]
+        assert isinstance(stream.get_final_response().output_parsed, City)
+
+
+def test_a_loop_of_chats_with_a_tool(client: openai.OpenAI) -> None:
+    """The message with the calls goes back as it came."""
+    messages: list[Any] = list(ASK_CITY)
+    tools = [openai.pydantic_function_tool(City)]
+    asked = {"model": MODEL, "tools": tools, "max_tokens": 150, "parallel_tool_calls": False}
+    message = (
+        client.chat.completions.parse(**asked, messages=messages, tool_choice="required")
+        .choices[0]
+        .message
+    )
+    [call] = message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, City)
+    messages += [message, {"role": "tool", "tool_call_id": call.id, "content": "Right."}]
+    answer = client.chat.completions.create(**asked | {"max_tokens": 4}, messages=messages)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 4
+
+
+def test_a_loop_of_responses_with_a_tool(client: openai.OpenAI) -> None:
+    """The items of the first answer go back as they came."""
+    schema = City.model_json_schema() | {"additionalProperties": False}
+    tools = [{"type": "function", "name": "city", "strict": True, "parameters": schema}]
+    asked = {"model": MODEL, "tools": tools, "max_output_tokens": 100}
+    items: list[Any] = list(ASK_CITY)
+    first = client.responses.create(
+        **asked, input=items, tool_choice={"type": "function", "name": "city"}
+    )
+    [call] = first.output
+    items += [call, {"type": "function_call_output", "call_id": call.call_id, "output": "Right."}]
+    second = client.responses.create(**asked | {"max_output_tokens": 4}, input=items)
+    assert second.usage.input_tokens > first.usage.input_tokens

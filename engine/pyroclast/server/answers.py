@@ -40,6 +40,7 @@ class RequiredCallsParser:
         self._call: CallObject | None = None  # the one that is being read
         self._index = -1
         self._is_new = False
+        self._blanks = ""  # held back, since those after the arguments are none of them
 
     def feed(self, text: str) -> AnswerDelta:
         """The next pieces of the calls."""
@@ -50,7 +51,7 @@ class RequiredCallsParser:
                 if not brace:
                     break
                 text = brace + rest
-                self._call, self._is_new = CallObject(), True
+                self._call, self._is_new, self._blanks = CallObject(), True, ""
                 self._index += 1
             text = self._call.take(text)
             if piece := self._piece(self._call):
@@ -62,7 +63,9 @@ class RequiredCallsParser:
     def _piece(self, call: CallObject) -> ToolCallDelta | None:
         if call.name is None:
             return None
-        arguments = call.new_arguments()
+        given = self._blanks + call.new_arguments()
+        arguments = given.rstrip()
+        self._blanks = given[len(arguments) :]
         if self._is_new:
             self._is_new = False
             return ToolCallDelta(self._index, call_id(), call.name, arguments)

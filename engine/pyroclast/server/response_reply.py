@@ -136,3 +136,10 @@ class ResponseReply(Struct):
     safety_identifier: str | None
     prompt_cache_key: str | None
     user: str | None
+
+
+class InputTokensReply(Struct):
+    """The tokens of an input."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int

@@ -103,6 +103,14 @@ async def responses(exchange: Exchange) -> Reply:
     return exchange.json(await exchange.unless_gone(work.whole()))
 
 
+async def input_tokens(exchange: Exchange) -> Reply:
+    """How many tokens an input has."""
+    body = exchange.body(ResponsesRequest)
+    _refuse_state(body)
+    chat = Chat(exchange, exchange.served(body.model), _as_chat(body))
+    return exchange.json({"object": "response.input_tokens", "input_tokens": await chat.count()})
+
+
 class Responses:
     """One responses request on its way through the engine."""
 
@@ -222,6 +230,8 @@ def _refuse_state(body: ResponsesRequest) -> None:
     wrong = {name: text for name, text in _NEED_STATE.items() if getattr(body, name)}
     if body.truncation not in (None, "disabled"):
         wrong["truncation"] = "this server never cuts a prompt; truncation must be 'disabled'"
+    if "message.output_text.logprobs" in (body.include or ()):
+        wrong["include"] = "this endpoint gives no logprobs; /v1/chat/completions does"
     for name, text in wrong.items():
         raise HttpError(400, text, param=name, code="unsupported_parameter")
 

@@ -67,6 +67,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "POST",
+        "/v1/responses/input_tokens",
+        responses.input_tokens,
+        "How many tokens an input has.",
+        response_reply.InputTokensReply,
+        responses.ResponsesRequest,
+    ),
+    Route(
+        "POST",
         "/v1/messages",
         anthropic.messages,
         "The next message of a conversation, as Anthropic's API has it.",

@@ -68,7 +68,8 @@ class Exchange:
         self.models, self.metrics = models, metrics
         self.request_id = _request_id(headers.get("x-request-id"))
         self.priority = "interactive"
-        self._reply_headers = {"x-request-id": self.request_id}
+        # OpenAI's clients read the first name, Anthropic's the second.
+        self._reply_headers = {"x-request-id": self.request_id, "request-id": self.request_id}
 
     def body(self, kind: type[T]) -> T:
         """The body as a value of `kind`; HttpError 400 that names the field which is wrong.
