@@ -5,9 +5,24 @@ from __future__ import annotations
 from torture.campaign import Kind
 from torture.exceptions import EXCEPTIONS
 from torture.exits import EXITS
+from torture.forks import FORKS
 from torture.full_disk import FULL_DISK
+from torture.http_server import SERVER
 from torture.kills import KILLS
+from torture.limits import LIMITS
 from torture.random_requests import REQUESTS
+from torture.signals import SIGNALS
 from torture.templates import TEMPLATES
 
-KINDS: list[Kind] = [TEMPLATES, REQUESTS, EXCEPTIONS, EXITS, KILLS, FULL_DISK]
+KINDS: list[Kind] = [
+    TEMPLATES,
+    REQUESTS,
+    EXCEPTIONS,
+    EXITS,
+    KILLS,
+    FULL_DISK,
+    FORKS,
+    SIGNALS,
+    LIMITS,
+    SERVER,
+]

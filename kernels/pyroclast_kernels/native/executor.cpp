@@ -91,12 +91,10 @@ Executor::~Executor() {
 }
 
 // After a fork the threads exist in the parent only, and they may have been in the middle of a run:
-// what they were changing is left as it is.
+// what they were changing is left as it is.  They are not even detached: a new thread of the child
+// may have the same descriptor by now.
 void Executor::forget_parent() {
-  for (auto &worker : workers_) {
-    worker->thread.detach();
-    (void)worker.release();
-  }
+  for (auto &worker : workers_) (void)worker.release();
   workers_.clear();
   (void)runs_.release();
 }
