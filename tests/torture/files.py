@@ -17,6 +17,7 @@ from pyroclast.text.tokenizer import Tokenizer
 from torture import bases, mutate, use
 from torture.cases import kind_of
 from torture.gguf_image import mutated
+from torture.tokenizer_parts import TOKENIZERS
 
 # ---- GGUF ----------------------------------------------------------------------------------
 
@@ -186,48 +187,12 @@ class TokenizerFiles(Folder):
             "added_tokens_decoder": {"256": token, "257": {"content": "<|eos|>", "special": True}},
             "chat_template": [{"name": "default", "template": "{{ messages[0].content }}"}],
         }  # fmt: skip
-        trees = {f"folder/tokenizer.json:{i}": base | steps for i, steps in enumerate(_STEPS)}
+        trees = {f"folder/tokenizer.json:{i}": base | steps for i, steps in enumerate(TOKENIZERS)}
         names = ("folder/tokenizer_config.json", "folder/special_tokens_map.json")
         return trees | {f"{name}:{i}": config for name in names for i in range(4)}
 
     def use(self, folder: Path, payload: bytes) -> None:
         use.use_tokenizer(Tokenizer.from_folder(folder))
-
-
-_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}"}, "behavior": "Isolated"}
-_SPLIT |= {"invert": False}
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-_STEPS: list[dict[str, Any]] = [
-    {},
-    {"normalizer": {"type": "Sequence", "normalizers": [
-        {"type": "NFC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, _REPLACE,
-        {"type": "Strip", "strip_left": True, "strip_right": False}, {"type": "StripAccents"},
-        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-         "strip_accents": None, "lowercase": True}, {"type": "Nmt"}, {"type": "NFKD"},
-    ]}},
-    {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-        _SPLIT, {**_LEVEL, "use_regex": False}, {"type": "Digits", "individual_digits": True},
-        {"type": "Punctuation", "behavior": "Isolated"}, {"type": "WhitespaceSplit"},
-        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
-    ]}},
-    {"post_processor": {"type": "Sequence", "processors": [
-        {"type": "TemplateProcessing",
-         "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}}],
-         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-         "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [256], "tokens": ["<|bos|>"]}}},
-        _LEVEL, {"type": "RobertaProcessing", "sep": ["<|eos|>", 257], "cls": ["<|bos|>", 256],
-                 "trim_offsets": True, "add_prefix_space": True},
-    ]}},
-    {"decoder": {"type": "Sequence", "decoders": [
-        _REPLACE, {"type": "ByteFallback"}, {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ]}},
-    {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-     "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None,
-                 "pad_id": 0, "pad_type_id": 0, "pad_token": "<|eos|>"}},
-]  # fmt: skip
 
 
 # ---- safetensors ---------------------------------------------------------------------------
