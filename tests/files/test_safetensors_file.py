@@ -57,6 +57,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "header length": (build({}, length=2**64 - 1), "the header claims 18446744073709551615 bytes"),
     "header past the end": (build({}, length=3), "the header claims 3 bytes; the file has 10"),
     "no JSON": (build(b"{"), "header: not valid JSON"),
+    "half a character": (build({"\ud800": entry()}), "header: not valid JSON: .*surrogates"),
     "no UTF-8": (build(b'{"\xff": 1}'), "header: not valid JSON"),
     "deep": (build(b"[" * 200_000), "header: not valid JSON"),
     "no object": (build([1]), "header: must be a JSON object, got list"),

@@ -208,6 +208,50 @@ def test_pieces_that_split_into_too_many_pairs_are_refused(pieces, message):
     assert time.thread_time() - start < 3
 
 
+# --- values of the wrong kind
+
+
+def test_a_chat_template_whose_name_is_no_text_is_passed_over(tmp_path):
+    named = [{"name": ["default"], "template": "a"}, {"name": "default", "template": "b"}]
+    (folder(tmp_path) / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert Tokenizer.from_folder(tmp_path).chat_templates == {"default": "b"}
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["9" * 5000], "from ids to tokens"),
+        (["٣"], "from ids to tokens"),
+        (["1", "01"], "the id 1"),
+    ],
+)
+def test_ids_of_added_tokens_are_numbers(tmp_path, ids, message):
+    declared = {"added_tokens_decoder": {i: {"content": f"<{i}>"[:9]} for i in ids}}
+    (folder(tmp_path) / "tokenizer_config.json").write_text(json.dumps(declared))
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_half_a_character_is_refused(tmp_path, name):
+    whole = {"added_tokens_decoder": {"256": "\U0001f600"}}  # both halves, as JSON escapes
+    path = folder(tmp_path) / name
+    path.write_text(json.dumps(whole))
+    assert Tokenizer.from_folder(tmp_path).vocab_size == 257
+    path.write_text(json.dumps({"added_tokens_decoder": {"256": "\ud83d"}}))
+    with pytest.raises(TokenizerError, match=f"{name}: not valid JSON: .*surrogates"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["token_type", "scores"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1"])
+def test_types_and_scores_are_finite(name, value):
+    metadata = sentencepiece(["a", "b"])
+    metadata[f"tokenizer.ggml.{name}"][-1] = value
+    with pytest.raises(TokenizerError, match=f"{name} must hold finite numbers only"):
+        Tokenizer.from_gguf_metadata(metadata)
+
+
 # --- files
 
 

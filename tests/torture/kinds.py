@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from torture.caches import CACHES
 from torture.campaign import Kind
 from torture.exceptions import EXCEPTIONS
 from torture.exits import EXITS
+from torture.files import FILES
 from torture.forks import FORKS
 from torture.full_disk import FULL_DISK
 from torture.http_server import SERVER
@@ -14,15 +16,6 @@ from torture.random_requests import REQUESTS
 from torture.signals import SIGNALS
 from torture.templates import TEMPLATES
 
-KINDS: list[Kind] = [
-    TEMPLATES,
-    REQUESTS,
-    EXCEPTIONS,
-    EXITS,
-    KILLS,
-    FULL_DISK,
-    FORKS,
-    SIGNALS,
-    LIMITS,
-    SERVER,
-]
+HOSTILE_FILES = [*FILES, TEMPLATES, *CACHES]
+CIRCUMSTANCES = [REQUESTS, EXCEPTIONS, EXITS, KILLS, FULL_DISK, FORKS, SIGNALS, LIMITS, SERVER]
+KINDS: list[Kind] = [*HOSTILE_FILES, *CIRCUMSTANCES]

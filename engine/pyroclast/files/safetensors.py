@@ -6,7 +6,6 @@ and does not support bfloat16.  The file is hostile input, as in `pyroclast.file
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import Any
 
 from pyroclast.errors import ModelFileError
 from pyroclast.files.mapped_file import MappedFile
+from pyroclast.files.small_file import parse_json
 
 # dtype -> bytes of one value; only those in _FORMAT_OF_DTYPE can be weights.
 _DTYPE_BYTES = {
@@ -76,7 +76,7 @@ def parse_json_object(text: bytes, what: str, *, unique_keys: bool = False) -> d
         return result
 
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=no_repeats)
+        value = parse_json(text.decode("utf-8"), object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: not valid JSON: {error}") from error
     if not isinstance(value, dict):

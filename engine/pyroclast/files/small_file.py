@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pyroclast.errors import ModelFileError, PyroclastError
 CONFIG_BYTES = 16 << 20  # the largest tokenizer_config.json in use has some 1 MB
 INDEX_BYTES = 32 << 20  # 300,000 tensors; the largest in use has some 150,000
 TEMPLATE_BYTES = 1 << 20
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # both halves of a character, and a half alone
 TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
 
 
@@ -58,9 +60,18 @@ def read_small_json(
 ) -> dict[str, Any]:
     """The JSON object in a small file."""
     try:
-        value = json.loads(read_small_text(path, max_bytes, error))
+        value = parse_json(read_small_text(path, max_bytes, error))
     except (ValueError, RecursionError) as reason:
         raise error(f"{path}: not valid JSON: {reason}") from reason
     if not isinstance(value, dict):
         raise error(f"{path}: must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def parse_json(text: str, **options: Any) -> Any:
+    """json.loads(text, **options), but an escape for half of a character is a ValueError as well:
+    no tokenizer takes such a text, and nobody can print it."""
+    value = json.loads(text, **options)
+    if _HALF.search(text):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value

@@ -7,6 +7,7 @@ the vocabulary of tokenizer.json would be cut into pieces, so each of them is re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 _LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
+_ID = re.compile("[0-9]{1,18}")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
@@ -87,9 +89,10 @@ def _listed(declared: Mapping[str, Any]) -> Iterator[str]:
 def _by_id(declared: Mapping[str, Any]) -> Iterator[tuple[int, AddedToken]]:
     """added_tokens_decoder, in the order of its ids."""
     table = declared.get("added_tokens_decoder") or {}
-    if not isinstance(table, Mapping) or not all(str(i).isdecimal() for i in table):
+    if not isinstance(table, Mapping) or not all(map(_ID.fullmatch, table)):
         raise TokenizerError("added_tokens_decoder must be an object from ids to tokens")
-    for i, value in sorted((int(i), value) for i, value in table.items()):
+    for key in sorted(table, key=int):
+        i, value = int(key), table[key]
         content = _content(value)
         if not content:
             raise TokenizerError(f"added_tokens_decoder: token {i} has no content: {value!r:.80}")

@@ -11,6 +11,7 @@ first, which GGUF does not record, and decoding would not return the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -155,8 +156,9 @@ def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] |
     if not isinstance(values, list) or len(values) < n_tokens:
         got = f"{len(values)} items" if isinstance(values, list) else type(values).__name__
         raise TokenizerError(f"{KEY}{name} must be an array of {n_tokens} numbers, got {got}")
-    if not all(isinstance(value, int | float) for value in values):
-        raise TokenizerError(f"{KEY}{name} must hold numbers only")
+    # NaN has no place in an order, and infinity is no type.
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise TokenizerError(f"{KEY}{name} must hold finite numbers only")
     return values[:n_tokens]
 
 

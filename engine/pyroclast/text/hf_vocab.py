@@ -135,7 +135,9 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """The chat templates by name: files of their own, else tokenizer_config.json's."""
     found = config.get("chat_template")
     if isinstance(found, list):
-        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        entries = [each for each in found if isinstance(each, dict)]
+        entries = [each for each in entries if isinstance(each.get("name"), str)]
+        found = {each["name"]: each.get("template") for each in entries}
     named = found if isinstance(found, dict) else {"default": found}
     paths = {"default": folder / "chat_template.jinja"} | {
         path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))

@@ -95,6 +95,6 @@ class Vocabulary:
 def byte_level_alphabet() -> dict[str, int]:
     """GPT-2's spelling of bytes as printable characters: character -> byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
+    others = sorted(set(range(256)).difference(printable))
     alphabet = {chr(byte): byte for byte in printable}
     return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}
