@@ -59,10 +59,11 @@ def _command(rng: random.Random, nursery: Nursery) -> list[str]:
 
 
 def _allowed(name: str, number: signal.Signals, ended: Ended) -> tuple[int, ...]:
-    """The exit codes: 0 where it had ended before, or is a server that was told to."""
+    """The exit codes: 0 where it had ended before, or is a server that was told to.  Once the
+    command is done, Ctrl-C meets Python's own end, which is a signal's."""
     if name == "serve":
         return (0,)
-    done = (0,) if ended.out else ()
+    done = (0, -number) if ended.out else ()
     return (*done, 130) if number == signal.SIGINT else (*done, -signal.SIGTERM)
 
 
