@@ -13,7 +13,7 @@ import pytest
 
 import tiny
 from fake_model import fake_llm, free_blocks
-from pyroclast import AsyncLLM, ClosedError, ReentryError, SamplingParams
+from pyroclast import LLM, AsyncLLM, ClosedError, ReentryError, SamplingParams
 from pyroclast.engine import process
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -281,3 +281,22 @@ def test_close_works_from_anywhere(how):
     assert len(llm.model.steps) <= 6
     assert llm.model.closed
     assert free_blocks(llm) == 64
+
+
+def test_a_child_whose_new_threads_have_the_place_of_the_parents_generates(checkpoint):
+    """The C library gives a thread of the child the descriptor of one that the fork left behind."""
+    with LLM(checkpoint, threads=3) as llm:
+        expected = llm.generate([1, 2], GREEDY)[0].token_ids
+
+        def work():
+            waits = threading.Event()
+            threads = [threading.Thread(target=waits.wait) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            found = llm.generate([1, 2], GREEDY)[0].token_ids
+            waits.set()
+            for thread in threads:
+                thread.join()
+            return found
+
+        assert in_child(work) == str(expected)

@@ -112,3 +112,16 @@ def test_address_space_limit(folder: Path, room_mib: int, max_seqs: int, expecte
     out = subprocess.run(command, check=False, env=env, **options)
     assert (out.returncode, out.stderr) == (0, "")
     assert out.stdout.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "words", ["x.so: failed to map segment from shared object", "x.so: cannot allocate memory in"]
+)
+def test_a_library_that_memory_does_not_suffice_for_is_told_in_words(words: str) -> None:
+    with pytest.raises(MemoryBudgetError, match="the system refused memory"), memory_errors():
+        raise ImportError(words)
+
+
+def test_a_library_that_is_not_there_is_another_matter() -> None:
+    with pytest.raises(ImportError, match="no such file"), memory_errors():
+        raise ImportError("x.so: no such file")

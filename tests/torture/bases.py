@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -23,7 +24,7 @@ SMALL = replace(
 )  # fmt: skip
 # Rows of 256 values, as K-quants need them.
 WIDE = replace(SMALL, d_model=256, d_ff=256)
-_ROPES: tuple[dict[str, Any], ...] = (
+ROPES: tuple[dict[str, Any], ...] = (
     {"rope_type": "linear", "factor": 4.0},
     {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 64},
     {
@@ -46,6 +47,16 @@ _ROPES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
+# Keys whose value is no number that everything takes.
+_SPECIAL = {
+    "layer_types": ["full_attention"],
+    "no_rope_layers": [1],
+    "num_local_experts": 0,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+}
+
+
 def gguf_images(folder: Path) -> list[Image]:
     """Of every family that a plain list of keys describes, with both kinds of vocabulary."""
     images, path = [], folder / "base.gguf"
@@ -56,10 +67,21 @@ def gguf_images(folder: Path) -> list[Image]:
             open_checkpoint(path).close()
             images.append(Image.read(path))
     tiny.write_gguf(path, WIDE, tiny.random_weights(WIDE), "Q4_0")
-    images += [Image.read(path), _with_pieces(images[0])]
+    images += [Image.read(path)]
     scaled = replace(SMALL, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 64))
     tiny.write_gguf(path, scaled, tiny.random_weights(scaled), "F16")
-    return [*images, Image.read(path)]
+    images.append(Image.read(path))
+    pieces = _with_pieces(images[0])
+    # Half go without their vocabulary: it is most of a tiny file, and has a kind of its own.
+    bare = [image if i % 2 == 0 else without_tokenizer(image) for i, image in enumerate(images)]
+    return [*bare, pieces]
+
+
+def without_tokenizer(image: Image) -> Image:
+    """The same model without a vocabulary."""
+    keys = [pair for pair in image.keys if not pair[0].startswith(b"tokenizer.")]
+    values = {k: v for k, v in image.values.items() if not k.startswith(b"tokenizer.")}
+    return replace(image, keys=keys, values=values)
 
 
 def _with_pieces(image: Image) -> Image:
@@ -70,12 +92,10 @@ def _with_pieces(image: Image) -> Image:
         pieces, others, add_space_prefix=True, bos_token_id=1, eos_token_id=2, add_bos_token=True,
         chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}",
     )  # fmt: skip
-    dice = Random(0)
+    dice, bare = Random(0), without_tokenizer(image)
     new = {key.encode(): typed(dice, value) for key, value in found.items()}
-    keys = [pair for pair in image.keys if not pair[0].startswith(b"tokenizer.")]
-    values = {k: v for k, v in image.values.items() if not k.startswith(b"tokenizer.")}
-    values |= {key.encode(): value for key, value in found.items()}
-    return replace(image, keys=[*keys, *new.items()], values=values)
+    values = bare.values | {key.encode(): value for key, value in found.items()}
+    return replace(bare, keys=[*bare.keys, *new.items()], values=values)
 
 
 def parts_of(image: Image, n_parts: int) -> list[Image]:
@@ -97,7 +117,7 @@ def configs() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in FAMILIES:
         base = hf_config(replace(SMALL, family=name))
-        found += [base, *({**base, "rope_parameters": rope} for rope in _ROPES)]
+        found += [base, *({**base, "rope_parameters": rope} for rope in ROPES)]
     nested = {"model_type": "gemma3", "text_config": found[0] | {"model_type": "gemma3_text"}}
     return [*found, nested]
 
@@ -110,12 +130,26 @@ def hf_config(config: Hyperparameters) -> dict[str, Any]:
         for field, key in family.hf_keys.items()
         if getattr(config, field, None) is not None
     }
-    other = {key: 1 for field, key in family.hf_keys.items() if not hasattr(config, field)}
+    other = {
+        key: _SPECIAL.get(key, 1)
+        for field, key in family.hf_keys.items()
+        if not hasattr(config, field)
+    }
     fixed = {"model_type": family.hf_model_type, "torch_dtype": "float32", "bos_token_id": 256}
     allowed = {key: values[0] for key, values in family.hf_allowed.items()}
     return fixed | {"eos_token_id": [257], "head_dim": 16} | other | known | allowed
 
 
+def family_folders() -> Iterator[Path]:
+    """A folder with weights for every family that a plain list of keys describes."""
+    for name in FAMILIES:
+        config, folder = replace(SMALL, family=name), Path(f"of-{name}")
+        with contextlib.suppress(PyroclastError):
+            tiny.write_folder(folder, config, tiny.random_weights(config))
+            open_checkpoint(folder).close()
+            yield folder
+
+
 def write_folder(folder: Path) -> Path:
-    """A sound Hugging Face folder in one safetensors file, and an index of two parts beside it."""
+    """A sound Hugging Face folder with one safetensors file."""
     return tiny.write_folder(folder, SMALL, tiny.random_weights(SMALL))

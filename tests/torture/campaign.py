@@ -114,11 +114,17 @@ def run_child(kind: Kind, seed: int, deadline: float, stop_after: int | None = N
         what = _watch(kind, record, pid, deadline)
         found = record.findings()
         if what:
-            dump = (folder / "dump").read_text(encoding="utf-8", errors="replace")[-8000:]
-            found.append(record.died(what, dump))
+            left = [path.read_text("utf-8", "replace") for path in _left_by(folder)]
+            found.append(record.died(what, "".join(text[-4000:] for text in left)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(*record.counts(), time.monotonic() - begin, found)
+
+
+def _left_by(folder: Path) -> list[Path]:
+    """What a child printed, and where it was when it died or hung."""
+    paths = (folder / "printed", folder / "dump")
+    return [path for path in paths if path.exists()]
 
 
 def _temporary() -> str | None:
@@ -132,6 +138,8 @@ def _child(kind: Kind, record: Record, deadline: float, folder: Path) -> None:
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.environ["RUST_BACKTRACE"] = "0"  # a panic that is caught says where it was all the same
+        os.dup2(os.open(folder / "printed", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         with (folder / "dump").open("w", encoding="utf-8") as dump:
             faulthandler.enable(dump)
             faulthandler.register(signal.SIGUSR1, dump)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,7 @@ def kind_of(name: str, make: Callable[[], Cases], **options: Any) -> Kind:
 
     def run(seed: int, deadline: float, record: Record) -> None:
         warnings.simplefilter("ignore")
+        logging.disable()
         cases, dice = make(), Random(seed)
         while True:  # one at least: making the cases may have taken all the time
             payload = cases.draw(dice)

@@ -20,6 +20,7 @@ from typing import Any
 import pyroclast.engine
 from fake_model import fake_llm, free_blocks
 from pyroclast import LLM, AsyncLLM, PyroclastError, SamplingParams
+from pyroclast.engine.pump import Pump
 from torture.campaign import Kind, Record
 from torture.jobs import random_params, same, shown
 
@@ -41,6 +42,8 @@ class Injector:
             return None
         frame.f_trace_lines = self.by_line
         if event == "exception" or (event == "line" and _begins_with(frame)):
+            return self
+        if event == "call" and frame.f_code is Pump._work.__code__:  # nothing can catch it there
             return self
         self.left -= 1
         if self.left <= 0:

@@ -10,11 +10,14 @@ from random import Random
 from typing import Any
 
 import tiny
-from pyroclast.families.registry import FAMILIES
+from pyroclast.families.read_hf import hyperparameters_from_hf
+from pyroclast.families.registry import FAMILIES, config_of
+from pyroclast.files.small_file import CONFIG_BYTES, read_small_json
 from pyroclast.text.tokenizer import Tokenizer
 from torture import bases, mutate, use
 from torture.cases import kind_of
 from torture.gguf_image import mutated
+from torture.tokenizer_parts import TOKENIZERS
 
 # ---- GGUF ----------------------------------------------------------------------------------
 
@@ -112,17 +115,17 @@ class SplitFiles:
 
 
 class Folder:
-    """A folder of which one file at a time is changed: payload is the file's name, a newline, and
+    """Folders of which one file at a time is changed: payload is the file's path, a newline, and
     what it holds."""
 
     def __init__(self) -> None:
-        self.folder = bases.write_folder(Path("folder"))
-        self.sound = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        bases.write_folder(Path("folder"))
         self.trees = self.make_trees()
         self.words = mutate.words_of(*self.trees.values())
+        self.sound = {str(path): path.read_bytes() for path in Path().glob("*/*")}
 
     def make_trees(self) -> Mapping[str, Any]:
-        """The file's name, or that and a number -> a JSON tree to begin with."""
+        """The file's path, or that, ":" and a number -> a JSON tree to begin with."""
         return {}
 
     def draw(self, dice: Random) -> bytes:
@@ -132,18 +135,18 @@ class Folder:
 
     def check(self, payload: bytes) -> None:
         name, _, data = payload.partition(b"\n")
-        path = self.folder / name.decode()
+        path = Path(name.decode())
         path.write_bytes(data)
         try:
-            self.use(payload)
+            self.use(path.parent, payload)
         finally:
-            if path.name in self.sound:
-                path.write_bytes(self.sound[path.name])
+            if str(path) in self.sound:
+                path.write_bytes(self.sound[str(path)])
             else:
                 path.unlink()
 
-    def use(self, payload: bytes) -> None:
-        use.use_model(self.folder, payload)
+    def use(self, folder: Path, payload: bytes) -> None:
+        use.use_model(folder, payload)
 
 
 class Configs(Folder):
@@ -151,19 +154,30 @@ class Configs(Folder):
 
     def make_trees(self) -> Mapping[str, Any]:
         generation = {"eos_token_id": [257, 256], "bos_token_id": 256, "temperature": 0.5}
-        trees = {f"config.json:{i}": config for i, config in enumerate(bases.configs())}
-        mine = json.loads(self.sound["config.json"])
         keys = {key: 1 for family in FAMILIES.values() for key in family.hf_keys.values()}
         keys |= {"layer_types": ["full_attention"], "rope_scaling": {"type": "yarn", "factor": 2.0}}
-        own = {f"config.json:own{i}": mine for i in range(len(trees))}
-        return trees | own | {f"generation_config.json:{i}": generation | keys for i in range(9)}
+        trees = {f"folder/config.json:{i}": config for i, config in enumerate(bases.configs())}
+        trees |= {f"folder/generation_config.json:{i}": generation | keys for i in range(9)}
+        for folder in bases.family_folders():
+            for i, rope in enumerate(bases.ROPES):
+                config = json.loads((folder / "config.json").read_bytes())
+                trees[f"{folder}/config.json:{i}"] = config
+                trees[f"{folder}/config.json:rope{i}"] = config | {"rope_parameters": rope}
+        return trees
+
+    def use(self, folder: Path, payload: bytes) -> None:
+        # First alone: most are refused here, which saves opening the weights.
+        paths = (folder / "config.json", folder / "generation_config.json")
+        trees = [read_small_json(path, CONFIG_BYTES) if path.exists() else {} for path in paths]
+        config_of(hyperparameters_from_hf(trees[0], trees[1]))
+        use.use_model(folder, payload, load_every=4)
 
 
 class TokenizerFiles(Folder):
     """tokenizer.json and what is beside it."""
 
     def make_trees(self) -> Mapping[str, Any]:
-        base = json.loads(self.sound["tokenizer.json"])
+        base = json.loads(Path("folder/tokenizer.json").read_bytes())
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         token = {"content": "<|bos|>", "special": True, **flags}
         config = {
@@ -173,48 +187,12 @@ class TokenizerFiles(Folder):
             "added_tokens_decoder": {"256": token, "257": {"content": "<|eos|>", "special": True}},
             "chat_template": [{"name": "default", "template": "{{ messages[0].content }}"}],
         }  # fmt: skip
-        trees = {f"tokenizer.json:{i}": base | steps for i, steps in enumerate(_STEPS)}
-        names = ("tokenizer_config.json", "special_tokens_map.json")
+        trees = {f"folder/tokenizer.json:{i}": base | steps for i, steps in enumerate(TOKENIZERS)}
+        names = ("folder/tokenizer_config.json", "folder/special_tokens_map.json")
         return trees | {f"{name}:{i}": config for name in names for i in range(4)}
 
-    def use(self, payload: bytes) -> None:
-        use.use_tokenizer(Tokenizer.from_folder(self.folder))
-
-
-_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}"}, "behavior": "Isolated"}
-_SPLIT |= {"invert": False}
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-_STEPS: list[dict[str, Any]] = [
-    {},
-    {"normalizer": {"type": "Sequence", "normalizers": [
-        {"type": "NFC"}, {"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, _REPLACE,
-        {"type": "Strip", "strip_left": True, "strip_right": False}, {"type": "StripAccents"},
-        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-         "strip_accents": None, "lowercase": True}, {"type": "Nmt"}, {"type": "NFKD"},
-    ]}},
-    {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-        _SPLIT, {**_LEVEL, "use_regex": False}, {"type": "Digits", "individual_digits": True},
-        {"type": "Punctuation", "behavior": "Isolated"}, {"type": "WhitespaceSplit"},
-        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
-    ]}},
-    {"post_processor": {"type": "Sequence", "processors": [
-        {"type": "TemplateProcessing",
-         "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}}],
-         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-         "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [256], "tokens": ["<|bos|>"]}}},
-        _LEVEL, {"type": "RobertaProcessing", "sep": ["<|eos|>", 257], "cls": ["<|bos|>", 256],
-                 "trim_offsets": True, "add_prefix_space": True},
-    ]}},
-    {"decoder": {"type": "Sequence", "decoders": [
-        _REPLACE, {"type": "ByteFallback"}, {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ]}},
-    {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-     "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None,
-                 "pad_id": 0, "pad_type_id": 0, "pad_token": "<|eos|>"}},
-]  # fmt: skip
+    def use(self, folder: Path, payload: bytes) -> None:
+        use.use_tokenizer(Tokenizer.from_folder(folder))
 
 
 # ---- safetensors ---------------------------------------------------------------------------
@@ -224,39 +202,36 @@ class Safetensors(Folder):
     """Header and data of model.safetensors."""
 
     def make_trees(self) -> Mapping[str, Any]:
-        data = self.sound["model.safetensors"]
+        data = Path("folder/model.safetensors").read_bytes()
         length = int.from_bytes(data[:8], "little")
         self.data = data[8 + length :]
-        return {"model.safetensors": json.loads(data[8 : 8 + length])}
+        return {"folder/model.safetensors": json.loads(data[8 : 8 + length])}
 
     def draw(self, dice: Random) -> bytes:
-        header = mutate.json_bytes(dice, self.trees["model.safetensors"], self.words)
+        [(name, tree)] = self.trees.items()
+        header = mutate.json_bytes(dice, tree, self.words)
         data, length = self.data, len(header)
         if dice.random() < 0.15:
             length = mutate.integer(dice, length) % (1 << 64)
         if dice.random() < 0.15:
-            data = data[: dice.randrange(len(data))] + dice.choice(
-                [b"", b"\xff" * 64, b"\x7f" * 9999]
-            )
-        return b"model.safetensors\n" + length.to_bytes(8, "little") + header + data
+            filler = dice.choice([b"", b"\xff" * 64, b"\x7f" * 9999])
+            data = data[: dice.randrange(len(data))] + filler
+        return name.encode() + b"\n" + length.to_bytes(8, "little") + header + data
 
 
 class Index(Folder):
     """model.safetensors.index.json over two files."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        tiny.write_folder(self.folder, bases.SMALL, tiny.random_weights(bases.SMALL), n_files=2)
-        (self.folder / "model.safetensors").unlink()
-        self.sound = {path.name: path.read_bytes() for path in self.folder.iterdir()}
-        self.trees = {"model.safetensors.index.json": self.parsed("model.safetensors.index.json")}
-        self.words = [*mutate.words_of(*self.trees.values()), "config.json", "..", "."]
+    def make_trees(self) -> Mapping[str, Any]:
+        weights = tiny.random_weights(bases.SMALL)
+        tiny.write_folder(Path("folder"), bases.SMALL, weights, n_files=2)
+        Path("folder/model.safetensors").unlink()
+        path = Path("folder/model.safetensors.index.json")
+        names = {"metadata": {"config.json": [".", "..", "folder"]}}
+        return {str(path): json.loads(path.read_bytes()) | names}
 
-    def parsed(self, name: str) -> Any:
-        return json.loads(self.sound[name])
-
-    def use(self, payload: bytes) -> None:
-        use.use_model(self.folder, payload, tokenizer_every=64, load_every=64)
+    def use(self, folder: Path, payload: bytes) -> None:
+        use.use_model(folder, payload, tokenizer_every=64, load_every=64)
 
 
 FILES = [

@@ -81,10 +81,14 @@ class Nursery:
     def said(self, text: str, seconds: float = 30.0) -> bool:
         """Whether the job writes `text` to standard output, before that time and its end."""
         end = time.monotonic() + seconds
-        while text not in (self._folder / "out").read_text():
+        while text not in self.output():
             if time.monotonic() > end or self._has_ended(_POLL_S):
-                return text in (self._folder / "out").read_text()
+                return text in self.output()
         return True
+
+    def output(self) -> str:
+        """What the job has written to standard output."""
+        return (self._folder / "out").read_text()
 
     def send(self, number: signal.Signals) -> None:
         """A signal to the job, which has not been waited for."""

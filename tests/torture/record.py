@@ -38,10 +38,11 @@ class Finding:
 
     @property
     def signature(self) -> tuple[str, str]:
-        """Equal for two findings that are most likely the same fault: an exception of one type
-        from one line, or the same end of a process."""
+        """Equal for two findings that are most likely the same fault: the same line raised it, or
+        the process was there when it died."""
         frames = [line.strip() for line in self.detail.splitlines() if line.startswith("  File")]
-        return self.kind, frames[-1] if frames else self.what
+        innermost = 0 if "most recent call first" in self.detail else -1
+        return self.kind, frames[innermost] if frames else self.what
 
     def save(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,12 @@ def test_the_campaign_goes_on_after_a_fault():
     assert outcome.refused == outcome.cases // 3
 
 
+def test_faults_of_different_places_are_told_apart():
+    found = [torture(planted(fault), 0, 0.01).findings[0] for fault in (crash, crash, abort, wrong)]
+    assert found[0].signature == found[1].signature
+    assert len({finding.signature for finding in found}) == 3
+
+
 def test_a_kind_that_cannot_run_is_a_finding():
     def run(seed, deadline, record):
         raise ZeroDivisionError

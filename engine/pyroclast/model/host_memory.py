@@ -12,6 +12,8 @@ from pyroclast.errors import MemoryBudgetError
 from pyroclast_kernels import cgroups
 
 _UNKNOWN = 4 << 30  # where the system does not tell
+# What the loader of shared libraries says of a library that memory does not suffice for.
+_LIBRARY_DOES_NOT_FIT = ("failed to map segment", "cannot allocate memory")
 
 
 def available_bytes() -> int:
@@ -30,6 +32,10 @@ def memory_errors() -> Iterator[None]:
         raise _out_of_memory(error) from error
     except OSError as error:  # from mmap
         if error.errno != errno.ENOMEM:
+            raise
+        raise _out_of_memory(error) from error
+    except ImportError as error:
+        if not any(words in str(error).lower() for words in _LIBRARY_DOES_NOT_FIT):
             raise
         raise _out_of_memory(error) from error
 
