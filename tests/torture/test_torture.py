@@ -23,6 +23,7 @@ from torture.record import Finding
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_kind_runs_and_finds_nothing(kind, tmp_path):
     # A process of its own: tests of other files may have started threads in this one.
