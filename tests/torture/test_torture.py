@@ -183,4 +183,6 @@ def test_the_command_adds_up_and_fails_on_a_finding(tmp_path, capsys):
     assert "KeyError: 'surprise'" in printed
     [saved] = folder.iterdir()
     assert command.main(["--replay", str(saved)], [planted(wrong)]) == 1
+    assert "found again" in capsys.readouterr().out
     assert command.main(["--replay", str(saved)], [planted(str)]) == 0
+    assert "no fault any more" in capsys.readouterr().out
