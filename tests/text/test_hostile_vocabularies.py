@@ -166,6 +166,13 @@ def test_an_unknown_pattern_is_stopped_at_its_deadline(tmp_path, monkeypatch):
         tok.encode("\udc80")
 
 
+def test_a_process_of_its_own_neither_cuts_nor_pads(tmp_path):
+    cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    tok = Tokenizer.from_folder(folder(tmp_path, split=[split(r"x+x+(?=y)")], truncation=cut))
+    for parse_special in (True, False):
+        assert tok.decode(tok.encode("hello hello", parse_special=parse_special)) == "hello hello"
+
+
 def test_a_catastrophic_pattern_is_a_tokenizer_error(tmp_path):
     tok = Tokenizer.from_folder(folder(tmp_path, split=[split(SLOW)]))
     with pytest.raises(TokenizerError, match="retry-limit"):
