@@ -118,6 +118,18 @@ def test_a_charsmap_is_bounded_by_its_longest_replacement(tmp_path):
         Tokenizer.from_folder(folder(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("spelling", ["precompiled_charsmap", "precompiled\\u005fcharsmap"])
+@pytest.mark.parametrize("claimed", [5, 5_000_000_000 % 2**32])
+def test_a_charsmap_cannot_claim_more_than_it_has(tmp_path, spelling, claimed):
+    charsmap = base64.b64encode(claimed.to_bytes(4, "little") + bytes(4)).decode()
+    step = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    path = folder(tmp_path, normalizer=step) / "tokenizer.json"
+    text = path.read_text().replace("precompiled_charsmap", spelling)
+    path.write_text(text[:-1] + ', "normalizer": null}')  # every one that is read counts
+    with pytest.raises(TokenizerError, match="charsmap claims more than it has"):
+        Tokenizer.from_folder(tmp_path)
+
+
 # --- patterns
 
 
@@ -152,6 +164,13 @@ def test_an_unknown_pattern_is_stopped_at_its_deadline(tmp_path, monkeypatch):
     assert tok.encode(text) == plain.encode(text)  # a new process
     with pytest.raises(TokenizerError, match="surrogate"):
         tok.encode("\udc80")
+
+
+def test_a_process_of_its_own_neither_cuts_nor_pads(tmp_path):
+    cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    tok = Tokenizer.from_folder(folder(tmp_path, split=[split(r"x+x+(?=y)")], truncation=cut))
+    for parse_special in (True, False):
+        assert tok.decode(tok.encode("hello hello", parse_special=parse_special)) == "hello hello"
 
 
 def test_a_catastrophic_pattern_is_a_tokenizer_error(tmp_path):

@@ -30,11 +30,7 @@ def main(argv: list[str], kinds: list[Kind]) -> int:
     """The exit code: 1 if there is a finding."""
     options = arguments(kinds).parse_args(argv)
     if options.replay:
-        finding = Finding.load(options.replay)
-        again = replay(finding, next(kind for kind in kinds if kind.name == finding.kind))
-        for each in again.findings:
-            show(f"{each.what}\n{each.detail}")
-        return bool(again.findings)
+        return _replay(Finding.load(options.replay), kinds)
     seed = int(time.time()) * 1000 if options.seed is None else options.seed
     chosen = [kind for kind in kinds if not options.kind or kind.name in options.kind]
     show(f"seed {seed}, {options.seconds:g} s, kinds: {', '.join(k.name for k in chosen)}")
@@ -43,6 +39,15 @@ def main(argv: list[str], kinds: list[Kind]) -> int:
     found = [finding for outcome in outcomes.values() for finding in outcome.findings]
     for finding in found:
         show(f"FOUND {finding.what}\n  python -m torture --replay {finding.save(options.findings)}")
+    return bool(found)
+
+
+def _replay(finding: Finding, kinds: list[Kind]) -> int:
+    """Says what becomes of a finding now."""
+    found = replay(finding, next(kind for kind in kinds if kind.name == finding.kind)).findings
+    for each in found:
+        show(f"{each.what}\n{each.detail}")
+    show(f"{finding.kind}, {finding.what!r}: {'found again' if found else 'no fault any more'}")
     return bool(found)
 
 

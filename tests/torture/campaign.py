@@ -114,17 +114,16 @@ def run_child(kind: Kind, seed: int, deadline: float, stop_after: int | None = N
         what = _watch(kind, record, pid, deadline)
         found = record.findings()
         if what:
-            left = [path.read_text("utf-8", "replace") for path in _left_by(folder)]
-            found.append(record.died(what, "".join(text[-4000:] for text in left)))
+            printed, dump = _left_in(folder / "printed"), _left_in(folder / "dump")
+            found.append(record.died(what, printed[-4000:] + dump[:4000]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(*record.counts(), time.monotonic() - begin, found)
 
 
-def _left_by(folder: Path) -> list[Path]:
-    """What a child printed, and where it was when it died or hung."""
-    paths = (folder / "printed", folder / "dump")
-    return [path for path in paths if path.exists()]
+def _left_in(path: Path) -> str:
+    """What a child wrote to a file, which it may not have made before it died."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _temporary() -> str | None:

@@ -23,6 +23,7 @@ from torture.record import Finding
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_kind_runs_and_finds_nothing(kind, tmp_path):
     # A process of its own: tests of other files may have started threads in this one.
@@ -182,4 +183,6 @@ def test_the_command_adds_up_and_fails_on_a_finding(tmp_path, capsys):
     assert "KeyError: 'surprise'" in printed
     [saved] = folder.iterdir()
     assert command.main(["--replay", str(saved)], [planted(wrong)]) == 1
+    assert "found again" in capsys.readouterr().out
     assert command.main(["--replay", str(saved)], [planted(str)]) == 0
+    assert "no fault any more" in capsys.readouterr().out

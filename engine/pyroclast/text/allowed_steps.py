@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ _MAX_GROWTH = 256  # characters made of one; NFKC alone can make 18
 _MAX_ADDED_CHARS = 64  # by a prefix or a replacement
 _MAX_PIECE_CHARS = 512  # Unigram looks at each piece that begins at a character
 _MAX_WORD_CHARS = 1000  # WordPiece takes the square of a word's length
+
+# Plainly, or with letters spelt as escapes, which no writer does without a purpose.
+_MAY_HAVE_CHARSMAP = re.compile(r"precompiled_charsmap|\\u00[4-7]")
 
 # Characters that a step can make of one.
 _NORMALIZERS = {
@@ -48,6 +53,24 @@ _PRE_TOKENIZERS = {
     "Whitespace": 1,
     "WhitespaceSplit": 1,
 }
+
+
+def check_charsmaps(text: str, what: str) -> None:
+    """Refuse a precompiled_charsmap in a tokenizer.json that claims more bytes than it has: reading
+    it reserves as many, and a process without that much memory is aborted."""
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for value in [value for key, value in pairs if key == "precompiled_charsmap"]:
+            data = _charsmap(value, what)
+            if int.from_bytes(data[:4], "little") > len(data) - 4:
+                raise TokenizerError(f"{what}: precompiled_charsmap claims more than it has")
+        return dict(pairs)
+
+    if _MAY_HAVE_CHARSMAP.search(text):
+        try:
+            json.loads(text, object_pairs_hook=look)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"{what}: not valid JSON: {error}") from error
 
 
 def check_steps(tokenizer: NativeTokenizer, what: str) -> list[str]:
@@ -113,12 +136,16 @@ def _growth_of_replace(step: Mapping[str, Any], what: str) -> int:
 
 def _growth_of_charsmap(charsmap: Any, what: str) -> int:
     """SentencePiece's map: the bytes of a trie, and then its replacements, each ended by NUL."""
-    try:
-        data = base64.b64decode(charsmap or "")
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise TokenizerError(f"{what}: precompiled_charsmap is not base64: {error}") from error
+    data = _charsmap(charsmap, what)
     replacements = data[4 + int.from_bytes(data[:4], "little") :]
     return max(1, *map(len, replacements.split(b"\0")))
+
+
+def _charsmap(charsmap: Any, what: str) -> bytes:
+    try:
+        return base64.b64decode(charsmap or "")
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise TokenizerError(f"{what}: precompiled_charsmap is not base64: {error}") from error
 
 
 def _check_model(tokenizer: NativeTokenizer, what: str) -> None:

@@ -29,7 +29,12 @@ import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from tokenizers import AddedToken, Tokenizer
 source = json.loads(sys.stdin.readline())
-full, plain = Tokenizer.from_str(source), None
+def load():
+    loaded = Tokenizer.from_str(source)
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
+full, plain = load(), None
 print("true", flush=True)
 for line in sys.stdin:
     text, names, cuts, added = json.loads(line)
@@ -38,7 +43,7 @@ for line in sys.stdin:
             answer = full.encode(text, add_special_tokens=added).ids
         else:
             if plain is None:
-                plain = Tokenizer.from_str(source)
+                plain = load()
                 plain.add_special_tokens(names)
                 plain.encode_special_tokens = True
                 plain.add_tokens([AddedToken(cut, normalized=False) for cut in cuts])

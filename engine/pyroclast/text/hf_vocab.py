@@ -20,7 +20,7 @@ from pyroclast.files.small_file import (
     read_small_json,
     read_small_text,
 )
-from pyroclast.text.allowed_steps import check_steps
+from pyroclast.text.allowed_steps import check_charsmaps, check_steps
 from pyroclast.text.declared_tokens import named_tokens, register
 from pyroclast.text.decoding import decoding_of
 from pyroclast.text.encoding_process import EncodingProcess
@@ -71,6 +71,7 @@ def _read_tokenizer(path: Path, declared: Mapping[str, Any]) -> NativeTokenizer:
             f"{path} does not exist; a folder needs a tokenizer.json (other files, such as "
             "tokenizer.model, are not read; `transformers` can save one)"
         ) from error
+    check_charsmaps(text, str(path))
     backend = NativeTokenizer.from_json(text, f"{path} cannot be read")
     slow = check_steps(backend, str(path))
     if register(backend, declared, can_encode=not slow) and slow:
