@@ -90,7 +90,7 @@ def vllm(python: str, folder: Path) -> Kind:
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    version = _said(python, "-c", "import vllm; print(vllm.__version__)")
+    version = _said(python, "-c", "import vllm; print('version:', vllm.__version__)")
     return Kind("vLLM", "bf16", command, environment, version=version)
 
 
