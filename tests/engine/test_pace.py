@@ -32,7 +32,7 @@ def read_beside(machine, n_decoding, n_unread=4000, n_quiet=20):
         pace.note(n_decoding, 0, seconds)
     steps = []
     while n_unread > 0:
-        n_tokens = min(n_unread, pace.n_tokens_beside(n_decoding, n_unread))
+        n_tokens = min(n_unread, pace.n_tokens_beside(n_decoding, n_unread, 1))
         seconds = machine.time(n_decoding, n_tokens)
         pace.note(n_decoding, n_tokens, seconds)
         steps.append((n_tokens, seconds))
@@ -59,11 +59,11 @@ def test_a_prompt_always_comes_on():
 
 def test_the_time_without_prompts_is_measured_first_and_again():
     pace = Pace()
-    assert pace.n_tokens_beside(1, 2) == 2  # so few cost no more than the measurement
-    assert pace.n_tokens_beside(1, 100) == 0
+    assert pace.n_tokens_beside(1, 2, 1) == 2  # so few cost no more than the measurement
+    assert pace.n_tokens_beside(1, 100, 1) == 0
     pace.note(1, 0, 0.01)
     pace.note(0, 100, 0.1)
-    assert pace.n_tokens_beside(1, 100) == 10
+    assert pace.n_tokens_beside(1, 100, 1) == 10
     steps, _ = read_beside(Machine(0.005, 0.0, 0.001), 1)
     assert [n for n, _ in steps[:93]].count(0) == 3
 
@@ -73,7 +73,50 @@ def test_a_number_of_streams_that_was_not_seen_counts_like_the_nearest():
     pace.note(0, 100, 0.1)
     pace.note(2, 0, 0.01)
     pace.note(20, 0, 0.03)
-    assert [pace.n_tokens_beside(n, 100) for n in (1, 2, 5, 18, 30)] == [10, 10, 10, 30, 30]
+    assert [pace.n_tokens_beside(n, 100, 1) for n in (1, 2, 5, 18, 30)] == [10, 10, 10, 30, 30]
+
+
+def seconds_together(machine, paced, n_requests=8, n_prompt=110, n_gen=64):
+    """How long it takes until requests that come at once have their answers."""
+    pace, total_s = Pace(), 0.0
+    pace.note(0, 400, machine.time(0, 400))
+    for n in (1, n_requests):
+        pace.note(n, 0, machine.time(n, 0))
+    unread, unwritten = [n_prompt] * (n_requests - 1), [n_gen - 1]
+    while unread or unwritten:
+        n_tokens = sum(unread)
+        if paced and unread and unwritten:
+            n_asked = pace.n_tokens_beside(len(unwritten), n_tokens, len(unread))
+            n_tokens = min(n_tokens, n_asked)
+        seconds = machine.time(len(unwritten), n_tokens)
+        pace.note(len(unwritten), n_tokens, seconds)
+        total_s += seconds
+        unwritten = [n - 1 for n in unwritten if n > 1]
+        while n_tokens:
+            n_read = min(n_tokens, unread[0])
+            n_tokens -= n_read
+            unread[0] -= n_read
+            if not unread[0]:
+                unread.pop(0)
+                unwritten.append(n_gen - 1)
+    return total_s
+
+
+def test_requests_that_come_at_once_take_little_longer_than_without_a_pace(monkeypatch):
+    machine = Machine(0.002, 0.0, 0.0005)
+    alone_s = seconds_together(machine, paced=False)
+    assert seconds_together(machine, paced=True) < 1.15 * alone_s
+    monkeypatch.setattr("pyroclast.engine.pace._PROMPT_WEIGHT", 0)
+    assert seconds_together(machine, paced=True) > 1.3 * alone_s
+
+
+def test_many_prompts_count_as_seven_and_less_beside_many_streams():
+    pace = Pace()
+    pace.note(0, 100, 0.1)
+    pace.note(1, 0, 0.01)
+    asked = [pace.n_tokens_beside(1, 9000, n) for n in (1, 2, 3, 9, 60)]
+    assert asked == [10, 110, 230, 710, 710]
+    assert [pace.n_tokens_beside(n, 9000, 9) for n in (8, 16, 32, 64)] == [80, 35, 12, 10]
 
 
 def test_a_short_prompt_alone_does_not_tell_what_a_token_costs():
@@ -82,4 +125,4 @@ def test_a_short_prompt_alone_does_not_tell_what_a_token_costs():
     pace.note(0, 500, 0.1)
     pace.note(0, 5, 0.01)
     pace.note(1, 0, 0.01)
-    assert pace.n_tokens_beside(1, 100) == 50
+    assert pace.n_tokens_beside(1, 100, 1) == 50

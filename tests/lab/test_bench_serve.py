@@ -178,3 +178,12 @@ def test_a_whole_run(model, tmp_path, monkeypatch, capsys, flags, why):
         assert theirs["output_ts_ratio"] == pytest.approx(ours["output_ts"] / theirs["output_ts"])
         assert theirs["gap_p50_ms"] > 1.5
         assert f"({theirs['output_ts_ratio']:.2f}x)" in out
+
+
+def test_sigterm_ends_the_process_through_its_with_blocks(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(servers.signal, "signal", handlers.__setitem__)
+    servers.exit_on_sigterm()
+    with pytest.raises(SystemExit) as end:
+        handlers[servers.signal.SIGTERM](15, None)
+    assert end.value.code == 143

@@ -174,7 +174,9 @@ class Scheduler(Generic[R]):
         n_tokens = self.max_batch_tokens - len(decoding)
         if any(request.is_live for request in decoding):
             n_unread = sum(request.n_unread for request in prompts)
-            n_tokens = min(n_tokens, self.pace.n_tokens_beside(len(decoding), n_unread))
+            n_tokens = min(
+                n_tokens, self.pace.n_tokens_beside(len(decoding), n_unread, len(prompts))
+            )
         return n_tokens
 
     def _admit(self) -> None:

@@ -57,7 +57,12 @@ def watch(host: str, port: int, is_over: Callable[[], bool]) -> dict[str, Any]:
 def main() -> None:
     """Until a line comes."""
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.readline()
+        over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     found = watch(sys.argv[1], int(sys.argv[2]), over.is_set)
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -134,6 +134,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     for name in ("gen", "rounds", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    servers.exit_on_sigterm()
     with told_in_a_line(parser.prog):
         result = measure(args)
         print(markdown(result))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +68,7 @@ def llama_server(binary: str, model: Path, format: str) -> Kind:
         flags = ["-m", str(model), "--host", HOST, "--port", str(port), "-np", str(n_slots)]
         flags += ["-c", str(n_slots * plan.max_tokens), "--kv-unified", "-t", threads]
         flags += ["-tb", threads, "-fa", "on", "--cont-batching", "--no-cache-prompt"]
-        return [binary, *flags, "--cache-ram", "0", "--no-webui", "--log-disable"]
+        return [binary, *flags, "--cache-ram", "0", "--no-webui", "-lv", "1"]
 
     extra = {"cache_prompt": False}
     return Kind("llama-server", format, command, extra=extra, version=_said(binary, "--version"))
@@ -90,7 +92,7 @@ def vllm(python: str, folder: Path) -> Kind:
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    version = _said(python, "-c", "import vllm; print(vllm.__version__)")
+    version = _said(python, "-c", "import vllm; print('version:', vllm.__version__)")
     return Kind("vLLM", "bf16", command, environment, version=version)
 
 
@@ -104,6 +106,11 @@ def _said(*command: str) -> str:
         raise LoadError(f"{command[0]}: {error.strerror}") from error
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return next((line for line in lines if line.startswith("version")), "") or lines[-1]
+
+
+def exit_on_sigterm() -> None:
+    """SIGTERM ends this process as Ctrl-C does, so that the servers that it started end, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def free_port() -> int:

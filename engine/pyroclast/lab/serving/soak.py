@@ -23,7 +23,7 @@ from typing import Any
 from pyroclast.lab.peers.arguments import told_in_a_line
 from pyroclast.lab.serving.client import Address, Raw, fetch, load, post
 from pyroclast.lab.serving.misuse import PATH, Asked, client
-from pyroclast.lab.serving.servers import Running, free_port
+from pyroclast.lab.serving.servers import Running, exit_on_sigterm, free_port
 from pyroclast.lab.speed.process import JsonProcess, inherited_path, python_command
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
@@ -226,6 +226,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {args.minutes:g}")
+    exit_on_sigterm()
     with told_in_a_line(parser.prog):
         result = run(args.model, args.threads, 60 * args.minutes, args.seed)
         for name, check in result["checks"].items():

@@ -1,0 +1,94 @@
+"""The shortcuts of streams give the bytes that the long way gives."""
+
+import asyncio
+
+import h11
+import pytest
+
+from pyroclast import Chunk
+from pyroclast.server.metrics import Metrics, Watched
+from pyroclast.server.protocol import Connection
+from pyroclast.server.sse import EventStream, chunk_writer, event
+
+REQUEST = b"GET / HTTP/%b\r\nHost: x\r\n\r\n"
+BODY = [b"first", b"", b"x" * 70_000]
+
+
+def replied(
+    kind: type[h11.Connection], version: bytes, headers: list[tuple[bytes, bytes]]
+) -> bytes:
+    """All bytes of a reply."""
+    connection = kind(h11.SERVER)
+    connection.receive_data(REQUEST % version)
+    connection.next_event()
+    events = [h11.Response(status_code=200, headers=headers), *(h11.Data(data=d) for d in BODY)]
+    return b"".join(connection.send(each) or b"" for each in [*events, h11.EndOfMessage()])
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"70005")]])
+def test_chunks_are_framed_as_h11_frames_them(version, headers):
+    expected = replied(h11.Connection, version, headers)
+    assert replied(Connection, version, headers) == expected
+    assert (b"11170\r\n" in expected) == (version == b"1.1" and not headers)
+
+
+def test_a_second_reply_of_a_connection_has_its_own_framing():
+    connection = Connection(h11.SERVER)
+    found = []
+    for headers in ([], [(b"content-length", b"5")]):
+        connection.receive_data(REQUEST % b"1.1")
+        while type(connection.next_event()) is not h11.EndOfMessage:
+            pass
+        connection.send(h11.Response(status_code=200, headers=headers))
+        found.append(connection.send(h11.Data(data=b"first")))
+        connection.send(h11.EndOfMessage())
+        connection.start_next_cycle()
+    assert found == [b"5\r\nfirst\r\n", b"first"]
+
+
+@pytest.mark.parametrize("more", [{}, {"usage": None}, {"usage": {"total_tokens": 3}}])
+def test_a_chunk_is_the_event_of_its_whole_object(more):
+    head = {"id": "a", "created": 1}
+    for choices in ([], [{"text": 'a"\n', "index": 0}]):
+        assert chunk_writer(head)(choices, more) == event(head | {"choices": choices} | more)
+
+
+def test_every_token_is_counted():
+    metrics = Metrics()
+    watched = Watched(metrics, "demo")
+    for token_ids in ([1], [2, 3], [4]):
+        watched.chunk(Chunk("", token_ids))
+    text = metrics.text().decode()
+    assert 'vllm:generation_tokens_total{model_name="demo"} 4.0' in text
+    assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
+    assert 'vllm:inter_token_latency_seconds_bucket{le="2.5",model_name="demo"} 2.0' in text
+
+
+def test_pings_come_first_soon_then_seldom_and_not_beside_tokens(monkeypatch):
+    monkeypatch.setattr("pyroclast.server.sse.FIRST_PING_S", 0.05)
+    monkeypatch.setattr("pyroclast.server.sse.PING_S", 0.3)
+    sent = []
+
+    async def events():
+        await asyncio.sleep(0.15)
+        for i in range(20):
+            yield b"%d" % i
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.4)
+
+    async def send(message):
+        sent.append(message.get("body"))
+
+    async def nothing(*_):
+        return None
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    stream = EventStream(events(), headers={}, on_error=lambda _: b"", on_end=nothing)
+    asyncio.run(stream({}, receive, send))
+    assert sent[0] is None
+    assert sent[1] == b": ping\n\n"
+    assert sent[2:22] == [b"%d" % i for i in range(20)]
+    assert sent[22:] == [b": ping\n\n", b""]
