@@ -79,6 +79,29 @@ def test_frequencies_equal_transformers(
     assert math.isclose(spec.amplitude, amplitude, rel_tol=1e-15)
 
 
+def test_dynamic_scaling_acts_beyond_max_position_alone() -> None:
+    """So it never acts here: a context ends at max_position_embeddings."""
+    torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
+    transformers = pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
+    longest = 64
+    its = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(
+        transformers.LlamaConfig(
+            hidden_size=96,
+            num_attention_heads=2,
+            max_position_embeddings=longest,
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        )
+    )
+    spec = RopeSpec(1e4, RopeScaling("dynamic", 2.0, original_max_seq_len=longest))
+    for n_positions in (1, longest, longest + 1, 3 * longest, 1):
+        its(torch.zeros(1, 1, 1), torch.arange(n_positions)[None])
+        np.testing.assert_allclose(
+            its.inv_freq.numpy(), inv_freq(spec, 2 * PAIRS, n_positions), rtol=1e-6
+        )
+        acts = not np.array_equal(inv_freq(spec, 2 * PAIRS, n_positions), inv_freq(spec, 2 * PAIRS))
+        assert acts == (n_positions > longest)
+
+
 def test_the_context_in_use_decides_long_factors_and_growth() -> None:
     """Not the length of a text; and nothing else looks at it."""
     fields = {"original_max_seq_len": 64, "short_factors": SHORT, "long_factors": LONG}

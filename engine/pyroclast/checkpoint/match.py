@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyroclast.checkpoint.parts import Naming, StoredTensor, find_part, part_tensor
+from pyroclast.checkpoint.scales import scale_key, scaled
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
@@ -41,6 +42,10 @@ def match_tensors(
             is_transposed=weight in naming.transposed,
         )
         used.add(part.key)
+        scale = scale_key(part.key)
+        if scale is not None and scale in stored:
+            tensors[name] = scaled(tensors[name], stored[scale])
+            used.add(scale)
     surplus = [
         name for name in stored if name not in used and not name.endswith(IGNORED_TENSOR_SUFFIXES)
     ]

@@ -170,11 +170,12 @@ class JoinedRows:
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Another source's rows, converted from one format to another at each call."""
+    """Another source's rows times a factor, converted from one format to another at each call."""
 
     inner: RowSource
     from_format: str
     to_format: str
+    factor: float = 1.0
 
     @property
     def at_once(self) -> bool:
@@ -192,6 +193,8 @@ class QuantizedRows:
         step = max(1, (1 << 20) // n_cols)
         for start in range(0, n_rows, step):
             values = formats.dequantize(raw[start : start + step], self.from_format)
+            if self.factor != 1:
+                values = values * np.float32(self.factor)
             out[start : start + step] = formats.quantize(values, self.to_format)
         return out
 

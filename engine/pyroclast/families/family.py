@@ -14,7 +14,8 @@ from pyroclast.families.config import ModelConfig
 from pyroclast.families.hyperparameters import Hyperparameters
 
 # Tensors that carry nothing the forward pass needs: frequencies that follow from the config.
-# Those of GGUF are read with the config; GPT-2's folders keep their causal mask.
+# Those of GGUF are read with the config; GPT-2's folders keep their causal mask; input_scale is for
+# kernels that round activations to FP4.
 IGNORED_TENSOR_SUFFIXES = (
     "rotary_emb.inv_freq",
     "attn_rot_embd.weight",
@@ -23,6 +24,7 @@ IGNORED_TENSOR_SUFFIXES = (
     "rope_factors_short.weight",
     ".attn.bias",
     ".attn.masked_bias",
+    ".input_scale",
 )
 
 
