@@ -55,12 +55,12 @@ class Image:
         keys = [(key.encode(), file.metadata.raw(key)) for key in file.metadata]
         values = {key.encode(): file.metadata[key] for key in file.metadata}
         infos = list(file.tensors.values())
-        start = min((info.offset for info in infos), default=file.map.size)
+        start = min((info.offset for info in infos), default=file.file.size)
         tensors = [
             TensorEntry(i.name.encode(), i.shape[::-1], i.ggml_type, i.offset - start)
             for i in infos
         ]
-        data = file.map.buffer[start:]
+        data = path.read_bytes()[start:]
         words = mutate.words_of(list(file.metadata), list(values.values()))
         file.close()
         return cls(keys, values, tensors, data, words=words)
