@@ -118,6 +118,17 @@ def test_two_prompts_that_come_together_compute_what_they_share_once():
     assert b.blocks[:3] == a.blocks[:3]
 
 
+def test_no_more_requests_are_passed_over_than_have_a_place():
+    played = Played(max_batch_tokens=4, max_seqs=3)
+    first = played.add(range(20))
+    same = [played.add(range(20)) for _ in range(4)]
+    other = played.add([90, 91])
+    assert played.step() == [first]
+    assert other in played.scheduler.waiting
+    played.finish(*same[2:])
+    assert other in played.step()
+
+
 def test_nobody_waits_for_a_request_that_is_paused_or_gone_or_does_not_advance():
     played = Played(max_batch_tokens=4)
     a, b = played.add(range(20)), played.add(range(20))

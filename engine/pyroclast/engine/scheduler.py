@@ -181,8 +181,8 @@ class Scheduler(Generic[R]):
 
     def _admit(self) -> None:
         """Moves waiting requests to `running`, with blocks for all tokens that they have now."""
-        i = 0
-        while i < len(self.waiting):
+        i = 0  # how many are passed over: no more than have a place, so that a step stays short
+        while i < min(len(self.waiting), self.max_running):
             request = self.waiting[i]
             shared = self.prefixes.find(request) if self.prefixes is not None else []
             if shared is None:  # the others need not wait for what it waits for
