@@ -88,7 +88,7 @@ class App:
         log.info("%s %s %d %.1f ms", scope["method"], logged, status, took_ms)
 
     def _refusal(self, error: HttpError, path: str) -> Any:
-        self.metrics.refused.labels(str(error.status)).inc()
+        self.metrics.count_refused(error.status)
         anthropic = path.startswith("/v1/messages")
         body = error.anthropic_body() if anthropic else error.body()
         return JsonReply(body, error.status, error.headers())

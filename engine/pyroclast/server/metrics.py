@@ -130,6 +130,10 @@ class Metrics:
         """The counts of a model."""
         return self._tokens.setdefault(model, TokenCounts())
 
+    def count_refused(self, status: int) -> None:
+        """A reply with status 4xx or 5xx."""
+        self.refused.labels(str(status)).inc()
+
     def before_scrape(self, update: Callable[[], None]) -> None:
         """Calls `update` before each scrape: for gauges of what is there anyway."""
         self._before_scrape.append(update)
