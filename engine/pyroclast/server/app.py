@@ -117,6 +117,8 @@ class App:
         declared = headers.get("content-length")
         raw = await read_body(receive, self._limits, declared) if route.method == "POST" else b""
         exchange = self._exchange(raw, headers, receive)
+        if route.method == "POST":
+            await exchange.read()
         return await route.endpoint(exchange)
 
     def _exchange(self, raw: bytes, headers: Mapping[str, str], receive: Any) -> Exchange:
