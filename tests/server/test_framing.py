@@ -1,6 +1,7 @@
 """The shortcuts of streams give the bytes that the long way gives."""
 
 import asyncio
+import json
 
 import h11
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from pyroclast import Chunk
 from pyroclast.server.metrics import Metrics, Watched
 from pyroclast.server.protocol import Connection
+from pyroclast.server.service import Exchange
 from pyroclast.server.sse import EventStream, chunk_writer, event
+from pyroclast.server.tokens import DetokenizeRequest
 
 REQUEST = b"GET / HTTP/%b\r\nHost: x\r\n\r\n"
 BODY = [b"first", b"", b"x" * 70_000]
@@ -92,3 +95,53 @@ def test_pings_come_first_soon_then_seldom_and_not_beside_tokens(monkeypatch):
     assert sent[1] == b": ping\n\n"
     assert sent[2:22] == [b"%d" % i for i in range(20)]
     assert sent[22:] == [b": ping\n\n", b""]
+
+
+async def one_event():
+    yield b"event"
+
+
+@pytest.mark.parametrize("fails_at", ["http.response.start", "http.response.body"])
+def test_the_work_ends_when_nothing_can_be_sent(fails_at):
+    """An error of h11, as of a header that it refuses, leaves no request in the engine."""
+    ended = []
+
+    async def send(message):
+        if message["type"] == fails_at:
+            raise h11.LocalProtocolError("Illegal header value")
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def end():
+        ended.append(True)
+
+    async def run():
+        events = one_event()
+        stream = EventStream(events, headers={}, on_error=lambda _: b"", on_end=end)
+        with pytest.raises(h11.LocalProtocolError):
+            await stream({}, receive, send)
+        assert await anext(events, None) is None  # closed, or asked for its last
+
+    asyncio.run(run())
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        ([" a", "b "], "a,b"),
+        ([" "], ""),
+        (["a\r\nx: y", "b\0", "\x7f", "ü", "c"], "c"),
+        (["a" * 999 + " b"], "a" * 999),
+    ],
+)
+def test_names_of_ignored_fields_make_a_header_that_h11_takes(names, listed):
+    exchange = Exchange(
+        json.dumps({"tokens": []} | dict.fromkeys(names)).encode(), {}, None, None, None
+    )
+    asyncio.run(exchange.read())
+    exchange.body(DetokenizeRequest)
+    headers = exchange.json({})._headers
+    assert headers["x-ignored-fields"] == listed
+    h11.Response(status_code=200, headers=list(headers.items()))

@@ -103,7 +103,8 @@ class Exchange:
             listed = ",".join(
                 name for name in unknown[:50] if name.isascii() and name.isprintable()
             )
-            self._reply_headers["x-ignored-fields"] = listed[:1000]
+            # A header's value must not begin or end with a space.
+            self._reply_headers["x-ignored-fields"] = listed[:1000].strip()
         return found
 
     def served(self, model: str | None) -> Served:
