@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 import threading
 import time
@@ -13,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from pyroclast.cli.main import main
 from pyroclast.server import limits as limits_module
-from pyroclast.server.connections import bounded_protocol
-from pyroclast.server.limits import BodyDeadline, Limits, read_body
+from pyroclast.server.limits import Limits, read_body
 from pyroclast.server.metrics import Metrics
 from pyroclast.server.run import listen, make_server
 
@@ -245,17 +242,6 @@ def test_a_body_that_trickles_is_given_up(port: int) -> None:
         assert time.monotonic() - start_s < 4
 
 
-def test_the_deadline_of_a_body_follows_its_pieces() -> None:
-    deadline = BodyDeadline(30, 100)
-    assert deadline.at_s == 130
-    deadline.received(1_000_000, 110)
-    assert deadline.at_s == 140  # 30 s after the last piece
-    deadline.received(0, 120)
-    assert deadline.at_s == 140
-    deadline.received(50_000, 300)
-    assert deadline.at_s == 235  # 1,050,000 bytes at 10,000 a second, and 30 s
-
-
 @pytest.mark.parametrize("head", [POST, EARLY], ids=["POST", "GET"])
 def test_a_body_that_does_not_end_is_given_up(port: int, head: bytes) -> None:
     """Whether or not the application waits for it."""
@@ -295,17 +281,3 @@ def test_one_connection_too_many_is_refused(port: int) -> None:
     assert took_s < 2
     assert refused(503) > before
     wait_until_free(port)
-
-
-def test_connections_leave_descriptors_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
-    assert bounded_protocol(Limits(max_connections=4096), print).limits.max_connections == 896
-    assert bounded_protocol(Limits(max_connections=10), print).limits.max_connections == 10
-
-
-def test_help_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["serve", "--help"])
-    shown = capsys.readouterr().out
-    for flag in ("--max-connections", "--request-timeout", "--keep-alive"):
-        assert flag in shown
