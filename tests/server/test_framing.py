@@ -59,13 +59,31 @@ def test_a_chunk_is_the_event_of_its_whole_object(more):
 
 def test_every_token_is_counted():
     metrics = Metrics()
-    watched = Watched(metrics, "demo")
+    watched = Watched(metrics, "demo", 1)
     for token_ids in ([1], [2, 3], [4]):
         watched.chunk(Chunk("", token_ids))
     text = metrics.text().decode()
     assert 'vllm:generation_tokens_total{model_name="demo"} 4.0' in text
     assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
     assert 'vllm:inter_token_latency_seconds_bucket{le="2.5",model_name="demo"} 2.0' in text
+
+
+def test_each_of_several_choices_is_counted(monkeypatch):
+    """The time between two tokens is that of their choice; the last end ends the request."""
+    monkeypatch.setattr("pyroclast.server.metrics.perf_counter", iter(range(0, 100, 10)).__next__)
+    metrics = Metrics()
+    watched = Watched(metrics, "demo", 2)
+    for index, reason in ((0, None), (1, None), (0, "stop"), (1, "length")):
+        watched.chunk(Chunk("", [1], index, reason))
+    watched.end()
+    cut_off = Watched(metrics, "demo", 2)
+    cut_off.chunk(Chunk("", [1], 0, "stop"))
+    cut_off.end()
+    text = metrics.text().decode()
+    assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
+    assert 'vllm:inter_token_latency_seconds_sum{model_name="demo"} 40.0' in text
+    assert 'vllm:e2e_request_latency_seconds_count{model_name="demo"} 1.0' in text
+    assert 'pyroclast:requests_cancelled_total{model_name="demo"} 1.0' in text
 
 
 def test_pings_come_first_soon_then_seldom_and_not_beside_tokens(monkeypatch):

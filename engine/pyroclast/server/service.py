@@ -163,7 +163,7 @@ class Exchange:
             served.llm.stream(ids, each, priority=self.priority)
             for ids, each in zip(prompts, params, strict=True)
         ]
-        generation = Generation(streams, self.metrics, served.name)
+        generation = Generation(streams, [each.n for each in params], self.metrics, served.name)
         try:
             await generation.start()
         except HttpError as error:
