@@ -69,10 +69,9 @@ class Exchange:
         self._raw, self._headers, self._receive = raw, headers, receive
         self._value: Any = None
         self.models, self.metrics = models, metrics
-        self.request_id = _request_id(headers.get("x-request-id"))
+        self.request_id = request_id(headers)
         self.priority = "interactive"
-        # OpenAI's clients read the first name, Anthropic's the second.
-        self._reply_headers = {"x-request-id": self.request_id, "request-id": self.request_id}
+        self._reply_headers = id_headers(self.request_id)
 
     async def read(self) -> None:
         """Decodes the body, a long one in a thread; HttpError 400 for what is no JSON."""
@@ -173,8 +172,15 @@ class Exchange:
         return generation
 
 
-def _request_id(given: str | None) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's id where it is harmless, else a fresh one."""
+    given = headers.get("x-request-id")
     if given and len(given) <= 128 and all(c.isalnum() or c in "-_.:" for c in given):
         return given
     return secrets.token_hex(16)
+
+
+def id_headers(request_id: str) -> dict[str, str]:
+    """The headers of a reply that name its request: OpenAI's clients read the first, Anthropic's
+    the second."""
+    return {"x-request-id": request_id, "request-id": request_id}
