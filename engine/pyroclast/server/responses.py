@@ -15,7 +15,7 @@ from pyroclast.server.messages_in import ChatMessage
 from pyroclast.server.response_items import ItemWriter, input_messages, items_json
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import DONE
-from pyroclast.server.tools_in import Tool, ToolFunction
+from pyroclast.server.tools_in import MAX_TOOLS, Tool, ToolFunction
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk
@@ -70,7 +70,7 @@ class ResponsesRequest(Struct, kw_only=True):
     frequency_penalty: float | None = None
     seed: int | None = None
     stream: bool | None = None
-    tools: list[ResponseTool] | None = None
+    tools: Annotated[list[ResponseTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
