@@ -228,3 +228,28 @@ def test_a_hold_may_hold_again_and_forgets_an_interrupted_step():
     loop.release()
     assert len(llm.generate("a", GREEDY)[0].token_ids) == 12
     loop.release()
+
+
+def test_a_request_that_a_failure_ended_in_the_inbox_never_runs(monkeypatch):
+    llm = fake_llm()
+    model, loop = AsyncLLM.of(llm), llm._loop
+    loop.pump.wake = lambda: None  # its work is done here
+
+    def fail(*_):
+        raise MemoryError
+
+    async def work():
+        reader = asyncio.create_task(model.score("yes"))
+        while not loop._inbox:
+            await asyncio.sleep(0.001)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.stepper.scheduler, "add", fail)
+            with pytest.raises(MemoryError):
+                loop.fail_all(ValueError("planted"))
+        loop.run_for_all()
+        assert llm.model.steps == []
+        assert not loop.has_work()
+        with pytest.raises(ValueError, match="planted"):
+            await reader
+
+    asyncio.run(work())
