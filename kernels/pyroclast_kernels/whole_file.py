@@ -8,6 +8,7 @@ the next writer of the same file removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -16,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+# What flock raises on file systems without locks, as some networks' are.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -54,12 +58,13 @@ def sweep(path: Path) -> None:
 
 
 def _make(path: Path, mode: int) -> tuple[int, Path]:
-    """A hidden file that this process has locked."""
+    """A hidden file that this process has locked, where the file system has locks; where it has
+    none, nobody can sweep it either."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             # Between the two, another writer may have taken it for litter.
             if os.path.samestat(os.fstat(descriptor), part.stat()):
                 return descriptor, part
@@ -70,3 +75,11 @@ def _make(path: Path, mode: int) -> tuple[int, Path]:
             part.unlink(missing_ok=True)
             raise
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

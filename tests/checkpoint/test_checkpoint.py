@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -520,3 +521,19 @@ def test_the_tokenizer_comes_with_the_weights(tmp_path: Path, source: str) -> No
         assert tokenizer.decode(ids) == "the land"
         assert tiny.vocabulary(checkpoint.hyperparameters)[ids[0]] == "the"
         assert tokenizer.eos_token_ids == frozenset({257})
+
+
+@pytest.mark.parametrize("write", [gguf_file, hf_folder])
+def test_whatever_is_raised_while_it_opens_closes_the_files(
+    tmp_path: Path, write: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    closed: list[str] = []
+    real = ModelFile.close
+    monkeypatch.setattr(ModelFile, "close", lambda file: (closed.append(file.path), real(file)))
+    monkeypatch.setattr("pyroclast.checkpoint.open.config_of", fail)
+    with pytest.raises(MemoryError):
+        open_checkpoint(write(tmp_path))
+    assert closed

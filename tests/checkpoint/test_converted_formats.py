@@ -14,6 +14,7 @@ from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.checkpoint.tensor import Scratch
 from pyroclast.errors import ModelFileError
+from pyroclast.files.gguf import GGUFFile
 from pyroclast.lab.peers.client import WORKERS, Client
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.recode import RECODED
@@ -152,3 +153,15 @@ def test_a_bad_scale_is_named(tmp_path: Path, value: object, words: str) -> None
     path = with_scales(file_pair(tmp_path, "nvfp4")[0], {"blk.0.attn_q": value})
     with pytest.raises(ModelFileError, match=words):
         open_checkpoint(path)
+
+
+def test_a_file_cut_short_of_a_scale_opens_but_gives_no_unscaled_rows(tmp_path: Path) -> None:
+    path = with_scales(file_pair(tmp_path, "q8_0")[0], dict(SCALES))
+    file = GGUFFile(path)
+    os.truncate(path, file.tensors["blk.0.attn_q.scale"].offset)
+    file.close()
+    with open_checkpoint(path, complete=False) as checkpoint:
+        scaled, other = checkpoint.tensors["layers.0.wq"], checkpoint.tensors["layers.0.wk"]
+        assert other.rows().size
+        with pytest.raises(ModelFileError, match=r"'blk.0.attn_q.scale', which .* was cut off"):
+            scaled.rows()

@@ -150,3 +150,51 @@ def test_what_a_request_brought_in_is_told_to_its_owner_alone():
     with pytest.raises(ValueError, match="no such token"):
         list(stream)
     assert free_blocks(llm) == 64
+
+
+def test_a_second_ctrl_c_in_the_repair_does_not_hide_what_is_half_changed():
+    llm = fake_llm()
+    expected = fake_llm().generate("two", GREEDY)[0].token_ids
+    stream = llm.stream("one", GREEDY)
+    next(stream)
+    stepper = llm._loop.stepper
+    [request] = stepper.scheduler.requests()
+    Fault(request, "_step_text", 1, KeyboardInterrupt(), after=True)
+    Fault(stepper.scheduler, "restart_all", 1, KeyboardInterrupt(), after=False)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate("two", GREEDY)
+    assert llm.generate("two", GREEDY)[0].token_ids == expected
+    with pytest.raises(PyroclastError, match="interrupted between two tokens"):
+        list(stream)
+    assert free_blocks(llm) == 64
+
+
+def test_a_request_that_is_lost_between_two_queues_goes_on(expected):
+    """Ctrl-C comes while another one's step moves it; nobody else runs a step."""
+    llm = fake_llm()
+    stream = llm.stream("one", GREEDY)
+    read = [next(stream).token_ids[0]]
+    stepper = llm._loop.stepper
+    [request] = stepper.scheduler.running
+    stepper.scheduler.running.clear()
+    stepper.distrust()
+    assert llm._loop.has_work()
+    llm._loop.run_for_all()
+    assert list(stepper.scheduler.requests()) == [request]
+    read += [chunk.token_ids[0] for chunk in stream]
+    assert read == expected["one"]
+    assert free_blocks(llm) == 64
+    assert not llm._loop.has_work()
+
+
+def test_a_request_whose_end_was_interrupted_is_forgotten():
+    llm = fake_llm()
+    stream = llm.stream("one", GREEDY)
+    next(stream)
+    stepper = llm._loop.stepper
+    [request] = stepper.scheduler.requests()
+    stepper.scheduler.remove([request])
+    request.call.open.clear()
+    stepper.distrust()
+    llm._loop.run_for_all()
+    assert stepper.calls() == set()

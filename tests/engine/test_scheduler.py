@@ -135,6 +135,14 @@ def test_a_request_computed_whole_but_without_its_token_gives_its_row_again():
     assert play(scheduler) == [(a, 3, 1)]
 
 
+def test_the_tokens_that_wait_are_counted_again_after_an_interruption():
+    scheduler = make()
+    add(scheduler, 3)
+    scheduler.waiting.n_tokens += 5
+    scheduler.restart_all()
+    assert scheduler.waiting.n_tokens == 3
+
+
 def test_rows_that_are_missing_shorten_a_chunk():
     scheduler = make(max_logits=2)
     a, b = add(scheduler, 4, wants_prompt_rows=True), add(scheduler, 3)

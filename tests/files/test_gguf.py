@@ -78,6 +78,24 @@ def open_bytes(tmp_path: Path) -> Opener:
     return open_it
 
 
+def test_short_strings_after_a_long_one_are_read_together(
+    open_bytes: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_reads, real = 0, os.preadv
+
+    def preadv(*arguments: Any) -> int:
+        nonlocal n_reads
+        n_reads += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    long, n_short = "x" * 600_000, 30_000
+    items = string(long) * 3 + string("short") * n_short
+    file = open_bytes(build((pair("k", ARRAY, array(STRING, 3 + n_short, items)),)))
+    assert n_reads < 20
+    assert file.metadata["k"] == [long] * 3 + ["short"] * n_short
+
+
 # -- what is right is read -------------------------------------------------------------------
 
 

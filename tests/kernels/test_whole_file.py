@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -122,3 +123,21 @@ def test_a_writer_whose_file_was_taken_for_litter_makes_another(tmp_path, monkey
     assert len(taken) == 1
     assert names(tmp_path) == ["file"]
     assert time.time() - (tmp_path / "file").stat().st_mtime < 60
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_takes_files(tmp_path, monkeypatch, number):
+    def flock(descriptor, how):
+        raise OSError(number, os.strerror(number))
+
+    def write():
+        with whole_file.replacing(tmp_path / "file") as file:
+            file.write(b"new")
+
+    monkeypatch.setattr(whole_file.fcntl, "flock", flock)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            write()
+    else:
+        write()
+    assert names(tmp_path) == ([] if number == errno.EIO else ["file"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyroclast.errors import SamplingError
-from pyroclast.sampling.after import MAX_MARK_CHARS
+from pyroclast.sampling.after import MAX_MARK_CHARS, after_reasoning
 from pyroclast.sampling.grammar import GrammarCompiler
 from pyroclast.sampling.params import SamplingParams
 
@@ -127,3 +127,9 @@ def test_bad_marks_are_refused(after: Any) -> None:
 def test_marks_alone_are_no_structure() -> None:
     with pytest.raises(SamplingError, match="got the keys: none"):
         SamplingParams(structured={"after": "</think>"})
+
+
+def test_a_control_token_without_a_name_is_in_no_mark() -> None:
+    """Rows of logits that only pad the output matrix have none."""
+    marks = ["</think>"]
+    assert after_reasoning("start: A", marks, {"": 5}) == after_reasoning("start: A", marks, {})

@@ -256,6 +256,9 @@ def _opening(path: Path, files: Closable) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise type(error)(f"{path}: {error}") from error
+    except BaseException:
+        files.close()
+        raise
 
 
 def _vector(tensor: StoredTensor) -> tuple[float, ...]:

@@ -3,12 +3,12 @@ llama.cpp's converter writes it for NVFP4."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pyroclast.checkpoint.parts import StoredTensor
-from pyroclast.checkpoint.tensor import QuantizedRows, Tensor
+from pyroclast.checkpoint.tensor import Bytes, QuantizedRows, RowSource, Tensor
 from pyroclast.errors import ModelFileError
 
 # These hold a scaled value as well as any other.
@@ -27,15 +27,38 @@ def scaled(tensor: Tensor, scale: StoredTensor) -> Tensor:
             f"tensor {scale.name!r} must be one number in F32, got shape {scale.shape} in "
             f"{scale.type_name}"
         )
-    factor = float(
-        np.frombuffer(scale.file.read(scale.offset, 4, f"tensor {scale.name!r}"), "<f4")[0]
-    )
-    if not np.isfinite(factor):
-        raise ModelFileError(f"tensor {scale.name!r} must be a finite number, got {factor}")
+    if scale.offset + 4 > scale.file.size:
+        source: RowSource = _Unscalable(scale)
+        factor = 1.0
+    else:
+        source, factor = tensor.source, _factor(scale)
     target = tensor.format if tensor.format in _UNQUANTIZED else "f16"
     return replace(
         tensor,
         format=target,
-        source=QuantizedRows(tensor.source, tensor.format, target, factor),
+        source=QuantizedRows(source, tensor.format, target, factor),
         stored_format=None if target == tensor.format else tensor.format,
     )
+
+
+def _factor(scale: StoredTensor) -> float:
+    raw = scale.file.read(scale.offset, 4, f"tensor {scale.name!r}")
+    factor = float(np.frombuffer(raw, "<f4")[0])
+    if not np.isfinite(factor):
+        raise ModelFileError(f"tensor {scale.name!r} must be a finite number, got {factor}")
+    return factor
+
+
+@dataclass(frozen=True)
+class _Unscalable:
+    """Rows of a weight whose scale the file was cut short of: they cannot be read."""
+
+    scale: StoredTensor
+    at_once = False
+
+    def rows(self, *_: object, **__: object) -> Bytes:
+        """Raises ModelFileError."""
+        raise ModelFileError(
+            f"tensor {self.scale.name!r}, which multiplies a weight, was cut off: the file ends at "
+            f"{self.scale.file.size}"
+        )

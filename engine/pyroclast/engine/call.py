@@ -67,6 +67,6 @@ class Call:
         return self.chunks is not None and len(self.chunks) <= self.max_unread // 2
 
     def note(self) -> None:
-        """There are news: whoever ran the step wakes the coroutine that waits, if one does."""
+        """There is news: whoever ran the step wakes the coroutine that waits, if one does."""
         if self.future is not None and self.noted is not None:
             self.noted.append(self)

@@ -28,6 +28,11 @@ from pyroclast.progress import progress_bar
 
 _MAX_HANDOVER_S = 0.005
 _HANDOVER_POLL_S = 50e-6
+_REENTRY = (
+    "this model is in the middle of a step that this very thread runs, so it cannot wait for "
+    "another one: a logits processor, a signal handler or a finalizer has to use another LLM, "
+    "or leave the call to another thread that nobody waits for"
+)
 
 
 class Runner(Protocol):
@@ -50,7 +55,7 @@ class Loop:
         # The thread that runs a step, for those that decide whether to wait; 0 if none does.  After
         # an interruption it may be wrong until the next step.
         self._busy = 0
-        self._is_held = False  # by `hold`, and not by a step
+        self._holds: list[bool] = []  # each `hold` of now: whether it came outside of a step
         self._freed = False  # the model is closed as well
         self._waiting: set[int] = set()  # threads that want the lock
         # Filled by any thread without the lock; emptied under it, before a step.
@@ -73,7 +78,7 @@ class Loop:
 
     def _turn(self, call: Call | None) -> None:
         if self._in_step():
-            raise _reentry_error()
+            raise ReentryError(_REENTRY)
         # Only a thread that meets another one says that it waits; see _hand_over.
         waits = threading.get_ident() if self._busy else 0
         try:
@@ -99,10 +104,7 @@ class Loop:
         if not self.closed:
             if self._inbox or self._given_up or self._resumed:
                 self._clean_up()
-            if call is None:
-                if self.stepper.scheduler:
-                    self.stepper.step()
-            elif call.open and not call.chunks and call.error is None:
+            if self.stepper.has_work() if call is None else not call.has_news:
                 self.stepper.step()
         if self.closed:  # before the step, or in the middle of it
             self._free()
@@ -157,16 +159,18 @@ class Loop:
         if not isinstance(error, Exception):
             error = PyroclastError(f"a step ended with {error!r}")
         with self._lock:
-            self._clean_up()
-            self._end_all(error)
-            self._wake()
+            try:
+                self._clean_up()
+            finally:
+                self._end_all(error)
+                self._wake()
 
     def has_work(self) -> bool:
         """Whether there is something to do before or in a next step."""
         if self._freed:
             return bool(self._inbox)
         return bool(
-            self._inbox or self._given_up or self._resumed or self.stepper.scheduler or self.closed
+            self._inbox or self._given_up or self._resumed or self.closed or self.stepper.has_work()
         )
 
     def queued(self) -> tuple[int, int]:
@@ -200,24 +204,27 @@ class Loop:
         in_step = self._in_step()
         was_taken = self._lock.acquire(timeout=timeout_s)
         if was_taken:
-            self._is_held = not in_step
+            self._holds.append(not in_step)
+            if not in_step:
+                self._busy = 0
         return was_taken
 
     def release(self) -> None:
         """Gives the lock back."""
-        self._is_held = False
+        self._holds.pop()
         self._lock.release()
 
     def renew(self, *, was_held: bool) -> None:
         """In the child of a fork.  What other threads had asked for ends: they are not here."""
         if self.pump is not None:
             self.pump.renew()
-        if was_held and not self._is_held:  # it goes on with its step
+        if was_held and not self._holds[-1]:  # it goes on with its step
             self.release()
             return
         self._lock = threading.RLock()
         self._waiting.clear()
-        self._busy, self._is_held = 0, False
+        self._holds.clear()
+        self._busy = 0
         if not was_held or self.stepper.model.device != "cpu":
             self.closed = self._freed = True
             self._why_closed = (
@@ -237,7 +244,7 @@ class Loop:
         """Whether this very thread is in the middle of a step, or of another piece under the lock.
         The lock is asked: a note would stay wrong if Ctrl-C came between taking it and noting."""
         is_owned = bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
-        return is_owned and (self._busy != 0 or not self._is_held)
+        return is_owned and (self._busy != 0 or not any(self._holds))
 
     def _free(self) -> None:
         """Each piece may be done twice: after Ctrl-C in the middle, the next call does the rest."""
@@ -253,10 +260,11 @@ class Loop:
         """What is interrupted stays in its queue: the next one does it again."""
         try:
             while self._inbox:
+                request = self._inbox[0]
                 if self._freed:  # it was queued while another thread closed the model
-                    self.stepper.end(self._inbox[0].call, self.closed_error())
-                else:
-                    self.stepper.add(self._inbox[0])
+                    self.stepper.end(request.call, self.closed_error())
+                elif request in request.call.open:  # an error may have ended it here
+                    self.stepper.add(request)
                 self._inbox.popleft()
             while self._given_up:
                 self.stepper.end(*self._given_up[0])
@@ -290,11 +298,3 @@ class Loop:
         deadline = perf_counter() + _MAX_HANDOVER_S
         while self._waiting and not self._busy and perf_counter() < deadline:
             time.sleep(_HANDOVER_POLL_S)
-
-
-def _reentry_error() -> ReentryError:
-    return ReentryError(
-        "this model is in the middle of a step that this very thread runs, so it cannot wait for "
-        "another one: a logits processor, a signal handler or a finalizer has to use another LLM, "
-        "or leave the call to another thread that nobody waits for"
-    )

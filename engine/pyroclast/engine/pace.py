@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-# How long a step with prompt tokens should take, in steps that only decode.  The promise to streams
-# is 2.5.
+# How long a step with the tokens of one prompt should take, in steps that only decode: streams are
+# promised 2.5 beside one prompt.  Several that wait beside few streams stretch it further.
 _STRETCH = 2.0
 # Each prompt that waits beside another counts as much as six streams, six prompts at most.  Eight
 # requests of 110 tokens in and 64 out that come at once would take 1.5 times as long as without a
-# pace; so it is 1.1 times.  Beside 36 streams or more nothing changes.
+# pace; so it is 1.1 times.  The price: a step beside one stream may take 72 steps' time while seven
+# prompts wait.  Beside 36 streams or more nothing changes.
 _PROMPT_WEIGHT, _MAX_PROMPTS = 6, 6
 # So few join in any case.  The first one can cost as much as four: a lone token has a kernel of its
 # own.

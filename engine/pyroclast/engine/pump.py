@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from pyroclast.engine.loop import Loop
 from pyroclast.errors import KernelError
 
-# One after another, with nothing done in between.
+# So many in a row, with no step between them, end the thread.
 _MAX_FAILURES = 8
 
 
@@ -27,7 +27,8 @@ class Pump:
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._pid_of_thread: int | None = None
         self._idle = False
-        self._lock = threading.Lock()
+        # A finalizer that runs while a thread is being started may want another.
+        self._lock = threading.RLock()
         self._finalizer = weakref.finalize(loop, self._bell.put, None)
         self._finalizer.atexit = False
 
@@ -43,24 +44,27 @@ class Pump:
 
     def renew(self) -> None:
         """In the child of a fork: the thread and whoever was starting it are not here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pid_of_thread = None
 
     def _start(self, pid: int) -> None:
         with self._lock:
             if self._pid_of_thread == pid:
                 return
+            # First: the thread may end, and take it back, at once; and a finalizer that wakes the
+            # pump from in here has nothing to start.
+            self._pid_of_thread = pid
             self._idle = False
-            thread = threading.Thread(target=self._work, name="pyroclast-pump", daemon=True)
-            self._pid_of_thread = pid  # first: the thread may end, and take it back, at once
             try:
-                thread.start()
-            except RuntimeError as error:
+                threading.Thread(target=self._work, name="pyroclast-pump", daemon=True).start()
+            except BaseException as error:
                 self._pid_of_thread = None
-                raise KernelError(
-                    f"the thread that runs the steps could not be started ({error}); "
-                    "raise the limit on threads (ulimit -u, TasksMax) or on memory"
-                ) from error
+                if isinstance(error, RuntimeError):
+                    raise KernelError(
+                        f"the thread that runs the steps could not be started ({error}); "
+                        "raise the limit on threads (ulimit -u, TasksMax) or on memory"
+                    ) from error
+                raise
 
     def _work(self) -> None:
         try:
@@ -88,19 +92,27 @@ class Pump:
                 return True
             break
         self._pid_of_thread = None
+        # Ctrl-C while a thread was being started leaves two: the other one sleeps.
+        self._bell.put(None)
+        # Who queued something a moment ago saw this thread, and that it was not idle or would hear.
+        if loop is not None and loop.has_work():
+            self.wake()
         return False
 
     def _work_through(self, loop: Loop) -> None:
         """Runs steps; whatever they raise, who waits hears of it."""
         failure: BaseException | None = None
-        for _ in range(_MAX_FAILURES):
+        n_failures = 0
+        while failure is not None or loop.has_work():
             try:
-                if failure is not None:
-                    loop.fail_all(failure)
-                    failure = None
-                while loop.has_work():
+                if failure is None:
                     loop.run_for_all()
-            except BaseException as error:  # noqa: BLE001 - it is passed on
+                    n_failures = 0
+                else:
+                    told, failure = failure, None
+                    loop.fail_all(told)
+            except BaseException as error:
+                n_failures += 1
+                if n_failures == _MAX_FAILURES:
+                    raise
                 failure = error
-            else:
-                return

@@ -107,7 +107,7 @@ class Scheduler(Generic[R]):
             freed += self._give_back(request)
         return freed
 
-    def pause(self, requests: Collection[R]) -> None:
+    def pause(self, requests: Collection[Request]) -> None:
         """Leaves `requests` out of the next steps."""
         self.decodes_only = False
         for request in requests:
@@ -116,7 +116,7 @@ class Scheduler(Generic[R]):
             self.waiting.remove([request])
             self.parked.append(request)
 
-    def resume(self, requests: Collection[R]) -> None:
+    def resume(self, requests: Collection[Request]) -> None:
         """Takes `requests` into the steps again."""
         self.decodes_only = False
         for request in requests:
@@ -168,9 +168,14 @@ class Scheduler(Generic[R]):
             request.n_computed = 0
         for request in running:
             self._set_aside(request)
+        self.waiting.recount()
         self._drafts.clear()
         self.pool.reset()
         self.decodes_only = False
+
+    def put_back(self, request: R) -> None:
+        """Queues a request that an interruption took out of the queues, in its old place."""
+        self._set_aside(request)
 
     def _n_prompt_tokens(self, decoding: list[R], prompts: list[R]) -> int:
         """How many tokens of `prompts` may join `decoding`."""

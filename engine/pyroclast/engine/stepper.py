@@ -81,6 +81,10 @@ class Stepper:
         delay_s = _BATCH_DELAY_S if request.call.priority == "batch" else 0.0
         self.scheduler.add(request, perf_counter() + delay_s)
 
+    def has_work(self) -> bool:
+        """Whether there is something to compute, or to repair."""
+        return self._is_distrusted or bool(self.scheduler)
+
     def calls(self) -> set[Call]:
         """The calls that have not ended."""
         return {request.call for request in self._live}
@@ -93,7 +97,7 @@ class Stepper:
         """Leaves a call out of the steps: it has as many chunks as may wait for its reader."""
         self._steady = None
         call.is_paused = True
-        self.scheduler.pause(_requests_of(call))
+        self.scheduler.pause(call.open)
         if call.wants_more:  # its reader was fast, and has not seen that it is paused
             self.resume(call)
 
@@ -101,7 +105,7 @@ class Stepper:
         """Takes a call that was paused into the steps again."""
         self._steady = None
         call.is_paused = False
-        self.scheduler.resume(_requests_of(call))
+        self.scheduler.resume(call.open)
 
     def propose(self, request: GenerateRequest, draft_ids: list[int]) -> None:
         """Puts up tokens that may follow those of `request`.  The next step verifies them: it gives
@@ -216,12 +220,7 @@ class Stepper:
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
-            steady = [
-                request
-                for request in step
-                if isinstance(request, GenerateRequest)
-                and request.n_computed + 1 == len(request.token_ids)
-            ]
+            steady = [r for r in step if isinstance(r, GenerateRequest) and r.n_unread == 1]
             if len(steady) == len(step):
                 self._steady = steady
             else:  # a grammar has forced tokens: there is more than one to compute
@@ -280,18 +279,21 @@ class Stepper:
         brought it in."""
         self._steady = None
         self._writer.forget()
-        half_done, self._changing = self._changing, None
+        half_done = self._changing
         done = [each for each in self._live if each is not half_done and each.is_done]
         self.scheduler.restart_all(self._live)
         self._finish(done)
         brought = error if isinstance(error, Exception) else None
-        if half_done is not None and half_done in half_done.call.open:
+        if is_told := half_done is not None and half_done in half_done.call.open:
             self.end(half_done.call, brought or PyroclastError("interrupted between two tokens"))
         for lost in self._live.difference(self.scheduler.requests()):
-            self.end(lost.call, PyroclastError("interrupted while it ended"))
+            if lost not in lost.call.open:  # `end` had nothing else left to do
+                self._live.discard(lost)
+                lost.call.note()
+            elif lost.call.error is not None:
+                self.end(lost.call)
+            else:  # between two queues
+                self.scheduler.put_back(lost)
+        self._changing = None
         self._is_distrusted = False
-        return half_done is not None and brought is not None
-
-
-def _requests_of(call: Call) -> list[ReadRequest]:
-    return [request for request in call.open if isinstance(request, ReadRequest)]
+        return is_told and brought is not None

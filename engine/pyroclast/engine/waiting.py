@@ -40,4 +40,9 @@ class Waiting(Generic[R]):
     def remove(self, gone: Collection[Request]) -> None:
         """Forgets those that are in `gone`."""
         self._requests = [request for request in self._requests if request not in gone]
+        self.recount()
+
+    def recount(self) -> None:
+        """Counts the tokens afresh: an interruption between a change and its count leaves a wrong
+        number."""
         self.n_tokens = sum(len(request.token_ids) for request in self._requests)

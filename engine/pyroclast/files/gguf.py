@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.files.gguf_metadata import MAX_NAME_BYTES, U32, U64, Cursor, Metadata, read_metadata
-from pyroclast.files.model_file import ModelFile
+from pyroclast.files.model_file import ModelFile, missing_bytes
 from pyroclast_kernels.weights.formats import FORMATS
 
 _MAX_DIMENSIONS = 4
@@ -61,10 +61,7 @@ class GGUFFile:
             self.metadata: Metadata = read_metadata(cursor, n_keys)
             infos = _read_tensor_infos(cursor, n_tensors) if weights else []
             self.tensors = _place_tensors(cursor, infos, self.metadata.get("general.alignment", 32))
-            ends = (tensor.offset + tensor.n_bytes for tensor in self.tensors.values())
-            self.missing_bytes = max(0, max(ends, default=0) - self.file.size)
-            if complete and self.missing_bytes:
-                _refuse_cut(cursor, self.tensors)
+            self.missing_bytes = missing_bytes(self.file, self.tensors.values(), complete=complete)
         except BaseException:
             self.file.close()
             raise
@@ -154,17 +151,6 @@ def _tensor_bytes(cursor: Cursor, what: str, shape: tuple[int, ...], ggml_type: 
             f"{layout.block_columns}"
         )
     return math.prod(shape) // layout.block_columns * layout.block_bytes
-
-
-def _refuse_cut(cursor: Cursor, tensors: dict[str, GGUFTensorInfo]) -> None:
-    """Names the first tensor, in the file's table, that ends beyond the file."""
-    for tensor in tensors.values():
-        end = tensor.offset + tensor.n_bytes
-        if end > cursor.size:
-            raise cursor.error(
-                f"tensor {tensor.name!r} spans bytes {tensor.offset} to {end}, but the file ends "
-                f"at {cursor.size} (a download that was cut short?)"
-            )
 
 
 def _check_overlaps(cursor: Cursor, tensors: dict[str, GGUFTensorInfo]) -> None:

@@ -219,8 +219,8 @@ def _walk_strings(cursor: Cursor, count: int, what: str) -> None:
             pass
         position += index - start
         n_left -= n_done
-        if n_done == 1:  # strings longer than a window: do not read what is stepped over
-            n_ahead = 8
+        # After a string longer than a window the next may be as long: only its length is read.
+        n_ahead = 8 if index - start > _WINDOW_BYTES else _WINDOW_BYTES
     if n_left or position > cursor.size:
         raise cursor.error(f"{what}: its strings run past the file's end at {cursor.size}")
     cursor.position = position

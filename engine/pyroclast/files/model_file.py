@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from pyroclast.errors import ClosedError, ModelFileError
 
@@ -80,3 +81,29 @@ class ModelFile:
     def close(self) -> None:
         """Closes the file; harmless when repeated."""
         self._close()
+
+
+class Placed(Protocol):
+    """A tensor, and which bytes of its file it has."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def n_bytes(self) -> int: ...
+
+
+def missing_bytes(file: ModelFile, tensors: Iterable[Placed], *, complete: bool) -> int:
+    """How much of the tensors lies beyond the file's end.  With complete, a ModelFileError names
+    the first of them that ends there."""
+    most = 0
+    for tensor in tensors:
+        end = tensor.offset + tensor.n_bytes
+        most = max(most, end - file.size)
+        if complete and most:
+            raise ModelFileError(
+                f"{file.path}: tensor {tensor.name!r} spans bytes {tensor.offset} to {end}, but "
+                f"the file ends at {file.size} (a download that was cut short?)"
+            )
+    return most

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from pyroclast.errors import ModelFileError
-from pyroclast.files.model_file import ModelFile
+from pyroclast.files.model_file import ModelFile, missing_bytes
 from pyroclast.files.small_file import parse_json
 
 # dtype -> bytes of one value; only those in _FORMAT_OF_DTYPE can be weights.
@@ -51,10 +51,7 @@ class SafetensorsFile:
         try:
             header, data_start = _read_header(self.file)
             self.tensors = _read_infos(self.file, header, data_start)
-            ends = (info.offset + info.n_bytes for info in self.tensors.values())
-            self.missing_bytes = max(0, max(ends, default=0) - self.file.size)
-            if complete and self.missing_bytes:
-                _refuse_cut(self.file, self.tensors)
+            self.missing_bytes = missing_bytes(self.file, self.tensors.values(), complete=complete)
         except BaseException:
             self.file.close()
             raise
@@ -108,17 +105,6 @@ def _read_infos(
         if before.offset + before.n_bytes > after.offset:
             raise ModelFileError(f"{file.path}: tensors {before.name!r} and {after.name!r} overlap")
     return infos
-
-
-def _refuse_cut(file: ModelFile, infos: dict[str, SafetensorsInfo]) -> None:
-    """Names the first tensor, in the header's order, that ends beyond the file."""
-    for info in infos.values():
-        end = info.offset + info.n_bytes
-        if end > file.size:
-            raise ModelFileError(
-                f"{file.path}: tensor {info.name!r} ends at byte {end}, but the file ends at "
-                f"{file.size} (a download that was cut short?)"
-            )
 
 
 def _read_info(file: ModelFile, name: str, entry: object, data_start: int) -> SafetensorsInfo:

@@ -18,8 +18,9 @@ from pyroclast.errors import ModelFileError, PyroclastError
 CONFIG_BYTES = 16 << 20  # the largest tokenizer_config.json in use has some 1 MB
 INDEX_BYTES = 32 << 20  # 300,000 tensors; the largest in use has some 150,000
 TEMPLATE_BYTES = 1 << 20
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # both halves of a character, and a half alone
 TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # both halves of a character, and a half alone
 
 
 def read_small_file(

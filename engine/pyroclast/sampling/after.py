@@ -63,7 +63,7 @@ def _named(source: str) -> list[dict[str, Any]]:
 
 def _pieces(mark: str, control: Mapping[str, int]) -> list[str]:
     """A mark as Lark: texts, and control tokens by their ids."""
-    names = [name for name in control if name in mark]
+    names = [name for name in control if name and name in mark]
     if not names:
         return [json.dumps(mark)] if mark else []
     pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))

@@ -6,15 +6,18 @@ asks for; each request follows its text with a `Matcher` of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.after import after_reasoning
-from pyroclast.sampling.deep_thread import DeadlineError, run_deep
+from pyroclast.sampling.deep_thread import DeadlineError, DeepTask
 from pyroclast.sampling.schema import HELD_OPTIONS
 from pyroclast.sampling.structured import AFTER
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 COMPILE_S = 10.0
-_MAX_KEPT = 64  # compiled grammars
+_MAX_KEPT = 64  # grammars, compiled or refused
 _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
 # without end, because they may never stop.
@@ -47,36 +50,61 @@ class GrammarCompiler:
         self._vocabulary = _Vocabulary(tokens, encode, special_ids, eos_ids, n_rows)
         self._n_rows = n_rows
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        # By the hash of what was asked for: what came of it, or why it is refused.
+        self._kept: OrderedDict[bytes, LLMatcher | str] = OrderedDict()
+        self._compiling: dict[bytes, DeepTask[LLMatcher | str]] = {}
         self._lock = threading.Lock()
+        _compilers.add(self)
 
     def matcher(self, structured: Mapping[str, Any]) -> Matcher:
         """A matcher at the beginning of a text.  SamplingError: it cannot be compiled, and why."""
-        key = json.dumps(structured, sort_keys=True)
-        with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
+        key = hashlib.sha256(json.dumps(structured, sort_keys=True).encode()).digest()
+        tokenizer = self._for_llguidance()
+        own = DeepTask(lambda: self._compile(key, structured, tokenizer))
+        try:
+            with self._lock:
+                found = self._kept.get(key)
+                if found is not None:
+                    self._kept.move_to_end(key)
+                else:  # the first that asks for it compiles it for all
+                    task = self._compiling.setdefault(key, own)
+            if found is None and task is own:
+                task.start()
+        except BaseException:
+            if self._compiling.get(key) is own:
+                del self._compiling[key]
+            raise
         if found is None:
-            found = self._compile(structured)
+            found = _result_of(task, structured)
+        if isinstance(found, str):
+            raise SamplingError(found)
+        return Matcher(found.deep_copy(), self._n_rows)
+
+    def renew(self) -> None:
+        """In the child of a fork: the threads that compile, or held the lock, are not here."""
+        self._lock = threading.Lock()
+        self._compiling.clear()
+
+    def _compile(
+        self, key: bytes, structured: Mapping[str, Any], tokenizer: LLTokenizer
+    ) -> LLMatcher | str:
+        """In a thread of its own.  What comes too late for those who wait is kept all the same."""
+        try:
+            found = self._built(structured, tokenizer)
             with self._lock:
                 self._kept[key] = found
                 while len(self._kept) > _MAX_KEPT:
                     self._kept.popitem(last=False)
-        return Matcher(found.deep_copy(), self._n_rows)
+            return found
+        finally:
+            self._compiling.pop(key, None)
 
-    def _compile(self, structured: Mapping[str, Any]) -> LLMatcher:
-        [(kind, content)] = [pair for pair in structured.items() if pair[0] != AFTER]
-        tokenizer = self._for_llguidance()
+    def _built(self, structured: Mapping[str, Any], tokenizer: LLTokenizer) -> LLMatcher | str:
+        kind = _kind(structured)
         try:
-            return run_deep(
-                lambda: _build(tokenizer, self._source(kind, content, structured.get(AFTER))),
-                COMPILE_S,
-            )
-        except DeadlineError:
-            raise _refused(kind, f"it takes longer than {COMPILE_S:g} seconds") from None
+            return _build(tokenizer, self._source(kind, structured[kind], structured.get(AFTER)))
         except ValueError as error:
-            raise _refused(kind, str(error)) from None
+            return _refusal(kind, str(error))
 
     def _source(self, kind: str, content: Any, after: Sequence[str] | None) -> str:
         source = _source(kind, content)
@@ -212,12 +240,35 @@ def _source(kind: str, content: Any) -> str:
     return grammar_from("grammar", content)
 
 
-def _refused(kind: str, reason: str) -> SamplingError:
+def _result_of(task: DeepTask[LLMatcher | str], structured: Mapping[str, Any]) -> LLMatcher | str:
+    try:
+        return task.result(COMPILE_S)
+    except DeadlineError:
+        return _refusal(_kind(structured), f"it takes longer than {COMPILE_S:g} seconds")
+
+
+def _kind(structured: Mapping[str, Any]) -> str:
+    [kind] = (key for key in structured if key != AFTER)
+    return kind
+
+
+def _refusal(kind: str, reason: str) -> str:
     if "coerce_one_of" in reason:  # llguidance offers an option that holds less than the schema
         reason = "oneOf is not supported where two of its schemas may hold for one text; use anyOf"
-    return SamplingError(f"structured[{kind!r}] cannot be compiled: {_clipped(reason)}")
+    return f"structured[{kind!r}] cannot be compiled: {_clipped(reason)}"
 
 
 def _clipped(reason: str) -> str:
     reason = " ".join(reason.split())
     return reason if len(reason) <= _MAX_REASON_CHARS else reason[:_MAX_REASON_CHARS] + "..."
+
+
+_compilers: weakref.WeakSet[GrammarCompiler] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for compiler in list(_compilers):
+        compiler.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

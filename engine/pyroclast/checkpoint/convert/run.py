@@ -116,10 +116,15 @@ def _write(
 
 def _parts(tensor: SourceTensor, format: str, pool: ThreadPoolExecutor) -> Iterator[Bytes]:
     """The tensor's bytes in the new format; as they are where it is the old one."""
-    read, n_rows = tensor.rows, math.prod(tensor.shape[:-1])
-    if tensor.at_once:
+    n_rows = math.prod(tensor.shape[:-1])
+    if not tensor.at_once:
+        read = tensor.rows
+    else:
         rows = tensor.rows(0, n_rows)
-        read = lambda first, last: rows[first:last]  # noqa: E731
+
+        def read(first: int, last: int) -> Bytes:
+            return rows[first:last]
+
     step = max(1, _PART_VALUES // tensor.shape[-1])
     firsts = range(0, n_rows, step)
     if tensor.format == format and not tensor.added:
