@@ -116,8 +116,7 @@ class Messages:
         head = self._head()
         head["content"] = blocks_json(reader.answer)
         head |= self._end(reader.finish_reason, stop)
-        n_cached = self._chat.generation.n_cached
-        head["usage"] |= {"output_tokens": n_tokens, "cache_read_input_tokens": n_cached}
+        head["usage"] |= self._usage(n_tokens)
         return head
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -134,10 +133,7 @@ class Messages:
         end = {
             "type": "message_delta",
             "delta": self._end(reader.finish_reason, stop),
-            "usage": {
-                "output_tokens": n_tokens,
-                "cache_read_input_tokens": self._chat.generation.n_cached,
-            },
+            "usage": self._usage(n_tokens),
         }
         yield event(end, "message_delta") + event({"type": "message_stop"}, "message_stop")
 
@@ -156,6 +152,16 @@ class Messages:
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
             },
+        }
+
+    def _usage(self, n_tokens: int) -> dict[str, int]:
+        """The final counts.  The prompt's tokens are those that were read and those that were
+        cached: Anthropic's clients add them up."""
+        n_cached = self._chat.generation.n_cached
+        return {
+            "input_tokens": self._chat.n_prompt - n_cached,
+            "cache_read_input_tokens": n_cached,
+            "output_tokens": n_tokens,
         }
 
     def _end(self, finish_reason: str | None, stop: str | int | None) -> dict[str, Any]:
