@@ -177,6 +177,10 @@ def test_an_assistants_last_turn_is_continued(http: httpx.Client, running: Runni
         assert usage["input_tokens"] + usage["cache_read_input_tokens"] == len(ids)
         found = answered(http, CHAT, asked | {"continue_final_message": True})
         assert found["choices"][0]["message"]["content"] == wanted.text
+        vllm = {"continue_final_message": True, "add_generation_prompt": False}
+        found = answered(http, CHAT, asked | vllm)
+        assert found["usage"]["prompt_tokens"] == len(ids)
+        assert found["choices"][0]["message"]["content"] == wanted.text
     error = refused(http, CHAT, {"messages": HELLO, "continue_final_message": True})
     assert error["param"] == "continue_final_message"
 

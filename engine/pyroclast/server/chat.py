@@ -126,6 +126,8 @@ class Chat:
         for name in ("reasoning_effort", "enable_thinking", "documents", "add_generation_prompt"):
             if (value := getattr(body, name)) is not None:
                 found[name] = value
+        if body.continue_final_message:  # its turn is begun: vLLM's clients ask for no second one
+            found["add_generation_prompt"] = True
         if self._tools.tools:
             found["tools"] = self._tools.for_template()
         return found
