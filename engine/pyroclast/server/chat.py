@@ -94,12 +94,25 @@ class Chat:
         """Renders the prompt; how many tokens it has."""
         body, served = self._body, self._served
         turns = for_template(body.messages)
-        begun = _begun(body, turns)
-        self._prompt_ids = await served.encode_chat(turns, self._template())
+        begun, template = _begun(body, turns), self._template()
+        self._prompt_ids = await served.encode_chat(turns, template)
         if begun:
+            if (end := served.open_reasoning(self._prompt_ids)) and end not in begun:
+                self._prompt_ids = await self._close_reasoning(turns, template)
             plain = {"add_special_tokens": False, "parse_special": False}
             self._prompt_ids += await served.encode(begun, **plain)
         return len(self._prompt_ids)
+
+    async def _close_reasoning(
+        self, turns: list[dict[str, Any]], template: dict[str, Any]
+    ) -> list[int]:
+        """The prompt of an answer that is begun: as the template writes it without thinking, or
+        with empty reasoning where the template always opens it."""
+        served = self._served
+        ids = await served.encode_chat(turns, template | {"enable_thinking": False})
+        if end := served.open_reasoning(ids):
+            ids += await served.encode(f"\n{end}\n\n", add_special_tokens=False)
+        return ids
 
     async def prepare(self) -> None:
         """Renders the prompt and checks everything, before the first byte is sent."""
