@@ -273,6 +273,27 @@ def test_required_calls_stream_and_can_be_held_to_one() -> None:
     assert required_calls_schema(tools, one_only=True)["maxItems"] == 1
 
 
+@pytest.mark.parametrize("draft", ["draft-07", None])
+def test_a_required_calls_schema_may_be_a_reference(http: httpx.Client, draft: str | None) -> None:
+    """zod-to-json-schema writes these; a name may hold what a JSON pointer escapes."""
+    schema = {
+        "$ref": "#/definitions/a~1b~0",
+        "definitions": {"a/b~": {"const": {"a": 1}}, "c": {"type": "object"}},
+    }
+    if draft is not None:
+        schema["$schema"] = f"http://json-schema.org/{draft}/schema#"
+    tool = {"name": "f", "parameters": schema}
+    asked = {
+        "messages": HELLO,
+        "tools": [{"type": "function", "function": tool}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 60,
+    }
+    [call] = answered(http, CHAT, asked)["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": 1}
+
+
 def test_one_call_at_a_time_if_the_client_says_so() -> None:
     from pyroclast import Chunk
     from pyroclast.server.answers import ChoiceReader

@@ -125,6 +125,47 @@ def test_streamed_calls_have_an_index_and_one_id(client: openai.OpenAI) -> None:
         assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
 
 
+class Place(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    city: Literal["Paris", "Rome"]
+
+
+class Trip(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    start: Place
+    end: Place
+
+
+class Stay(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    place: Place
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_required_calls_of_nested_models(client: openai.OpenAI, seed: int) -> None:
+    """Each schema refers to its own #/$defs/Place."""
+    models = {"Trip": Trip, "Stay": Stay}
+    tools = [openai.pydantic_function_tool(model) for model in models.values()]
+    assert "#/$defs/Place" in json.dumps(tools)
+    message = (
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Plan a trip."}],
+            tools=tools,
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_tokens=300,
+            temperature=0.5,
+            seed=seed,
+        )
+        .choices[0]
+        .message
+    )
+    [call] = message.tool_calls or []
+    assert call.type == "function"
+    models[call.function.name].model_validate_json(call.function.arguments)
+
+
 def test_a_schema_is_enforced(client: openai.OpenAI) -> None:
     class Capital(pydantic.BaseModel):
         name: str = pydantic.Field(max_length=10)
