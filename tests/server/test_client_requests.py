@@ -93,6 +93,14 @@ def http(running: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+def deep(n: int) -> Any:
+    """Lists in one another."""
+    return [] if n == 0 else [deep(n - 1)]
+
+
 def answered(http: httpx.Client, path: str, body: Any) -> Any:
     answer = http.post(path, json=body)
     assert answer.is_success, answer.text
@@ -292,6 +300,25 @@ def test_a_required_calls_schema_may_be_a_reference(http: httpx.Client, draft: s
     }
     [call] = answered(http, CHAT, asked)["choices"][0]["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("choice", "schema", "said"),
+    [
+        ("required", {"minProperties": 3}, "the schema of f"),
+        (NAMED, {"minProperties": 3}, "the schema of f"),
+        ("required", {"examples": deep(58)}, "levels deep"),  # with the schema around it
+        ("required", {"if": {}}, "if"),  # the grammar's compiler refuses these
+        (NAMED, {"if": {}}, "if"),
+    ],
+)
+def test_what_is_wrong_with_a_tool_is_not_the_formats_fault(
+    http: httpx.Client, choice: Any, schema: Any, said: str
+) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    error = refused(http, CHAT, {"messages": HELLO, "tools": [tool], "tool_choice": choice})
+    assert error["param"] == "tools"
+    assert said in error["message"]
 
 
 def test_one_call_at_a_time_if_the_client_says_so() -> None:

@@ -120,16 +120,18 @@ class Chat:
         n_prompt = await self.count()
         asked = _asked(body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        calls = self._structure()
+        asks = structure_field(body) if calls is None else "tools"
         self._params = sampling_params(
             body,
             max_tokens=served.max_tokens(asked, n_prompt, "messages"),
             logprobs=logprobs,
-            structured=self._structure()
-            or served.after_reasoning(structure(body), self._prompt_ids),
+            structured=calls or served.after_reasoning(structure(body), self._prompt_ids),
+            asks=asks,
             skip_special_tokens=False,
         )
         self.generation = await self._exchange.generate(
-            served, [self._prompt_ids], [self._params], structure=structure_field(body)
+            served, [self._prompt_ids], [self._params], structure=asks
         )
 
     def _template(self) -> dict[str, Any]:
