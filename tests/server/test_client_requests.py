@@ -193,6 +193,22 @@ def test_an_assistants_last_turn_is_continued(http: httpx.Client, running: Runni
     assert error["param"] == "continue_final_message"
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+def test_requests_with_other_salts_share_nothing(http: httpx.Client, path: str) -> None:
+    long = f"{path} {'Count with me: one, two, three. ' * 8}"
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": long}], "max_tokens": 1}
+    if path == RESPONSES:
+        body = {"input": long, "max_output_tokens": 1}
+
+    def cached(salt: str) -> int:
+        usage = answered(http, path, body | {"cache_salt": salt})["usage"]
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        n: int = details["cached_tokens"] if details else usage["cache_read_input_tokens"]
+        return n
+
+    assert [cached(salt) > 0 for salt in ("a", "a", "b", "b")] == [False, True, False, True]
+
+
 def test_an_input_is_counted(http: httpx.Client) -> None:
     counted = answered(http, f"{RESPONSES}/input_tokens", CODEX)
     assert counted["object"] == "response.input_tokens"

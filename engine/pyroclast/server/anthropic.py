@@ -78,6 +78,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
+    cache_salt: str | None = None
     output_format: OutputFormat | None = None  # its name before it moved into output_config
 
 
@@ -200,7 +201,7 @@ def _as_chat(body: MessagesRequest) -> ChatRequest:
     chat = _conversation(body)
     chat.max_tokens = body.max_tokens
     chat.temperature, chat.top_p, chat.top_k = body.temperature, body.top_p, body.top_k
-    chat.stop = body.stop_sequences
+    chat.stop, chat.cache_salt = body.stop_sequences, body.cache_salt
     config = body.output_config or OutputConfig()
     chat.reasoning_effort = config.effort
     form = config.format or body.output_format

@@ -89,6 +89,7 @@ class ResponsesRequest(Struct, kw_only=True):
     service_tier: str | None = None
     max_tool_calls: int | None = None
     chat_template_kwargs: dict[str, Any] | UnsetType = UNSET
+    cache_salt: str | None = None
 
 
 async def responses(exchange: Exchange) -> Reply:
@@ -266,6 +267,7 @@ def _as_chat(body: ResponsesRequest) -> ChatRequest:
         response_format=_format(body.text),
         reasoning_effort=body.reasoning.effort if body.reasoning else None,
         chat_template_kwargs=kwargs if isinstance(kwargs, dict) else None,
+        cache_salt=body.cache_salt,
     )
 
 
