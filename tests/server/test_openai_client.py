@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import openai
 import pydantic
 import pytest
+from openai.types.responses import ResponseErrorEvent, ResponseFailedEvent
 
 from demo import demo_path
 from pyroclast import AsyncLLM
@@ -24,6 +26,14 @@ TOOLS = [
         },
     }
 ]
+
+
+LONG = {
+    "type": "object",
+    "properties": {"x": {"type": "string", "minLength": 99}},
+    "required": ["x"],
+}
+LONG_CALL = [{"type": "function", "name": "weather", "parameters": LONG}]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +133,51 @@ def test_streamed_calls_have_an_index_and_one_id(client: openai.OpenAI) -> None:
     for call in choice.message.tool_calls or []:
         assert call.id
         assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": LONG_CALL, "tool_choice": "required"}])
+def test_the_item_that_is_cut_is_incomplete(client: openai.OpenAI, more: Any) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "input": "Count.",
+        "max_output_tokens": 17,
+        "temperature": 0,
+    } | more
+    whole = client.responses.create(**asked)
+    events: Any = list(client.responses.create(**asked, stream=True))
+    [done] = [event.item for event in events if event.type == "response.output_item.done"]
+    streamed = events[-1].response
+    assert (whole.status, streamed.status) == ("incomplete", "incomplete")
+    for item in (whole.output[-1], streamed.output[-1], done):
+        assert item.status == "incomplete"
+
+
+def test_an_error_in_a_stream_of_responses(
+    client: openai.OpenAI, running: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An `error` event with OpenAI's fields, and then response.failed."""
+    model = running.app.models.all[0].llm.llm._loop.stepper.model
+    forward, n_steps = model.forward, itertools.count()
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if next(n_steps) == 3:
+            raise ValueError("in the middle")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", failing)
+    events = list(
+        client.responses.create(model=MODEL, input="Hi.", max_output_tokens=30, stream=True)
+    )
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    error, failed = events[-2:]
+    assert isinstance(error, ResponseErrorEvent)
+    assert (error.type, error.param) == ("error", None)
+    assert error.code
+    assert error.message
+    assert isinstance(failed, ResponseFailedEvent)
+    assert failed.response.status == "failed"
+    assert failed.response.error is not None
+    assert failed.response.error.code == "server_error"
 
 
 class Place(pydantic.BaseModel):
