@@ -388,6 +388,12 @@ def test_minus_one_means_as_many_tokens_as_there_is_room(http: httpx.Client) -> 
     body = {"messages": HELLO, "max_tokens": -1, "stop": ["e"], "temperature": 0}
     assert answered(http, CHAT, body)["choices"][0]["finish_reason"] == "stop"
     assert refused(http, CHAT, body | {"max_tokens": 0})["param"] == "max_tokens"
+    body = {"prompt": ["One, two,", "Three."], "max_tokens": -1, "stop": ["e"], "temperature": 0}
+    for choice in answered(http, "/v1/completions", body)["choices"]:
+        assert choice["finish_reason"] == "stop"
+    for wrong in (0, -2):
+        error = refused(http, "/v1/completions", body | {"max_tokens": wrong})
+        assert error["param"] == "max_tokens"
 
 
 def test_a_missing_field_is_named(http: httpx.Client) -> None:
