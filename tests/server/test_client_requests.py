@@ -145,8 +145,8 @@ def test_claude_code_hands_back_what_other_servers_made(http: httpx.Client) -> N
             {"role": "user", "content": [result, *user]},
         ]
         body = CLAUDE_CODE | {"messages": turns, "max_tokens": 1}
-        counted: int = answered(http, MESSAGES, body)["usage"]["input_tokens"]
-        return counted
+        usage = answered(http, MESSAGES, body)["usage"]
+        return int(usage["input_tokens"] + usage["cache_read_input_tokens"])
 
     assert n_tokens(*answer, search, found) == n_tokens(*answer)
     text = {"type": "text", "media_type": "text/plain", "data": "A long text. " * 20}
