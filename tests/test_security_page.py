@@ -14,7 +14,7 @@ from pyroclast import errors
 
 PAGE = ROOT / "docs" / "security.md"
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
-PLAIN_UNITS = ("", "bytes", "characters", "bits", "s")
+PLAIN_UNITS = ("", "bytes", "bytes/s", "characters", "bits", "s")
 
 
 def rows() -> list[tuple[str, str, str, str]]:
@@ -50,7 +50,28 @@ def constant(path: str) -> Any:
 
 
 def test_the_table_is_long() -> None:
-    assert len(rows()) > 35
+    assert len(rows()) > 45
+
+
+def test_every_limit_of_the_server_is_in_the_table() -> None:
+    """Those of connections, and the constants that bound a field of a request."""
+    shown = {where for _, _, where, _ in rows()}
+    server = ROOT / "engine" / "pyroclast" / "server"
+    limits = (server / "limits.py").read_text().split("class Limits:")[1].split("\n\n\n")[0]
+    fields = re.findall(r"^    (\w+): (?:int|float) = ", limits, re.MULTILINE)
+    assert len(fields) > 4
+    assert {f"pyroclast.server.limits.Limits.{name}" for name in fields} <= shown
+    for path in server.glob("*.py"):
+        for name in re.findall(r"^(M(?:AX|IN)_\w+) = ", path.read_text(), re.MULTILINE):
+            assert f"pyroclast.server.{path.stem}.{name}" in shown
+
+
+def test_every_status_of_a_refusal_is_named() -> None:
+    """But for a fault of the server, and what a client that is gone cannot read."""
+    text = PAGE.read_text().split("over HTTP it is a ")[1].split(".")[0]
+    code = "".join(path.read_text() for path in (ROOT / "engine/pyroclast/server").glob("*.py"))
+    raised = set(re.findall(r"HttpError\(\s*(\d{3})\b", code)) - {"499", "500"}
+    assert set(re.findall(r"\d{3}", text)) == raised
 
 
 @pytest.mark.parametrize(("limit", "value", "where", "then"), rows(), ids=lambda cell: cell)

@@ -17,7 +17,6 @@ from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
-from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
@@ -219,7 +218,7 @@ class LLM:
         def keep(first: int, rows: NDArray[np.float32]) -> None:
             found[first : first + len(rows)] = rows
 
-        requests = [ReadRequest(token_ids, call, on_rows=keep)]
+        requests = [self._intake.read_request(token_ids, call, keep)]
         self._loop.complete(call, requests, progress=False)
         return found
 

@@ -129,7 +129,7 @@ def test_no_more_requests_are_passed_over_than_have_a_place():
     assert other in played.step()
 
 
-def test_nobody_waits_for_a_request_that_is_paused_or_gone_or_does_not_advance():
+def test_nobody_waits_for_a_request_that_is_paused_or_gone_or_due_later():
     played = Played(max_batch_tokens=4)
     a, b = played.add(range(20)), played.add(range(20))
     played.step()
@@ -140,12 +140,33 @@ def test_nobody_waits_for_a_request_that_is_paused_or_gone_or_does_not_advance()
     c = played.add(range(20))
     played.finish(a, b)
     assert c in played.step()
+    earlier = Request(list(range(20)))
+    earlier.order = (-1.0, 0)
+    assert played.cache.find(earlier) is not None
 
-    played = Played(max_batch_tokens=8, max_seqs=3)
+
+def test_one_waits_however_slowly_the_other_advances():
+    played = Played(max_batch_tokens=8)
+    _, b = played.add(range(24)), played.add(range(24))
+    for _ in range(50):  # steps that give a nothing to do
+        played.scheduler.schedule()
+    assert b in played.scheduler.waiting
+    played.run(b)
+    assert b.n_cached == 20
+
+
+def test_when_the_first_of_two_that_compute_the_same_leaves_the_other_is_waited_for():
+    played = Played(max_batch_tokens=4)
     a, b = played.add(range(24)), played.add(range(24))
-    played.scheduler.schedule()  # a step that fails: nothing advances
-    played.scheduler.schedule()
-    assert b in played.scheduler.running
+    played.step()
+    played.scheduler.pause([a])
+    played.step()  # b computes the same
+    played.finish(a)
+    c = played.add(range(24))
+    assert played.step() == [b]
+    assert c in played.scheduler.waiting
+    played.run(c)
+    assert c.n_cached == 20
 
 
 def test_requests_that_computed_the_same_go_on_with_one_block():
@@ -158,11 +179,12 @@ def test_requests_that_computed_the_same_go_on_with_one_block():
     played.step()
     assert a.blocks[:2] == b.blocks[:2]
     assert c.blocks[0] == b.blocks[0]
-    # One that could not wait computes the block itself, and gives it back for the other's.
+    # Two that compute the same side by side: the younger goes on with the older's blocks.
     played = Played(max_batch_tokens=8)
     a, b = played.add(range(10)), played.add(range(10))
+    played.scheduler.prefixes = None  # so that b does not wait
     played.scheduler.schedule()
-    played.scheduler.schedule()
+    played.scheduler.prefixes = played.cache
     while a.n_unread > 1 or b.n_unread > 1:
         played.step()
     played.step()
@@ -249,6 +271,20 @@ def test_what_failed_is_dropped_with_all_that_follows():
     played.run(a, n_tokens=9)  # what hung on dropped blocks is not kept
     played.finish(a)
     assert len(played.cache) == 0
+    assert played.pool.n_free == 16
+
+
+def test_blocks_that_are_dropped_are_told_of():
+    """They are zeroed: a NaN in them would outlive them."""
+    played = Played()
+    a = played.add(range(13))
+    played.run(a)
+    blocks = a.blocks[:3]
+    played.finish(a)
+    b = played.add(range(6))
+    played.run(b)
+    freed = played.finish(b, spoiled=True)
+    assert set(blocks) <= set(freed)
     assert played.pool.n_free == 16
 
 
@@ -375,8 +411,9 @@ def test_a_salt_shares_with_the_same_salt_only():
         for salt in (None, "a", "b", "a", None)
     ]
     assert [c.timings.n_cached_tokens for c in found] == [0, 0, 0, 20, 20]
-    with pytest.raises(SamplingError, match="cache_salt must be None or a text"):
-        SamplingParams(cache_salt="")
+    for wrong in ("", "\ud800", 5):
+        with pytest.raises(SamplingError, match="cache_salt must be None or a text"):
+            SamplingParams(cache_salt=wrong)
 
 
 def test_a_score_reports_every_row_of_a_cached_prompt():
@@ -401,3 +438,17 @@ def test_what_made_a_nan_is_not_answered_from():
     model.logits_of = sound
     [answer] = llm.generate("the same prompt again", SamplingParams(max_tokens=2))
     assert answer.timings.n_cached_tokens == 0
+
+
+def test_a_failure_of_the_callers_own_leaves_the_cache_as_it_is():
+    def fails(token_ids, logits):
+        raise ValueError("mine")
+
+    llm = fake()
+    llm.generate("the same prompt again", SamplingParams(max_tokens=2))
+    with pytest.raises(Exception, match="mine"):
+        llm.generate(
+            "the same prompt again", SamplingParams(max_tokens=2, logits_processors=[fails])
+        )
+    [answer] = llm.generate("the same prompt again", SamplingParams(max_tokens=2))
+    assert answer.timings.n_cached_tokens == 20

@@ -180,6 +180,15 @@ def test_a_whole_run(model, tmp_path, monkeypatch, capsys, flags, why):
         assert f"({theirs['output_ts_ratio']:.2f}x)" in out
 
 
+@pytest.mark.parametrize(("words", "least"), [("-n 1", 2), ("--rounds 0", 1)])
+def test_too_little_to_measure_is_refused(words, least, capsys):
+    """One token has no time to the next."""
+    with pytest.raises(SystemExit) as end:
+        serve.main("", words.split())
+    assert end.value.code == 2
+    assert f"must be at least {least}" in capsys.readouterr().err
+
+
 def test_sigterm_ends_the_process_through_its_with_blocks(monkeypatch):
     handlers = {}
     monkeypatch.setattr(servers.signal, "signal", handlers.__setitem__)

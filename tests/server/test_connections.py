@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 import threading
 import time
@@ -13,15 +12,19 @@ from typing import Any
 
 import pytest
 
-from pyroclast.cli.main import main
-from pyroclast.server.connections import bounded_protocol
+from pyroclast.server import limits as limits_module
 from pyroclast.server.limits import Limits, read_body
+from pyroclast.server.metrics import Metrics
 from pyroclast.server.run import listen, make_server
 
 WAIT_S = 10
 LIMITS = Limits(max_connections=3, header_timeout_s=0.5, body_timeout_s=0.5, keep_alive_s=2)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+# The application answers a GET without its body.
+EARLY = POST.replace(b"POST", b"GET")
+EARLY_CHUNKED = b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+METRICS = Metrics()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -40,7 +43,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     bound = listen("127.0.0.1", 0)
-    app: Any = SimpleNamespace(draining=False, n_active=0)
+    app: Any = SimpleNamespace(draining=False, n_active=0, metrics=METRICS)
     server = make_server(application, app, limits=LIMITS, shutdown_timeout_s=1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
@@ -66,15 +69,21 @@ def rest(connection: socket.socket) -> tuple[bytes, float]:
     return found, time.monotonic() - start_s
 
 
-def get(connection: socket.socket) -> None:
+def get(connection: socket.socket, request: bytes = GET) -> None:
     """Sends a request and reads the whole reply."""
-    connection.sendall(GET)
+    connection.sendall(request)
     found = b""
     while not found.endswith(b"\r\n\r\n0"):
         piece = connection.recv(4096)
         assert piece, found
         found += piece
     assert found.startswith(b"HTTP/1.1 200 ")
+
+
+def refused(status: int) -> float:
+    """How many refusals with this status have been counted."""
+    name = "pyroclast:requests_refused_total"
+    return METRICS.registry.get_sample_value(name, {"status": str(status)}) or 0.0
 
 
 def wait_until_free(port: int) -> None:
@@ -115,12 +124,14 @@ def test_headers_that_trickle_are_given_up(port: int) -> None:
 
 
 def test_unfinished_headers_are_answered_with_408(port: int) -> None:
+    before = refused(408)
     with connected(port) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost:")
         found, _ = rest(connection)
     assert found.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"connection: close" in found
     assert b'"message":"the headers did not come within 0.5 seconds"' in found
+    assert refused(408) == before + 1
 
 
 def test_the_second_request_has_a_deadline_too(port: int) -> None:
@@ -143,7 +154,94 @@ def test_an_idle_connection_stays_open_for_a_while(port: int) -> None:
     assert 1.5 < took_s < WAIT_S
 
 
-@pytest.mark.parametrize("head", [POST, POST.replace(b"POST", b"GET")], ids=["POST", "GET"])
+def test_a_connection_is_closed_after_a_body_that_follows_its_reply(port: int) -> None:
+    """uvicorn stops its timer at the first byte of the body, and starts it at a reply only."""
+    with connected(port) as connection:
+        get(connection, EARLY)
+        connection.sendall(b"0123456789")
+        time.sleep(0.1)
+        get(connection, EARLY)  # it is still of use
+        connection.sendall(b"0123456789")
+        found, took_s = rest(connection)
+    assert found == b""
+    assert 1.5 < took_s < WAIT_S
+
+
+def test_headers_after_a_late_body_have_their_own_deadline(port: int) -> None:
+    with connected(port) as connection:
+        get(connection, EARLY)
+        connection.sendall(b"0123456789" + GET[:9])
+        found, took_s = rest(connection)
+    assert found.startswith(b"HTTP/1.1 408 ")
+    assert took_s < LIMITS.body_timeout_s + 0.8  # that of the body has a second more
+
+
+@pytest.mark.parametrize("begun", [b"", b"5\r\n01234\r\n"])
+def test_garbage_after_a_reply_only_closes(
+    port: int, begun: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(port) as connection:
+        get(connection, EARLY_CHUNKED)
+        connection.sendall(begun + b"no chunk\r\n")
+        found, took_s = rest(connection)
+    assert found == b""
+    assert took_s < LIMITS.keep_alive_s
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_what_is_no_http_is_refused_and_counted(port: int) -> None:
+    before = refused(400)
+    with connected(port) as connection:
+        connection.sendall(b"no request at all\r\n\r\n")
+        found, _ = rest(connection)
+    assert found.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b'"type":"invalid_request_error"' in found
+    assert refused(400) == before + 1
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["cut", "whole"])
+def test_headers_that_are_too_long_are_refused(port: int, end: bytes) -> None:
+    """Whether or not they come in one piece, which h11 does not check."""
+    headers = b"".join(b"x-%d: %b\r\n" % (i, b"a" * 100) for i in range(330))
+    with connected(port) as connection:
+        connection.sendall(GET[:-2] + headers + b"x: y" + end)
+        found, _ = rest(connection)
+    assert found.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"at most 32768 bytes" in found
+
+
+def test_headers_just_below_the_limit_are_read(port: int) -> None:
+    with connected(port) as connection:
+        get(connection, GET[:-2] + b"x: " + b"a" * 32_000 + b"\r\n\r\n")
+
+
+def test_a_slow_body_that_makes_progress_has_more_time(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the timeout and its grace."""
+    monkeypatch.setattr(limits_module, "MIN_BYTES_PER_S", 1)
+    with connected(port) as connection:
+        connection.sendall(POST)
+        for byte in b"0123456789":
+            time.sleep(0.2)
+            connection.sendall(bytes([byte]))
+        found, _ = rest(connection)
+    assert found.endswith(b"\r\n\r\n10")
+
+
+def test_a_body_that_trickles_is_given_up(port: int) -> None:
+    """One byte at a time makes progress, but is too slow."""
+    with connected(port) as connection:
+        connection.sendall(POST.replace(b"10", b"99"))
+        start_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            for _ in range(60):
+                connection.sendall(b"a")
+                time.sleep(0.1)
+        assert time.monotonic() - start_s < 4
+
+
+@pytest.mark.parametrize("head", [POST, EARLY], ids=["POST", "GET"])
 def test_a_body_that_does_not_end_is_given_up(port: int, head: bytes) -> None:
     """Whether or not the application waits for it."""
     with connected(port) as connection:
@@ -169,6 +267,7 @@ def test_two_requests_at_once_are_answered(port: int) -> None:
 
 
 def test_one_connection_too_many_is_refused(port: int) -> None:
+    before = refused(503)
     with contextlib.ExitStack() as stack:
         for _ in range(LIMITS.max_connections):
             open_one = stack.enter_context(connected(port))
@@ -179,18 +278,5 @@ def test_one_connection_too_many_is_refused(port: int) -> None:
     assert b"retry-after: 1" in found
     assert b'"code":"too_many_connections"' in found
     assert took_s < 2
+    assert refused(503) > before
     wait_until_free(port)
-
-
-def test_connections_leave_descriptors_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
-    assert bounded_protocol(Limits(max_connections=4096)).limits.max_connections == 896
-    assert bounded_protocol(Limits(max_connections=10)).limits.max_connections == 10
-
-
-def test_help_lists_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["serve", "--help"])
-    shown = capsys.readouterr().out
-    for flag in ("--max-connections", "--request-timeout", "--keep-alive"):
-        assert flag in shown

@@ -1,6 +1,7 @@
 """The shortcuts of streams give the bytes that the long way gives."""
 
 import asyncio
+import json
 
 import h11
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from pyroclast import Chunk
 from pyroclast.server.metrics import Metrics, Watched
 from pyroclast.server.protocol import Connection
+from pyroclast.server.service import Exchange
 from pyroclast.server.sse import EventStream, chunk_writer, event
+from pyroclast.server.tokens import DetokenizeRequest
 
 REQUEST = b"GET / HTTP/%b\r\nHost: x\r\n\r\n"
 BODY = [b"first", b"", b"x" * 70_000]
@@ -56,13 +59,31 @@ def test_a_chunk_is_the_event_of_its_whole_object(more):
 
 def test_every_token_is_counted():
     metrics = Metrics()
-    watched = Watched(metrics, "demo")
+    watched = Watched(metrics, "demo", 1)
     for token_ids in ([1], [2, 3], [4]):
         watched.chunk(Chunk("", token_ids))
     text = metrics.text().decode()
     assert 'vllm:generation_tokens_total{model_name="demo"} 4.0' in text
     assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
     assert 'vllm:inter_token_latency_seconds_bucket{le="2.5",model_name="demo"} 2.0' in text
+
+
+def test_each_of_several_choices_is_counted(monkeypatch):
+    """The time between two tokens is that of their choice; the last end ends the request."""
+    monkeypatch.setattr("pyroclast.server.metrics.perf_counter", iter(range(0, 100, 10)).__next__)
+    metrics = Metrics()
+    watched = Watched(metrics, "demo", 2)
+    for index, reason in ((0, None), (1, None), (0, "stop"), (1, "length")):
+        watched.chunk(Chunk("", [1], index, reason))
+    watched.end()
+    cut_off = Watched(metrics, "demo", 2)
+    cut_off.chunk(Chunk("", [1], 0, "stop"))
+    cut_off.end()
+    text = metrics.text().decode()
+    assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
+    assert 'vllm:inter_token_latency_seconds_sum{model_name="demo"} 40.0' in text
+    assert 'vllm:e2e_request_latency_seconds_count{model_name="demo"} 1.0' in text
+    assert 'pyroclast:requests_cancelled_total{model_name="demo"} 1.0' in text
 
 
 def test_pings_come_first_soon_then_seldom_and_not_beside_tokens(monkeypatch):
@@ -92,3 +113,53 @@ def test_pings_come_first_soon_then_seldom_and_not_beside_tokens(monkeypatch):
     assert sent[1] == b": ping\n\n"
     assert sent[2:22] == [b"%d" % i for i in range(20)]
     assert sent[22:] == [b": ping\n\n", b""]
+
+
+async def one_event():
+    yield b"event"
+
+
+@pytest.mark.parametrize("fails_at", ["http.response.start", "http.response.body"])
+def test_the_work_ends_when_nothing_can_be_sent(fails_at):
+    """An error of h11, as of a header that it refuses, leaves no request in the engine."""
+    ended = []
+
+    async def send(message):
+        if message["type"] == fails_at:
+            raise h11.LocalProtocolError("Illegal header value")
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def end():
+        ended.append(True)
+
+    async def run():
+        events = one_event()
+        stream = EventStream(events, headers={}, on_error=lambda _: b"", on_end=end)
+        with pytest.raises(h11.LocalProtocolError):
+            await stream({}, receive, send)
+        assert await anext(events, None) is None  # closed, or asked for its last
+
+    asyncio.run(run())
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        ([" a", "b "], "a,b"),
+        ([" "], ""),
+        (["a\r\nx: y", "b\0", "\x7f", "ü", "c"], "c"),
+        (["a" * 999 + " b"], "a" * 999),
+    ],
+)
+def test_names_of_ignored_fields_make_a_header_that_h11_takes(names, listed):
+    exchange = Exchange(
+        json.dumps({"tokens": []} | dict.fromkeys(names)).encode(), {}, None, None, None
+    )
+    asyncio.run(exchange.read())
+    exchange.body(DetokenizeRequest)
+    headers = exchange.json({})._headers
+    assert headers["x-ignored-fields"] == listed
+    h11.Response(status_code=200, headers=list(headers.items()))

@@ -198,19 +198,6 @@ def test_an_overflow_says_what_agents_look_for(http: httpx.Client) -> None:
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_paths_and_methods(http: httpx.Client) -> None:
-    for path in ("/nothing", "/v1/engines", "/v1/chat/completions/control"):
-        answer = http.get(path)
-        assert answer.status_code == 404
-        assert answer.json()["error"]["code"] == "not_found"
-    assert http.get(CHAT).status_code == 405
-    assert http.get("/version").json()["version"]
-    assert "text/html" in http.get("/docs").headers["content-type"]
-    document = http.get("/openapi.json").json()
-    assert CHAT in document["paths"]
-    assert document["components"]["schemas"]["ChatRequest"]["properties"]["messages"]
-
-
 def test_tokens_go_there_and_back(http: httpx.Client) -> None:
     text = "Hello, wörld <|im_end|>!"
     found = http.post("/tokenize", json={"prompt": text, "add_special_tokens": False}).json()

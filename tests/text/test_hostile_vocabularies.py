@@ -153,6 +153,8 @@ def test_an_unknown_pattern_is_stopped_at_its_deadline(tmp_path, monkeypatch):
     tok = Tokenizer.from_folder(folder(tmp_path, split=[split(quadratic)]))
     plain = Tokenizer.from_folder(folder(tmp_path))
     text = "hello xxy<|x|> é"
+    assert tok.uses_process
+    assert not plain.uses_process
     assert tok.encode(text) == plain.encode(text)
     assert tok.encode(text, parse_special=False) == plain.encode(text, parse_special=False)
     monkeypatch.setattr(encoding_process, "_SECONDS", 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from pyroclast.async_llm import AsyncLLM
     from pyroclast.server.limits import Limits
 
+# Each must be above 0; its type is that of its default.
+_LIMITS: dict[str, tuple[str, int | float, str]] = {
+    "--max-queued-requests": ("K", 1024, "requests that wait; more get a 429"),
+    "--max-connections": ("N", 4096, "open connections; more get a 503"),
+    "--request-timeout": ("S", 30.0, "seconds for the headers, and for the body"),
+    "--keep-alive": ("S", 75, "seconds that an idle connection stays open"),
+    "--shutdown-timeout": ("S", 30.0, "seconds for what still runs at the end"),
+}
 _SWITCH_S = 5e-4
 _EXTRA = "`pyroclast serve` needs the extra [server]: `pip install '.[server]'` in the checkout"
 
@@ -33,11 +42,9 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     add("--api-key", action="append", default=[], metavar="KEY", help="better: --api-key-file")
     add("--api-key-file", metavar="F", help="one key a line; also PYROCLAST_API_KEY")
     add("--cors-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
-    add("--max-queued-requests", type=int, default=1024, metavar="K", help="more are refused: 429")
-    add("--max-connections", type=int, default=4096, metavar="N", help="more are refused: 503")
-    add("--request-timeout", type=float, default=30.0, metavar="S", help="for headers, and a body")
-    add("--keep-alive", type=int, default=75, metavar="S", help="an idle connection stays open")
-    add("--shutdown-timeout", type=float, default=30.0, metavar="S", help="for what still runs")
+    for flag, (metavar, default, told) in _LIMITS.items():
+        help_text = f"{told} (default: {default:g})"
+        add(flag, type=type(default), default=default, metavar=metavar, help=help_text)
     add("--answer-parser", metavar="NAME", help="how tool calls and reasoning are read")
     add("--threads", "-t", type=int, metavar="N", help="default: all cores")
     add("--compute", default="auto", metavar="HOW", help="auto or float32")
@@ -52,6 +59,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
 
 def serve(args: Namespace) -> None:
     """Loads the models and answers until a signal ends it."""
+    _check(args)
     try:
         import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -85,6 +93,14 @@ def serve(args: Namespace) -> None:
         for each in llms.values():
             each.llm.close()
         bound.close()
+
+
+def _check(args: Namespace) -> None:
+    """Ends with exit code 2 for a limit that is none."""
+    for flag in _LIMITS:
+        value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+        if not 0 < value < math.inf:
+            fail(f"{flag} must be a finite number above 0, got {value}", code=2)
 
 
 def _limits(args: Namespace) -> Limits:

@@ -18,6 +18,7 @@ from pyroclast.sampling.grammar import GrammarCompiler, Matcher
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from pyroclast.engine.read_request import OnRows
     from pyroclast.text.tokenizer import Tokenizer
 
 
@@ -130,6 +131,10 @@ class Intake:
             for token_ids, pool in zip(encoded, pools, strict=True)
         ]
         return pools, requests
+
+    def read_request(self, token_ids: list[int], call: Call, on_rows: OnRows) -> ReadRequest:
+        """A request that hands out the logits after each token."""
+        return ReadRequest(token_ids, call, on_rows=on_rows, root=self._roots.of(call))
 
     def _encode(self, prompt: Any, where: str, add_special_tokens: bool = True) -> list[int]:
         tokenizer, size = self._tokenizer, self._vocab_size

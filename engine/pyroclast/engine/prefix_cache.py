@@ -6,7 +6,7 @@ finds a block; the ids and the block before it are compared, so two texts with o
 A token's bits depend on nothing but its context, so a block from the cache holds the bits that
 computing it again would give.
 
-While a request computes its prompt, others that need the same blocks wait for them instead of
+While a request computes its prompt, later ones that need the same blocks wait for them instead of
 computing them as well.
 
 Whoever owns a block owns the blocks before it too.  So idle blocks, which only the cache owns, can
@@ -68,7 +68,7 @@ class PrefixCache:
         self._pool, self._block_size = pool, block_size
         self._max_idle = pool.n_blocks if max_idle_blocks is None else max_idle_blocks
         self._nodes: dict[bytes, _Node] = {}
-        # The request that computes a block which is not in the cache yet.
+        # The request that computes a block next; one block for each request.
         self._coming: dict[bytes, Request] = {}
         # Leaves by their last use; an entry is out of date if its node was used again or is none.
         self._leaves: list[tuple[int, bytes]] = []
@@ -84,70 +84,49 @@ class PrefixCache:
         """The blocks that `request` can take over, from its first token on; None if it should wait
         for more of them.  At least one token is left to compute: its logits are needed."""
         n_blocks = request.n_skippable // self._block_size
-        pages = self._pages(request, n_blocks)
-        found: list[_Node] = []
-        parent = None
-        for key, ids in pages[:n_blocks]:
-            node = self._node(key, ids, request.root, parent)
-            if node is None:
-                break
-            found.append(node)
-            parent = node
-        if len(found) < n_blocks and self._is_coming(request, pages[len(found)][0]):
+        node, n_found = self._deepest(request, n_blocks)
+        if n_found < n_blocks and self._is_coming(request, self._page(request, n_found)[0]):
+            request.found = None if node is None else (node, n_found)
             return None
-        self._use(found)
-        return [node.block for node in found]
+        path: list[_Node] = []
+        while node is not None:
+            path.append(node)
+            node = node.parent
+        path.reverse()
+        self._use(path)
+        return [each.block for each in path]
 
     def admit(self, request: Request, n_shared: int) -> None:
         """`request` has its blocks, of which the first `n_shared` are from the cache; it computes
         the others."""
-        request.n_kept = n_shared
-        for key, _ in self._pages(request, len(request.token_ids) // self._block_size)[n_shared:]:
-            self._coming.setdefault(key, request)
+        request.n_kept, request.found = n_shared, None
+        self._announce(request)
 
     def keep(self, request: Request, *, leaves: bool = False) -> None:
         """Takes in the blocks that `request` has filled.  Where the cache has got an equal one from
         another request meanwhile, `request` goes on with that one, unless it `leaves`."""
         n_full = request.n_computed // self._block_size
-        if n_full <= request.n_kept:
-            return
-        first, request.n_kept = request.n_kept, n_full
-        pages = self._pages(request, n_full)
-        parent = self._nodes.get(pages[first - 1][0]) if first else None
-        if first and (parent is None or parent.block != request.blocks[first - 1]):
-            request.n_kept = _STOPPED  # what it had was dropped: these blocks hang on nothing
-            return
-        path: list[_Node] = []
-        for i in range(first, n_full):
-            key, ids = pages[i]
-            if self._coming.get(key) is request:
-                del self._coming[key]
-            node = self._nodes.get(key)
-            if node is None:
-                node = self._add(key, ids, request.root, parent, request.blocks[i])
-            elif node is not self._node(key, ids, request.root, parent):
-                request.n_kept = _STOPPED  # another text has this hash
-                break
-            elif node.block != request.blocks[i] and not leaves:
-                self._exchange(request, i, node.block)
-            path.append(node)
-            parent = node
-        self._use(path)
+        if n_full > request.n_kept and not self._take_in(request, n_full, leaves=leaves):
+            request.n_kept = _STOPPED
+        if not leaves:
+            self._announce(request)
 
     def leave(self, request: Request) -> None:
         """`request` is about to lose its blocks: keeps those that it has filled."""
         self.keep(request, leaves=True)
-        for key, _ in request.pages:
-            if self._coming.get(key) is request:
-                del self._coming[key]
+        self._withdraw(request)
 
-    def drop(self, request: Request) -> None:
-        """Forgets everything that `request` has read or filled, and what follows it."""
+    def drop(self, request: Request) -> list[int]:
+        """Forgets everything that `request` has read or filled, and what follows it; returns the
+        blocks that nobody owns any more."""
         request.n_kept = _STOPPED
+        self._withdraw(request)
+        freed: list[int] = []
         for key, _ in request.pages:
             node = self._nodes.get(key)
             if node is not None:
-                self._drop(node)
+                freed += self._drop(node)
+        return freed
 
     def trim(self) -> None:
         """Evicts until no more blocks are idle than may be."""
@@ -181,15 +160,69 @@ class PrefixCache:
 
     # ---- inside --------------------------------------------------------------------------------
 
-    def _pages(self, request: Request, n_blocks: int) -> list[tuple[bytes, bytes]]:
-        """The key and the ids of at least the first `n_blocks` blocks of the request's text."""
+    def _page(self, request: Request, i: int) -> tuple[bytes, bytes]:
+        """The key and the ids of the i-th block of the request's text."""
         pages, size = request.pages, self._block_size
-        for i in range(len(pages), n_blocks):
+        for j in range(len(pages), i + 1):
             before = pages[-1][0] if pages else request.root
-            ids = array("i", request.token_ids[i * size : (i + 1) * size]).tobytes()
+            ids = array("i", request.token_ids[j * size : (j + 1) * size]).tobytes()
             key = blake2b(ids, digest_size=_N_HASH_BYTES, key=before).digest()
             pages.append((key, ids))
-        return pages
+        return pages[i]
+
+    def _deepest(self, request: Request, n_blocks: int) -> tuple[_Node | None, int]:
+        """The last block of the longest prefix that is there, and how many blocks it has.  Begins
+        where the last search ended: while a block is there, those before it are."""
+        node: _Node | None = None
+        n_found = 0
+        if request.found is not None:
+            last, n_last = request.found
+            if isinstance(last, _Node) and self._nodes.get(last.key) is last:
+                node, n_found = last, n_last
+        while n_found < n_blocks:
+            following = self._node(*self._page(request, n_found), request.root, node)
+            if following is None:
+                break
+            node, n_found = following, n_found + 1
+        return node, n_found
+
+    def _take_in(self, request: Request, n_full: int, *, leaves: bool) -> bool:
+        """Adds blocks up to the first `n_full`.  False if no more of them can be kept: what came
+        before was dropped, or another text has the same hash."""
+        first, request.n_kept = request.n_kept, n_full
+        parent: _Node | None = None
+        if first:
+            parent = self._nodes.get(self._page(request, first - 1)[0])
+            if parent is None or parent.block != request.blocks[first - 1]:
+                return False
+        path: list[_Node] = []
+        for i in range(first, n_full):
+            key, ids = self._page(request, i)
+            node = self._nodes.get(key)
+            if node is None:
+                node = self._add(key, ids, request.root, parent, request.blocks[i])
+            elif node is not self._node(key, ids, request.root, parent):
+                self._use(path)
+                return False
+            elif node.block != request.blocks[i] and not leaves:
+                self._exchange(request, i, node.block)
+            path.append(node)
+            parent = node
+        self._use(path)
+        return True
+
+    def _announce(self, request: Request) -> None:
+        """Others may wait for the block that `request` computes next, if its tokens are known."""
+        self._withdraw(request)
+        i = request.n_kept
+        if (i + 1) * self._block_size <= len(request.token_ids):
+            request.coming = self._page(request, i)[0]
+            self._coming.setdefault(request.coming, request)
+
+    def _withdraw(self, request: Request) -> None:
+        key, request.coming = request.coming, None
+        if key is not None and self._coming.get(key) is request:
+            del self._coming[key]
 
     def _node(self, key: bytes, ids: bytes, root: bytes, parent: _Node | None) -> _Node | None:
         """The block with this very text in front of it and in it."""
@@ -199,12 +232,10 @@ class PrefixCache:
         return node
 
     def _is_coming(self, request: Request, key: bytes) -> bool:
-        """Whether another request computes the block, and has gone on since `request` last came."""
+        """Whether a request that is due before `request` computes the block.  It advances: the
+        first in order always does, and everyone becomes the first."""
         other = self._coming.get(key)
-        if other is None or other is request or other.is_paused:
-            return False
-        seen, request.waits_for = request.waits_for, (other, other.n_computed)
-        return seen != request.waits_for
+        return other is not None and not other.is_paused and other.order < request.order
 
     def _add(self, key: bytes, ids: bytes, root: bytes, parent: _Node | None, block: int) -> _Node:
         node = self._nodes[key] = _Node(key, ids, root, parent, block)
@@ -234,18 +265,18 @@ class PrefixCache:
                 self._leaves = [(n.used, n.key) for n in self._nodes.values() if not n.children]
                 heapify(self._leaves)
 
-    def _remove(self, node: _Node) -> None:
-        """A leaf goes."""
+    def _remove(self, node: _Node) -> list[int]:
+        """A leaf goes; returns its block if nobody owns it any more."""
         del self._nodes[node.key]
-        self._pool.release(self, [node.block])
+        freed = self._pool.release(self, [node.block])
         if node.parent is not None:
             node.parent.children.discard(node)
             self._note_leaf(node.parent)
+        return freed
 
-    def _drop(self, node: _Node) -> None:
+    def _drop(self, node: _Node) -> list[int]:
         """A node goes, and all that follow it."""
         below = [node]
         for each in below:
             below.extend(each.children)
-        for each in reversed(below):
-            self._remove(each)
+        return [block for each in reversed(below) for block in self._remove(each)]

@@ -8,7 +8,9 @@ class Request:
 
     __slots__ = (
         "blocks",
+        "coming",
         "draft_ids",
+        "found",
         "is_paused",
         "n_cached",
         "n_computed",
@@ -22,7 +24,6 @@ class Request:
         "pages",
         "root",
         "token_ids",
-        "waits_for",
         "wants_prompt_rows",
         "was_admitted",
     )
@@ -44,11 +45,13 @@ class Request:
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows
         # The prefix cache's: the key and the ids of each full block, how many of its blocks are in
-        # the cache, and whose block it has waited for, with what that request had computed.
+        # the cache, the key of the block that it computes next, and where the search for its text
+        # ended while it waits.
         self.root = root
         self.pages: list[tuple[bytes, bytes]] = []
         self.n_kept = 0
-        self.waits_for: tuple[Request, int] | None = None
+        self.coming: bytes | None = None
+        self.found: tuple[object, int] | None = None
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens

@@ -99,10 +99,13 @@ class Scheduler(Generic[R]):
         if self.parked:
             self.parked = [request for request in self.parked if request not in gone]
         self.decodes_only = False
+        freed: list[int] = []
         if spoiled and self.prefixes is not None:
             for request in requests:
-                self.prefixes.drop(request)
-        return [block for request in requests for block in self._give_back(request)]
+                freed += self.prefixes.drop(request)
+        for request in requests:
+            freed += self._give_back(request)
+        return freed
 
     def pause(self, requests: Collection[R]) -> None:
         """Leaves `requests` out of the next steps."""

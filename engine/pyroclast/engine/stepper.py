@@ -19,7 +19,7 @@ from pyroclast.engine.scheduler import Scheduler
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_results import StepResults
 from pyroclast.engine.step_writer import StepWriter
-from pyroclast.errors import PyroclastError
+from pyroclast.errors import NumericalError, PyroclastError
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast_kernels.program import PARTS_PER_THREAD
 
@@ -270,7 +270,7 @@ class Stepper:
         """Ends the calls of `requests` with an error.  What they leave in the KV cache is zeroed: a
         NaN there would outlive them."""
         for call in {request.call for request in requests}:
-            freed = self.end(call, error, spoiled=True)
+            freed = self.end(call, error, spoiled=isinstance(error, NumericalError))
             if freed:
                 self.model.zero_blocks(freed)
 

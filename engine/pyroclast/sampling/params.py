@@ -180,12 +180,13 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _salt(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_SALT_CHARS:
+    is_text = isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    if not is_text or not 0 < len(value) <= _MAX_SALT_CHARS:
         raise SamplingError(
             f"{name} must be None or a text of 1 to {_MAX_SALT_CHARS} characters, got "
             f"{_shown(value)}"
         )
-    return value
+    return str(value)
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pyroclast.server.errors import HttpError
 from pyroclast.server.fields import JsonSchema, ResponseFormat
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import event
-from pyroclast.server.tools_in import Tool, ToolFunction
+from pyroclast.server.tools_in import MAX_TOOLS, Tool, ToolFunction
 
 
 class AnthropicTool(Struct):
@@ -62,7 +62,7 @@ class CountRequest(Struct, kw_only=True):
     messages: Annotated[list[AnthropicMessage], Meta(min_length=1)]
     model: str | None = None
     system: str | list[Block] | None = None
-    tools: list[AnthropicTool] | None = None
+    tools: Annotated[list[AnthropicTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
 

@@ -16,7 +16,7 @@ from pyroclast.server.limits import Limits, read_body
 from pyroclast.server.metrics import Metrics
 from pyroclast.server.routes import ROUTES, Route, openapi
 from pyroclast.server.served import Served, ServedModels
-from pyroclast.server.service import Exchange, JsonReply
+from pyroclast.server.service import Exchange, JsonReply, id_headers, request_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -51,7 +51,8 @@ class App:
         if scope["type"] != "http":
             return
         path = scope["path"].rstrip("/") or "/"
-        if path not in self._routes and f"/v1{path}" in self._routes:
+        is_v1 = f"/v1{path}" in self._routes or path.startswith("/models/")
+        if path not in self._routes and is_v1:
             path = f"/v1{path}"  # llama-server's endpoints go by both names
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
@@ -79,7 +80,7 @@ class App:
             status = refused.status
             if status == 500:
                 log.exception("%s %s failed", scope["method"], ascii(path)[:_MAX_LOGGED])
-            reply = self._refusal(refused, path)
+            reply = self._refusal(refused, path, headers)
         if status == 499:
             return
         await reply(scope, receive, send)
@@ -87,11 +88,12 @@ class App:
         logged = ascii(path)[:_MAX_LOGGED]  # a path may hold line breaks
         log.info("%s %s %d %.1f ms", scope["method"], logged, status, took_ms)
 
-    def _refusal(self, error: HttpError, path: str) -> Any:
-        self.metrics.refused.labels(str(error.status)).inc()
+    def _refusal(self, error: HttpError, path: str, headers: Mapping[str, str]) -> Any:
+        self.metrics.count_refused(error.status)
         anthropic = path.startswith("/v1/messages")
         body = error.anthropic_body() if anthropic else error.body()
-        return JsonReply(body, error.status, error.headers())
+        ids = id_headers(request_id(headers))
+        return JsonReply(body, error.status, ids | error.headers())
 
     async def _reply(self, method: str, path: str, headers: Mapping[str, str], receive: Any) -> Any:
         if not is_allowed(self._keys, path, headers):
@@ -102,7 +104,7 @@ class App:
                 return fixed
         routes = self._routes.get(path)
         named = path.removeprefix("/v1/models/")
-        if routes is None and not (named != path and method == "GET"):
+        if routes is None and not (named != path and method in ("GET", "HEAD")):
             raise HttpError(404, f"there is no {path:.200}; see /openapi.json", code="not_found")
         if routes is None:
             return await info.model(self._exchange(b"", headers, receive), named)
@@ -117,6 +119,8 @@ class App:
         declared = headers.get("content-length")
         raw = await read_body(receive, self._limits, declared) if route.method == "POST" else b""
         exchange = self._exchange(raw, headers, receive)
+        if route.method == "POST":
+            await exchange.read()
         return await route.endpoint(exchange)
 
     def _exchange(self, raw: bytes, headers: Mapping[str, str], receive: Any) -> Exchange:

@@ -92,7 +92,7 @@ class Completions:
             )
         if body.max_tokens == 0 and not body.echo:
             raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
-        self._prompts = [await self._encode(prompt) for prompt in as_prompts(body.prompt, "prompt")]
+        self._prompts = await self._encode(as_prompts(body.prompt, "prompt"))
         asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         for ids in self._prompts:
             wanted = None if asked < 0 else max(asked, 1)
@@ -109,16 +109,16 @@ class Completions:
             self._served, self._prompts, self._params, structure=structure_field(body)
         )
 
-    async def _encode(self, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, list):
-            self._served.check_ids(prompt, "prompt")
-            return prompt
+    async def _encode(self, prompts: list[str | list[int]]) -> list[list[int]]:
+        for prompt in prompts:
+            if isinstance(prompt, list):
+                self._served.check_ids(prompt, "prompt")
         special = self._body.add_special_tokens
         options = {} if special is None else {"add_special_tokens": special}
-        ids = await self._served.encode(prompt, **options)
-        if not ids:
+        found = await self._served.encode_prompts(prompts, **options)
+        if not all(found):
             raise HttpError(400, "the prompt has no tokens", param="prompt")
-        return ids
+        return found
 
     async def _all_chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
         """(choice, chunk) of every prompt; the prompts run together."""

@@ -36,7 +36,7 @@ async def embeddings(exchange: Exchange) -> Reply:
         raise HttpError(
             400, "this server was started without --embeddings", code="embeddings_disabled"
         )
-    prompts = [await _encode(served, each) for each in as_prompts(body.input, "input")]
+    prompts = await _encode(served, as_prompts(body.input, "input"))
     try:
         vectors = await exchange.unless_gone(
             served.llm.embed(
@@ -64,12 +64,13 @@ async def embeddings(exchange: Exchange) -> Reply:
     )
 
 
-async def _encode(served: Served, text: str | list[int]) -> list[int]:
-    ids = await served.encode(text) if isinstance(text, str) else text
-    if not ids:
-        raise HttpError(400, "a text has no tokens", param="input")
-    served.check_prompt(ids, "input")
-    return ids
+async def _encode(served: Served, prompts: list[str | list[int]]) -> list[list[int]]:
+    found = await served.encode_prompts(prompts)
+    for ids in found:
+        if not ids:
+            raise HttpError(400, "a text has no tokens", param="input")
+        served.check_prompt(ids, "input")
+    return found
 
 
 def _encoded(vector: NDArray[np.float32], form: str) -> list[float] | str:

@@ -27,6 +27,7 @@ _TYPES = {
     408: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     499: "request_cancelled",
 }
 _ANTHROPIC_TYPES = {

@@ -155,6 +155,9 @@ def structure(fields: SamplingFields) -> dict[str, Any] | None:
 
 def _stops(stop: str | list[str] | None) -> list[str] | None:
     stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > MAX_STOPS:
+        message = f"at most {MAX_STOPS} stop strings are allowed, got {len(stops)}"
+        raise HttpError(400, message, param="stop")
     if any(len(each) > MAX_STOP_CHARS for each in stops):
         raise HttpError(400, f"a stop string has at most {MAX_STOP_CHARS} characters", param="stop")
     return [each for each in stops if each] or None

@@ -18,10 +18,17 @@ _MAX_WAITING = 64  # chunks of several prompts that the writer has not taken yet
 
 
 class Generation:
-    """Streams that have been queued: `start` raises what is wrong before a byte is sent."""
+    """Streams that have been queued: `start` raises what is wrong before a byte is sent.
+    n_choices: of each stream."""
 
-    def __init__(self, streams: Sequence[AsyncStream], metrics: Metrics, model: str) -> None:
-        self._streams = streams
+    def __init__(
+        self,
+        streams: Sequence[AsyncStream],
+        n_choices: Sequence[int],
+        metrics: Metrics,
+        model: str,
+    ) -> None:
+        self._streams, self._n_choices = streams, n_choices
         self._metrics, self._model = metrics, model
         self._watched: list[Watched] = []
         self.n_cached = 0  # prompt tokens that were not computed
@@ -36,7 +43,7 @@ class Generation:
             if isinstance(error, PyroclastError):
                 raise of_exception(error) from error
             raise
-        self._watched = [Watched(self._metrics, self._model) for _ in self._streams]
+        self._watched = [Watched(self._metrics, self._model, n) for n in self._n_choices]
 
     async def chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
         """(index of the prompt, chunk) as they come; the engine's errors as HttpErrors."""

@@ -1,4 +1,4 @@
-"""What a client may ask of the server's memory and patience."""
+"""Limits on the size and duration of a request."""
 
 from __future__ import annotations
 
@@ -8,44 +8,74 @@ from dataclasses import dataclass
 from pyroclast.server.errors import HttpError
 from pyroclast.server.sse import Receive
 
+MIN_BYTES_PER_S = 10_000  # of a body, on average
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Each bounds one thing that a client can bring; exceeding it is 400, 408, 413, 429 or 503."""
+    """Each bounds one thing that a client can bring; exceeding it is 408, 413, 431 or 503."""
 
     max_body_bytes: int = 16 << 20
     max_header_bytes: int = 32 << 10
     max_connections: int = 4096
     header_timeout_s: float = 30.0  # from the connection, or from their first byte
-    body_timeout_s: float = 30.0  # from the end of the headers
+    body_timeout_s: float = 30.0  # without a byte of it; see BodyDeadline
     keep_alive_s: int = 75  # between a reply and the next request
 
 
+class BodyDeadline:
+    """When a body is given up: `timeout_s` after its last piece, and sooner if it arrives at less
+    than MIN_BYTES_PER_S, counted from `timeout_s` after its headers."""
+
+    def __init__(self, timeout_s: float, now_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._begin_s = self._last_s = now_s
+        self._n_bytes = 0
+
+    def received(self, n_bytes: int, now_s: float) -> None:
+        """A piece of the body."""
+        self._n_bytes += n_bytes
+        if n_bytes:
+            self._last_s = now_s
+
+    @property
+    def at_s(self) -> float:
+        """The time of the deadline, as far as it is known now."""
+        slowest_s = self._begin_s + self._n_bytes / MIN_BYTES_PER_S
+        return min(self._last_s, slowest_s) + self._timeout_s
+
+
 async def read_body(receive: Receive, limits: Limits, declared: str | None) -> bytes:
-    """The whole body; HttpError 413 as soon as it is too long, 408 if it does not come."""
+    """The whole body; HttpError 413 as soon as it is too long, 408 if it comes too slowly."""
     if declared is not None and declared.isdecimal() and int(declared) > limits.max_body_bytes:
         raise _too_long(limits)
-    try:
-        return await asyncio.wait_for(_read(receive, limits), limits.body_timeout_s)
-    except TimeoutError:
-        raise HttpError(
-            408, f"the body did not come within {limits.body_timeout_s:g} seconds"
-        ) from None
-
-
-async def _read(receive: Receive, limits: Limits) -> bytes:
+    now = asyncio.get_running_loop().time
+    deadline = BodyDeadline(limits.body_timeout_s, now())
     pieces, n_bytes = [], 0
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout_at(deadline.at_s):
+                message = await receive()
+        except TimeoutError:
+            raise _too_slow(limits) from None
         if message["type"] == "http.disconnect":
             raise HttpError(499, "the client closed the connection")
         piece = message.get("body", b"")
         n_bytes += len(piece)
+        deadline.received(len(piece), now())
         if n_bytes > limits.max_body_bytes:
             raise _too_long(limits)
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def _too_slow(limits: Limits) -> HttpError:
+    return HttpError(
+        408,
+        f"the body came too slowly: it may pause for {limits.body_timeout_s:g} seconds, and must "
+        f"have {MIN_BYTES_PER_S:,} bytes a second on average",
+    )
 
 
 def _too_long(limits: Limits) -> HttpError:

@@ -130,6 +130,10 @@ class Metrics:
         """The counts of a model."""
         return self._tokens.setdefault(model, TokenCounts())
 
+    def count_refused(self, status: int) -> None:
+        """A reply with status 4xx or 5xx."""
+        self.refused.labels(str(status)).inc()
+
     def before_scrape(self, update: Callable[[], None]) -> None:
         """Calls `update` before each scrape: for gauges of what is there anyway."""
         self._before_scrape.append(update)
@@ -142,13 +146,14 @@ class Metrics:
 
 
 class Watched:
-    """Counts one request while its chunks pass."""
+    """Counts one request of `n` choices while its chunks pass."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, n: int) -> None:
         self._metrics, self._model = metrics, model
-        self._start_s = self._last_s = perf_counter()
+        self._start_s = perf_counter()
+        self._last_s: dict[int, float] = {}  # by the index of the choice
         self._began = self._failed = False
-        self._n_open = 1
+        self._n_open = n
         self._tokens = metrics.tokens(model)
 
     def chunk(self, chunk: Chunk) -> bool:
@@ -160,10 +165,11 @@ class Watched:
             self._metrics.prompt_tokens.labels(self._model).inc(chunk.n_prompt_tokens)
             self._metrics.cache_queries.labels(self._model).inc(chunk.n_prompt_tokens)
             self._metrics.cache_hits.labels(self._model).inc(chunk.n_cached_tokens)
-        self._tokens.add(len(chunk.token_ids), None if is_first else now_s - self._last_s)
-        self._last_s = now_s
+        last_s = self._last_s.get(chunk.index)
+        self._tokens.add(len(chunk.token_ids), None if last_s is None else now_s - last_s)
+        self._last_s[chunk.index] = now_s
         if chunk.finish_reason is not None:
-            self._n_open = 0
+            self._n_open -= 1
             self._metrics.finished.labels(self._model, chunk.finish_reason).inc()
         return is_first
 

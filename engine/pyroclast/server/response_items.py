@@ -16,10 +16,15 @@ from pyroclast.server.messages_in import (
 from pyroclast.server.sse import event
 from pyroclast.text.answers.delta import Answer, AnswerDelta
 
+MAX_ITEMS = 16_384
+
 
 def input_messages(items: list[dict[str, Any]]) -> list[ChatMessage]:
     """Chat messages of input items.  Calls in a row belong to one assistant turn; items of kinds
     that only other servers make are ignored."""
+    if len(items) > MAX_ITEMS:
+        message = f"input must have at most {MAX_ITEMS} items, got {len(items)}"
+        raise HttpError(400, message, param="input")
     messages: list[ChatMessage] = []
     for i, item in enumerate(items):
         kind = item.get("type", "message")
@@ -30,10 +35,10 @@ def input_messages(items: list[dict[str, Any]]) -> list[ChatMessage]:
                 FunctionCall(_text_of(item, "name", i), _text_of(item, "arguments", i)),
                 _text_of(item, "call_id", i),
             )
-            if messages and messages[-1].role == "assistant":
-                messages[-1].tool_calls = [*(messages[-1].tool_calls or ()), call]
-            else:
-                messages.append(ChatMessage("assistant", "", tool_calls=[call]))
+            if not messages or messages[-1].role != "assistant":
+                messages.append(ChatMessage("assistant", ""))
+            calls = messages[-1].tool_calls = messages[-1].tool_calls or []
+            calls.append(call)
         elif kind == "function_call_output":
             output = _content(item.get("output"), f"input[{i}].output")
             messages.append(ChatMessage("tool", output, tool_call_id=_text_of(item, "call_id", i)))

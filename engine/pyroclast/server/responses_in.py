@@ -11,7 +11,7 @@ from pyroclast.server.errors import HttpError
 from pyroclast.server.fields import JsonSchema, ResponseFormat
 from pyroclast.server.messages_in import ChatMessage
 from pyroclast.server.response_items import input_messages
-from pyroclast.server.tools_in import Tool, ToolFunction
+from pyroclast.server.tools_in import MAX_TOOLS, Tool, ToolFunction
 
 
 class ResponseTool(Struct):
@@ -62,7 +62,7 @@ class ResponsesRequest(Struct, kw_only=True):
     frequency_penalty: float | None = None
     seed: int | None = None
     stream: bool | None = None
-    tools: list[ResponseTool] | None = None
+    tools: Annotated[list[ResponseTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

@@ -101,7 +101,7 @@ def make_server(
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=limits.max_header_bytes,
-        http=bounded_protocol(limits),
+        http=bounded_protocol(limits, app.metrics.count_refused),
         ws="none",
     )
     return Server(config, app, shutdown_timeout_s)

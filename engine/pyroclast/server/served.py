@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyroclast.errors import TemplateError
 from pyroclast.server.errors import HttpError, overflow
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pyroclast.async_llm import AsyncLLM
     from pyroclast.text.tokenizer import Tokenizer
 
+T = TypeVar("T")
+
 DEFAULT = "default"
+_MANY_CHARS, _MANY_TOKENS = 10_000, 1_000  # they would hold up the streams of others
 _N_TAIL = 16  # tokens at a prompt's end in which a template may open the reasoning
 
 
@@ -48,9 +51,37 @@ class Served:
 
     async def encode(self, text: str, **options: Any) -> list[int]:
         """The token ids of a text; a long one is encoded in a thread."""
-        if len(text) < 10_000:
-            return self.tokenizer.encode(text, **options)
-        return await asyncio.to_thread(self.tokenizer.encode, text, **options)
+        return (await self.encode_all([text], **options))[0]
+
+    async def encode_all(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        """The token ids of each text; many characters in all are encoded in a thread."""
+
+        def work() -> list[list[int]]:
+            return [self.tokenizer.encode(text, **options) for text in texts]
+
+        n_chars = sum(map(len, texts))
+        if n_chars < _MANY_CHARS and not self.tokenizer.uses_process:
+            return work()
+        return await asyncio.to_thread(work)
+
+    async def encode_prompts(
+        self, prompts: Sequence[str | list[int]], **options: Any
+    ) -> list[list[int]]:
+        """The token ids of prompts, of which some may be ids."""
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(await self.encode_all(texts, **options))
+        return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, with control tokens; many are decoded in a thread."""
+        return await _aside(len(ids), lambda: self._spell(ids))
+
+    async def decode_each(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token id by itself; many are decoded in a thread."""
+        return await _aside(len(ids), lambda: [self._spell([i]) for i in ids])
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """HttpError 400 for a token id that the model does not have."""
@@ -96,7 +127,12 @@ class Served:
         return marks[0].strip() if marks is not None and len(marks) == 1 else None
 
     def _tail(self, prompt_ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(prompt_ids[-_N_TAIL:], skip_special_tokens=False)
+        return self._spell(prompt_ids[-_N_TAIL:])
+
+
+async def _aside(n_tokens: int, work: Callable[[], T]) -> T:
+    """The result of `work` on so many tokens, in a thread where these are many."""
+    return work() if n_tokens < _MANY_TOKENS else await asyncio.to_thread(work)
 
 
 class ServedModels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 Reply = Any  # an ASGI application: (scope, receive, send)
 
+_LONG_BYTES = 1 << 16  # each float of a body calls Python: many would hold up the streams of others
 _MAX_EXACT = 2.0**53  # above it, not every integer is a float
 
 
@@ -65,19 +67,27 @@ class Exchange:
         metrics: Metrics,
     ) -> None:
         self._raw, self._headers, self._receive = raw, headers, receive
+        self._value: Any = None
         self.models, self.metrics = models, metrics
-        self.request_id = _request_id(headers.get("x-request-id"))
+        self.request_id = request_id(headers)
         self.priority = "interactive"
-        # OpenAI's clients read the first name, Anthropic's the second.
-        self._reply_headers = {"x-request-id": self.request_id, "request-id": self.request_id}
+        self._reply_headers = id_headers(self.request_id)
+
+    async def read(self) -> None:
+        """Decodes the body, a long one in a thread; HttpError 400 for what is no JSON."""
+        raw, self._raw = self._raw or b"null", b""
+        try:
+            if len(raw) < _LONG_BYTES:
+                self._value = _decode(raw)
+            else:
+                self._value = await asyncio.to_thread(_decode, raw)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise HttpError(400, f"the body is no JSON: {error}") from None
 
     def body(self, kind: type[T]) -> T:
         """The body as a value of `kind`; HttpError 400 that names the field which is wrong.
         Fields that the type does not have are listed in a header of the reply."""
-        try:
-            value = _decode(self._raw or b"null")
-        except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise HttpError(400, f"the body is no JSON: {error}") from None
+        value = self._value
         if not isinstance(value, dict):
             raise HttpError(400, "the body must be a JSON object")
         try:
@@ -92,7 +102,8 @@ class Exchange:
             listed = ",".join(
                 name for name in unknown[:50] if name.isascii() and name.isprintable()
             )
-            self._reply_headers["x-ignored-fields"] = listed[:1000]
+            # A header's value must not begin or end with a space.
+            self._reply_headers["x-ignored-fields"] = listed[:1000].strip()
         return found
 
     def served(self, model: str | None) -> Served:
@@ -151,7 +162,7 @@ class Exchange:
             served.llm.stream(ids, each, priority=self.priority)
             for ids, each in zip(prompts, params, strict=True)
         ]
-        generation = Generation(streams, self.metrics, served.name)
+        generation = Generation(streams, [each.n for each in params], self.metrics, served.name)
         try:
             await generation.start()
         except HttpError as error:
@@ -161,8 +172,15 @@ class Exchange:
         return generation
 
 
-def _request_id(given: str | None) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's id where it is harmless, else a fresh one."""
+    given = headers.get("x-request-id")
     if given and len(given) <= 128 and all(c.isalnum() or c in "-_.:" for c in given):
         return given
     return secrets.token_hex(16)
+
+
+def id_headers(request_id: str) -> dict[str, str]:
+    """The headers of a reply that name its request: OpenAI's clients read the first, Anthropic's
+    the second."""
+    return {"x-request-id": request_id, "request-id": request_id}

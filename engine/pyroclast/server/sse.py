@@ -65,19 +65,28 @@ class EventStream:
         head = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
         head |= {"x-accel-buffering": "no"} | dict(self._headers)
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
-        gone = asyncio.ensure_future(_until_gone(receive))
-        sending = asyncio.ensure_future(self._send_all(send))
+        tasks: set[asyncio.Future[None]] = set()
         try:
-            await self._ping_until({gone, sending}, send)
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            tasks = {asyncio.ensure_future(_until_gone(receive))}
+            tasks.add(asyncio.ensure_future(self._send_all(send)))
+            await self._ping_until(tasks, send)
         finally:
-            for task in (gone, sending):
-                if not task.done():
-                    task.cancel()
+            await self._end(tasks)
+
+    async def _end(self, tasks: set[asyncio.Future[None]]) -> None:
+        """Ends the tasks, the events and the work, whatever any of them raises."""
+        try:
+            for task in tasks:
+                task.cancel()  # nothing, where it is done
+            for task in tasks:
                 with contextlib.suppress(asyncio.CancelledError, OSError):
                     await task
-            await self._events.aclose()
-            await self._on_end()  # events that were never asked for have not ended it
+        finally:
+            try:
+                await self._events.aclose()
+            finally:
+                await self._on_end()  # events that were never asked for have not ended it
 
     async def _send_all(self, send: Send) -> None:
         """One task for all events, and no timer: both would cost more than the event itself."""

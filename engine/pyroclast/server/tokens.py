@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from pyroclast.server.errors import HttpError
 from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.service import Exchange, Reply
-from pyroclast.server.tools_in import Tool, tool_use
+from pyroclast.server.tools_in import MAX_TOOLS, Tool, tool_use
 
 
 class TokenizeRequest(Struct):
@@ -18,7 +18,7 @@ class TokenizeRequest(Struct):
     prompt: str | None = None
     content: str | None = None  # llama-server's name of it
     messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
     add_special: bool | None = None  # llama-server's name of it
@@ -38,7 +38,7 @@ class TemplateRequest(Struct):
     """A conversation."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     model: str | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
@@ -65,21 +65,20 @@ async def tokenize(exchange: Exchange) -> Reply:
         "max_model_len": served.max_model_len,
     }
     if body.return_token_strs:
-        found["token_strs"] = [served.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+        found["token_strs"] = await served.decode_each(ids)
     return exchange.json(found)
 
 
 async def detokenize(exchange: Exchange) -> Reply:
     """Token ids -> text."""
     body = exchange.body(DetokenizeRequest)
-    tokenizer = exchange.served(body.model).tokenizer
-    if wrong := [i for i in body.tokens if i >= tokenizer.vocab_size]:
+    served = exchange.served(body.model)
+    n_vocab, highest = served.tokenizer.vocab_size, max(body.tokens, default=0)
+    if highest >= n_vocab:
         raise HttpError(
-            400,
-            f"token id {wrong[0]} is outside the vocabulary of {tokenizer.vocab_size}",
-            param="tokens",
+            400, f"token id {highest} is outside the vocabulary of {n_vocab}", param="tokens"
         )
-    text = tokenizer.decode(body.tokens, skip_special_tokens=False)
+    text = await served.decode(body.tokens)
     return exchange.json({"prompt": text, "content": text})
 
 
@@ -88,8 +87,7 @@ async def apply_template(exchange: Exchange) -> Reply:
     body = exchange.body(TemplateRequest)
     served = exchange.served(body.model)
     ids = await served.encode_chat(for_template(body.messages), _template(body))
-    text = served.tokenizer.decode(ids, skip_special_tokens=False)
-    return exchange.json({"prompt": text})
+    return exchange.json({"prompt": await served.decode(ids)})
 
 
 async def tokenizer_info(exchange: Exchange) -> Reply:

@@ -89,10 +89,11 @@ def tool_use(
     one_only = parallel is False
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("allowed_tools", choice)
-        known = [_find(known, _name(each)) for each in _list(allowed) if _is_function(each)]
+        by_name = _by_name(known)
+        known = [_find(by_name, _name(each)) for each in _list(allowed) if _is_function(each)]
         choice = allowed.get("mode") or "auto"
     if isinstance(choice, dict):
-        return ToolUse(known, named=_find(known, _name(choice)), one_only=one_only)
+        return ToolUse(known, named=_find(_by_name(known), _name(choice)), one_only=one_only)
     if choice == "none" or not known:
         return ToolUse()
     if choice not in (None, "auto", "required"):
@@ -115,8 +116,12 @@ def _tool(tool: Tool, i: int) -> dict[str, Any]:
 
 def _list(allowed: Any) -> list[Any]:
     tools = allowed.get("tools") if isinstance(allowed, dict) else None
-    if not isinstance(tools, list):
-        raise HttpError(400, "tool_choice.tools must be a list of tools", param="tool_choice")
+    if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
+        raise HttpError(
+            400,
+            f"tool_choice.tools must be a list of at most {MAX_TOOLS} tools",
+            param="tool_choice",
+        )
     return tools
 
 
@@ -129,10 +134,14 @@ def _name(choice: Any) -> Any:
     return function.get("name") if isinstance(function, dict) else None
 
 
-def _find(known: Sequence[dict[str, Any]], name: Any) -> dict[str, Any]:
-    for tool in known:
-        if tool["function"]["name"] == name:
-            return tool
+def _by_name(tools: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tools by name; of two with one name, the first."""
+    return {tool["function"]["name"]: tool for tool in reversed(tools)}
+
+
+def _find(by_name: Mapping[str, dict[str, Any]], name: Any) -> dict[str, Any]:
+    if isinstance(name, str) and name in by_name:
+        return by_name[name]
     raise HttpError(
         400, f"tool_choice names {name!r:.80}, which is none of the tools", param="tool_choice"
     )

@@ -48,6 +48,11 @@ class Tokenizer:
         self.chat_template: str | None = vocabulary.chat_templates.get("default")
 
     @property
+    def uses_process(self) -> bool:
+        """Whether a child process encodes, which may take seconds for any text."""
+        return self._backend.process is not None
+
+    @property
     def special_token_ids(self) -> frozenset[int]:
         """The control tokens: those that `decode` skips."""
         return frozenset(self._vocabulary.special_ids)

@@ -131,9 +131,10 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     add("--cache", type=Path, metavar="DIR", help="where files are made, and kept")
     add("--json", type=Path, metavar="FILE")
     args = parser.parse_args(words)
-    for name in ("gen", "rounds", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    # The time between two tokens needs two.
+    for name, least in (("gen", 2), ("rounds", 1), ("threads", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}, got {getattr(args, name)}")
     servers.exit_on_sigterm()
     with told_in_a_line(parser.prog):
         result = measure(args)
