@@ -93,14 +93,6 @@ def http(running: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
-NAMED = {"type": "function", "function": {"name": "f"}}
-
-
-def deep(n: int) -> Any:
-    """Lists in one another."""
-    return [] if n == 0 else [deep(n - 1)]
-
-
 def answered(http: httpx.Client, path: str, body: Any) -> Any:
     answer = http.post(path, json=body)
     assert answer.is_success, answer.text
@@ -295,46 +287,6 @@ def test_required_calls_stream_and_can_be_held_to_one() -> None:
     tools = [{"function": {"name": "f"}}]
     assert "maxItems" not in required_calls_schema(tools)
     assert required_calls_schema(tools, one_only=True)["maxItems"] == 1
-
-
-@pytest.mark.parametrize("draft", ["draft-07", None])
-def test_a_required_calls_schema_may_be_a_reference(http: httpx.Client, draft: str | None) -> None:
-    """zod-to-json-schema writes these; a name may hold what a JSON pointer escapes."""
-    schema = {
-        "$ref": "#/definitions/a~1b~0",
-        "definitions": {"a/b~": {"const": {"a": 1}}, "c": {"type": "object"}},
-    }
-    if draft is not None:
-        schema["$schema"] = f"http://json-schema.org/{draft}/schema#"
-    tool = {"name": "f", "parameters": schema}
-    asked = {
-        "messages": HELLO,
-        "tools": [{"type": "function", "function": tool}],
-        "tool_choice": "required",
-        "parallel_tool_calls": False,
-        "max_tokens": 60,
-    }
-    [call] = answered(http, CHAT, asked)["choices"][0]["message"]["tool_calls"]
-    assert json.loads(call["function"]["arguments"]) == {"a": 1}
-
-
-@pytest.mark.parametrize(
-    ("choice", "schema", "said"),
-    [
-        ("required", {"minProperties": 3}, "the schema of f"),
-        (NAMED, {"minProperties": 3}, "the schema of f"),
-        ("required", {"examples": deep(58)}, "levels deep"),  # with the schema around it
-        ("required", {"if": {}}, "if"),  # the grammar's compiler refuses these
-        (NAMED, {"if": {}}, "if"),
-    ],
-)
-def test_what_is_wrong_with_a_tool_is_not_the_formats_fault(
-    http: httpx.Client, choice: Any, schema: Any, said: str
-) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    error = refused(http, CHAT, {"messages": HELLO, "tools": [tool], "tool_choice": choice})
-    assert error["param"] == "tools"
-    assert said in error["message"]
 
 
 def test_one_call_at_a_time_if_the_client_says_so() -> None:

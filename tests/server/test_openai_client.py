@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import openai
 import pydantic
 import pytest
-from openai.types.responses import ResponseErrorEvent, ResponseFailedEvent
 
 from demo import demo_path
 from pyroclast import AsyncLLM
@@ -26,14 +24,6 @@ TOOLS = [
         },
     }
 ]
-
-
-LONG = {
-    "type": "object",
-    "properties": {"x": {"type": "string", "minLength": 99}},
-    "required": ["x"],
-}
-LONG_CALL = [{"type": "function", "name": "weather", "parameters": LONG}]
 
 
 @pytest.fixture(scope="module")
@@ -133,92 +123,6 @@ def test_streamed_calls_have_an_index_and_one_id(client: openai.OpenAI) -> None:
     for call in choice.message.tool_calls or []:
         assert call.id
         assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
-
-
-@pytest.mark.parametrize("more", [{}, {"tools": LONG_CALL, "tool_choice": "required"}])
-def test_the_item_that_is_cut_is_incomplete(client: openai.OpenAI, more: Any) -> None:
-    asked: Any = {
-        "model": MODEL,
-        "input": "Count.",
-        "max_output_tokens": 17,
-        "temperature": 0,
-    } | more
-    whole = client.responses.create(**asked)
-    events: Any = list(client.responses.create(**asked, stream=True))
-    [done] = [event.item for event in events if event.type == "response.output_item.done"]
-    streamed = events[-1].response
-    assert (whole.status, streamed.status) == ("incomplete", "incomplete")
-    for item in (whole.output[-1], streamed.output[-1], done):
-        assert item.status == "incomplete"
-
-
-def test_an_error_in_a_stream_of_responses(
-    client: openai.OpenAI, running: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An `error` event with OpenAI's fields, and then response.failed."""
-    model = running.app.models.all[0].llm.llm._loop.stepper.model
-    forward, n_steps = model.forward, itertools.count()
-
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        if next(n_steps) == 3:
-            raise ValueError("in the middle")
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(model, "forward", failing)
-    events = list(
-        client.responses.create(model=MODEL, input="Hi.", max_output_tokens=30, stream=True)
-    )
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    error, failed = events[-2:]
-    assert isinstance(error, ResponseErrorEvent)
-    assert (error.type, error.param) == ("error", None)
-    assert error.code
-    assert error.message
-    assert isinstance(failed, ResponseFailedEvent)
-    assert failed.response.status == "failed"
-    assert failed.response.error is not None
-    assert failed.response.error.code == "server_error"
-
-
-class Place(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid")
-    city: Literal["Paris", "Rome"]
-
-
-class Trip(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid")
-    start: Place
-    end: Place
-
-
-class Stay(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid")
-    place: Place
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_required_calls_of_nested_models(client: openai.OpenAI, seed: int) -> None:
-    """Each schema refers to its own #/$defs/Place."""
-    models = {"Trip": Trip, "Stay": Stay}
-    tools = [openai.pydantic_function_tool(model) for model in models.values()]
-    assert "#/$defs/Place" in json.dumps(tools)
-    message = (
-        client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "Plan a trip."}],
-            tools=tools,
-            tool_choice="required",
-            parallel_tool_calls=False,
-            max_tokens=300,
-            temperature=0.5,
-            seed=seed,
-        )
-        .choices[0]
-        .message
-    )
-    [call] = message.tool_calls or []
-    assert call.type == "function"
-    models[call.function.name].model_validate_json(call.function.arguments)
 
 
 def test_a_schema_is_enforced(client: openai.OpenAI) -> None:
