@@ -1,4 +1,5 @@
-"""A server under twice its capacity and under misuse: 30 minutes that end by themselves.
+"""Loads a server with twice as many clients as it has slots, some of which misbehave, for 30
+minutes.
 
     python bench/soak.py --minutes 30 --json bench/results/soak.json
 

@@ -136,7 +136,22 @@ def test_stop_sequences_are_named(client: anthropic.Anthropic) -> None:
 def test_counting_tokens_agrees_with_the_usage(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model=MODEL, messages=HELLO, system="Be brief.")
     answer = client.messages.create(model=MODEL, max_tokens=1, messages=HELLO, system="Be brief.")
-    assert counted.input_tokens == answer.usage.input_tokens
+    cached = answer.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == answer.usage.input_tokens + cached
+
+
+def test_cached_tokens_are_no_input_tokens(client: anthropic.Anthropic) -> None:
+    """Anthropic's total is input_tokens + cache_read_input_tokens, in a stream as well."""
+    messages: Any = [{"role": "user", "content": "Count with me: one, two, three. " * 8}]
+    n_prompt = client.messages.count_tokens(model=MODEL, messages=messages).input_tokens
+    asked: Any = {"model": MODEL, "max_tokens": 1, "messages": messages}
+    client.messages.create(**asked)
+    whole = client.messages.create(**asked).usage
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message().usage
+    for usage in (whole, streamed):
+        assert usage.cache_read_input_tokens
+        assert usage.input_tokens == n_prompt - usage.cache_read_input_tokens
 
 
 def test_the_billing_line_does_not_reach_the_prompt(client: anthropic.Anthropic) -> None:

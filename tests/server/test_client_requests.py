@@ -137,8 +137,8 @@ def test_claude_code_hands_back_what_other_servers_made(http: httpx.Client) -> N
             {"role": "user", "content": [result, *user]},
         ]
         body = CLAUDE_CODE | {"messages": turns, "max_tokens": 1}
-        counted: int = answered(http, MESSAGES, body)["usage"]["input_tokens"]
-        return counted
+        usage = answered(http, MESSAGES, body)["usage"]
+        return int(usage["input_tokens"] + usage["cache_read_input_tokens"])
 
     assert n_tokens(*answer, search, found) == n_tokens(*answer)
     text = {"type": "text", "media_type": "text/plain", "data": "A long text. " * 20}
@@ -173,11 +173,32 @@ def test_an_assistants_last_turn_is_continued(http: httpx.Client, running: Runni
         asked = {"messages": turns, "max_tokens": 8, "temperature": 0}
         found = answered(http, MESSAGES, asked)
         assert found["content"][0]["text"] == wanted.text
-        assert found["usage"]["input_tokens"] == len(ids)
+        usage = found["usage"]
+        assert usage["input_tokens"] + usage["cache_read_input_tokens"] == len(ids)
         found = answered(http, CHAT, asked | {"continue_final_message": True})
+        assert found["choices"][0]["message"]["content"] == wanted.text
+        vllm = {"continue_final_message": True, "add_generation_prompt": False}
+        found = answered(http, CHAT, asked | vllm)
+        assert found["usage"]["prompt_tokens"] == len(ids)
         assert found["choices"][0]["message"]["content"] == wanted.text
     error = refused(http, CHAT, {"messages": HELLO, "continue_final_message": True})
     assert error["param"] == "continue_final_message"
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+def test_requests_with_other_salts_share_nothing(http: httpx.Client, path: str) -> None:
+    long = f"{path} {'Count with me: one, two, three. ' * 8}"
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": long}], "max_tokens": 1}
+    if path == RESPONSES:
+        body = {"input": long, "max_output_tokens": 1}
+
+    def cached(salt: str) -> int:
+        usage = answered(http, path, body | {"cache_salt": salt})["usage"]
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        n: int = details["cached_tokens"] if details else usage["cache_read_input_tokens"]
+        return n
+
+    assert [cached(salt) > 0 for salt in ("a", "a", "b", "b")] == [False, True, False, True]
 
 
 def test_an_input_is_counted(http: httpx.Client) -> None:
@@ -319,6 +340,12 @@ def test_minus_one_means_as_many_tokens_as_there_is_room(http: httpx.Client) -> 
     body = {"messages": HELLO, "max_tokens": -1, "stop": ["e"], "temperature": 0}
     assert answered(http, CHAT, body)["choices"][0]["finish_reason"] == "stop"
     assert refused(http, CHAT, body | {"max_tokens": 0})["param"] == "max_tokens"
+    body = {"prompt": ["One, two,", "Three."], "max_tokens": -1, "stop": ["e"], "temperature": 0}
+    for choice in answered(http, "/v1/completions", body)["choices"]:
+        assert choice["finish_reason"] == "stop"
+    for wrong in (0, -2):
+        error = refused(http, "/v1/completions", body | {"max_tokens": wrong})
+        assert error["param"] == "max_tokens"
 
 
 def test_a_missing_field_is_named(http: httpx.Client) -> None:

@@ -108,3 +108,33 @@ def test_a_prompt_that_opens_the_reasoning_is_read_in_it(tokenizer: Tokenizer) -
     assert served.after_reasoning(None, prompt) is None
     plain = tokenizer.encode("assistant\n", add_special_tokens=False)
     assert served.after_reasoning(form, plain) == form | {"after": THINK}
+
+
+ALWAYS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}{# </think> #}"
+SWITCHED = (
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if enable_thinking is false %}\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("ending", [ALWAYS, SWITCHED], ids=["always", "switched"])
+@pytest.mark.parametrize("begun", ["The answer is", "Hm.</think>The answer is"])
+def test_an_answer_that_is_begun_has_its_reasoning_behind_it(
+    tokenizer: Tokenizer, ending: str, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The begun text is part of the answer, even where the prompt opens the reasoning."""
+    tokenizer.chat_template = f"{{{{ messages[0].content }}}}{ending}"
+    monkeypatch.setitem(tokenizer.chat_templates, "default", tokenizer.chat_template)  # type: ignore[arg-type]
+    head = tokenizer.encode_chat(HELLO)
+    if "</think>" not in begun:
+        head = tokenizer.encode_chat(HELLO, enable_thinking=False)
+        if ending == ALWAYS:
+            head += tokenizer.encode("\n</think>\n\n", add_special_tokens=False)
+    wanted = head + tokenizer.encode(begun, add_special_tokens=False, parse_special=False)
+    turns = [*HELLO, {"role": "assistant", "content": begun}]
+    with serving({"demo": AsyncLLM.of(scripted_llm(tokenizer, len(wanted), " 42."))}) as running:
+        choice = ask(running.url, messages=turns, continue_final_message=True)
+        assert choice["message"] == {"role": "assistant", "content": " 42."}
+        body = {"messages": turns, "max_tokens": 9}
+        found = httpx.post(f"{running.url}/v1/messages", json=body, timeout=60).json()
+    assert found["content"] == [{"type": "text", "text": " 42."}]

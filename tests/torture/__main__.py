@@ -38,7 +38,8 @@ def main(argv: list[str], kinds: list[Kind]) -> int:
     show(table(outcomes))
     found = [finding for outcome in outcomes.values() for finding in outcome.findings]
     for finding in found:
-        show(f"FOUND {finding.what}\n  python -m torture --replay {finding.save(options.findings)}")
+        path = finding.save(options.findings)
+        show(f'FOUND {finding.what}\n  make torture TORTURE_ARGS="--replay {path}"')
     return bool(found)
 
 

@@ -184,6 +184,7 @@ def test_the_command_adds_up_and_fails_on_a_finding(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "KeyError: 'surprise'" in printed
     [saved] = folder.iterdir()
+    assert f'make torture TORTURE_ARGS="--replay {saved}"' in printed
     assert command.main(["--replay", str(saved)], [planted(wrong)]) == 1
     assert "found again" in capsys.readouterr().out
     assert command.main(["--replay", str(saved)], [planted(str)]) == 0

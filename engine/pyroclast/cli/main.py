@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "serve": (
         "serve:serve",
-        "answer over HTTP, as OpenAI's API does",
+        "answer over HTTP, as OpenAI's and Anthropic's APIs do",
         "model.gguf --port 8000 --api-key-file keys.txt",
     ),
     "info": ("info:info", "what a model file holds, and what it needs", "model.gguf"),

@@ -85,15 +85,24 @@ def required_calls_schema(
             "type": "object",
             "properties": {
                 "name": {"const": tool["function"]["name"]},
-                "parameters": parameters_of(tool),
+                "parameters": _document(parameters_of(tool), f"tool:{i}"),
             },
             "required": ["name", "parameters"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for i, tool in enumerate(tools)
     ]
     found = {"type": "array", "minItems": 1, "items": {"anyOf": each}}
     return found | {"maxItems": 1} if one_only else found
+
+
+def _document(schema: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """A schema that stands inside another and is a document of its own: its references, such as
+    #/$defs/City, begin at itself.  Before draft 2019-09 a $ref hides the $id beside it."""
+    found = {**schema, "$id": uri}
+    if "$ref" in found:
+        found["allOf"] = [*found.get("allOf", ()), {"$ref": found.pop("$ref")}]
+    return found
 
 
 def parameters_of(tool: Mapping[str, Any]) -> Any:

@@ -78,6 +78,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     stream: bool | None = None
     metadata: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
+    cache_salt: str | None = None
     output_format: OutputFormat | None = None  # its name before it moved into output_config
 
 
@@ -116,8 +117,7 @@ class Messages:
         head = self._head()
         head["content"] = blocks_json(reader.answer)
         head |= self._end(reader.finish_reason, stop)
-        n_cached = self._chat.generation.n_cached
-        head["usage"] |= {"output_tokens": n_tokens, "cache_read_input_tokens": n_cached}
+        head["usage"] |= self._usage(n_tokens)
         return head
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -134,10 +134,7 @@ class Messages:
         end = {
             "type": "message_delta",
             "delta": self._end(reader.finish_reason, stop),
-            "usage": {
-                "output_tokens": n_tokens,
-                "cache_read_input_tokens": self._chat.generation.n_cached,
-            },
+            "usage": self._usage(n_tokens),
         }
         yield event(end, "message_delta") + event({"type": "message_stop"}, "message_stop")
 
@@ -156,6 +153,16 @@ class Messages:
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
             },
+        }
+
+    def _usage(self, n_tokens: int) -> dict[str, int]:
+        """The final counts.  The prompt's tokens are those that were read and those that were
+        cached: Anthropic's clients add them up."""
+        n_cached = self._chat.generation.n_cached
+        return {
+            "input_tokens": self._chat.n_prompt - n_cached,
+            "cache_read_input_tokens": n_cached,
+            "output_tokens": n_tokens,
         }
 
     def _end(self, finish_reason: str | None, stop: str | int | None) -> dict[str, Any]:
@@ -194,7 +201,7 @@ def _as_chat(body: MessagesRequest) -> ChatRequest:
     chat = _conversation(body)
     chat.max_tokens = body.max_tokens
     chat.temperature, chat.top_p, chat.top_k = body.temperature, body.top_p, body.top_k
-    chat.stop = body.stop_sequences
+    chat.stop, chat.cache_salt = body.stop_sequences, body.cache_salt
     config = body.output_config or OutputConfig()
     chat.reasoning_effort = config.effort
     form = config.format or body.output_format

@@ -94,12 +94,25 @@ class Chat:
         """Renders the prompt; how many tokens it has."""
         body, served = self._body, self._served
         turns = for_template(body.messages)
-        begun = _begun(body, turns)
-        self._prompt_ids = await served.encode_chat(turns, self._template())
+        begun, template = _begun(body, turns), self._template()
+        self._prompt_ids = await served.encode_chat(turns, template)
         if begun:
+            if (end := served.open_reasoning(self._prompt_ids)) and end not in begun:
+                self._prompt_ids = await self._close_reasoning(turns, template)
             plain = {"add_special_tokens": False, "parse_special": False}
             self._prompt_ids += await served.encode(begun, **plain)
         return len(self._prompt_ids)
+
+    async def _close_reasoning(
+        self, turns: list[dict[str, Any]], template: dict[str, Any]
+    ) -> list[int]:
+        """The prompt of an answer that is begun: as the template writes it without thinking, or
+        with empty reasoning where the template always opens it."""
+        served = self._served
+        ids = await served.encode_chat(turns, template | {"enable_thinking": False})
+        if end := served.open_reasoning(ids):
+            ids += await served.encode(f"\n{end}\n\n", add_special_tokens=False)
+        return ids
 
     async def prepare(self) -> None:
         """Renders the prompt and checks everything, before the first byte is sent."""
@@ -107,16 +120,18 @@ class Chat:
         n_prompt = await self.count()
         asked = _asked(body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        calls = self._structure()
+        asks = structure_field(body) if calls is None else "tools"
         self._params = sampling_params(
             body,
             max_tokens=served.max_tokens(asked, n_prompt, "messages"),
             logprobs=logprobs,
-            structured=self._structure()
-            or served.after_reasoning(structure(body), self._prompt_ids),
+            structured=calls or served.after_reasoning(structure(body), self._prompt_ids),
+            asks=asks,
             skip_special_tokens=False,
         )
         self.generation = await self._exchange.generate(
-            served, [self._prompt_ids], [self._params], structure=structure_field(body)
+            served, [self._prompt_ids], [self._params], structure=asks
         )
 
     def _template(self) -> dict[str, Any]:
@@ -126,6 +141,8 @@ class Chat:
         for name in ("reasoning_effort", "enable_thinking", "documents", "add_generation_prompt"):
             if (value := getattr(body, name)) is not None:
                 found[name] = value
+        if body.continue_final_message:  # its turn is begun: vLLM's clients ask for no second one
+            found["add_generation_prompt"] = True
         if self._tools.tools:
             found["tools"] = self._tools.for_template()
         return found

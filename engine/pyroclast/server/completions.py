@@ -31,7 +31,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=-1)] | None = None  # -1 leaves it open
     logprobs: Annotated[int, Meta(ge=0, le=128)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -95,7 +95,8 @@ class Completions:
         self._prompts = await self._encode(as_prompts(body.prompt, "prompt"))
         asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         for ids in self._prompts:
-            n_room = self._served.max_tokens(max(asked, 1), len(ids), "prompt")
+            wanted = None if asked < 0 else max(asked, 1)
+            n_room = self._served.max_tokens(wanted, len(ids), "prompt")
             self._params.append(
                 sampling_params(
                     body,

@@ -90,9 +90,11 @@ def sampling_params(
     max_tokens: int | None,
     logprobs: int | None = None,
     structured: dict[str, Any] | None = None,
+    asks: str | None = None,
     **more: Any,
 ) -> SamplingParams:
-    """The engine's parameters; HttpError 400 with the name of the field that is wrong."""
+    """The engine's parameters; HttpError 400 with the name of the field that is wrong.  asks: the
+    field that asks for `structured`."""
     given: dict[str, Any] = {name: getattr(fields, name) for name in _SAME_NAME}
     if fields.seed is not None:
         given["seed"] = fields.seed % 2**64  # OpenAI's may be negative
@@ -107,7 +109,7 @@ def sampling_params(
     except SamplingError as error:
         param = str(error).split(" ", 1)[0].split("[")[0]
         if param == "structured":
-            param = structure_field(fields)
+            param = asks or structure_field(fields)
         raise HttpError(400, str(error), param=param) from error
 
 

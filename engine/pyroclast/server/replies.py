@@ -1,6 +1,6 @@
 """What the endpoints reply, as types: OpenAPI is made of them, and tests hold replies to them.
 
-Replies are built as dicts, which is quicker; these types are never filled."""
+Replies are built as dicts, which is quicker; these types are never instantiated."""
 
 from __future__ import annotations
 

@@ -95,15 +95,15 @@ def _thoughts(item: dict[str, Any]) -> str:
     return "".join(text for text in found if isinstance(text, str))
 
 
-def items_json(answer: Answer, response_id: str) -> list[dict[str, Any]]:
-    """The output items of a whole answer."""
+def items_json(answer: Answer, response_id: str, *, cut: bool = False) -> list[dict[str, Any]]:
+    """The output items of a whole answer.  cut: the last one is not complete."""
     writer = ItemWriter(response_id)
     delta = AnswerDelta(answer.reasoning, answer.content)
     writer.write(delta)
     for i, call in enumerate(answer.tool_calls):
         writer.begin_call(i, call.id, call.name)
         writer.add("arguments", call.arguments)
-    writer.end()
+    writer.end(cut=cut)
     return writer.items
 
 
@@ -153,10 +153,11 @@ class ItemWriter:
             more["logprobs"] = []
         return self._event(f"response.{kind}.delta", more)
 
-    def end(self) -> bytes:
-        """Closes the open item; an answer without any gets an empty message."""
+    def end(self, *, cut: bool = False) -> bytes:
+        """Closes the open item; an answer without any gets an empty message.  cut: the answer ended
+        before that item was complete."""
         head = self._begin("message") if not self.items and self._item is None else b""
-        return head + self._close()
+        return head + self._close("incomplete" if cut else "completed")
 
     def _begin(self, kind: str) -> bytes:
         if self._item is not None and self._item["type"] == kind:
@@ -177,11 +178,11 @@ class ItemWriter:
         self._text = ""
         return self._output_item("added")
 
-    def _close(self) -> bytes:
+    def _close(self, status: str = "completed") -> bytes:
         item = self._item
         if item is None:
             return b""
-        data, item["status"] = b"", "completed"
+        data, item["status"] = b"", status
         if item["type"] == "function_call":
             item["arguments"] = self._text
             done = {"arguments": self._text, "name": item["name"]}

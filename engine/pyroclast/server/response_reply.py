@@ -27,7 +27,7 @@ class OutputMessage(Struct, tag_field="type", tag="message"):
     """Text for the reader."""
 
     id: str
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
     role: Literal["assistant"]
     content: list[OutputText]
 
@@ -36,7 +36,7 @@ class OutputReasoning(Struct, tag_field="type", tag="reasoning"):
     """The model's reasoning."""
 
     id: str
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
     summary: list[Any]
     content: list[ReasoningText]
 
@@ -45,7 +45,7 @@ class OutputCall(Struct, tag_field="type", tag="function_call"):
     """A call of a tool; arguments is the text of a JSON object."""
 
     id: str
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
     call_id: str
     name: str
     arguments: str

@@ -4,98 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
+from msgspec import to_builtins
 
-from pyroclast.server.chat import Chat, ChatRequest
-from pyroclast.server.errors import HttpError
-from pyroclast.server.fields import JsonSchema, ResponseFormat
-from pyroclast.server.messages_in import ChatMessage
-from pyroclast.server.response_items import ItemWriter, input_messages, items_json
+from pyroclast.server.chat import Chat
+from pyroclast.server.errors import HttpError, of_exception
+from pyroclast.server.response_items import ItemWriter, items_json
+from pyroclast.server.responses_in import (
+    ResponsesRequest,
+    ResponseTool,
+    TextFormat,
+    as_chat,
+    refuse_state,
+)
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import DONE
-from pyroclast.server.tools_in import MAX_TOOLS, Tool, ToolFunction
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk
     from pyroclast.text.answers.delta import AnswerDelta
 
 
-class ResponseTool(Struct):
-    """A function; tools of other types, which run elsewhere, are ignored."""
-
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class TextFormat(Struct):
-    """text.format: {"type": "text" | "json_object" | "json_schema", ...}."""
-
-    type: str = "text"
-    name: str | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class TextOptions(Struct):
-    """What the text must look like."""
-
-    format: TextFormat | None = None
-    verbosity: str | None = None
-
-
-class Reasoning(Struct):
-    """How much to think."""
-
-    effort: str | None = None
-    summary: str | None = None
-
-
-class ResponsesRequest(Struct, kw_only=True):
-    """The body of a responses request."""
-
-    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
-    model: str | None = None
-    instructions: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    stream: bool | None = None
-    tools: Annotated[list[ResponseTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: Reasoning | None = None
-    metadata: dict[str, Any] | None = None
-    previous_response_id: str | None = None
-    conversation: str | dict[str, Any] | None = None
-    prompt: dict[str, Any] | None = None
-    store: bool | None = None
-    background: bool | None = None
-    include: list[str] | None = None
-    truncation: str | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
-    max_tool_calls: int | None = None
-    chat_template_kwargs: dict[str, Any] | UnsetType = UNSET
-
-
 async def responses(exchange: Exchange) -> Reply:
     """Answers, at once or as a stream."""
     body = exchange.body(ResponsesRequest)
-    _refuse_state(body)
-    chat = Chat(exchange, exchange.served(body.model), _as_chat(body))
+    refuse_state(body)
+    chat = Chat(exchange, exchange.served(body.model), as_chat(body))
     await chat.prepare()
     work = Responses(exchange, chat, body)
     if body.stream:
@@ -106,8 +41,8 @@ async def responses(exchange: Exchange) -> Reply:
 async def input_tokens(exchange: Exchange) -> Reply:
     """How many tokens an input has."""
     body = exchange.body(ResponsesRequest)
-    _refuse_state(body)
-    chat = Chat(exchange, exchange.served(body.model), _as_chat(body))
+    refuse_state(body)
+    chat = Chat(exchange, exchange.served(body.model), as_chat(body))
     return exchange.json({"object": "response.input_tokens", "input_tokens": await chat.count()})
 
 
@@ -124,18 +59,37 @@ class Responses:
         reader = self._chat.reader()
         async for delta, chunk in self._chat.deltas(reader):
             self._count(delta, chunk)
-        return self._ended(reader.finish_reason, items_json(reader.answer, self._id))
+        cut = reader.finish_reason == "length"
+        return self._ended(reader.finish_reason, items_json(reader.answer, self._id, cut=cut))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """The stream's events, numbered."""
-        reader, writer = self._chat.reader(), ItemWriter(self._id)
+        """The stream's events, numbered, to the end or to an error."""
+        writer = ItemWriter(self._id)
+        try:
+            async for data in self._events(writer):
+                yield data
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+            yield self._failed(writer, of_exception(error)) + DONE
+
+    def _failed(self, writer: ItemWriter, error: HttpError) -> bytes:
+        """The two events of an error after the stream began, as OpenAI sends them."""
+        about = {"code": error.code, "message": error.message, "param": error.param}
+        response = self._object("failed", writer.items)
+        code = "server_error" if error.status >= 500 else "invalid_prompt"
+        response["error"] = {"code": code, "message": error.message}
+        return writer.numbered("error", about) + writer.numbered(
+            "response.failed", {"response": response}
+        )
+
+    async def _events(self, writer: ItemWriter) -> AsyncGenerator[bytes, None]:
+        reader = self._chat.reader()
         for name in ("response.created", "response.in_progress"):
             yield writer.numbered(name, {"response": self._object("in_progress", [])})
         async for delta, chunk in self._chat.deltas(reader):
             self._count(delta, chunk)
             if data := writer.write(delta):
                 yield data
-        yield writer.end()
+        yield writer.end(cut=reader.finish_reason == "length")
         response = self._ended(reader.finish_reason, writer.items)
         yield writer.numbered(f"response.{response['status']}", {"response": response}) + DONE
 
@@ -214,73 +168,3 @@ def _tool_json(tool: ResponseTool) -> dict[str, Any]:
         "parameters": tool.parameters,
         "strict": tool.strict,
     }
-
-
-# Fields that need what this server does not keep, and what to do instead.
-_NEED_STATE = {
-    "previous_response_id": "this server keeps no responses: send the whole conversation as input",
-    "conversation": "this server keeps no conversations: send the whole conversation as input",
-    "prompt": "this server keeps no prompts: send the text as instructions and input",
-    "background": "background responses are not supported",
-}
-
-
-def _refuse_state(body: ResponsesRequest) -> None:
-    """The server keeps no responses: what needs them is refused, not ignored."""
-    wrong = {name: text for name, text in _NEED_STATE.items() if getattr(body, name)}
-    if body.truncation not in (None, "disabled"):
-        wrong["truncation"] = "this server never cuts a prompt; truncation must be 'disabled'"
-    if "message.output_text.logprobs" in (body.include or ()):
-        wrong["include"] = "this endpoint gives no logprobs; /v1/chat/completions does"
-    for name, text in wrong.items():
-        raise HttpError(400, text, param=name, code="unsupported_parameter")
-
-
-def _as_chat(body: ResponsesRequest) -> ChatRequest:
-    """The same request as the chat endpoint has it."""
-    messages: list[ChatMessage] = []
-    if body.instructions:
-        messages.append(ChatMessage("system", body.instructions))
-    if isinstance(body.input, str):
-        messages.append(ChatMessage("user", body.input))
-    else:
-        messages += input_messages(body.input)
-    tools = [
-        Tool(ToolFunction(tool.name, tool.description, tool.parameters, tool.strict))
-        for tool in body.tools or ()
-        if tool.type == "function" and tool.name
-    ]
-    kwargs = body.chat_template_kwargs
-    return ChatRequest(
-        messages=messages,
-        model=body.model,
-        max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        seed=body.seed,
-        tools=tools or None,
-        tool_choice=_choice(body.tool_choice),
-        parallel_tool_calls=body.parallel_tool_calls,
-        response_format=_format(body.text),
-        reasoning_effort=body.reasoning.effort if body.reasoning else None,
-        chat_template_kwargs=kwargs if isinstance(kwargs, dict) else None,
-    )
-
-
-def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """{"type": "function", "name": ...} as the chat endpoint has it; other kinds leave the choice
-    to the model."""
-    if not isinstance(choice, dict):
-        return choice
-    if choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice if choice.get("type") == "allowed_tools" else "auto"
-
-
-def _format(text: TextOptions | None) -> ResponseFormat | None:
-    form = None if text is None else text.format
-    if form is None:
-        return None
-    return ResponseFormat(form.type, JsonSchema(form.schema, form.name, form.strict))

@@ -19,6 +19,7 @@ from pyroclast.server import (
     responses,
     tokens,
 )
+from pyroclast.server.responses_in import ResponsesRequest
 from pyroclast.server.service import Exchange, Reply
 
 Endpoint = Callable[[Exchange], Awaitable[Reply]]
@@ -62,7 +63,7 @@ ROUTES: tuple[Route, ...] = (
         responses.responses,
         "The next items of a conversation; stateless.",
         response_reply.ResponseReply,
-        responses.ResponsesRequest,
+        ResponsesRequest,
         generates=True,
     ),
     Route(
@@ -71,7 +72,7 @@ ROUTES: tuple[Route, ...] = (
         responses.input_tokens,
         "How many tokens an input has.",
         response_reply.InputTokensReply,
-        responses.ResponsesRequest,
+        ResponsesRequest,
     ),
     Route(
         "POST",

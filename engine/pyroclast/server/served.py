@@ -120,6 +120,12 @@ class Served:
         marks = reasoning_marks(self.parser, template, tail)
         return structured if structured is None or marks is None else structured | {"after": marks}
 
+    def open_reasoning(self, prompt_ids: Sequence[int]) -> str | None:
+        """The mark that ends the reasoning which this prompt opens; None if it opens none."""
+        tail = self._tail(prompt_ids)
+        marks = reasoning_marks(self.parser, self.tokenizer.chat_template, tail)
+        return marks[0].strip() if marks is not None and len(marks) == 1 else None
+
     def _tail(self, prompt_ids: Sequence[int]) -> str:
         return self._spell(prompt_ids[-_N_TAIL:])
 

@@ -22,7 +22,7 @@ _FORMS = {
 
 def strict_grammar(parser: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """SamplingParams.structured for tools of which one is strict; None where nothing can be held:
-    no tool is strict, or the model writes calls in a way that is no JSON."""
+    no tool is strict, or the model writes calls in a format other than JSON."""
     form = _FORMS.get(parser)
     if form is None or not any(tool["function"].get("strict") for tool in tools):
         return None
@@ -42,13 +42,19 @@ def strict_grammar(parser: str, tools: Sequence[Mapping[str, Any]]) -> dict[str,
     return {"grammar": StructTag.to_grammar(tags, assume_special=False)} if tags else None
 
 
-def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = tool["function"]
-    schema = dict(parameters_of(tool) if function.get("strict") else {"type": "object"})
+def held_parameters(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments; HttpError 400 for one that a grammar cannot hold."""
+    schema = dict(parameters_of(tool))
     try:
-        check_enforced(f"the schema of {function['name']}", schema)
+        check_enforced(f"the schema of {tool['function']['name']}", schema)
     except SamplingError as error:
         raise HttpError(400, str(error), param="tools") from error
+    return schema
+
+
+def _schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    is_strict = tool["function"].get("strict")
+    schema: dict[str, Any] = held_parameters(tool) if is_strict else {"type": "object"}
     return schema | {"x-guidance": {**schema.get("x-guidance", {}), **HELD_OPTIONS}}
 
 

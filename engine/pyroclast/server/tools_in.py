@@ -12,12 +12,11 @@ from pyroclast.server.answers import (
     ChoiceReader,
     ForcedCallParser,
     RequiredCallsParser,
-    parameters_of,
     required_calls_schema,
 )
 from pyroclast.server.errors import HttpError
 from pyroclast.server.served import Served
-from pyroclast.server.tool_grammar import strict_grammar
+from pyroclast.server.tool_grammar import held_parameters, strict_grammar
 
 MAX_TOOLS = 512
 
@@ -61,8 +60,10 @@ class ToolUse:
     def structure(self) -> dict[str, Any] | None:
         """SamplingParams.structured of a call that must be made."""
         if self.named is not None:
-            return {"json": parameters_of(self.named)}
+            return {"json": held_parameters(self.named)}
         if self.must_call and self.tools:
+            for tool in self.tools:
+                held_parameters(tool)
             return {"json": required_calls_schema(self.tools, one_only=self.one_only)}
         return None
 
