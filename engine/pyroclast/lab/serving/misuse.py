@@ -19,7 +19,7 @@ _BROKEN = (
     b"[]",
     b"\xff\xfe",
     b'{"prompt": 7}',
-    b'{"prompt": "a", "max_tokens": -1}',
+    b'{"prompt": "a", "max_tokens": -2}',
     b'{"prompt": "a", "max_tokens": 1e99}',
     b'{"prompt": "a", "temperature": "hot"}',
     b'{"prompt": [[]]}',
