@@ -253,3 +253,25 @@ def test_a_request_that_a_failure_ended_in_the_inbox_never_runs(monkeypatch):
             await reader
 
     asyncio.run(work())
+
+
+def test_the_child_of_a_fork_waits_for_a_bell_of_its_own():
+    """The parent's thread may have taken the lock of the bell when the process forked."""
+    before, llm = pumps(), fake_llm()
+    model = AsyncLLM.of(llm)
+
+    async def work():
+        return (await model.generate("a", GREEDY))[0].text
+
+    text = asyncio.run(work())
+    pump = llm._loop.pump
+    bell, pump._idle = pump._bell, True
+    pump.renew()  # as in the child
+    assert pump._bell is not bell
+    assert not pump._idle
+    assert asyncio.run(work()) == text
+    bell.put(None)  # the thread of before, which this process has
+    llm.close()
+    for thread in pumps() - before:
+        thread.join(10)
+    assert not pumps() - before

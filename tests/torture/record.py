@@ -114,7 +114,8 @@ class Record:
 
     def _write(self, running: int) -> None:
         numbers = (self._n_cases, self._n_refused, running, time.monotonic(), time.process_time())
-        _HEADER.pack_into(self._memory, 0, *numbers, len(self._input))
+        # In one piece: pack_into() zeroes its place first, and the parent would read a clock of 0.
+        self._memory[: _HEADER.size] = _HEADER.pack(*numbers, len(self._input))
 
     # ---- the parent's side ----
 

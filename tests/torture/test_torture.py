@@ -18,7 +18,7 @@ from pyroclast.errors import ModelFileError
 from torture import __main__ as command
 from torture.campaign import Kind, replay, torture
 from torture.kinds import KINDS
-from torture.record import Finding
+from torture.record import Finding, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,3 +189,18 @@ def test_the_command_adds_up_and_fails_on_a_finding(tmp_path, capsys):
     assert "found again" in capsys.readouterr().out
     assert command.main(["--replay", str(saved)], [planted(str)]) == 0
     assert "no fault any more" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_the_watcher_never_reads_half_of_what_a_child_writes(tmp_path):
+    record = Record("planted", 0, tmp_path / "findings")
+    begin = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        while time.monotonic() < begin + 0.5:
+            with record.case():
+                pass
+        os._exit(0)
+    seen = [record.running() for _ in iter(lambda: os.waitpid(pid, os.WNOHANG)[0], pid)]
+    assert len({case for case, _, _ in seen}) > 100
+    assert all(wall >= begin for case, wall, _ in seen if case)

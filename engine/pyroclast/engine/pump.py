@@ -23,12 +23,15 @@ class Pump:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
-        # Unlike an Event, it may be filled in a signal handler and in a finalizer.
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._hang_bell(loop)
         self._pid_of_thread: int | None = None
         self._idle = False
         # A finalizer that runs while a thread is being started may want another.
         self._lock = threading.RLock()
+
+    def _hang_bell(self, loop: Loop) -> None:
+        # Unlike an Event, it may be filled in a signal handler and in a finalizer.
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._finalizer = weakref.finalize(loop, self._bell.put, None)
         self._finalizer.atexit = False
 
@@ -43,9 +46,14 @@ class Pump:
             self._bell.put(None)
 
     def renew(self) -> None:
-        """In the child of a fork: the thread and whoever was starting it are not here."""
+        """In the child of a fork: the thread and whoever was starting it are not here.  The thread
+        may have taken the bell's lock just before; nobody would ever give it back."""
         self._lock = threading.RLock()
         self._pid_of_thread = None
+        self._idle = False
+        self._finalizer.detach()
+        if (loop := self._loop()) is not None:
+            self._hang_bell(loop)
 
     def _start(self, pid: int) -> None:
         with self._lock:
