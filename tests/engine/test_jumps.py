@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,23 +13,10 @@ from json_schemas import suite, why_invalid
 from pyroclast import LLM, SamplingParams
 from pyroclast.engine.output import Completion
 from pyroclast.errors import SamplingError
-from random_answers import byte_llm, demo_llm
 
 NAMES = ("name", "names", "n", "address of the house", 'a "quoted" one', "größe")
 SOME_FILES = tuple(f"draft2020-12/{name}:" for name in ("enum", "const", "properties", "required"))
 TEXTS = ("yes", "yes, certainly", "no", "", "länger und länger", 'say "so"\n')
-
-
-@pytest.fixture(scope="module")
-def by_bytes() -> Iterator[LLM]:
-    with byte_llm() as llm:
-        yield llm
-
-
-@pytest.fixture(scope="module")
-def by_tokens() -> Iterator[LLM]:
-    with demo_llm() as llm:
-        yield llm
 
 
 def a_schema(chance: random.Random, depth: int = 3) -> dict[str, Any]:

@@ -4,7 +4,7 @@ with random models, through the whole engine."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,22 +12,9 @@ import pytest
 from json_schemas import Group, bench, suite, why_invalid
 from pyroclast import LLM, SamplingParams
 from pyroclast.errors import SamplingError
-from random_answers import byte_llm, demo_llm
 
 # Python's re has no \p, and its \W knows letters that ECMAScript's does not: no judge of these.
 NO_JUDGE = ("ecmascript-regex", "non-bmp-regex", "Unicode property escape")
-
-
-@pytest.fixture(scope="module")
-def by_bytes() -> Iterator[LLM]:
-    with byte_llm() as llm:
-        yield llm
-
-
-@pytest.fixture(scope="module")
-def by_tokens() -> Iterator[LLM]:
-    with demo_llm() as llm:
-        yield llm
 
 
 def judged(groups: Iterable[Group]) -> list[Group]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 import os
 import random
 import resource
-import time
 
-from torture.campaign import Kind, Record
+from torture.campaign import Kind
 from torture.nursery import Nursery
-from torture.writers import WRITERS, Desk
+from torture.writers import WRITERS, Desk, runs
 
 _CODE = """
 import ctypes, os, resource, shutil, signal, sys
@@ -49,19 +48,6 @@ print(said)
 """
 
 
-def run(seed: int, deadline: float, record: Record) -> None:
-    """Cases until the deadline."""
-    number = 0
-    with Nursery() as nursery:
-        desk = Desk(nursery)
-        while time.monotonic() < deadline or not number:
-            rng = random.Random(f"{seed} {number}")
-            with record.case():
-                for what in _case(rng, nursery, desk):
-                    record.finding(what)
-            number += 1
-
-
 def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
     name = rng.choice(sorted(WRITERS))
     mounts = os.geteuid() == 0 and rng.random() < 0.5
@@ -80,4 +66,4 @@ def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
     return found
 
 
-FULL_DISK = Kind("disk", run, memory_bytes=None)
+FULL_DISK = Kind("disk", runs(_case), memory_bytes=None)

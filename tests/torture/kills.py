@@ -7,9 +7,9 @@ import random
 import signal
 import time
 
-from torture.campaign import Kind, Record
+from torture.campaign import Kind
 from torture.nursery import Nursery
-from torture.writers import WRITERS, Desk
+from torture.writers import WRITERS, Desk, runs
 
 _CODE = """
 from pathlib import Path
@@ -18,19 +18,6 @@ print("begun", flush=True)
 for i in range(10**6):
     WRITERS[argv[0]][1](Path(argv[1]), i % 2)
 """
-
-
-def run(seed: int, deadline: float, record: Record) -> None:
-    """Cases until the deadline."""
-    number = 0
-    with Nursery() as nursery:
-        desk = Desk(nursery)
-        while time.monotonic() < deadline or not number:
-            rng = random.Random(f"{seed} {number}")
-            with record.case():
-                for what in _case(rng, nursery, desk):
-                    record.finding(what)
-            number += 1
 
 
 def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
@@ -50,4 +37,4 @@ def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
     return found
 
 
-KILLS = Kind("kill", run, memory_bytes=None)
+KILLS = Kind("kill", runs(_case), memory_bytes=None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from pyroclast.lab.profile import chrome_trace
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast_kernels import table_files
 from torture.nursery import Nursery
+from torture.record import Record
 from torture.tiny_model import tiny_path
 
 N_ROWS = 3000
@@ -87,3 +90,21 @@ class Desk:
         """What else lies in the folder."""
         path = self.path(name)
         return [each.name for each in path.parent.iterdir() if each != path]
+
+
+def runs(
+    case: Callable[[random.Random, Nursery, Desk], list[str]],
+) -> Callable[[int, float, Record], None]:
+    """What a kind of torture runs: cases until the deadline, each with dice of its own."""
+
+    def run(seed: int, deadline: float, record: Record) -> None:
+        number = 0
+        with Nursery() as nursery:
+            desk = Desk(nursery)
+            while time.monotonic() < deadline or not number:
+                with record.case():
+                    for what in case(random.Random(f"{seed} {number}"), nursery, desk):
+                        record.finding(what)
+                number += 1
+
+    return run
