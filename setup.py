@@ -2,12 +2,14 @@
 
 One command of ours, `build_native`, runs as part of `build` (wheel) and of an editable install
 (then the modules land in kernels/pyroclast_kernels/).  By hand: `python setup.py build_native -i`.
+Another, `build_page`, bundles the drawings of the page `look` where there is npm.
 
 Environment:
   PYROCLAST_NO_NATIVE=1  no native code: a pure wheel, which runs on Numba and NumPy
   PYROCLAST_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer; build folder of its own
   CMAKE_ARGS             e.g. -DPYROCLAST_LEVELS=baseline for a quick build
   CXX, CXXFLAGS, CMAKE_BUILD_PARALLEL_LEVEL   as everywhere
+  _PYTHON_HOST_PLATFORM  as CPython's own builds use it: what CXX compiles for, e.g. linux-aarch64
 
 Without a working C++ compiler the install still succeeds, as with PYROCLAST_NO_NATIVE=1: it warns
 and writes the reason into pyroclast_kernels/_build_info.json, for `pyroclast doctor` to tell.
@@ -35,9 +37,15 @@ PACKAGE_DIR = {
     "pyroclast": "engine/pyroclast",
     "pyroclast_kernels": "kernels/pyroclast_kernels",
 }
+PAGE = ROOT / "engine/pyroclast/lens/page"
 # Files that the package copies or reads: the first kernels of `pyroclast kernels new`.
 TEMPLATES = ["*.py", "*.h", "*.pxi", "*/*.py", "*/*.pyx", "*/*.cc"]
-PROBE = "#include <vector>\n#include <Python.h>\nint main() { return 0; }\n"
+STABLE_ABI = "cp311"  # the oldest CPython that the modules run on; CMakeLists.txt sets the same
+PROBE = """#define Py_LIMITED_API 0x030B0000
+#include <vector>
+#include <Python.h>
+int main() { return 0; }
+"""
 
 
 def packages() -> list[str]:
@@ -158,20 +166,20 @@ class build_native(Command):  # noqa: N801  (setuptools names commands so)
                 path.unlink()
 
     def modules(self, folder: Path) -> list[Path]:
-        """The compiled modules below a folder, of this Python only."""
-        return sorted(folder.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
+        """The compiled modules below a folder, with those of builds for one Python version only."""
+        return sorted(folder.rglob("*.so"))
 
     def build(self, prefix: Path) -> None:
         """Run CMake; a second run compiles only what changed."""
         sanitize = flag("PYROCLAST_SANITIZE")
         kind = "sanitize" if sanitize else "native"
-        folder = ROOT / "build" / f"{kind}-{sys.implementation.cache_tag}"
-        import pybind11  # a build requirement; absent where nothing native is built
-
+        host = os.environ.get("_PYTHON_HOST_PLATFORM", "")  # set for cross-compiling
+        name = f"{kind}-{host or sys.implementation.cache_tag}"
+        folder = ROOT / "build" / name
         settings = {
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
             "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "Python_INCLUDE_DIR": sysconfig.get_path("include"),  # not found for another machine
             "PYROCLAST_SANITIZE": "ON" if sanitize else "OFF",
             "PYROCLAST_TESTS": "ON" if sanitize else "OFF",
         }
@@ -182,6 +190,7 @@ class build_native(Command):  # noqa: N801  (setuptools names commands so)
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         build = [cmake, "--build", str(folder), "--parallel", jobs]
         install = [cmake, "--install", str(folder), "--prefix", str(prefix)]
+        install += [] if sanitize or self.inplace else ["--strip"]
         for step in (configure, build, install):
             if subprocess.run(step, check=False).returncode:
                 raise SystemExit(
@@ -204,10 +213,52 @@ class build_native(Command):  # noqa: N801  (setuptools names commands so)
         return {}
 
 
-class build_all(build):  # noqa: N801  (setuptools names commands so)
-    """`build` with our step last, into a clean build_lib."""
+class build_page(Command):  # noqa: N801
+    """Bundle the drawings of the page `look` with npm, where there is npm and they are missing."""
 
-    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012
+    description = "bundle the drawings of the page `look`"
+    user_options = []  # noqa: RUF012
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        """Nothing to set, as the protocol wants it said."""
+
+    def finalize_options(self) -> None:
+        """Likewise."""
+
+    def run(self) -> None:
+        """Build them, or say what the page lacks."""
+        if self.editable_mode or (PAGE / "vendor" / "page.js").is_file():
+            return
+        npm = shutil.which("npm")
+        calls = [["ci", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "build"]]
+        if npm is None or any(
+            subprocess.run([npm, *call], cwd=PAGE, check=False).returncode for call in calls
+        ):
+            self.warn("The page of `pyroclast look` is built WITHOUT drawings: npm is missing or")
+            self.warn("failed.  It shows its tables, and cannot export.")
+
+    def get_source_files(self) -> list[str]:
+        """What an sdist needs: MANIFEST.in lists it."""
+        return []
+
+    def get_outputs(self) -> list[str]:
+        """None of its own: build_py copies what it made, as package data."""
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Nothing to link back."""
+        return {}
+
+
+class build_all(build):  # noqa: N801  (setuptools names commands so)
+    """`build` with our steps before and after, into a clean build_lib."""
+
+    sub_commands = [  # noqa: RUF012
+        ("build_page", None),
+        *build.sub_commands,
+        ("build_native", None),
+    ]
 
     def run(self) -> None:
         """Build; files that left the source tree since the last build must not ship."""
@@ -222,9 +273,12 @@ setup(
     include_package_data=False,
     package_data={
         "pyroclast": ["py.typed"],
+        "pyroclast.lens.page": ["*.html", "*.css", "*.svg", "js/*.js", "vendor/*"],
         "pyroclast.lab.scaffold": [f"templates/{name}" for name in TEMPLATES],
         "pyroclast_kernels": ["py.typed", "*.pyi"],
+        "pyroclast.server.rate": ["*.html", "*.css", "*.js"],
     },
-    cmdclass={"build": build_all, "build_native": build_native},
+    cmdclass={"build": build_all, "build_page": build_page, "build_native": build_native},
     distclass=NativeDistribution,
+    options={"bdist_wheel": {"py_limited_api": STABLE_ABI}},  # of a native wheel
 )

@@ -7,7 +7,7 @@ Whoever makes the arrays of a step asks one of these for them, by what they are 
     inputs    small, filled by the caller before every step: always NumPy
     table     large and rarely changing: NumPy; whoever changes a part of it says so with `note`
     outputs   what a step gives back: NumPy; `fetch` brings those that are rarely wanted
-    constant  filled once
+    constant  filled once, and by `refill` when the weights are updated
     weight    a matrix of a format, filled by `pack` with rows as they lie in a file
 
 On the host all of them are NumPy arrays that the kernels use in place, zero pages until touched.
@@ -59,6 +59,7 @@ class Memory(Protocol):
     def table(self, shape: Shape, dtype: Any) -> Array: ...
     def outputs(self, shape: Shape, dtype: Any, rarely: bool = False) -> Array: ...
     def constant(self, values: Array) -> Any: ...
+    def refill(self, constant: Any, values: Array) -> None: ...
     def weight(self, format: str, n_rows: int, n_cols: int) -> Any: ...
     def pack(self, raw: Array, weight: Any, row_offset: int) -> None: ...
     def loaded(self) -> None: ...
@@ -93,6 +94,9 @@ class HostMemory:
 
     def constant(self, values: Array) -> Array:
         return values
+
+    def refill(self, constant: Array, values: Array) -> None:
+        constant[...] = values
 
     def weight(self, format: str, n_rows: int, n_cols: int) -> PackedWeight:
         return PackedWeight.empty(format, n_rows, n_cols, self._pages)
@@ -171,6 +175,9 @@ class CountingMemory:
 
     def constant(self, values: Array) -> Array:
         return self.zeros(values.shape, values.dtype)
+
+    def refill(self, constant: Array, values: Array) -> None:
+        """Nothing: there is no place for it."""
 
     def weight(self, format: str, n_rows: int, n_cols: int) -> CountedWeight:
         count = device_weight_bytes if self.on_gpu else packed_bytes

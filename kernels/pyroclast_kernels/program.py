@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast_kernels.errors import KernelError
+from pyroclast_kernels.native.scratch import reserve_scratch
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
@@ -45,6 +46,7 @@ PARTS_PER_THREAD = 2
 # share, so the threads need not wait for each other before the call.
 TOKEN_OPS = (
     "embed", "norm", "rope_table", "rope", "sample", "gather_rows", "residual", "qk_norm",
+    "route", "group", "combine", "l2_norm", "gated_norm",
 )  # fmt: skip
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
@@ -76,12 +78,20 @@ def native_program(
     """A program of the native executor; the caller keeps the argument structs alive.  many: other
     kernels (or 0) for calls of more than FEW_TOKENS tokens, counted at the addresses n_tokens.
     n_items: where calls whose items are each done by one thread are counted (or 0)."""
+    calls = [*zip(addresses, args, strict=False), *zip(many, args, strict=False)]
+    reserve_scratch(calls, _executor.n_live_threads())
     return _executor.Program(executor, addresses, args, parts, many, n_tokens, n_items)
 
 
 def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
     """A recording of the executor's runs (timeline.py reads it), with room for that many."""
     return _executor.Trace(executor, spans_per_thread, n_runs)
+
+
+def native_mapping(descriptor: int, n_bytes: int) -> Any:
+    """A file mapped for reading (mapped_file.py says more), or None where the executor was not
+    built.  OSError if the system refuses."""
+    return None if _executor is None else _executor.Mapping(descriptor, n_bytes)
 
 
 @dataclass

@@ -38,6 +38,8 @@ TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_
 OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "glu", "softmax",
     "sample", "gate_up", "pack", "low_rank", "gather_rows", "scale_logits", "residual", "qk_norm",
+    "route", "group", "expert_gate_up", "expert_down", "combine",
+    "conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",
@@ -45,6 +47,11 @@ _FOLDERS = {
     "glu": "activation",
     "gate_up": "matmul",
     "pack": "matmul",
+    "group": "route",
+    "expert_gate_up": "experts",
+    "expert_down": "experts",
+    "combine": "experts",
+    "sigmoid_gate": "gated_norm",
 }
 
 

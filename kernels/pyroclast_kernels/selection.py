@@ -94,17 +94,25 @@ class Selection:
                 "for instance matmul.q8_0=cpp-avx2,sample=numba"
             )
         name, _, format = target.partition(".")
-        ops = OP_NAMES if name == "*" else (name,)
         if name == "*" and not any(variant in all_variants(op) for op in OP_NAMES):
             raise KernelError(f"no op has a variant {variant!r}; {_known_variants(OP_NAMES)}")
         if name != "*":
             get_op(name)  # raises for an unknown op
             if variant not in all_variants(name):
-                raise KernelError(f"{name} has no variant {variant!r}; {_known_variants(ops)}")
+                raise _no_variant(name, variant)
             if format and format not in get_op(name).formats:
                 known = ", ".join(get_op(name).formats)
                 raise KernelError(f"{name} has no format {format!r}; it has {known}")
         self._wanted[(name, format)] = variant
+
+    def idle_rules(self) -> list[str]:
+        """The rules that name an op, or an op's format, of which no kernel was taken so far."""
+        taken = {key for name in self.resolved for key in (name, name.partition(".")[0])}
+        return [
+            f"{op}.{format}={variant}" if format else f"{op}={variant}"
+            for (op, format), variant in self._wanted.items()
+            if op != "*" and (f"{op}.{format}" if format else op) not in taken
+        ]
 
     def kernel(self, op_name: str, format: str = "f32") -> Kernel:
         """The kernel that runs for an op and format; KernelError says why a rule cannot hold."""
@@ -175,7 +183,7 @@ class Selection:
     def _forced(self, op_name: str, name: str, format: str) -> Variant:
         variants = all_variants(op_name)
         if name not in variants:
-            raise KernelError(f"{op_name} has no variant {name!r}; {_known_variants((op_name,))}")
+            raise _no_variant(op_name, name)
         variant = variants[name]
         if variant.unavailable:
             raise KernelError(f"{op_name}={name} cannot run here: {variant.unavailable}")
@@ -203,3 +211,11 @@ class Selection:
 def _known_variants(ops: Iterable[str]) -> str:
     names = {name: None for op in ops for name in all_variants(op)}
     return f"there are {', '.join(names)}"
+
+
+def _no_variant(op: str, name: str) -> KernelError:
+    """The error for a name that no variant of the op has; a variant of one's own may have been
+    meant by its name without the technology, as `kernels new` takes it."""
+    meant = [each for each in all_variants(op) if each.partition("-")[2] == name]
+    hint = f"; did you mean {meant[0]}?" if len(meant) == 1 else ""
+    return KernelError(f"{op} has no variant {name!r}{hint}; {_known_variants((op,))}")

@@ -64,6 +64,17 @@ _WIDTHS = {
     "rope_table": ("half_dim",),
     "scale_logits": ("n_cols",),
     "sample": ("vocab_size",),
+    "route": ("n_experts",),
+    "group": ("n_experts",),
+    "expert_gate_up": ("d_ff", "n_cols"),
+    "expert_down": ("n_rows", "n_cols"),
+    "combine": ("n_cols",),
+    "conv1d": ("n_channels",),
+    "l2_norm": ("n_heads", "head_dim"),
+    "delta_rule": ("n_v_heads", "k_dim", "v_dim"),
+    "gated_norm": ("n_groups", "width"),
+    "ssm": ("n_heads", "head_dim", "d_state"),
+    "sigmoid_gate": ("n_cols",),
 }
 
 

@@ -12,8 +12,9 @@ it is; in C++ and Cython they are comments:
     OP = "softmax"
     FORMATS = ("f32",)
 
-A file without both is none of ours (a variant's helper, say) and is left alone.  The variant is
-called <technology>-<name>.  Nothing is imported or compiled before it is bound.
+A file without both is none of ours (a variant's helper, say) and is left alone.  In a subfolder of
+the op's name it is listed as a variant that cannot run, with the reason.  The variant is called
+<technology>-<name>.  Nothing is imported or compiled before it is bound.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ ENDINGS = {"numba": ".py", "cython": ".pyx", "cpp": ".cc", "triton": ".py"}
 PATH_VARIABLE = "PYROCLAST_KERNEL_PATH"
 _PACKAGE = Path(__file__).parent
 _HEAD_LINES = 60  # OP and FORMATS stand among these
+_NO_HEAD = '{path} lacks the lines OP = "{op}" and FORMATS = ("f32",) near its top'
 _loaded: dict[Path, str] = {}  # file -> variant
 _kept: list[Any] = []  # machine code that must not go away
 
@@ -67,6 +69,7 @@ def search_path() -> list[Path]:
 def load(op_name: str) -> None:
     """Registers every such file of an op, and forgets those that are no longer there."""
     files = list(dict.fromkeys(_files(op_name)))
+    own = [folder / op_name for folder in search_path()]
     for path, known in list(_loaded.items()):
         if known.startswith(f"{op_name}=") and path not in files:
             del get_op(op_name).variants[known.partition("=")[2]], _loaded[path]
@@ -74,15 +77,17 @@ def load(op_name: str) -> None:
         if path in _loaded:
             continue
         op, formats = _head(path)
-        if op != op_name:
+        is_meant = not op and path.parent in own
+        if op != op_name and not is_meant:
             continue
+        op = op_name
         name = variant_name(path)
         twin = [other for other, known in _loaded.items() if known == f"{op}={name}"]
         if twin or name in get_op(op).variants:
             where = f"{twin[0]} is one" if twin else "the package has one"
             raise KernelError(f"{path}: {op} has a variant {name} already ({where}); rename it")
         _loaded[path] = f"{op}={name}"
-        why_not = _why_not(path, op, formats)
+        why_not = _NO_HEAD.format(path=path, op=op) if is_meant else _why_not(path, op, formats)
         bind = partial(_bind, path, op)
         get_op(op).variant(name, formats=formats or get_op(op).formats, unavailable=why_not)(bind)
 
@@ -157,7 +162,13 @@ def _bind(path: Path, op: str, format: str) -> int | Callable[..., None]:
         return kernel
     from pyroclast_kernels.numba.abi import compile_kernel
 
-    compiled = compile_kernel(kernel, str(path))
+    try:
+        compiled = compile_kernel(kernel, str(path))
+    except KernelError:
+        raise
+    except Exception as error:  # Numba's own kinds, and whatever a decorator in the file raises
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise KernelError(f"{path}: Numba cannot compile {function}: {text}") from error
     _kept.append(compiled)
     return int(compiled.address)
 

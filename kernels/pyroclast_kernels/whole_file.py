@@ -45,6 +45,12 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def sweep(path: Path) -> None:
     """Removes what killed writers of `path` left behind."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -62,7 +68,12 @@ def _make(path: Path, mode: int) -> tuple[int, Path]:
     none, nobody can sweep it either."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError:
+            continue
+        except OSError as error:  # names the file that was asked for, not the hidden one
+            raise OSError(error.errno, error.strerror, str(path)) from error
         try:
             _lock(descriptor)
             # Between the two, another writer may have taken it for litter.

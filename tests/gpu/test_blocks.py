@@ -11,7 +11,7 @@ import torch
 
 from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.matmul import BLOCK_FORMATS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.matmul.triton import blocks as triton_blocks
 from pyroclast_kernels.matmul.triton.block_parts import constants, runs
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks

@@ -9,7 +9,7 @@ import torch
 from pyroclast_kernels.embed.triton_rows import launch_embed
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton.launch import Limits
 from pyroclast_kernels.triton.weights import DeviceWeight, pack_on_device

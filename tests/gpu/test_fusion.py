@@ -18,7 +18,7 @@ from pyroclast_kernels.gpu import program as triton_program
 from pyroclast_kernels.gpu.fusion import FUSIONS, Fusion, fusions
 from pyroclast_kernels.gpu.memory import DeviceMemory
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks
 from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 from pyroclast_kernels.matmul.triton.values import launch_gated, launch_values

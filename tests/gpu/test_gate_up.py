@@ -12,7 +12,7 @@ import torch
 from pyroclast_kernels import q8_blocks
 from pyroclast_kernels.activation.triton.kernels import launch_glu
 from pyroclast_kernels.cases import Case, op_cases
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.matmul.triton.blocks import launch_blocks
 from pyroclast_kernels.matmul.triton.gate_up import launch_gate_up
 from pyroclast_kernels.triton import device as triton_device

@@ -11,7 +11,7 @@ import torch
 
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul import BLOCK_FORMATS, FORMATS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.triton import weights as triton_weights
 from pyroclast_kernels.triton.table_weights import HALVES

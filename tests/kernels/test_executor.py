@@ -24,7 +24,7 @@ _executor = pytest.importorskip(
     "pyroclast_kernels._executor", reason="installed without a compiler"
 )
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("child_paths")]
 
 
 def glu_calls(n_calls: int, rules: str = "") -> tuple[list[Any], np.ndarray[Any, Any]]:
@@ -87,6 +87,11 @@ def test_bad_calls_are_refused() -> None:
         _executor.Program(executor, [1], [], [1])
     with pytest.raises(ValueError, match="address"):
         _executor.Program(executor, [0], [0], [1])
+    with pytest.raises(ValueError, match="at least one part"):
+        _executor.Program(executor, [1], [0], [0])
+    for n_parts in (1 << 31, 1 - (1 << 32)):
+        with pytest.raises(ValueError, match="no call has so many parts"):
+            _executor.Program(executor, [1], [0], [n_parts])
     with pytest.raises(ValueError, match="at least 1"):
         _executor.Executor(0)
     with pytest.raises(IndexError):
@@ -136,6 +141,56 @@ def test_an_executor_survives_a_fork() -> None:
     out[:] = 0
     program.run()
     assert (out > 0.7).all()
+
+
+_FORKS_AT_THE_END = """
+import atexit, os, threading, time
+begin, done = threading.Event(), threading.Event()
+atexit.register(lambda: (begin.set(), done.wait(20)))  # runs after what the import registers
+from pyroclast_kernels import _executor
+program = _executor.Program(_executor.Executor(2), [], [], [])
+def fork():
+    begin.wait()
+    pid = os.fork()
+    if pid == 0:
+        program.run()
+        os._exit(7)
+    deadline = time.monotonic() + 10
+    while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if status == (0, 0): os.kill(pid, 9)
+    print(os.waitstatus_to_exitcode(status[1]) if status[0] else "hangs", flush=True)
+    done.set()
+threading.Thread(target=fork, daemon=True).start()
+"""
+
+
+def test_a_child_of_a_thread_that_outlives_the_main_program_runs() -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FORKS_AT_THE_END],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "7\n", "")
+
+
+def test_references_are_given_back() -> None:
+    """Also where an argument is refused half way through a list."""
+    executor = _executor.Executor(1)
+    large, bad = 1 << 40, object()
+    lists = [large, large], [0, 0], [1, 1]
+    refused = bad
+    before = [sys.getrefcount(each) for each in (large, bad, executor, type(executor))]
+    for _ in range(100):
+        _executor.Program(executor, *lists)
+        for refused in ([large, bad], [large, -1], bad):
+            with pytest.raises((TypeError, OverflowError)):
+                _executor.Program(executor, refused, *lists[1:])
+        with pytest.raises(ValueError, match="one length"):
+            _executor.Program(executor, *lists[:2], [])
+    assert [sys.getrefcount(each) for each in (large, bad, executor, type(executor))] == before
 
 
 def test_python_functions_stand_between_native_segments() -> None:

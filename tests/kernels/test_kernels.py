@@ -96,7 +96,7 @@ def test_variants_of_one_bit_group_give_identical_bits(op: str) -> None:
         if not variant.unavailable:
             groups.setdefault(variant.bit_group, []).append(variant.name)
     for names in groups.values():
-        for case in op_cases(op):
+        for case in op_cases(op) if len(names) > 1 else []:
             results = set()
             for name in names:
                 if case.format in all_variants(op)[name].formats:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.matmul import BLOCK_FORMATS, SIMPLE_FORMATS
-from pyroclast_kernels.matmul.cases import raw_rows
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.selection import all_variants
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.packing import PackedWeight, group_bytes, pack_rows

@@ -27,6 +27,13 @@ def test_the_new_file_takes_the_place_of_the_old_at_the_end(tmp_path):
     assert names(tmp_path) == ["result.json"]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "none" / "result.json"
+    with pytest.raises(FileNotFoundError) as raised, whole_file.replacing(path):
+        pass
+    assert raised.value.filename == str(path)
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_one_alone(tmp_path, error):
     path = tmp_path / "result.json"

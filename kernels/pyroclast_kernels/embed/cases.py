@@ -8,7 +8,8 @@ import numpy as np
 
 from pyroclast_kernels.cases import Arguments, Case
 from pyroclast_kernels.embed import FORMATS
-from pyroclast_kernels.matmul.cases import BENCH_FORMATS, BENCH_SHAPES, bench_weight, raw_rows
+from pyroclast_kernels.matmul.cases import BENCH_FORMATS, BENCH_SHAPES, bench_weight
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.blocks import LAYOUTS
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows

@@ -96,6 +96,9 @@ class DeviceMemory:
         host = host_tensor(np.array(values))  # a copy: what comes from a file cannot be written
         return DeviceArray(host.to(self._device, copy=True), values.dtype)
 
+    def refill(self, constant: DeviceArray, values: Array) -> None:
+        constant.tensor.copy_(host_tensor(np.array(values)))
+
     def weight(self, format: str, n_rows: int, n_cols: int) -> DeviceWeight:
         return DeviceWeight.empty(format, n_rows, n_cols)
 

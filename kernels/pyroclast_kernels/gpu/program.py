@@ -93,7 +93,8 @@ class DeviceProgram(Program):
         self._tensors = [self._tensors_of(call) for call in calls]
         self._fusions = [fusions(calls[i:]) for i in range(len(calls))]
         tokens_at = batch.n_tokens_at.ctypes.data
-        self._of_rows = [call.n_tokens.ctypes.data != tokens_at for call in calls]
+        counts = [call.n_tokens for call in calls]  # an op that counts sequences has none
+        self._of_rows = [n is not None and n.ctypes.data != tokens_at for n in counts]
         self.replays = replays or (Launches() if triton_device.INTERPRETED else Graphs())
         self.captured: dict[Bounds, Callable[[], None]] = {}
         self._tuned = tuned

@@ -12,6 +12,8 @@ from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.activation.cases import steps_of
 from pyroclast_kernels.activation.reference import gated
 from pyroclast_kernels.cases import EPS, Arguments, Array, Case
+from pyroclast_kernels.matmul.bounds import TF32_CUT, product_error
+from pyroclast_kernels.matmul.raw_rows import raw_rows
 from pyroclast_kernels.weights import BLOCK_FORMATS, PACKED_FORMATS, formats
 from pyroclast_kernels.weights.blocks import LAYOUTS, SUPER
 from pyroclast_kernels.weights.packing import PackedWeight, pack_rows
@@ -25,33 +27,7 @@ _ODD_VALUES = [(1, 1, 1), (2, 3, 33), (5, 70, 17), (7, 40, 15), (29, 33, 95), (9
 _LONG = (66, 17, 32768)
 _ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)]
 _MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
-BF16_ROUNDING = 2.0**-8  # largest relative error of a bfloat16, which has 8 significant bits
-TF32_CUT = 2.0**-10  # the same of a float32 cut, not rounded, to tf32's 11
-_LARGEST_SCALE = {
-    "q2_k": 15, "q3_k": 32, "q4_k": 63, "q5_k": 63, "q6_k": 128, "iq4_xs": 32, "iq3_s": 31,
-    "t4_k": 16,
-}  # fmt: skip
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
-
-
-def raw_rows(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) -> Array:
-    """Random rows as in a file, uint8 (n_rows, row_bytes)."""
-    if format in formats.quantizable_formats():
-        values = rng.standard_normal((n_rows, n_cols)).astype(np.float32)
-        return formats.quantize(values, format)
-    # No encoder here: every bit pattern is a block, so that all codes and small scales occur; only
-    # the float16 numbers are drawn such that values come out near 1.
-    raw = rng.integers(0, 256, (n_rows, formats.row_bytes(n_cols, format)), np.uint8)
-    blocks, layout = raw.view(formats.FORMATS[format].dtype), LAYOUTS[format]
-    largest = _LARGEST_SCALE.get(format, 1)
-    code = max(map(abs, layout.table)) if layout.table else 1 << layout.bits
-    for name, unit in {"d": code, "dmin": 1, "m": 1}.items():
-        if name in (blocks.dtype.names or ()):
-            factors = rng.uniform(-4, 4, blocks.shape) / (unit * largest)
-            blocks[name] = factors.astype(np.float16)
-    if format == "mxfp4":
-        blocks["e"] = rng.integers(118, 126, blocks.shape)
-    return raw
 
 
 def _weight(rng: np.random.Generator, n_rows: int, n_cols: int, format: str) -> PackedWeight:
@@ -84,21 +60,11 @@ def _matmul(
 
 
 def _matmul_bound(arguments: Arguments, expected: Array, x_error: float = 0.0) -> Array:
-    """n_terms * eps * sum |w||x|: the classic bound of a float32 dot product, both sides; and what
-    a relative error of every x adds to it."""
-    weight, x = arguments["weight"], arguments["x"]
-    values = q8_blocks.dequantize(x) if weight.takes_q8 else x
-    n_terms = weight.n_cols // 32 * 2 if weight.takes_q8 else weight.n_cols
-    # q8_0 and its like cancel 128 * sum(x): exact integers, no loss.  Where a minimum is added
-    # apart, its terms and the products may both be larger than their sum.
-    weights, minimums = weight.terms()
-    sums = np.abs(values) @ (np.abs(weights) + 2 * np.abs(minimums)).T
-    per_sum = 2 * (n_terms + 4) * EPS + x_error
-    if weight.format == "bf16" and (x.view(np.uint32) & 0xFFFF).any():
-        per_sum += BF16_ROUNDING
+    """product_error, and the rounding of bias and of what is added to."""
+    error = product_error(arguments["weight"], arguments["x"], x_error=x_error)
     bound = np.zeros_like(expected)
-    bound[: len(sums), : weight.n_rows] = per_sum * sums + 4 * EPS * np.abs(
-        expected[: len(sums), : weight.n_rows]
+    bound[: len(error), : error.shape[1]] = error + 4 * EPS * np.abs(
+        expected[: len(error), : error.shape[1]]
     )
     return bound
 

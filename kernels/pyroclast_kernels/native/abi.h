@@ -35,6 +35,8 @@ struct KernelEntry {
   const char *name;  // "op.format", for instance "matmul.q8_0"; "op.format@variant" for a kernel
                      // that this level has beside its own (CPP_VARIANTS of the op's folder)
   Kernel function;
+  // How much of native/scratch.h a call with these arguments takes; null: nothing.
+  int64_t (*scratch_bytes)(const void *args) = nullptr;
 };
 
 inline std::vector<KernelEntry> &kernel_table() {
@@ -43,13 +45,17 @@ inline std::vector<KernelEntry> &kernel_table() {
 }
 
 struct RegisterKernel {
-  RegisterKernel(const char *name, Kernel function) { kernel_table().push_back({name, function}); }
+  RegisterKernel(const char *name, Kernel function,
+                 int64_t (*scratch_bytes)(const void *) = nullptr) {
+    kernel_table().push_back({name, function, scratch_bytes});
+  }
 };
 
 #define PYRO_JOIN2(a, b) a##b
 #define PYRO_JOIN(a, b) PYRO_JOIN2(a, b)
-#define PYRO_KERNEL(name, function) \
-  static const RegisterKernel PYRO_JOIN(registered_, __COUNTER__) { name, function }
+// PYRO_KERNEL(name, function) or PYRO_KERNEL(name, function, scratch_bytes).
+#define PYRO_KERNEL(name, ...) \
+  static const RegisterKernel PYRO_JOIN(registered_, __COUNTER__) { name, __VA_ARGS__ }
 
 // The half-open range of items that part `part` of `n_parts` handles: contiguous, and balanced.
 struct Range {

@@ -15,7 +15,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -98,6 +97,8 @@ def _compile(arguments: list[str], out: Path, source: Path) -> None:
 def _run(command: list[str], source: Path, cwd: str | None = None) -> None:
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     absolute = os.pathsep.join(entry for entry in path if os.path.isabs(entry))
+    import subprocess  # late: every start would pay for it
+
     try:
         done = subprocess.run(
             command,
@@ -165,6 +166,8 @@ def _whole(path: Path) -> bool:
 @cache
 def _compiler_version() -> str:
     command = [*(compiler() or ["c++"]), "--version"]
+    import subprocess
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
+from typing import Any
 
 from pyroclast_kernels import features
+
+_modules: list[Any] = []
+
+
+def open_modules() -> list[Any]:
+    """Those of C++ that have been opened."""
+    return [module for module in _modules if hasattr(module, "reserve_scratch")]
 
 
 @cache
@@ -24,4 +32,5 @@ def compiled_kernels(module_name: str, level: str) -> tuple[dict[str, int], str]
         if error.name != name:
             raise
         return {}, "not built: no C++ compiler at install (see `pyroclast doctor`)"
+    _modules.append(module)
     return dict(module.kernels()), ""

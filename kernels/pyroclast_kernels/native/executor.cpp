@@ -81,9 +81,11 @@ Executor::Executor(int n_threads)
     : n_threads_(n_threads), owner_pid_(getpid()), runs_(new Run[kRuns]) {
   if (n_threads < 1) throw std::invalid_argument("n_threads must be at least 1");
   start_workers();
+  n_live_threads_ += n_threads;
 }
 
 Executor::~Executor() {
+  n_live_threads_ -= n_threads_;
   if (owner_pid_ != getpid())
     forget_parent();
   else

@@ -83,8 +83,12 @@ class Executor {
   // Zen 4, and one branch a run when it is off.  Not while a run is going on.
   void set_trace(Trace *trace) { trace_ = trace; }
   int n_threads() const { return n_threads_; }
+  // Of all executors that there are.
+  static int n_live_threads() { return n_live_threads_.load(); }
 
  private:
+  static inline std::atomic<int> n_live_threads_{0};
+
   // Parts handed out and parts finished of one call, and whether the threads may go on.
   struct Progress {
     std::atomic<int32_t> next{0};

@@ -1,4 +1,4 @@
-"""Functions of 16 lanes that the kernels share, in Numba: row tails, exponential, rounding."""
+"""Functions of 16 lanes that the kernels share, in Numba: row tails, exponentials, rounding."""
 
 from __future__ import annotations
 
@@ -95,6 +95,28 @@ def tanh(x: Any) -> Any:
     far = splat(1.0) - splat(2.0) / (exp(y + y) + splat(1.0))
     far = select_less(x, splat(0.0), splat(0.0) - far, far)
     return select_less(y, splat(0.625), near, far)
+
+
+@inline
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x), at most 4 ulp; NaN stays NaN."""
+    return splat(1.0) / (splat(1.0) + exp(splat(0.0) - x))
+
+
+@inline
+def softplus(x: Any) -> Any:
+    """ln(1 + e^x), at most 4 ulp, NaN stays NaN; the method is that of native/softplus.h."""
+    y = exp(splat(0.0) - absolute(x))
+    s = y / (splat(2.0) + y)
+    z = s * s
+    p = splat(1 / 13)
+    p = fma(p, z, splat(1 / 11))
+    p = fma(p, z, splat(1 / 9))
+    p = fma(p, z, splat(1 / 7))
+    p = fma(p, z, splat(1 / 5))
+    p = fma(p, z, splat(1 / 3))
+    p = fma(p, z, splat(1.0))
+    return maximum(x, splat(0.0)) + (s + s) * p
 
 
 @inline

@@ -10,7 +10,6 @@ would not take is passed over.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +127,8 @@ def trying(product: TiledProduct, tile: Any) -> Iterator[None]:
 def machine() -> dict[str, Any]:
     """What a table depends on besides the kernels: the GPU, and what compiles for it.  KernelError
     if the driver fails."""
+    import importlib.metadata
+
     versions = {name: importlib.metadata.version(name) for name in ("torch", "triton")}
     if triton_device.device().type == "cpu":
         return {"gpu": "Triton's interpreter", **versions}

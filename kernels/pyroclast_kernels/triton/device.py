@@ -8,7 +8,6 @@ Neither torch nor triton is imported before it is needed.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import re
 from functools import cache
@@ -24,36 +23,48 @@ OLDEST = {"torch": (2, 8), "triton": (3, 4)}
 # Partial sums and what kernels of one step share; steps of many tokens split nothing.
 SCRATCH_BYTES = 64 << 20
 N_COUNTERS = 1 << 16
+_HINT = "TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly"
 
 
 @cache
 def why_not() -> str:
     """Why Triton's kernels cannot run here; empty where they can."""
+    if not INTERPRETED and not _has_driver():
+        return f"no NVIDIA driver (libcuda.so.1); {_HINT}"
+    # Late: it takes longer to import than the driver to be missed, on most machines.
+    import importlib.metadata
+
     for package, oldest in OLDEST.items():
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            return f"{package} is not installed: pip install '.[gpu]' in a checkout"
+            return f"{package} is not installed: pip install 'pyroclast-lm[gpu]'"
         if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < oldest:
             needed = ".".join(map(str, oldest))
             return f"{package} {version} is too old, {needed} is needed: pip install -U {package}"
     return "" if INTERPRETED else _why_no_gpu()
 
 
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _why_no_gpu() -> str:
     """Asks the driver itself, which takes milliseconds; importing torch takes seconds."""
-    hint = "TRITON_INTERPRET=1 runs Triton's kernels on the CPU, slowly"
+    import importlib.metadata
+
     if "+cpu" in importlib.metadata.version("torch"):
-        return f"this torch is a build without CUDA; {hint}"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return f"no NVIDIA driver (libcuda.so.1); {hint}"
+        return f"this torch is a build without CUDA; {_HINT}"
+    driver = ctypes.CDLL("libcuda.so.1")
     n_devices = ctypes.c_int()
     for call, arguments in (("cuInit", (0,)), ("cuDeviceGetCount", (ctypes.byref(n_devices),))):
         if code := getattr(driver, call)(*arguments):
             return f"the NVIDIA driver failed ({call} returned {code}); nvidia-smi may say more"
-    return "" if n_devices.value else f"the NVIDIA driver finds no GPU; {hint}"
+    return "" if n_devices.value else f"the NVIDIA driver finds no GPU; {_HINT}"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Functions of float32 tiles that the Triton variants share: exponential, hyperbolic tangent."""
+"""Functions of float32 tiles that the Triton variants share: the exponential and its relatives."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
@@ -40,3 +40,24 @@ def tanh(x):
     far = 1.0 - tl.div_rn(2.0, exp(y + y) + 1.0)
     far = tl.where(x < 0.0, -far, far)
     return tl.where(y >= 0.625, far, near)  # exp is not for NaN; near keeps it
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x), at most 4 ulp, NaN stays NaN."""
+    return tl.where((x < 0.0) | (x >= 0.0), tl.div_rn(1.0, 1.0 + exp(-x)), x)
+
+
+@triton.jit
+def softplus(x):
+    """ln(1 + e^x), at most 4 ulp, NaN stays NaN; the method is that of native/softplus.h."""
+    y = exp(-tl.abs(x))
+    s = tl.div_rn(y, 2.0 + y)
+    z = s * s
+    p = tl.fma(z, 1.0 / 13, 1.0 / 11)
+    p = tl.fma(p, z, 1.0 / 9)
+    p = tl.fma(p, z, 1.0 / 7)
+    p = tl.fma(p, z, 1.0 / 5)
+    p = tl.fma(p, z, 1.0 / 3)
+    p = tl.fma(p, z, 1.0)
+    return tl.where((x < 0.0) | (x >= 0.0), tl.fma(s + s, p, tl.maximum(x, 0.0)), x)

@@ -38,6 +38,8 @@ from pyroclast_kernels.weights.blocks import (
 Array = NDArray[Any]
 
 LANES = 16
+# What packed files state: count it up when any byte of a packed weight changes its meaning.
+LAYOUT_VERSION = 1
 _VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 # Rows are packed in runs of about this many values, so that temporaries stay small.
 _RUN_VALUES = 1 << 22

@@ -59,19 +59,23 @@ def _relu(g: Any) -> Any:
 
 
 @inline
+def activate(activation: int, g: Any) -> Any:
+    """The function of ACTIVATIONS of 16 values."""
+    if activation == _SILU:
+        return _silu(g)
+    if activation == _GELU_TANH:
+        return _gelu_tanh(g)
+    if activation == _GELU:
+        return _gelu(g)
+    if activation == _RELU:
+        return _relu(g)
+    return _relu(g) * _relu(g)
+
+
+@inline
 def _activated(activation: int, gate: Any, up: Any, is_gated: bool, n: int) -> Any:
     """f(gate), times up where there is one, of n values."""
-    g = load_n(gate, 0, n)
-    if activation == _SILU:
-        y = _silu(g)
-    elif activation == _GELU_TANH:
-        y = _gelu_tanh(g)
-    elif activation == _GELU:
-        y = _gelu(g)
-    elif activation == _RELU:
-        y = _relu(g)
-    else:
-        y = _relu(g) * _relu(g)
+    y = activate(activation, load_n(gate, 0, n))
     if is_gated:
         y = y * load_n(up, 0, n)
     return y

@@ -7,6 +7,7 @@
 //
 // Many tokens: an item is (tile of queries, kv head) and merges its splits as it goes.  Few tokens:
 // an item is (tile, kv head, split); whoever finishes the last split of a tile merges it.
+#include "native/scratch.h"
 #include "splits.h"
 
 namespace {
@@ -38,8 +39,6 @@ struct AttentionArgs {
   int64_t max_split_tokens;
 };
 
-thread_local Tile tile;
-
 // Which queries a tile holds: tokens [token, token + n_tokens) of sequence `seq`, query heads
 // [head, head + n_heads) of each of the kv heads [kv_head, kv_head + n_kv_heads); and the splits
 // that they see.
@@ -57,7 +56,7 @@ Row make_row(const AttentionArgs &a, int64_t token, int64_t q_head) {
 }
 
 template <class Format>
-Cache<Format> start_tile(const AttentionArgs &a, const Item &item) {
+Cache<Format> start_tile(const AttentionArgs &a, Tile &tile, const Item &item) {
   const int64_t group = a.n_heads / a.n_kv_heads;
   tile.n_groups = 0;
   for (int64_t kv = item.kv_head; kv < item.kv_head + item.n_kv_heads; kv++) {
@@ -84,7 +83,7 @@ Cache<Format> start_tile(const AttentionArgs &a, const Item &item) {
 
 // One split of the tile; f(row number, its values) for each row.
 template <class Format, class Function>
-void run_split(Split<Format> split, const Item &item, Function f) {
+void run_split(Split<Format> split, Tile &tile, const Item &item, Function f) {
   const int step = item.n_kv_heads > 1 ? tile.n_groups : 1;
   for (int first = 0; first < tile.n_groups; first += step) {
     split.run(first, step);
@@ -95,7 +94,7 @@ void run_split(Split<Format> split, const Item &item, Function f) {
 }
 
 template <class Function>
-void for_each_row(Function f) {
+void for_each_row(const Tile &tile, Function f) {
   for (int g = 0; g < tile.n_groups; g++)
     for (int r = 0; r < tile.n_rows[g]; r++) f(g * kGroup + r);
 }
@@ -111,21 +110,21 @@ void finish(const AttentionArgs &a, const Row &row, Partial softmax, float *merg
 
 // All splits of a tile in order.
 template <class Format>
-void whole_tile(const AttentionArgs &a, const Item &item) {
-  const Cache<Format> cache = start_tile<Format>(a, item);
+void whole_tile(const AttentionArgs &a, Tile &tile, const Item &item) {
+  const Cache<Format> cache = start_tile<Format>(a, tile, item);
   Partial softmax[kMaxRows];
-  for_each_row([&](int r) {
+  for_each_row(tile, [&](int r) {
     softmax[r] = {-INFINITY, 0};
     std::fill_n(tile.merged[r], a.value_stride, 0.0f);
   });
   const int64_t end = make_row(a, item.token + item.n_tokens - 1, 0).end;
   for (int64_t s = item.first_split; s < item.first_split + item.n_splits; s++)
-    run_split(Split<Format>(cache, tile, s * kSplit, std::min((s + 1) * kSplit, end)), item,
+    run_split(Split<Format>(cache, tile, s * kSplit, std::min((s + 1) * kSplit, end)), tile, item,
               [&](int r, const float *values) {
                 const Row &row = tile.rows[r];
                 merge(softmax[r], tile.merged[r], {row.maximum, row.sum}, values, a.value_stride);
               });
-  for_each_row([&](int r) { finish(a, tile.rows[r], softmax[r], tile.merged[r]); });
+  for_each_row(tile, [&](int r) { finish(a, tile.rows[r], softmax[r], tile.merged[r]); });
 }
 
 // What a split of one row left in the scratch memory: maximum, sum, values.
@@ -134,8 +133,8 @@ float *partial(const AttentionArgs &a, const Row &row, int64_t split) {
   return a.scratch + cell * (a.value_stride + 2);
 }
 
-void merge_splits(const AttentionArgs &a, const Item &item) {
-  for_each_row([&](int r) {
+void merge_splits(const AttentionArgs &a, Tile &tile, const Item &item) {
+  for_each_row(tile, [&](int r) {
     Partial softmax = {-INFINITY, 0};
     std::fill_n(tile.merged[r], a.value_stride, 0.0f);
     for (int64_t s = 0; s < item.n_splits; s++) {
@@ -148,11 +147,12 @@ void merge_splits(const AttentionArgs &a, const Item &item) {
 
 // One split of a tile; the last one to finish merges them all.
 template <class Format>
-void one_split(const AttentionArgs &a, const Item &item, int64_t split_index, int32_t *counter) {
-  const Cache<Format> cache = start_tile<Format>(a, item);
+void one_split(const AttentionArgs &a, Tile &tile, const Item &item, int64_t split_index,
+               int32_t *counter) {
+  const Cache<Format> cache = start_tile<Format>(a, tile, item);
   const int64_t begin = (item.first_split + split_index) * kSplit;
   const int64_t end = make_row(a, item.token + item.n_tokens - 1, 0).end;
-  run_split(Split<Format>(cache, tile, begin, std::min(begin + kSplit, end)), item,
+  run_split(Split<Format>(cache, tile, begin, std::min(begin + kSplit, end)), tile, item,
             [&](int r, const float *values) {
               float *p = partial(a, tile.rows[r], split_index);
               p[0] = tile.rows[r].maximum;
@@ -161,7 +161,7 @@ void one_split(const AttentionArgs &a, const Item &item, int64_t split_index, in
             });
   if (__atomic_add_fetch(counter, 1, __ATOMIC_ACQ_REL) < item.n_splits) return;
   __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
-  merge_splits(a, item);
+  merge_splits(a, tile, item);
 }
 
 // Tokens of a tile: as many as fit, but few enough for every part to get several items.
@@ -176,7 +176,8 @@ int64_t tokens_of_tile(int64_t n_tokens, int64_t heads, int64_t items_per_tile, 
 template <class Format>
 class Deal {
  public:
-  Deal(const AttentionArgs &a, int part, int n_parts) : a_(a), part_(part), n_parts_(n_parts) {
+  Deal(const AttentionArgs &a, Tile &tile, int part, int n_parts)
+      : a_(a), tile_(tile), part_(part), n_parts_(n_parts) {
     group_ = a.n_heads / a.n_kv_heads;
     heads_ = std::min<int64_t>(group_, kMaxRows);
     chunks_ = (group_ + heads_ - 1) / heads_;
@@ -218,18 +219,19 @@ class Deal {
         item.head = chunk * heads_;
         item.n_heads = std::min(heads_, group_ - chunk * heads_);
         if (!few_ || item.n_splits == 1) {  // nothing to share: no scratch memory, no counter
-          if (mine()) whole_tile<Format>(a_, item);
+          if (mine()) whole_tile<Format>(a_, tile_, item);
           continue;
         }
         int32_t *counter = a_.counters + (item.token * a_.n_kv_heads + kv) * chunks_ + chunk;
         for (int64_t s = 0; s < item.n_splits; s++)
-          if (mine()) one_split<Format>(a_, item, s, counter);
+          if (mine()) one_split<Format>(a_, tile_, item, s, counter);
       }
   }
 
   bool mine() { return n_items_++ % n_parts_ == part_; }
 
   const AttentionArgs &a_;
+  Tile &tile_;
   const int part_, n_parts_;
   int64_t group_, heads_, chunks_;  // query heads of a kv head; of an item; items they make
   bool few_;
@@ -240,13 +242,16 @@ template <class Format>
 void attention(const void *args, int part, int n_parts) {
   const AttentionArgs &a = *static_cast<const AttentionArgs *>(args);
   const typename Format::Denormals denormals;
-  Deal<Format> deal(a, part, n_parts);
+  ScratchMemory memory(sizeof(Tile));
+  Deal<Format> deal(a, *new (memory.bytes()) Tile, part, n_parts);
   for (int64_t seq = 0; seq < *a.n_seqs; seq++) deal.sequence(seq);
 }
 
-PYRO_KERNEL("attention.f32", attention<F32Format>);
-PYRO_KERNEL("attention.f16", attention<F16Format>);
-PYRO_KERNEL("attention.bf16", attention<Bf16Format>);
-PYRO_KERNEL("attention.q8_0", attention<Q8Format>);
+int64_t scratch_bytes(const void *) { return sizeof(Tile); }
+
+PYRO_KERNEL("attention.f32", attention<F32Format>, scratch_bytes);
+PYRO_KERNEL("attention.f16", attention<F16Format>, scratch_bytes);
+PYRO_KERNEL("attention.bf16", attention<Bf16Format>, scratch_bytes);
+PYRO_KERNEL("attention.q8_0", attention<Q8Format>, scratch_bytes);
 
 }  // namespace

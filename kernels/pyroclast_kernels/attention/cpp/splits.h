@@ -13,7 +13,7 @@ constexpr int kMaxGroups = 8;
 constexpr int kMaxRows = kMaxGroups * kGroup;
 constexpr int kSplitBlocks = kSplit / kPositions;
 
-// The memory of a thread's tile.
+// What a part lays out of the tile at hand, in memory that is lent to it (native/scratch.h).
 struct Tile {
   bool capped;  // scores, by Row.inner
   int n_groups;

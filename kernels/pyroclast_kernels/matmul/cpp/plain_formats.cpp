@@ -3,15 +3,10 @@
 
 namespace {
 
-PYRO_KERNEL("matmul.q8_0", matmul<Q8_0>);
-PYRO_KERNEL("matmul.q4_0", matmul<Q4_0>);
-PYRO_KERNEL("matmul.q4_1", matmul<Q4_1>);
-PYRO_KERNEL("matmul.q5_0", matmul<Q5_0>);
-PYRO_KERNEL("matmul.q5_1", matmul<Q5_1>);
-PYRO_KERNEL("gate_up.q8_0", gate_up<Q8_0>);
-PYRO_KERNEL("gate_up.q4_0", gate_up<Q4_0>);
-PYRO_KERNEL("gate_up.q4_1", gate_up<Q4_1>);
-PYRO_KERNEL("gate_up.q5_0", gate_up<Q5_0>);
-PYRO_KERNEL("gate_up.q5_1", gate_up<Q5_1>);
+PYRO_PRODUCTS("q8_0", Q8_0);
+PYRO_PRODUCTS("q4_0", Q4_0);
+PYRO_PRODUCTS("q4_1", Q4_1);
+PYRO_PRODUCTS("q5_0", Q5_0);
+PYRO_PRODUCTS("q5_1", Q5_1);
 
 }  // namespace

@@ -1,6 +1,6 @@
 // A block format as its products see it: a table of tiles.  So the loops around the tiles
-// (matmul.cpp, gate_up.cpp) are compiled once, not once for each format and number of tokens, and
-// both products of a format call the same tiles.
+// (matmul.cpp, gate_up.cpp, experts/cpp/blocks.cpp) are compiled once, not once for each format and
+// number of tokens, and all products of a format call the same tiles.
 #pragma once
 
 #include <utility>
@@ -34,6 +34,10 @@ constexpr BlockFormat kFormat = format_of<F>(std::make_integer_sequence<int, kMa
 
 void matmul_of(const BlockFormat &format, const void *args, int part, int n_parts);
 void gate_up_of(const BlockFormat &format, const void *args, int part, int n_parts);
+void expert_gate_up_of(const BlockFormat &format, const void *args, int part, int n_parts);
+void expert_down_of(const BlockFormat &format, const void *args, int part, int n_parts);
+int64_t expert_gate_up_bytes(const void *args);  // of scratch memory
+int64_t expert_down_bytes(const void *args);
 
 template <class F>
 void matmul(const void *args, int part, int n_parts) {
@@ -43,3 +47,18 @@ template <class F>
 void gate_up(const void *args, int part, int n_parts) {
   gate_up_of(kFormat<F>, args, part, n_parts);
 }
+template <class F>
+void expert_gate_up(const void *args, int part, int n_parts) {
+  expert_gate_up_of(kFormat<F>, args, part, n_parts);
+}
+template <class F>
+void expert_down(const void *args, int part, int n_parts) {
+  expert_down_of(kFormat<F>, args, part, n_parts);
+}
+
+// All products of a format.
+#define PYRO_PRODUCTS(name, F)                                                  \
+  PYRO_KERNEL("matmul." name, matmul<F>);                                       \
+  PYRO_KERNEL("gate_up." name, gate_up<F>);                                     \
+  PYRO_KERNEL("expert_gate_up." name, expert_gate_up<F>, expert_gate_up_bytes); \
+  PYRO_KERNEL("expert_down." name, expert_down<F>, expert_down_bytes)

@@ -84,12 +84,13 @@ PYRO_INLINE void add_step(const uint8_t *weights, int64_t group_size, const uint
   }
 }
 
-// sums[m][g] = the sums of n_steps steps; weights of the first group, x of the tile's chunks.
+// The sums of n_steps steps, those of token m from sums + m * stride on, group after group; weights
+// of the first group, x of the tile's chunks.
 // The caller stores the sums: inlined here, M * G times, it took four times
 // as long to compile and made the loop slower.
 template <class S, int M, int G>
 void tile(const uint8_t *weights, int64_t group_size, const uint8_t *x, int64_t n_steps,
-          float *sums) {
+          float *sums, int64_t stride) {
   f32x16 acc[M][G];
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
@@ -104,5 +105,5 @@ void tile(const uint8_t *weights, int64_t group_size, const uint8_t *x, int64_t 
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) store(sums + (m * G + g) * kLanes, acc[m][g]);
+    for (int g = 0; g < G; g++) store(sums + m * stride + g * kLanes, acc[m][g]);
 }

@@ -1,0 +1,5 @@
+"""conv1d, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("conv1d")

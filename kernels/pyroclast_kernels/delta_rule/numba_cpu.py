@@ -1,0 +1,5 @@
+"""delta_rule, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("delta_rule")

@@ -1,0 +1,5 @@
+"""l2_norm, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("l2_norm")

@@ -1,0 +1,6 @@
+"""route and group, compiled by Numba: see numba_kernels.py."""
+
+from pyroclast_kernels.numba import abi as numba_abi
+
+numba_abi.register("route")
+numba_abi.register("group")
