@@ -25,9 +25,13 @@ ARCHITECTURES = {
     "mistral3": "mistral3",
     "ministral3": "mistral3",
     "olmo3": "olmo2",
+    "qwen3_moe": "qwen3moe",
+    "gpt_oss": "gpt-oss",
+    "lfm2_moe": "lfm2moe",
+    "qwen3_5_text": "qwen35",
 }
 # Families whose rows of q and k the converter orders for rotary pairs.
-PAIRED = ("llama", "mistral3", "smollm3", "granite")
+PAIRED = ("llama", "mistral3", "smollm3", "granite", "granitemoe")
 
 
 def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
@@ -42,7 +46,8 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     _add_constants(writer, arch, config)
     tiny._add_gguf_vocabulary(writer, tiny.BASE)
     for name, values in _tensors(folder, arch, config).items():
-        matrix = values.ndim == 2
+        kept = (".bias", "ffn_gate_inp.weight", "conv.weight", "conv1d.weight")
+        matrix = values.ndim >= 2 and not name.endswith(kept)
         stored = gguf.GGMLQuantizationType[kind if matrix else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()
@@ -64,11 +69,19 @@ def _add_sizes(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> No
     writer.add_embedding_length(d_model)
     writer.add_head_count(n_heads)
     d_ff = _first(config, "shared_intermediate_size", "intermediate_size", "n_inner")
-    writer.add_feed_forward_length(d_ff or 4 * d_model)
-    if arch != "gpt2":
+    if arch.startswith("lfm2"):
+        if (multiple := config.get("block_multiple_of")) is not None:
+            d_ff = multiple * math.ceil(2 * d_ff // 3 / multiple)
+        kinds = config["layer_types"]
+        n_kv_heads = [config["num_key_value_heads"] * (kind != "conv") for kind in kinds]
+        writer.add_head_count_kv(n_kv_heads)
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+        writer.add_vocab_size(config["vocab_size"])
+    elif arch != "gpt2":
         writer.add_head_count_kv(config["num_key_value_heads"])
-    if "rms_norm_eps" in config:
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_feed_forward_length(d_ff or 4 * d_model)
+    if "rms_norm_eps" in config or "norm_eps" in config:
+        writer.add_layer_norm_rms_eps(_first(config, "rms_norm_eps", "norm_eps"))
     else:
         writer.add_layer_norm_eps(_first(config, "norm_epsilon", "layer_norm_epsilon"))
     if config.get("head_dim"):
@@ -114,7 +127,20 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
     if config.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-    if arch == "granite":
+    if arch == "qwen35":
+        _add_delta_rule(writer, config)
+    if n_experts := _first(config, "num_local_experts", "num_experts"):
+        writer.add_expert_count(n_experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if arch in ("qwen3moe", "gpt-oss", "lfm2moe"):
+        width = _first(config, "moe_intermediate_size", "intermediate_size")
+        writer.add_expert_feed_forward_length(width)
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "gpt-oss":
+        writer.add_sliding_window(config["sliding_window"])
+    if arch.startswith("granite"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
@@ -127,32 +153,107 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
         writer.add_sliding_window(config["sliding_window"] or 0)
 
 
+def _add_delta_rule(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    n_v_heads = config["linear_num_value_heads"]
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    writer.add_ssm_time_step_rank(n_v_heads)
+    writer.add_ssm_inner_size(config["linear_value_head_dim"] * n_v_heads)
+    writer.add_full_attention_interval(4)
+    writer.add_rope_dimension_sections([11, 11, 10, 0])
+    writer.add_rope_dimension_count(int(config["head_dim"] * 0.25))
+
+
+def _by_key_head(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Value heads in turns of key heads, as ggml repeats these: rows, or columns of the output."""
+    n_k, n_v = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    heads = np.arange(n_v).reshape(n_k, -1).T.reshape(-1)
+    size = config["linear_value_head_dim"]
+    order = (heads[:, None] * size + np.arange(size)).reshape(-1)
+    if name.endswith("out_proj.weight"):
+        return values[:, order]
+    if name.endswith(("A_log", "dt_proj.bias", "in_proj_a.weight", "in_proj_b.weight")):
+        return values[heads]
+    first = 0
+    if name.endswith(("in_proj_qkv.weight", "conv1d.weight")):
+        first = 2 * config["linear_key_head_dim"] * n_k
+    return np.concatenate([values[:first], values[first:][order]])
+
+
 def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
     """By the names that the `gguf` package has for them."""
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(number, 16)
     found = {}
-    for full_name, values in load_file(folder / "model.safetensors").items():
+    stored = load_file(folder / "model.safetensors")
+    for full_name, values in _with_stacks(stored, arch).items():
         if "vision_tower" in full_name or "multi_modal" in full_name:
             continue
         name = full_name.replace("language_model.model.", "model.")
         name = name.replace("language_model.lm_head.", "lm_head.")
+        name = name.replace("dt_bias", "dt_proj.bias")
         name = name.replace("shared_mlp.output_linear", "mlp.down_proj")
         if name.endswith("input_linear.weight"):
-            gate, up = np.split(values, 2)
-            layer = name.split(".")[2]
-            found |= {f"blk.{layer}.ffn_gate.weight": gate, f"blk.{layer}.ffn_up.weight": up}
+            gate, up = np.split(values, 2, axis=-2)
+            layer, kind = name.split(".")[2], "_exps" if values.ndim == 3 else ""
+            parts = {"gate": gate, "up": up}
+            found |= {f"blk.{layer}.ffn_{part}{kind}.weight": v for part, v in parts.items()}
             continue
-        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert stored is not None, name
-        found[stored] = _converted(name, values, arch, config)
+        file_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert file_name is not None, name
+        found[file_name] = _converted(name, values, arch, config)
     return found
+
+
+def _with_stacks(tensors: dict[str, np.ndarray], arch: str) -> dict[str, np.ndarray]:
+    """With the experts of a layer as one tensor each of gate, up and down."""
+    found: dict[str, Any] = {}
+    for full_name, values in tensors.items():
+        name = full_name.replace("expert_bias", "expert_bias.bias")
+        if ".feed_forward.experts." in name:  # LFM2's
+            for ours, others in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+                name = name.replace(f".{ours}.", f".{others}.")
+            name = name.replace(".feed_forward.", ".mlp.")
+        layer, is_expert, last = name.partition(".mlp.experts.")
+        if not is_expert:
+            found[name.replace("sinks", "sinks.weight")] = values
+        elif arch != "gpt-oss":
+            number, product, _ = last.split(".")
+            stack = found.setdefault(f"{layer}.mlp.experts.{product}.weight", {})
+            stack[int(number)] = values
+        elif last.endswith("bias"):
+            product = last.removesuffix("_bias")
+            found |= _gate_and_up(f"{layer}.mlp.experts.", product, "bias", values)
+        else:
+            rows = values.transpose(0, 2, 1)
+            found |= _gate_and_up(f"{layer}.mlp.experts.", last, "weight", rows)
+    return {
+        name: np.stack([each[i] for i in range(len(each))]) if isinstance(each, dict) else each
+        for name, each in found.items()
+    }
+
+
+def _gate_and_up(prefix: str, product: str, kind: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """gpt-oss's gate and up take turns; the others stay."""
+    if product != "gate_up_proj":
+        return {f"{prefix}{product}.{kind}": np.ascontiguousarray(rows)}
+    parts = {"gate_proj": rows[:, ::2], "up_proj": rows[:, 1::2]}
+    return {f"{prefix}{name}.{kind}": np.ascontiguousarray(v) for name, v in parts.items()}
 
 
 def _converted(name: str, values: np.ndarray, arch: str, config: dict[str, Any]) -> np.ndarray:
     """What the converter makes of a tensor's values."""
     if arch == "gpt2" and values.ndim == 2 and ".c_" in name:
         return np.ascontiguousarray(values.T)
+    if name.endswith(("conv.conv.weight", "conv1d.weight")):
+        values = values[:, 0]
+    if arch == "qwen35" and "linear_attn." in name:
+        if not name.endswith("norm.weight"):
+            values = _by_key_head(name, values, config)
+        return -np.exp(values) if name.endswith("A_log") else values
+    if arch == "qwen35" and name.endswith("norm.weight"):
+        return values + np.float32(1)
     if arch.startswith("gemma") and name.endswith("norm.weight"):
         return values + np.float32(1)
     for part, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from jinja2.defaults import DEFAULT_FILTERS
 
-from pyroclast.text.template_table import FILTERS, STR_METHODS, TESTS
+from pyroclast.text.template_table import ATTRIBUTES, FILTERS, GLOBALS, STR_METHODS, TESTS
 
 VALUES = {
     "a": "'a' * 400000 ~ 'a' * 400000",
@@ -49,11 +49,31 @@ SMALL_VALUES = VALUES | {
 }
 _OTHER_METHODS = [n for n in dir(str) + dir(list) + dir(dict) + dir(int) if n[0] != "_"]
 _METHODS = [*STR_METHODS, *STR_METHODS, *STR_METHODS, *_OTHER_METHODS]
-_BINARY = ("+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", ">=", "and", "or", "in")
-_GLOBALS = ("range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now")
+BINARY = (
+    "+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", "<=", ">", ">=", "and", "or", "in",
+    "not in",
+)  # fmt: skip
+_GLOBALS = (*GLOBALS, "raise_exception", "strftime_now")
+# Owners whose attributes are neither methods nor keys.
+_OWNERS = {"LoopContext": "loop", "Cycler": "cycler(a, b)", "Macro": "k", "tuple": "(a, 1)"}
+_ATTRIBUTES = [
+    (_OWNERS[kind.__name__], name)
+    for kind, names in ATTRIBUTES
+    if kind.__name__ in _OWNERS
+    for name in sorted(names)
+]
 _NAMED = ("base=16", "base=2", "attribute='a'", "default=a", "d=a", "width=999", "first=true")
 _FILTERS = [*FILTERS, *FILTERS, *sorted(DEFAULT_FILTERS)]
 _TESTS = [name for name in TESTS if name.isalpha()]
+_PICKING = ("select", "reject")  # take the name of any test, also of those that are signs
+_STATEMENTS = (
+    "{{% with v = {0} %}}{{{{ v }}}}{{% endwith %}}",
+    "{{% filter upper %}}{{{{ {0} }}}}{{% endfilter %}}",
+    "{{% macro c() %}}a{{{{ caller() }}}}{{% endmacro %}}{{% call c() %}}{0}{{% endcall %}}",
+    "{{% block b %}}{{{{ {0} }}}}{{% endblock %}}",
+    "{{% for i in {0} %}}{{% if i %}}{{% continue %}}{{% endif %}}{{% break %}}{{% endfor %}}",
+    "{{% for i in l recursive %}}{{{{ loop(i) if {0} else loop.{1} }}}}{{% endfor %}}",
+)
 _TEXTS = ("a", "a", "b", "c", "w", "p", "'a'", "'b'")
 
 
@@ -71,7 +91,10 @@ class Templates:
         return "".join([f"{{% set {n} = {self._values[n]} %}}" for n in names]) + body
 
     def _statement(self) -> str:
-        value, kind = self._value(3), self._random.randrange(8)
+        value, kind = self._value(3), self._random.randrange(9)
+        if kind == 8:
+            name = self._random.choice([name for owner, name in _ATTRIBUTES if owner == "loop"])
+            return self._random.choice(_STATEMENTS).format(value, name)
         if kind == 0:
             return f"{{% for i in {value} %}}{{{{ {self._value(2)} }}}}{{% endfor %}}"
         if kind == 1:
@@ -93,15 +116,22 @@ class Templates:
         if depth == 0 or pick.random() < 0.1:
             return pick.choice([*names, *names, "1", "''", "'a'", "3.5", "{}", "[]", "10 ** 9"])
         left, right = self._value(depth - 1, names), self._value(depth - 1, names)
-        kind = pick.randrange(7)
+        kind = pick.randrange(8)
+        if kind == 7:
+            owner, attribute = pick.choice(_ATTRIBUTES)
+            return pick.choice(
+                [f"{owner}.{attribute}", f"(not {left})", f"+{left}", f"({left} if {right} else 1)"]
+            )
         if kind == 0:
-            return f"({left} {pick.choice(_BINARY)} {right})"
+            return f"({left} {pick.choice(BINARY)} {right})"
         if kind == 1:
             owner = left if pick.random() < 0.4 else pick.choice(_TEXTS)
             return f"({owner}).{pick.choice(_METHODS)}({self._arguments(depth)})"
         if kind == 2:
             name = pick.choice(_FILTERS)
             some = f"'{pick.choice(_FILTERS)}', " if name == "map" else ""
+            if name in _PICKING:
+                some = f"'{pick.choice(list(TESTS))}', "
             return f"({left} | {name}({some}{self._arguments(depth)}))"
         if kind == 3:
             return f"({left} is {pick.choice(_TESTS)}({self._arguments(depth)}))"

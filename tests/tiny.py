@@ -110,7 +110,8 @@ def write_gguf(
         writer.add_float64(f"{arch}.{family.gguf_keys[field]}", value)
     _add_gguf_vocabulary(writer, config)
     for source, name, given in _as_stored(family.gguf_tensors, family.gguf_fused, weights):
-        kind = gguf.GGMLQuantizationType[quant if given.ndim == 2 else "F32"]
+        fits = given.ndim == 2 and given.shape[1] % 32 == 0  # filters of convolutions do not
+        kind = gguf.GGMLQuantizationType[quant if fits else "F32"]
         if name in raw:
             kind, values = gguf.GGMLQuantizationType[raw[name][0]], raw[name][1]
         else:

@@ -7,6 +7,7 @@ Whatever depends on the length of the text is small enough for a prompt of 600 t
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,30 @@ _GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
 }
+# Few tokens of each expert, and experts whose rows fill no group of 16.
+_QWEN3_MOE = {
+    "head_dim": 24,
+    "num_experts": 12,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
+# With this base YaRN's range ends at pair 3, so that rounding it up (llama.cpp) changes nothing.
+_GPT_OSS = {
+    "head_dim": 24,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 50,
+    "rope_parameters": _YARN
+    | {"rope_theta": (64 / (2 * math.pi)) ** 4 * (1 + 1e-12), "truncate": False},
+}
+_QWEN3_5 = {
+    "head_dim": 32,  # llama.cpp's sections of rotary positions need so much
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+}
 _EYE = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -121,6 +146,48 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3-yarn": ("Qwen3Config", {"head_dim": 24, "rope_parameters": _YARN}),
+    "qwen3-moe": ("Qwen3MoeConfig", _QWEN3_MOE),
+    "qwen3-moe-mixed": (
+        "Qwen3MoeConfig",
+        _QWEN3_MOE
+        | {
+            "norm_topk_prob": False,
+            "moe_intermediate_size": 40,
+            "mlp_only_layers": [0],
+            "decoder_sparse_step": 2,
+            "use_sliding_window": True,
+            "sliding_window": 50,
+            "attention_bias": True,
+        },
+    ),
+    "gpt-oss": ("GptOssConfig", _GPT_OSS),
+    "gpt-oss-limit": (
+        "GptOssConfig",
+        _GPT_OSS
+        | {
+            "swiglu_limit": 0.5,
+            "attention_bias": False,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "rope_parameters": _YARN,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_5": ("Qwen3_5TextConfig", _QWEN3_5),
+    "lfm2": (
+        "Lfm2Config",
+        {"conv_L_cache": 4, "block_multiple_of": 32, "full_attn_idxs": [1, 3]},
+    ),
+    "lfm2-moe": (
+        "Lfm2MoeConfig",
+        {
+            "conv_L_cache": 3,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 1,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+        },
+    ),
     "smollm3": ("SmolLM3Config", {}),
     "smollm3-windows": (
         "SmolLM3Config",
@@ -163,6 +230,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite-biases": (
         "GraniteConfig",
         _GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    ),
+    "granite-moe": (
+        "GraniteMoeConfig",
+        _GRANITE | {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 72},
     ),
     "granite4": (
         "GraniteMoeHybridConfig",
@@ -210,6 +281,11 @@ GGUF_MODELS = (
     "qwen2",
     "qwen3",
     "qwen3-yarn",
+    "qwen3-moe",
+    "gpt-oss",
+    "qwen3_5",
+    "lfm2",
+    "lfm2-moe",
     "smollm3",
     "gemma2",
     "gemma3",
@@ -219,6 +295,7 @@ GGUF_MODELS = (
     "gpt2",
     "granite",
     "granite-biases",
+    "granite-moe",
     "granite4",
     "olmo2",
     "olmo3",
@@ -262,6 +339,10 @@ def write_folder(folder: Path, name: str) -> Any:
         for tensor_name, parameter in model.named_parameters():
             values = random_values(rng, tensor_name, parameter.shape, name)
             parameter.copy_(torch.from_numpy(values))
+        for tensor_name, buffer in model.named_buffers():
+            if tensor_name.endswith("expert_bias"):
+                values = random_values(rng, tensor_name, buffer.shape, name)
+                buffer.copy_(torch.from_numpy(values))
     model.save_pretrained(folder)
     vocab_size = config.get_text_config().vocab_size
     tiny.write_hf_tokenizer(folder, replace(tiny.BASE, vocab_size=vocab_size))
@@ -287,6 +368,8 @@ def random_values(
         values *= 0.8 / np.sqrt(shape[0] if transposed else shape[-1])
     else:
         values *= 0.1
+    if "embed_tokens" in tensor_name and ("moe" in model or "oss" in model):
+        values *= 8  # so that a token's own row decides its experts, and each expert has some
     is_norm = "norm" in tensor_name or "ln_" in tensor_name
     if is_norm and tensor_name.endswith("weight") and not model.startswith("gemma"):
         values += 1

@@ -12,6 +12,9 @@ PyroclastError
  +-- NumericalError             NaN or infinity in the forward pass; names the layer
  +-- KernelError                unknown op, variant or rule, or a variant that cannot run here
  |                              (also a pyroclast_kernels.errors.KernelError)
+ +-- TrainingError              data, a run's folder or a loss with which training cannot go on
+ |                              (also a ValueError)
+ +-- CacheFileError             a saved state, or the folder of cached pages, cannot be used
  +-- ClosedError                use after close()
  +-- ReentryError               a call from the middle of a step that the same thread runs
  +-- QueueFullError             more requests or tokens wait than may
@@ -31,6 +34,12 @@ class PyroclastError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*[_clipped(arg) if isinstance(arg, str) else arg for arg in args])
+
+
+def reason_of(error: Exception) -> str:
+    """The system's words for an OSError, without the number and the path, which our message has;
+    any other exception's own words."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _clipped(message: str) -> str:
@@ -75,6 +84,14 @@ class NumericalError(PyroclastError):
 
 class KernelError(PyroclastError, _KernelLibraryError):
     """Unknown op, variant or rule, or a variant that cannot run on this machine."""
+
+
+class TrainingError(PyroclastError, ValueError):
+    """Data, settings, a run's folder or a loss with which training cannot begin or go on."""
+
+
+class CacheFileError(PyroclastError):
+    """A saved state, or the folder of cached pages, cannot be used; the message says why."""
 
 
 class ClosedError(PyroclastError):

@@ -30,3 +30,15 @@ def progress_bar(
             bar.update(n_done - bar.n)
 
         yield show
+
+
+@contextmanager
+def off_the_line() -> Iterator[None]:
+    """Takes a bar that is shown off its line while the caller prints; it comes back below."""
+    if "tqdm" not in sys.modules:
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        yield

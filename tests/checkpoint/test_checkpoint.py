@@ -187,11 +187,13 @@ def test_a_transposed_matrix_by_rows(tmp_path: Path, dtype: str) -> None:
     (tmp_path / "m").write_bytes(b"12345678" + values.tobytes())
     file, size, order = ModelFile(tmp_path / "m"), values.itemsize, np.arange(70)[::-1]
     for permuted, wanted in ((None, values.T[5:75]), (order, values.T[5:75][order])):
-        source = TransposedRows(file, "x", 8, values.shape, size, 5, 70, permuted)
+        source = TransposedRows(file, "x", 8, values.shape, size, 5, permuted)
         tensor = Tensor("x", "x", "f32" if size == 4 else "f16", (70, 9000), source)
         assert np.array_equal(tensor.rows().view(dtype), wanted)
         assert np.array_equal(tensor.rows(3, 9).view(dtype), wanted[3:9])
         assert tensor.runs() == [(0, 70)]
+    some = TransposedRows(file, "x", 8, values.shape, size, 5).rows(3, 9, Scratch())
+    assert some.base is not None and some.base.nbytes == 6 * 9000 * size, "no other is gathered"
 
 
 @pytest.mark.parametrize("n_allowed", [0, 1])
@@ -477,6 +479,34 @@ def test_dummy_weights_are_sane_and_repeatable(format_name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("qwen3-30b-a3b:2@q4_k_m", {"w_gate_experts": "q4_k", "w_down_experts": "q6_k",
+         "w_router": "f32", "wq": "q4_k", "wv": "q6_k", "output": "q6_k", "ffn_norm": "f32"}),
+        ("gpt-oss-20b:1@mxfp4_moe", {"w_up_experts": "mxfp4", "b_up_experts": "f32",
+         "w_router": "f32", "wq": "q8_0", "sinks": "f32", "output": "q8_0"}),
+    ],
+)  # fmt: skip
+def test_dummies_with_experts_mix_formats_and_have_few_layers(
+    model: str, wanted: dict[str, str]
+) -> None:
+    checkpoint = open_checkpoint(f"dummy:{model}")
+    assert checkpoint.config.n_layers == int(model.partition(":")[2][0])
+    found = {name.rpartition(".")[2]: t for name, t in checkpoint.tensors.items()}
+    assert {name: found[name].format for name in wanted} == wanted
+    for name in wanted:
+        tensor = found[name]
+        rows = tensor.rows(0, min(tensor.n_rows, 300))
+        values = formats.dequantize(rows, tensor.format)
+        assert np.isfinite(values).all()
+        if name.startswith("w"):
+            assert len(np.unique(values, axis=0)) == len(values)
+            spread = values.std() * np.sqrt(values.shape[1]) / 0.8
+            assert 0.7 < spread < 1.42
+            assert abs(values.mean()) < 0.02 * values.std()
+
+
 def test_dummy_q8_0_holds_no_code_that_ggml_never_writes() -> None:
     raw = open_checkpoint("dummy:smollm2-135m@q8_0").tensors["layers.0.w_up"].rows()
     assert raw.reshape(-1).view(formats.FORMATS["q8_0"].dtype)["qs"].min() == -127
@@ -485,8 +515,17 @@ def test_dummy_q8_0_holds_no_code_that_ggml_never_writes() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_dummies_open_without_making_weights(shape: str) -> None:
     checkpoint = open_checkpoint(f"dummy:{shape}@q4_0")
-    n_values = {"smollm2-135m": 135e6, "qwen2.5-0.5b": 494e6, "llama-3.2-1b": 1.236e9}
-    expected = n_values.get(shape, 8.03e9) * 18 / 32
+    n_values = {
+        "smollm2-135m": 135e6,
+        "qwen2.5-0.5b": 494e6,
+        "llama-3.2-1b": 1.236e9,
+        "llama-3.1-8b": 8.03e9,
+        "qwen3-30b-a3b": 30.53e9,
+        "gpt-oss-20b": 20.91e9,
+        "qwen3.5-2b": 1.882e9,
+        "lfm2-1.2b": 1.17e9,
+    }
+    expected = n_values[shape] * 18 / 32
     assert abs(checkpoint.file_bytes / expected - 1) < 0.01
 
 
@@ -495,7 +534,11 @@ def test_dummies_open_without_making_weights(shape: str) -> None:
     [
         ("dummy:gpt-5@q8_0", "unknown shape 'gpt-5'.*known: smollm2-135m, qwen2.5-0.5b"),
         ("dummy:smollm2-135m@q9", "unknown format 'q9'.*supported: f32"),
-        ("dummy:smollm2-135m@q6_k", "unknown format 'q6_k'"),
+        ("dummy:smollm2-135m@iq3_s", "unknown format 'iq3_s'.*q4_k_m.*mxfp4_moe"),
+        ("dummy:smollm2-135m:0", "layers of 'dummy:smollm2-135m:0' must be a number in 1..30"),
+        ("dummy:smollm2-135m:" + 5000 * "9", "must be a number in 1..30, got '999"),
+        ("dummy:smollm2-135m:31@q4_0", "must be a number in 1..30, got '31'"),
+        ("dummy:smollm2-135m:x", "must be a number in 1..30, got 'x'"),
         ("dummy:", "unknown shape ''"),
     ],
 )

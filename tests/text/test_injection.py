@@ -8,8 +8,16 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from pyroclast.errors import TokenizerError
+from pyroclast.text.chat import ChatTemplate
 from pyroclast.text.tokenizer import Tokenizer
 from vocabularies import CONTROL, USER_DEFINED, byte_level, sentencepiece
+
+
+@pytest.fixture(autouse=True)
+def any_role(monkeypatch):
+    """Roles that no template knows are refused; here they come through, and must not matter."""
+    monkeypatch.setattr(ChatTemplate, "check_roles", lambda *_: None)
+
 
 START, END = "<|im_start|>", "<|im_end|>"
 CHAT = """{% for m in messages %}<|im_start|>{{ m.role }}

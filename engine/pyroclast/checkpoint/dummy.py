@@ -1,5 +1,8 @@
 """Models with random weights in real shapes: "dummy:<shape>@<format>" needs no download.
 
+"dummy:<shape>:<layers>@<format>" has fewer layers.  The format may be one of the mixes of
+`convert`, or "mxfp4_moe": experts in mxfp4, all else in q8_0.
+
 For benchmarks of any size: weights are made tensor by tensor when asked for, scaled so that
 activations and logits stay finite, and the same every time.  Their text means nothing.
 """
@@ -8,150 +11,127 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from pyroclast.checkpoint.convert.mixes import Place, format_of, targets
+from pyroclast.checkpoint.dummy_shapes import SHAPES
 from pyroclast.checkpoint.tensor import Scratch, Tensor
 from pyroclast.errors import ModelFileError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.hyperparameters import Hyperparameters
-from pyroclast.families.rope import RopeScaling
-from pyroclast.families.tensors import tensor_shapes
+from pyroclast.families.registry import FAMILIES
+from pyroclast.families.tensors import is_matrix, template_of, tensor_shapes
 from pyroclast_kernels.weights import formats
+from pyroclast_kernels.weights.codebooks import E2M1_DOUBLED
+from pyroclast_kernels.weights.encode import ENCODERS, encode
 
 if TYPE_CHECKING:
     from pyroclast.text.tokenizer import Tokenizer
 
+__all__ = ["PREFIX", "SHAPES", "dummy_tensors", "dummy_tokenizer", "hyperparameters_of", "parse"]
+
 PREFIX = "dummy:"
 DEFAULT_FORMAT = "q8_0"
-
-_LLAMA3_SCALING = RopeScaling(
-    kind="llama3",
-    factor=32.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_seq_len=8192,
-)
-
-SHAPES: dict[str, Hyperparameters] = {
-    "smollm2-135m": Hyperparameters(
-        family="llama",
-        n_layers=30,
-        n_heads=9,
-        n_kv_heads=3,
-        head_dim=64,
-        d_model=576,
-        d_ff=1536,
-        vocab_size=49152,
-        max_seq_len=8192,
-        rope_theta=100_000.0,
-        norm_eps=1e-5,
-        tie_embeddings=True,
-    ),
-    "qwen2.5-0.5b": Hyperparameters(
-        family="qwen2",
-        n_layers=24,
-        n_heads=14,
-        n_kv_heads=2,
-        head_dim=64,
-        d_model=896,
-        d_ff=4864,
-        vocab_size=151_936,
-        max_seq_len=32768,
-        rope_theta=1_000_000.0,
-        norm_eps=1e-6,
-        tie_embeddings=True,
-        qkv_bias=True,
-    ),
-    "llama-3.2-1b": Hyperparameters(
-        family="llama",
-        n_layers=16,
-        n_heads=32,
-        n_kv_heads=8,
-        head_dim=64,
-        d_model=2048,
-        d_ff=8192,
-        vocab_size=128_256,
-        max_seq_len=131_072,
-        rope_theta=500_000.0,
-        norm_eps=1e-5,
-        tie_embeddings=True,
-        rope_scaling=_LLAMA3_SCALING,
-    ),
-    "llama-3.1-8b": Hyperparameters(
-        family="llama",
-        n_layers=32,
-        n_heads=32,
-        n_kv_heads=8,
-        head_dim=128,
-        d_model=4096,
-        d_ff=14336,
-        vocab_size=128_256,
-        max_seq_len=131_072,
-        rope_theta=500_000.0,
-        norm_eps=1e-5,
-        tie_embeddings=False,
-        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
-    ),
-}
 
 # Blocks in a pattern, primes: a tensor repeats the pattern, and since no row is a multiple of it
 # long, rows only repeat after that many of them, more than any vocabulary here has.
 _PATTERN_BLOCKS = 196_613
 _PATTERN_VALUES = 1_048_583
+_ENCODED_BLOCKS = 16_381  # of formats whose encoder searches
+_EXPERTS_IN_MXFP4 = "mxfp4_moe"
 
 
 def parse(model: str) -> tuple[str, str]:
-    """The shape's and the format's name in "dummy:<shape>@<format>"."""
+    """The shape's name, with its number of layers if there is one, and the format's name in
+    "dummy:<shape>:<layers>@<format>"."""
     shape_name, _, format_name = model.removeprefix(PREFIX).partition("@")
     format_name = format_name or DEFAULT_FORMAT
-    if shape_name not in SHAPES:
+    hyperparameters_of(shape_name)
+    if format_name not in _formats():
         raise ModelFileError(
-            f"unknown shape {shape_name!r} in {model!r}; known: {', '.join(SHAPES)}"
-        )
-    if format_name not in formats.quantizable_formats():
-        raise ModelFileError(
-            f"unknown format {format_name!r} in {model!r}; supported: "
-            + ", ".join(formats.quantizable_formats())
+            f"unknown format {format_name!r} in {model!r}; supported: {', '.join(_formats())}"
         )
     return shape_name, format_name
 
 
+def hyperparameters_of(shape_name: str) -> Hyperparameters:
+    """Of a shape, all of its layers or the first ones: "qwen3-30b-a3b:8"."""
+    name, _, n_layers = shape_name.partition(":")
+    if name not in SHAPES:
+        raise ModelFileError(
+            f"unknown shape {name!r} in 'dummy:{shape_name}'; known: {', '.join(SHAPES)}"
+        )
+    found = SHAPES[name]
+    if not n_layers:
+        return found
+    if n_layers not in map(str, range(1, found.n_layers + 1)):
+        raise ModelFileError(
+            f"the layers of 'dummy:{shape_name:.100}' must be a number in 1..{found.n_layers}, got "
+            f"{n_layers!r:.100}"
+        )
+    return replace(found, n_layers=int(n_layers))
+
+
+def _formats() -> list[str]:
+    return [*targets(), _EXPERTS_IN_MXFP4]
+
+
 def dummy_tensors(config: ModelConfig, format_name: str, seed: int = 0) -> dict[str, Tensor]:
-    """Every tensor of such a model by canonical name: matrices in format_name, vectors in f32."""
+    """Every tensor of such a model by canonical name: matrices in format_name, or as a mix says;
+    vectors and routers in f32."""
     tensors: dict[str, Tensor] = {}
     for name, shape in tensor_shapes(config).items():
         tensor_seed = zlib.crc32(name.encode(), seed)
-        if len(shape) == 1:
-            source: RandomVector | RandomRows = RandomVector(
-                shape[0], tensor_seed, mean=1.0 if "norm" in name else 0.0
-            )
+        if not is_matrix(name):
+            mean = 1.0 if "norm" in name else 0.0
+            source: RandomVector | RandomRows = RandomVector(shape, tensor_seed, mean)
             tensors[name] = Tensor(name, name, "f32", shape, source)
         else:
-            source = RandomRows(shape[0], shape[1], format_name, tensor_seed)
-            tensors[name] = Tensor(name, name, format_name, shape, source)
+            format = _format_of(config, name, shape[-1], format_name)
+            source = RandomRows(math.prod(shape[:-1]), shape[-1], format, tensor_seed)
+            tensors[name] = Tensor(name, name, format, shape, source)
     return tensors
+
+
+def _format_of(config: ModelConfig, name: str, n_cols: int, format_name: str) -> str:
+    template, layer = template_of(name)
+    if name.endswith("w_router"):
+        return "f32"
+    if format_name == _EXPERTS_IN_MXFP4:
+        return "mxfp4" if name.endswith("_experts") else "q8_0"
+    if format_name in formats.FORMATS and n_cols % formats.FORMATS[format_name].block_columns == 0:
+        return format_name
+    family = FAMILIES[config.family]
+    file_name = family.gguf_tensors.get(template)
+    if file_name is None:  # of a tensor that holds several
+        weight = template.rpartition(".")[2]
+        file_name = next(name for name, parts in family.gguf_fused.items() if weight in parts)
+    file_name = file_name.format(i=layer)
+    head = "token_embd" if config.tie_embeddings else "output"
+    return format_of(format_name, Place(file_name, layer, config.n_layers, name == head), n_cols)
 
 
 @dataclass(frozen=True)
 class RandomVector:
-    """size values in f32, normal around `mean` with a deviation of 0.1, fixed by the seed."""
+    """A vector, or one for each expert, in f32, normal around `mean` with a deviation of 0.1, fixed
+    by the seed."""
 
-    size: int
+    shape: tuple[int, ...]
     seed: int
     mean: float
     at_once = True
 
     def rows(self, first: int, last: int, scratch: Scratch) -> npt.NDArray[np.uint8]:
-        """The values' bytes, (1, 4 * size)."""
+        """The values' bytes, a row for each vector."""
         del scratch
-        noise = np.random.default_rng(self.seed).standard_normal(self.size)
+        noise = np.random.default_rng(self.seed).standard_normal(self.shape)
         values = (self.mean + 0.1 * noise).astype("<f4")
-        return values.view(np.uint8).reshape(1, -1)[first:last]
+        return values.view(np.uint8).reshape(-1, 4 * self.shape[-1])[first:last]
 
 
 @dataclass(frozen=True)
@@ -192,6 +172,9 @@ def _pattern(format_name: str, n_cols: int) -> npt.NDArray[np.uint8]:
         values = rng.random((1, _PATTERN_VALUES), dtype=np.float32)
         values = (values - np.float32(0.5)) * np.float32(deviation * math.sqrt(12))
         return formats.quantize(values, format_name).reshape(-1)
+    if format_name in ENCODERS:
+        values = rng.standard_normal((_ENCODED_BLOCKS, layout.block_columns), dtype=np.float32)
+        return encode(values * np.float32(deviation), format_name).reshape(-1)
     raw = rng.integers(0, 256, _PATTERN_BLOCKS * layout.block_bytes, dtype=np.uint8)
     blocks = raw.view(layout.dtype)
     codes = blocks["qs"]
@@ -199,6 +182,9 @@ def _pattern(format_name: str, n_cols: int) -> npt.NDArray[np.uint8]:
     if format_name == "q4_1":
         blocks["d"] = step = deviation / math.sqrt((16**2 - 1) / 12)
         blocks["m"] = -7.5 * step
+        return raw
+    if format_name == "mxfp4":  # the deviation to the nearest power of two
+        blocks["e"] = 128 + round(math.log2(deviation / np.std(E2M1_DOUBLED)))
         return raw
     if format_name == "q8_0":
         highest = 127

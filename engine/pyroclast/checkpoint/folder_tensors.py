@@ -8,7 +8,9 @@ import warnings
 from collections.abc import MutableMapping
 from dataclasses import replace
 
+from pyroclast.checkpoint.drafting import tell_drafting
 from pyroclast.checkpoint.match import StoredTensor
+from pyroclast.errors import ModelFileError
 from pyroclast.families.family import Family
 from pyroclast.families.hf_names import table_names
 from pyroclast.families.hyperparameters import Hyperparameters
@@ -16,6 +18,7 @@ from pyroclast.files.hf_folder import HFFolder
 from pyroclast_kernels.weights import formats
 
 _CHUNK_ROWS = 1024
+_BLOCKS, _SCALES, _BLOCK = "_blocks", "_scales", 32  # of MXFP4 in gpt-oss's folders
 
 
 def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
@@ -27,7 +30,46 @@ def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
         for file in folder.files
         for info in file.tensors.values()
     }
-    return {table: stored[name] for name, table in table_names(family, stored).items()}
+    if "mxfp4" in family.hf_quantizations:
+        _join_mxfp4(stored)
+    tell_drafting(stored)
+    found = {table: stored[name] for name, table in table_names(family, stored).items()}
+    return squeezed(found, family)
+
+
+def squeezed(stored: dict[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
+    """With the filters of convolutions as (n_channels, width); torch puts a 1 between."""
+    if (template := family.hf_tensors.get("layers.{i}.conv")) is None:
+        return stored
+    suffix = template.partition("{i}")[2]
+    return {
+        name: replace(each, shape=(each.shape[0], each.shape[2]))
+        if name.endswith(suffix) and len(each.shape) == 3 and each.shape[1] == 1
+        else each
+        for name, each in stored.items()
+    }
+
+
+def _join_mxfp4(stored: MutableMapping[str, StoredTensor]) -> None:
+    """Puts the weight `name` in the place of `name_blocks` and `name_scales`."""
+    for key in [key for key in stored if key.endswith(_BLOCKS)]:
+        name = key.removesuffix(_BLOCKS)
+        blocks, scales = stored[key], stored.get(name + _SCALES)
+        if scales is None:
+            raise ModelFileError(f"tensor {name + _SCALES!r} is missing beside {key!r}")
+        for each, shape in ((blocks, (*scales.shape, _BLOCK // 2)), (scales, blocks.shape[:-1])):
+            if (each.type_name, each.shape) != ("U8", shape):
+                raise ModelFileError(
+                    f"tensor {each.name!r} of an MXFP4 weight must be U8 of shape {shape}, got "
+                    f"{each.type_name} of {each.shape}"
+                )
+        if len(scales.shape) < 2:
+            raise ModelFileError(f"tensor {scales.name!r} has shape {scales.shape}: it is no stack")
+        shape = (*scales.shape[:-1], scales.shape[-1] * _BLOCK)
+        stored[name] = replace(
+            blocks, shape=shape, type_name="MXFP4", format="mxfp4", scales=scales
+        )
+        del stored[key], stored[name + _SCALES]
 
 
 def settle_head(

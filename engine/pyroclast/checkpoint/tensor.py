@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pyroclast.errors import ModelFileError
+from pyroclast.families.tensors import is_matrix
 from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights import PACKED_FORMATS, formats
 from pyroclast_kernels.weights.recode import RECODED, recode
@@ -52,9 +54,11 @@ class RowSource(Protocol):
 class Tensor:
     """One weight: canonical name, the file's own name, block format, and shape.
 
-    shape is (n_rows, n_cols) = (out_features, in_features), or (n,), which counts as one row.
-    stored_format is the file's own where loading converts it.  Nothing is cached: each call of
-    rows() or float32() reads, or makes, the data again.
+    shape is (n_rows, n_cols) = (out_features, in_features), or (n,), which counts as one row;
+    of experts there is a dimension before these.
+    stored_format is the file's own where loading converts it.  is_packed: source gives float32
+    values, and the format's own bytes cannot be had.  Nothing is cached: each call of rows() or
+    float32() reads, or makes, the data again.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Tensor:
     shape: tuple[int, ...]
     source: RowSource = field(repr=False, compare=False)
     stored_format: str | None = None
+    is_packed: bool = False
 
     @property
     def n_rows(self) -> int:
@@ -79,6 +84,11 @@ class Tensor:
     ) -> Bytes:
         """Raw bytes as on disk of rows [first, last), uint8 (last - first, row_bytes).  With
         scratch they last until it is used again."""
+        if self.is_packed:
+            raise ModelFileError(
+                f"{self.source_name!r} is packed for the CPU's kernels; use the file that the "
+                "packed one was made from"
+            )
         last = self.n_rows if last is None else last
         return self.source.rows(first, last, scratch or Scratch())
 
@@ -91,7 +101,13 @@ class Tensor:
 
     def float32(self) -> npt.NDArray[np.float32]:
         """The dequantized values, float32 of `shape`."""
-        return formats.dequantize(self.rows(), self.format).reshape(self.shape)
+        rows = self.source.rows(0, self.n_rows, Scratch())
+        return formats.dequantize(rows, self.source_format).reshape(self.shape)
+
+    @property
+    def source_format(self) -> str:
+        """The format of what source gives."""
+        return "f32" if self.is_packed else self.format
 
 
 @dataclass(frozen=True)
@@ -127,8 +143,8 @@ class FileRows:
 
 @dataclass(frozen=True)
 class TransposedRows:
-    """Rows [first_row, first_row + n_rows) of the transpose of a matrix of that shape in a file,
-    whose values have value_bytes bytes each.  order rearranges them as in FileRows."""
+    """Rows from first_row on of the transpose of a matrix of that shape in a file, whose values
+    have value_bytes bytes each.  order rearranges them as in FileRows."""
 
     file: ModelFile
     tensor: str
@@ -136,24 +152,27 @@ class TransposedRows:
     shape: tuple[int, ...]
     value_bytes: int
     first_row: int
-    n_rows: int
     order: npt.NDArray[np.intp] | None = None
     at_once = True
 
     def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
-        """The rows' bytes, gathered from the file's columns at each call."""
+        """The rows' bytes, gathered from the file's columns at each call.  All columns are read,
+        and those from the first to the last wanted are transposed."""
         n_file_rows, n_file_cols = self.shape
         dtype = f"<u{self.value_bytes}"
-        out = np.empty((self.n_rows, n_file_rows), dtype)
+        wanted = None if self.order is None else self.order[first:last]
+        low, high = (first, last) if wanted is None else (int(wanted.min()), int(wanted.max()) + 1)
+        columns = slice(self.first_row + low, self.first_row + high)
+        out = np.empty((high - low, n_file_rows), dtype)
         file_rows = FileRows(
             self.file, self.tensor, self.offset, n_file_rows, n_file_cols * self.value_bytes
         )
         step = max(1, _COLUMN_BYTES // file_rows.row_bytes)
         for i in range(0, n_file_rows, step):
             values = file_rows.rows(i, min(i + step, n_file_rows), scratch).view(dtype)
-            out[:, i : i + step] = values[:, self.first_row : self.first_row + self.n_rows].T
+            out[:, i : i + step] = values[:, columns].T
         rows = out.view(np.uint8)
-        return rows[first:last] if self.order is None else rows[self.order[first:last]]
+        return rows if wanted is None else rows[wanted - low]
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,7 @@ class RecodedRows:
 
 def computable(tensor: Tensor) -> Tensor:
     """The same weight in a format that kernels compute; vectors (norms, biases) keep theirs."""
-    if tensor.format in PACKED_FORMATS or len(tensor.shape) == 1:
+    if tensor.format in PACKED_FORMATS or not is_matrix(tensor.name):
         return tensor
     return replace(
         tensor,
@@ -244,7 +263,7 @@ def conversion_line(tensors: Iterable[Tensor]) -> str:
 
 def converted(tensor: Tensor, to_format: str) -> Tensor:
     """The same weight in another format; vectors (norms, biases) keep theirs."""
-    if tensor.format == to_format or len(tensor.shape) == 1:
-        return tensor
-    source = QuantizedRows(tensor.source, tensor.format, to_format)
+    if tensor.source_format == to_format or not is_matrix(tensor.name):
+        return replace(tensor, format=to_format, is_packed=False) if tensor.is_packed else tensor
+    source = QuantizedRows(tensor.source, tensor.source_format, to_format)
     return Tensor(tensor.name, tensor.source_name, to_format, tensor.shape, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyroclast.errors import ModelFileError
+from pyroclast.errors import ModelFileError, reason_of
 from pyroclast.files.safetensors import SafetensorsFile
 from pyroclast.files.small_file import CONFIG_BYTES, INDEX_BYTES, read_small_json
 
@@ -50,7 +50,7 @@ def _read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
         return read_small_json(path, max_bytes)
     except FileNotFoundError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error}") from error
+        raise ModelFileError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def _weight_files(path: Path) -> list[str]:

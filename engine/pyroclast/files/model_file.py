@@ -1,7 +1,8 @@
 """A model file that is read piece by piece, each piece checked against the file as it was opened.
 
 It is not mapped into memory: if another process cuts a mapped file, or its disk fails, the next
-access ends this process with SIGBUS.  A read gives an error instead.
+access raises SIGBUS, where a read gives an error.  Only packed files are mapped, and guarded
+(`pyroclast_kernels.mapped_file`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from pyroclast.errors import ClosedError, ModelFileError
+from pyroclast.errors import ClosedError, ModelFileError, reason_of
 
 _RETRY = "load it again when no other program writes it"
 
@@ -31,7 +32,7 @@ class ModelFile:
             # O_NONBLOCK: opening a FIFO would wait for its writer.
             descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-            raise ModelFileError(f"{self.path}: cannot be read: {error}") from error
+            raise ModelFileError(f"{self.path}: cannot be read: {reason_of(error)}") from error
         self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
         status = os.fstat(descriptor)
@@ -65,7 +66,8 @@ class ModelFile:
                 rest, start = rest[n_bytes:], start + n_bytes
             status = os.fstat(self._descriptor)
         except OSError as error:
-            raise ModelFileError(f"{self.path}: {what} cannot be read: {error}") from error
+            reason = reason_of(error)
+            raise ModelFileError(f"{self.path}: {what} cannot be read: {reason}") from error
         if len(rest):
             raise ModelFileError(
                 f"{self.path}: {what} needs {wanted} bytes at offset {offset}, but {start - offset}"
@@ -77,6 +79,12 @@ class ModelFile:
                 f"{self.path}: the file was changed while it was open (read until {what}; "
                 f"{self.size} bytes then, {status.st_size} now); {_RETRY}"
             )
+
+    def fileno(self) -> int:
+        """The open file's descriptor, to be duplicated: it belongs to this object."""
+        if not self._close.alive:
+            raise ClosedError(f"{self.path}: used after close()")
+        return self._descriptor
 
     def close(self) -> None:
         """Closes the file; harmless when repeated."""

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from pyroclast.errors import ModelFileError, PyroclastError
+from pyroclast.errors import ModelFileError, PyroclastError, reason_of
 
 CONFIG_BYTES = 16 << 20  # the largest tokenizer_config.json in use has some 1 MB
 INDEX_BYTES = 32 << 20  # 300,000 tensors; the largest in use has some 150,000
@@ -38,7 +38,7 @@ def read_small_file(
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as reason:  # ValueError: a NUL in the path
-        raise error(f"{path}: cannot be read: {reason}") from reason
+        raise error(f"{path}: cannot be read: {reason_of(reason)}") from reason
     if len(content) > max_bytes:
         raise error(
             f"{path}: larger than {max_bytes} bytes, which is all that such a file may have"

@@ -8,6 +8,7 @@ unknown, so that is an error too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -27,6 +28,7 @@ _MAX_DEPTH = 64
 # the template's own words; any other role is a message's.
 _ROLES = """assistant context control developer documents environment function ipython
     latest_reminder model observation system tool tool_call tool_response tools user"""
+_MAX_ROLE_CHARS = 100  # of an unknown one, in an error
 # What clients call a message's reasoning; templates read the first two.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # A message with one of these needs no content.
@@ -89,6 +91,23 @@ class ChatTemplate:
         0 where a message or an argument did, or where that is not known."""
         text = self._render(messages, add_generation_prompt, extra or {})
         return plain(text), written(text)
+
+    def check_roles(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """RequestError for a role that neither is in use among templates nor stands in this one."""
+        _check_messages(messages)
+        for i, message in enumerate(messages):
+            role = message["role"]
+            if role not in self._known_roles:
+                raise RequestError(
+                    f"messages[{i}] has the role {ascii(role)[:_MAX_ROLE_CHARS]}, which this "
+                    "model's chat template does not know; roles are 'system', 'user', 'assistant' "
+                    "and 'tool'"
+                )
+
+    @cached_property
+    def _known_roles(self) -> set[str]:
+        """Those in use, and every word that stands in quotes in the template."""
+        return {*_ROLES.split(), *re.findall(r"""(?<=['"])[\w.-]+(?=['"])""", self._source)}
 
     def _compile(self, source: str) -> jinja2.Template:
         try:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _START_SECONDS = 60.0  # importing `tokenizers` and reading a large vocabulary
 _SECONDS = 5.0
@@ -106,6 +108,8 @@ class EncodingProcess:
                 "of its own, and sys.executable names no Python"
             )
         paths = [path for path in sys.path if os.path.isabs(path)]
+        import subprocess  # late: every start would pay for it, and few vocabularies need a process
+
         child = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _CHILD, json.dumps(paths)],
             stdin=subprocess.PIPE,

@@ -37,8 +37,8 @@ def templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The chat templates by name; the key of one without a name ends there."""
     key = "tokenizer.chat_template"
     named = {
-        name.removeprefix(key + "."): value
-        for name, value in metadata.items()
+        name.removeprefix(key + "."): metadata[name]
+        for name in metadata  # not items(): each look-up decodes an array again
         if name.startswith(key + ".")
     }
     named["default"] = metadata.get(key)

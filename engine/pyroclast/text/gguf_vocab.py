@@ -143,7 +143,7 @@ def _adds_space_prefix(metadata: Mapping[str, Any]) -> bool:
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(KEY + "tokens")
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) for t in tokens):
+    if not isinstance(tokens, list) or set(map(type, tokens)) != {str}:
         raise TokenizerError("tokenizer.ggml.tokens is missing, empty, or not an array of strings")
     return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
 
@@ -157,7 +157,7 @@ def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] |
         got = f"{len(values)} items" if isinstance(values, list) else type(values).__name__
         raise TokenizerError(f"{KEY}{name} must be an array of {n_tokens} numbers, got {got}")
     # NaN has no place in an order, and infinity is no type.
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+    if not set(map(type, values)) <= {int, float, bool} or not all(map(math.isfinite, values)):
         raise TokenizerError(f"{KEY}{name} must hold finite numbers only")
     return values[:n_tokens]
 

@@ -90,6 +90,12 @@ class Tokenizer:
 
         return cls(vocabulary_from_folder(Path(path)))
 
+    def folder_files(self) -> dict[str, str]:
+        """Name -> text of the files that hold this tokenizer in a Hugging Face folder."""
+        from pyroclast.text.folder_files import folder_files
+
+        return folder_files(self._vocabulary)
+
     def encode(
         self, text: str, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
@@ -156,8 +162,24 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **kwargs: Any,
     ) -> str:
-        """Messages -> the prompt as text.  `kwargs` go to the template (`tools`, ...)."""
-        return self._chat_template(kwargs).render(messages, add_generation_prompt, kwargs)
+        """Messages -> the prompt as text.  `kwargs` go to the template (`tools`, ...).
+
+        RequestError for messages that are none, and for roles that the template does not know."""
+        template = self._chat_template(kwargs)
+        template.check_roles(messages)
+        return template.render(messages, add_generation_prompt, kwargs)
+
+    def render_written(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> tuple[str, bytes]:
+        """Messages -> the prompt as text, and a byte for each of its characters: 1 where the
+        template wrote it, 0 where a message did."""
+        template = self._chat_template(kwargs)
+        template.check_roles(messages)
+        return template.render_written(messages, add_generation_prompt, kwargs)
 
     def encode_chat(
         self,
@@ -170,8 +192,7 @@ class Tokenizer:
         Control tokens count where the template writes them.  What a message or another argument
         says is plain text, so nobody can end a turn or open another by spelling a token out.
         """
-        template = self._chat_template(kwargs)
-        text, written = template.render_written(messages, add_generation_prompt, kwargs)
+        text, written = self.render_written(messages, add_generation_prompt, **kwargs)
         ids = self._written_encoder().encode(text, written)
         prefix = list(self._vocabulary.prefix_ids)
         return ids if ids[: len(prefix)] == prefix else prefix + ids

@@ -30,7 +30,7 @@ Vectors = dict[str, npt.NDArray[np.float32]]
 
 _WHOLE = frozenset(
     name for name, hint in get_type_hints(Hyperparameters).items() if hint in (int, int | None)
-)
+) | {"n_experts", "n_active", "d_expert"}
 _WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "olmo2")
 # Of no interest to the forward pass: special tokens are the vocabulary's to say.
 _NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset")
@@ -38,6 +38,12 @@ _NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset")
 
 def written_family(family: Family) -> Family:
     """The family that a GGUF file of this one names: itself, or the one with the same tables."""
+    if family.is_recurrent:
+        raise UnsupportedModelError(
+            f"folders of the family {family.name!r} cannot be written as GGUF or packed files, and "
+            "no adapter can be merged: its recurrent layers have tensors that are read only; load "
+            "the folder itself, as FOLDER@q8_0 to quantize it at load, or convert a GGUF file"
+        )
     for each in FAMILIES.values():
         same = (each.gguf_tensors, each.gguf_keys) == (family.gguf_tensors, family.gguf_keys)
         is_it = same if family.gguf_architecture is None else each is family
@@ -62,7 +68,8 @@ def keys_and_vectors(h: Hyperparameters, config: ModelConfig) -> tuple[dict[str,
     if "head_dim" in family.gguf_keys:
         keys[f"{prefix}attention.value_length"] = Value("u32", h.head_dim)
     vectors: Vectors = {}
-    if any(spec.attention.rope is not None for spec in config.layers):
+    attentions = config.attentions.values()
+    if any(attention.rope is not None for attention in attentions):
         keys[f"{prefix}rope.dimension_count"] = Value("u32", h.rope.rotated(h.head_dim))
         for key, number in _scaling_keys(h.rope_scaling):
             keys[f"{prefix}rope.scaling.{key}"] = number
@@ -176,7 +183,7 @@ def _same_rope(a: RopeSpec | None, b: RopeSpec | None, head_dim: int, max_seq_le
 
 def notes_of(config: ModelConfig, architecture: str) -> list[str]:
     """Where llama.cpp reads such a file otherwise than Pyroclast does."""
-    windows = {spec.attention.window for spec in config.layers} - {None}
+    windows = {attention.window for attention in config.attentions.values()} - {None}
     shorter = [window for window in windows if window is not None and window < config.max_seq_len]
     if not shorter or architecture in _WINDOWS_READ_BY_LLAMA_CPP:
         return []

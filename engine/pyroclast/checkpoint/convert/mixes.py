@@ -15,7 +15,11 @@ from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.encode import encodable_formats
 
 # Matrices that are looked up or decide what runs: no file format quantizes them.
-_KEPT_EXACT = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight")
+_KEPT_EXACT = (
+    "position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "shortconv.conv.weight",
+    "ssm_conv1d.weight",
+)  # fmt: skip
+_FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight")
 # A row that is no multiple of a K format's 256 columns.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 # general.file_type: llama.cpp's number of each choice.
@@ -48,7 +52,7 @@ class Place:
 def _q4_k_s(place: Place) -> str:
     if place.name.endswith(".attn_v.weight") and place.layer is not None and place.layer < 4:
         return "q5_k"
-    if place.name.endswith(".ffn_down.weight") and place.layer is not None:
+    if place.name.endswith(_FFN_DOWN) and place.layer is not None:
         return "q5_k" if place.layer < place.n_layers // 8 else "q4_k"
     return "q4_k"
 
@@ -57,7 +61,7 @@ def _medium(usual: str, fused: str) -> Callable[[Place], str]:
     def choose(place: Place) -> str:
         if place.name.endswith(".attn_qkv.weight"):
             return fused
-        if place.name.endswith((".attn_v.weight", ".ffn_down.weight")) and place.needs_bits:
+        if place.name.endswith((".attn_v.weight", *_FFN_DOWN)) and place.needs_bits:
             return "q6_k"
         return usual
 

@@ -29,7 +29,7 @@ _REWRITTEN = ("general.file_type", "general.quantization_version", "general.alig
 class SourceTensor:
     """A tensor under its name in GGUF files.  rows(first, last) reads uint8 (last - first,
     row_bytes) of `format`; at_once: a part of them costs as much as all.  `added` is added to its
-    values, a vector's."""
+    values, a vector's.  delta, if any: (first, last) -> float32 to be added to those rows."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,6 +37,9 @@ class SourceTensor:
     rows: Callable[[int, int], Bytes] = field(repr=False, compare=False)
     at_once: bool = False
     added: float = 0.0
+    delta: Callable[[int, int], npt.NDArray[np.float32]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Source:
     tensors: list[SourceTensor]
     files: Closable
     notes: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.files.close()
 
     def places(self) -> list[Place]:
         """Where each tensor stands among the others."""

@@ -81,10 +81,11 @@ def reasoning_marks(name: str, template: str | None, prompt: str) -> tuple[str, 
     marks = kind.marks or think
     if marks is None:
         return None
-    begin, end, *_ = (mark.strip() for mark in marks)
-    if prompt.rstrip().endswith(end):
+    # Harmony's prompts end in what stands after the reasoning too; there the lead tells.
+    if prompt.rstrip().endswith(marks[-1].strip()):
         return None
-    return (marks[1],) if prompt.rstrip().endswith(begin) else tuple(marks)
+    opened = prompt.rstrip().endswith(marks[0].strip())
+    return ("".join(marks[1:]),) if opened else tuple(marks)
 
 
 def parser_for(
@@ -94,4 +95,13 @@ def parser_for(
     kind = PARSERS[name]
     think: tuple[str, str] | None = getattr(kind, "think", None)
     opened = think is not None and prompt.rstrip().endswith(think[0].strip())
-    return kind(tools, in_reasoning=opened)
+    parser = kind(tools, in_reasoning=opened)
+    if (lead := answer_lead(name)) and prompt.endswith(lead):
+        parser.feed(lead)
+    return parser
+
+
+def answer_lead(name: str) -> str:
+    """What must stand before the text of an answer, beside what the chat template writes."""
+    marks = PARSERS[name].marks or ()
+    return marks[2] if len(marks) > 2 else ""

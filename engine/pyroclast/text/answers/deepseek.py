@@ -36,7 +36,7 @@ class DeepSeekParser(TaggedParser):
         if brace < 0 and end < 0:
             if final:
                 self._say_rest()
-            return False
+            return self._wait_for("{", _END)
         at = brace if brace >= 0 and (end < 0 or brace < end) else end
         head, self._text = self._text[:at], self._text[at:]
         first, _, second = head.partition(_SEPARATOR)
@@ -47,15 +47,15 @@ class DeepSeekParser(TaggedParser):
         return True
 
     def _arguments(self, final: bool) -> bool:
-        before = len(self._object.raw)
-        if self._text.startswith(_END) and not self._object.raw:
+        text = self._text
+        if text.startswith(_END) and not self._object.n_read:
             self._extend_call("{}")
             self._state = self._between_calls
             return True
-        self._text = self._object.take(self._text)
-        self._extend_call(self._object.raw[before:])
+        self._text = self._object.take(text)
+        self._extend_call(text[: len(text) - len(self._text)])
         if not (self._object.ended or self._object.failed):
-            if final and not self._object.raw:
+            if final and not self._object.n_read:
                 self._extend_call("{}")
             return False
         self._state = self._between_calls

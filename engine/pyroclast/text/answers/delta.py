@@ -29,6 +29,16 @@ class AnswerDelta:
     content: str = ""
     tool_calls: list[ToolCallDelta] = field(default_factory=list)
 
+    def add(self, later: AnswerDelta) -> None:
+        """Appends what became certain after this."""
+        self.reasoning += later.reasoning
+        self.content += later.content
+        pieces = later.tool_calls
+        if self.tool_calls and pieces and pieces[0].index == self.tool_calls[-1].index:
+            self.tool_calls[-1].arguments += pieces[0].arguments
+            pieces = pieces[1:]
+        self.tool_calls += pieces
+
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.content or self.tool_calls)
 

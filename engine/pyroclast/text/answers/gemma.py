@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pyroclast.text.answers.call_json import strict_json
 from pyroclast.text.answers.tagged import TaggedParser
 
 
@@ -18,7 +19,7 @@ class FunctionGemmaParser(TaggedParser):
         """Waits for the whole call: its values are spelt out as JSON at its end."""
         text, mark = self._peek(final)
         if text is None:
-            return False
+            return self._wait_for(self.call[1])
         head, brace, rest = text.partition("{")
         name = head.strip().removeprefix("call:").strip()
         if not brace or not name:
@@ -65,7 +66,7 @@ class _Values:
             return self._list(depth)
         word = self._word(",}]")
         try:
-            value: object = json.loads(word)
+            value: object = strict_json(word)
         except ValueError:
             value = word
         return value

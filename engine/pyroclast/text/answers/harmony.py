@@ -36,7 +36,7 @@ class HarmonyParser(AnswerParser):
         if at < 0:
             if final and self._text.strip() and "<|" not in self._text:
                 self._say_rest()  # a model that forgot its header
-            return False
+            return self._wait_for(_MESSAGE)
         header, self._text = self._text[:at], self._text[at + len(_MESSAGE) :]
         recipient = _RECIPIENT.search(header)
         self._said = False

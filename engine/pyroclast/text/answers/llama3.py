@@ -21,7 +21,7 @@ class Llama3Parser(TaggedParser):
         if not stripped:
             if final:
                 self._say_rest()
-            return False
+            return self._wait(str.strip)
         if _TAG.startswith(stripped[: len(_TAG)]) and len(stripped) < len(_TAG) and not final:
             return False
         if stripped.startswith(_TAG) or stripped[0] == "{":

@@ -25,7 +25,7 @@ class MistralParser(TaggedParser):
             return True
         name, mark = self._peek_name(final)
         if mark is None:
-            return False
+            return self._wait_for(_ARGS, "{")
         self._begin_call(name.split(_CALL_ID)[0].strip())
         self._object, self._named = CallObject(), True
         self._state = self._in_arguments
@@ -44,17 +44,12 @@ class MistralParser(TaggedParser):
 
     def _in_arguments(self, final: bool) -> bool:
         """The object of arguments itself."""
-        rest = self._object.take(self._text.lstrip() if not self._object.raw else self._text)
-        taken = self._object.raw[self._n_taken :]
-        self._n_taken = len(self._object.raw)
-        self._extend_call(taken)
-        self._text = rest
+        text = self._text if self._object.n_read else self._text.lstrip()
+        self._text = self._object.take(text)
+        self._extend_call(text[: len(text) - len(self._text)])
         if not (self._object.ended or self._object.failed or final):
             return False
-        if final and not self._object.raw:
+        if final and not self._object.n_read:
             self._extend_call("{}")
-        self._n_taken = 0
         self._end_calls()
         return bool(self._text)
-
-    _n_taken = 0

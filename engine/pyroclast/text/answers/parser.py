@@ -12,6 +12,8 @@ from typing import Any
 from pyroclast.text.answers.delta import AnswerDelta, ToolCallDelta, call_id
 
 State = Callable[[bool], bool]
+_MAX_PIECE = 4096  # characters read at once: each mark that is taken copies the rest
+_MAX_MARK = 64  # characters; every mark is shorter
 
 
 class AnswerParser:
@@ -29,23 +31,46 @@ class AnswerParser:
         self.tools = {name: tool for tool in tools if (name := _tool_name(tool))}
         self.n_calls = 0
         self._text = ""
+        self._held: list[str] = []  # text that came while the state waited
+        self._tail = ""  # the end of what is held
+        self._awaited: Callable[[str], object] | None = None
         self._delta = AnswerDelta()
         self._state: State = self._reasoning if in_reasoning else self._content
 
     def feed(self, text: str) -> AnswerDelta:
         """What became certain with this text."""
-        self._text += text
-        return self._run(final=False)
+        found = AnswerDelta()
+        for at in range(0, len(text), _MAX_PIECE):
+            piece = text[at : at + _MAX_PIECE]
+            self._held.append(piece)
+            seen = self._tail + piece
+            self._tail = seen[-_MAX_MARK:]
+            if self._awaited is None or self._awaited(seen):
+                found.add(self._run(final=False))
+        return found
 
     def finish(self) -> AnswerDelta:
         """The rest: no more text comes."""
         return self._run(final=True)
 
     def _run(self, *, final: bool) -> AnswerDelta:
-        self._delta = AnswerDelta()
+        self._delta, self._awaited = AnswerDelta(), None
+        self._text += "".join(self._held)
+        self._held = []
         while self._state(final):
             pass
+        self._tail = self._text[-_MAX_MARK:]
         return self._delta
+
+    def _wait(self, awaited: Callable[[str], object]) -> bool:
+        """Returns False, for a state that keeps its text until `awaited` is true of the text's end.
+        No state runs before that, so each character is scanned once."""
+        self._awaited = awaited
+        return False
+
+    def _wait_for(self, *marks: str) -> bool:
+        """The same, for one of these marks."""
+        return self._wait(lambda text: any(mark in text for mark in marks))
 
     # ---- states: each returns whether another state, or the same again, may get on ---------
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pyroclast.text.answers.call_json import strict_json
 from pyroclast.text.answers.tagged import TaggedParser
 
 _FUNCTION, _PARAMETER = "<function=", "<parameter="
@@ -17,11 +18,13 @@ class QwenXmlParser(TaggedParser):
 
     _name = ""
     _n_arguments = 0
+    _is_said = False  # whether content came since the last tag
 
     def _between_calls(self, final: bool) -> bool:
         text, mark = self._until([_FUNCTION, self.call[1]], final)
-        if text.strip():
-            self._say(text)
+        text = text if self._is_said else text.lstrip()  # white space belongs to the tags
+        self._is_said = bool(text or self._is_said) and mark is None
+        self._say(text)
         if mark == self.call[1]:
             self._end_calls()
         elif mark == _FUNCTION:
@@ -33,7 +36,7 @@ class QwenXmlParser(TaggedParser):
         if not bracket:
             if final:
                 self._say_rest()
-            return False
+            return self._wait_for(">")
         self._name, self._text, self._n_arguments = name.strip(), rest, 0
         self._begin_call(self._name)
         self._state = self._parameters
@@ -52,7 +55,7 @@ class QwenXmlParser(TaggedParser):
         """Waits for the whole value, because its type decides how it is spelt."""
         at = self._text.find(_END_PARAMETER)
         if at < 0 and not final:
-            return False
+            return self._wait_for(_END_PARAMETER)
         whole, self._text = (
             (self._text, "")
             if at < 0
@@ -70,7 +73,7 @@ class QwenXmlParser(TaggedParser):
         if _says_string(self.tools.get(self._name, {}), key):
             return json.dumps(value, ensure_ascii=False)
         try:
-            json.loads(value)
+            strict_json(value)
         except ValueError:
             return json.dumps(value, ensure_ascii=False)
         return value

@@ -62,7 +62,7 @@ class TaggedParser(AnswerParser):
         if self._text[0] != "{":
             self._state = self._no_call
             return True
-        self._object, self._named = CallObject(), False
+        self._object, self._named = CallObject(stops=True), False
         self._state = self._in_object
         return True
 
@@ -87,6 +87,8 @@ class TaggedParser(AnswerParser):
             self._begin_call(found.name)
         if self._named:
             self._extend_call(found.new_arguments())
+        if self._text and not (found.ended or found.failed):
+            return True  # only the name was read
         if not (found.ended or found.failed or final):
             return False
         if not self._named:

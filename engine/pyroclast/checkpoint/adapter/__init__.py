@@ -1,0 +1,1 @@
+"""LoRA adapters in files: peft folders and GGUF files, checked against a base model."""

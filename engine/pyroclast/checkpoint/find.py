@@ -1,0 +1,35 @@
+"""From what a user calls a model to its file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyroclast.checkpoint import hub
+from pyroclast.checkpoint.installed import installed_path
+from pyroclast.errors import ModelFileError, reason_of
+from pyroclast.files.gguf_parts import gguf_in_folder
+from pyroclast_kernels.weights import formats
+
+
+def find_model(text: str) -> tuple[Path, str | None]:
+    """The file or folder that a model's name stands for, and the format after its "@"."""
+    path, to_format = Path(text), None
+    if not _exists(path) and "@" in text:
+        base, _, to_format = text.rpartition("@")
+        path = Path(base)
+        if to_format not in formats.quantizable_formats():
+            raise ModelFileError(
+                f"cannot convert to {to_format!r} in {text!r}; supported: "
+                + ", ".join(formats.quantizable_formats())
+            )
+    if not _exists(path):
+        name = text if to_format is None else base
+        path = hub.downloaded(name) if name.startswith(hub.PREFIX) else installed_path(str(path))
+    return (path.is_dir() and gguf_in_folder(path)) or path, to_format
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:  # too long a name, a null byte, no permission
+        raise ModelFileError(f"{str(path)!r}: cannot be read: {reason_of(error)}") from error
