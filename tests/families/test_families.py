@@ -337,7 +337,7 @@ def test_gguf_end_of_turn_also_ends() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"llama__expert_count": 8}, "expert_count is 8: mixtures of experts"),
+        ({"llama__expert_count": 8}, "expert_count is 8: experts are not supported in this "),
         (
             {"llama__rope__scaling__type": "su"},
             "type 'su' is not supported; supported: none, linear",

@@ -43,3 +43,17 @@ def test_folder_equals_transformers(tmp_path: Path, name: str) -> None:
     assert float(want.std()) > 0.1
     assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
     assert list(completion.token_ids) == answer.tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "moe" in name or "oss" in name])
+def test_the_prompt_reaches_every_expert(tmp_path: Path, name: str) -> None:
+    """Of the last layer, or its logits would say nothing of those left out."""
+    tiny_families.write_folder(tmp_path, name)
+    with LLM(tmp_path, compute="float32", max_batch_tokens=len(PROMPT), max_seqs=1) as llm:
+        llm.generate([PROMPT], SamplingParams(max_tokens=1))
+        [*_, call] = (c for c in llm.model.program().calls if c.kernel.op == "group")
+        counts = np.diff(call.arguments["starts"])
+    config = tiny_families.make_config(name)
+    n_experts = getattr(config, "num_local_experts", None) or config.num_experts
+    assert len(counts) == n_experts and counts.min() > 0
+    assert counts.sum() == len(PROMPT) * config.num_experts_per_tok

@@ -44,6 +44,10 @@ SIZES_OF = {
     "gpt2": _GPT2 | {name: SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")},
     "granitemoehybrid": SIZES
     | {"layer_types": ["attention"] * 4, "mamba_n_heads": 8, "num_local_experts": 0},
+    **{
+        name: SIZES | {"num_local_experts": 8, "num_experts_per_tok": 2}
+        for name in ("qwen3_moe", "gpt_oss", "granitemoe")
+    },
 }
 # What some family reads; each changes what that family computes.
 KEYS: dict[str, Any] = {
@@ -101,9 +105,8 @@ def _family_config(model_type: str) -> tuple[frozenset[str], dict[str, Any]]:
     sizes = SIZES_OF.get(model_type, SIZES)
     config = transformers.AutoConfig.for_model(model_type, **sizes)
     declared = {field.name for field in dataclasses.fields(type(config))}
-    return frozenset(declared | set(config.attribute_map)), json.loads(
-        config.to_json_string(use_diff=False)
-    )
+    also = {*config.attribute_map, *config.attribute_map.values()}
+    return frozenset(declared | also), json.loads(config.to_json_string(use_diff=False))
 
 
 def read_hf(config: dict[str, Any]) -> ModelConfig:
@@ -193,6 +196,8 @@ GGUF_SIZES = {
     "max_seq_len": 1024,
     "norm_eps": 1e-5,
     "sliding_window": 8,
+    "n_experts": 8,
+    "n_active": 2,
 }
 _SCALING = ("type", "factor", "original_context_length", "attn_factor", "yarn_log_multiplier")
 GGUF_KEYS = (

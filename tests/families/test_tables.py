@@ -51,11 +51,36 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "n_experts": (0, 4),
     "position_embedding_type": ("rope", "nope"),
     "temperature_beta": (0.1, 0.2),
+    "n_active": (2, 3),
+    "d_expert": (64, 48),
+    "renormalizes": (True, False),
+    "dense_layers": ([2], [1]),
+    "sparse_step": (1, 2),
+    "swiglu_limit": (7.0, 5.0),
+    "recurrent": (None, ["conv", "full_attention", "full_attention"] * 2),
+    "attention_layers": ([1, 3], [2]),
+    "conv_width": (3, 4),
+    "attention_interval": (3, 2),
+    "k_head_dim": (16, 8),
+    "v_head_dim": (16, 8),
+    "v_dim": (96, 48),
+    "n_k_heads": (2, 3),
+    "n_v_heads": (6, 12),
+    "n_draft_layers": (0, 3),
+    "n_dense_layers": (2, 3),
+    "experts_scale": (1.0, 2.0),
+    "selects_with_bias": (True, False),
+    "adjusts_d_ff": (True, False),
+    "d_ff_multiple": (32, 48),
+    "d_ff_multiplier": (1.0, 2.0),
 }
+EXPERTS = ("gpt_oss", "granitemoe", "lfm2_moe", "qwen3_moe")
 GGUF_VALUES = {
     **HF_VALUES,
     "windowed": (None, [False, False, True] * 2),
+    "recurrent": (None, [True, False, False] * 2),
     "rotates": (True, False),
+    "gating": (2, 1),
 }
 BIASES = {"blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_down.bias"}
 
@@ -65,6 +90,10 @@ def hf_object(family: Family) -> dict[str, Any]:
     values = {field: HF_VALUES[field][0] for field in {**family.hf_keys, **family.hf_rope_keys}}
     if family.name == "granitemoehybrid":
         values["windowed"] = ["attention"] * 6
+    if family.name in EXPERTS:
+        values["n_experts"] = 8
+    if family.name == "lfm2_moe":
+        values["recurrent"] = ["conv", "full_attention"] * 3
     rope = {"rope_type": "linear", "factor": 2.0}
     rope |= {key: values.pop(field) for field, key in family.hf_rope_keys.items()}
     found = {key: values[field] for field, key in family.hf_keys.items()}
@@ -83,6 +112,7 @@ def read_gguf(family: Family, values: dict[str, Any], *tensors: str) -> ModelCon
     found = {prefix + key: values[field] for field, key in family.gguf_keys.items()}
     found = {key: value for key, value in found.items() if value is not None}
     metadata = Metadata({"general.architecture": family.gguf_architecture, **found})
+    tensors += ("blk.2.ffn_gate.weight",)  # in families with experts, of a layer without
     return config_of(hyperparameters_from_gguf(metadata, tensors=set(tensors), vectors={}))
 
 
@@ -128,6 +158,8 @@ def test_every_key_of_the_rope_parameters_changes_the_config(family: Family, fie
 @pytest.mark.parametrize(("family", "field"), GGUF_FIELDS, ids=name_of)
 def test_every_key_of_gguf_changes_the_config(family: Family, field: str) -> None:
     values = {name: GGUF_VALUES[name][0] for name in family.gguf_keys}
+    values |= {"n_experts": 8} if family.name in EXPERTS else {}
+    values |= {"n_kv_heads": [0, 2] * 3} if family.name.startswith("lfm2") else {}
     changed = values | {field: GGUF_VALUES[field][1]}
     check_differs(lambda: read_gguf(family, changed), read_gguf(family, values))
 
@@ -146,7 +178,8 @@ def test_tables_cover_every_tensor(family: Family) -> None:
             continue  # written as another family
         parts = {f"layers.{{i}}.{part}" for each in fused.values() for part in each}
         assert templates <= set(names) | parts
-        assert not parts & set(names)
+        # Folders may have the experts one by one, or all in a tensor.
+        assert not parts & {name for name, each in names.items() if "{e}" not in each}
         assert len({*names.values(), *fused}) == len(names) + len(fused)
     assert family.gguf_paired <= {name.rpartition(".")[2] for name in family.gguf_tensors}
 
@@ -154,7 +187,7 @@ def test_tables_cover_every_tensor(family: Family) -> None:
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=name_of)
 def test_a_key_that_no_table_names_changes_nothing(family: Family) -> None:
     config = hf_object(family)
-    known = {*family.hf_keys.values(), family.hf_window_key}
+    known = {*family.hf_keys.values(), *family.hf_allowed, family.hf_window_key}
     others = {
         "layer_types": ["sliding_attention"] * 6,
         "sliding_window": 7,

@@ -25,7 +25,7 @@ from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.triton import device as triton_device
 
 MIB = 1 << 20
-NO_TORCH = "torch is not installed: pip install '.[gpu]' in a checkout"
+NO_TORCH = "torch is not installed: pip install 'pyroclast-lm[gpu]'"
 OPTIONS: dict[str, Any] = {
     "max_batch_tokens": 32,
     "max_seqs": 2,

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import tiny
-from pyroclast import LLM, MemoryBudgetError
+from pyroclast import LLM, MemoryBudgetError, PyroclastError
 from pyroclast.checkpoint.tensor import Scratch
-from pyroclast.model.host_memory import available_bytes, memory_errors
+from pyroclast.model import host_memory
+from pyroclast.model.host_memory import available_bytes, resource_errors
 from pyroclast_kernels import cgroups
 from pyroclast_kernels.memory import HostMemory
 
@@ -97,7 +98,7 @@ def test_no_memory_to_read_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_other_system_errors_stay_what_they_are() -> None:
-    with pytest.raises(PermissionError), memory_errors():
+    with pytest.raises(PermissionError), resource_errors():
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -118,10 +119,23 @@ def test_address_space_limit(folder: Path, room_mib: int, max_seqs: int, expecte
     "words", ["x.so: failed to map segment from shared object", "x.so: cannot allocate memory in"]
 )
 def test_a_library_that_memory_does_not_suffice_for_is_told_in_words(words: str) -> None:
-    with pytest.raises(MemoryBudgetError, match="the system refused memory"), memory_errors():
+    with pytest.raises(MemoryBudgetError, match="the system refused memory"), resource_errors():
         raise ImportError(words)
 
 
 def test_a_library_that_is_not_there_is_another_matter() -> None:
-    with pytest.raises(ImportError, match="no such file"), memory_errors():
+    with pytest.raises(ImportError, match="no such file"), resource_errors():
         raise ImportError("x.so: no such file")
+
+
+def test_too_many_open_files_are_told_in_words():
+    words = r"too many files are open .* \(ulimit -n\)"
+    with pytest.raises(PyroclastError, match=words), resource_errors():
+        raise OSError(errno.EMFILE, "Too many open files", "reference.py")
+
+
+def test_a_limited_address_space_is_seen(monkeypatch):
+    monkeypatch.setattr(host_memory, "_address_space_room", lambda: None)
+    assert not host_memory.is_address_space_limited()
+    monkeypatch.setattr(host_memory, "_address_space_room", lambda: 0)
+    assert host_memory.is_address_space_limited()

@@ -14,15 +14,15 @@ import made_up_forward
 import tiny
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import (
     AttentionSpec,
-    ExpertsSpec,
     FeedForwardSpec,
     LayerSpec,
     NormSpec,
-    RecurrentSpec,
     TemperatureSpec,
 )
+from pyroclast.families.recurrent import GatedDeltaSpec, ShortConvSpec
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.rope import RopeSpec
 from pyroclast.model.kv_cache import BLOCK_SIZE
@@ -133,15 +133,19 @@ REFUSED_ATTENTION: list[tuple[dict[str, Any], str]] = [
     ({"head_dim": 258}, r"a head_dim of 258 \(the maximum is 256\)"),
     ({"qk_norm": NormSpec(1e-6, "layer")}, "a norm on queries and keys with a mean or a bias"),
     ({"qk_norm": NormSpec(1e-6, bias=True)}, "a norm on queries and keys with a mean or a bias"),
-    ({"gate": True}, "a gate on attention"),
     ({"cache_layer": 0}, "the cache of layer 0"),
 ]
 REFUSED_FFN: list[tuple[dict[str, Any], str]] = [
-    ({"experts": ExpertsSpec(8, 2)}, "a mixture of 8 experts"),
+    ({"activation": "quick_gelu"}, r"the activation 'quick_gelu' \(supported: silu, "),
+    ({"limit": 7.0}, "a limit or an offset in a feed-forward without experts"),
+    ({"up_offset": 1.0}, "a limit or an offset in a feed-forward without experts"),
     ({"activation": "mish"}, r"the activation 'mish' \(supported: silu, gelu_tanh, gelu, relu, "),
 ]
 REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
-    ({"mixer": RecurrentSpec("mamba2")}, r"a recurrent mixer \(mamba2\)"),
+    (
+        {"norm_after": True, "ffn": FeedForwardSpec(32, experts=ExpertsSpec(8, 2))},
+        "a norm after its experts",
+    ),
 ]
 
 
@@ -181,10 +185,14 @@ def test_a_layer_that_no_kernel_does_is_refused_before_anything_is_read(
             load_model(checkpoint)
 
 
-def test_a_recurrent_mixer_has_no_attention() -> None:
-    spec = LayerSpec(RecurrentSpec("short_conv"), FeedForwardSpec(32), NormSpec(1e-5))
-    with pytest.raises(UnsupportedModelError, match=r"recurrent mixer \(short_conv\)"):
-        _ = spec.attention
+def test_a_model_without_attention_is_refused(folder: Path) -> None:
+    with open_checkpoint(gguf_file(folder)) as checkpoint:
+        layers = tuple(
+            replace(spec, mixer=ShortConvSpec(64, 3)) for spec in checkpoint.config.layers
+        )
+        checkpoint.config = replace(checkpoint.config, layers=layers)
+        with pytest.raises(UnsupportedModelError, match="all 4 layers are recurrent"):
+            load_model(checkpoint)
 
 
 NAN = float("nan")
@@ -206,11 +214,31 @@ NAN = float("nan")
         (lambda: TemperatureSpec(0.1, 0), "length of the attention temperature must be"),
         (lambda: RopeSpec(0.0), "rope_theta must be"),
         (lambda: FeedForwardSpec(0), "d_ff must be"),
+        (lambda: FeedForwardSpec(8, limit=NAN), "limit of gate and up must be"),
+        (lambda: FeedForwardSpec(8, up_offset=NAN), "offset of up must be"),
+        (lambda: ExpertsSpec(0, 1), "n_experts must be a whole number in 1..4096, got 0"),
+        (lambda: ExpertsSpec(-8, 2), "n_experts must be"),
+        (lambda: ExpertsSpec(2**40, 2), "n_experts must be"),
+        (lambda: ExpertsSpec(8, 9), r"n_active \(experts of a token\) must be .* in 1..8, got 9"),
+        (lambda: ExpertsSpec(8, 0), "n_active"),
+        (lambda: ExpertsSpec(8, 2, "best"), "scoring of experts must be one of softmax, sigmoid"),
+        (lambda: ExpertsSpec(8, 2, renormalize=1), "renormalize of experts must be true or false"),
+        (lambda: ExpertsSpec(8, 2, scale=NAN), "scale of experts must be"),
         (lambda: NormSpec(2.0), "norm_eps must be"),
+        (lambda: ShortConvSpec(8, 1), "width of the convolution must be at least 2, got 1"),
+        (lambda: ShortConvSpec(8, 2**40), r"width of the convolution must be .* in 1..64"),
+        (lambda: ShortConvSpec(0, 3), "channels of the convolution must be"),
+        (lambda: GatedDeltaSpec(4, 6, 8, 8, 4, 1e-6), "must be a multiple of its 4 key heads"),
+        (lambda: GatedDeltaSpec(0, 4, 8, 8, 4, 1e-6), "key heads of linear attention must be"),
+        (lambda: GatedDeltaSpec(2, -4, 8, 8, 4, 1e-6), "value heads of linear attention must"),
+        (lambda: GatedDeltaSpec(2, 4, 2**31, 8, 4, 1e-6), "key head size of linear attention"),
+        (lambda: GatedDeltaSpec(2, 4, 8, 0, 4, 1e-6), "value head size of linear attention"),
+        (lambda: GatedDeltaSpec(2, 4, 8, 8, 0, 1e-6), "width of the convolution must be"),
+        (lambda: GatedDeltaSpec(2, 4, 8, 8, 4, NAN), "norm_eps of linear attention must be"),
         (lambda: NormSpec(1e-5, weight_offset=NAN), "weight_offset of norms must be"),
         (
             lambda: LayerSpec(
-                RecurrentSpec("x"), FeedForwardSpec(8), NormSpec(1e-5), True, False, 0
+                ShortConvSpec(8, 3), FeedForwardSpec(8), NormSpec(1e-5), True, False, 0
             ),
             "residual_scale must be",
         ),

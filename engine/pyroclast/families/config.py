@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_positive, check_size
-from pyroclast.families.layer_spec import LayerSpec, NormSpec
+from pyroclast.families.layer_spec import AttentionSpec, LayerSpec, NormSpec
 
 _LIMITS = {"d_model": 1 << 20, "vocab_size": 1 << 24, "max_seq_len": 1 << 28}
 
@@ -60,3 +60,13 @@ class ModelConfig:
     def n_layers(self) -> int:
         """How many layers there are."""
         return len(self.layers)
+
+    @property
+    def attentions(self) -> dict[int, AttentionSpec]:
+        """Attention by layer, of the layers that have it."""
+        return {i: spec.attention for i, spec in enumerate(self.layers) if spec.recurrent is None}
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a layer keeps a state that no position can be taken out of."""
+        return len(self.attentions) < self.n_layers

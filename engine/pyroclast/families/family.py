@@ -37,14 +37,20 @@ class Family:
     in its `extra` -> key of config.json, or key of a GGUF's metadata after the architecture's
     name.  hf_rope_keys are keys among the rope parameters of config.json.  hf_defaults and
     gguf_defaults are the values that a file may leave out; hf_allowed the values that an option of
-    config.json may have.  hf_window_key, if any, is a switch without which config.json's
-    sliding_window does not count.  hf_partial_rotary: the family reads partial_rotary_factor.
-    hf_d_ff_ratio is d_ff over d_model where config.json leaves d_ff out.  gguf_architecture None:
-    GGUF files write it as another family.  gguf_paired lists the tensors whose rows GGUF files
-    order for rotary pairs (2i, 2i + 1); ours, and Hugging Face's, are (i, i + rotary_dim / 2).
+    config.json may have; hf_renamed: key of a newer release -> the one in hf_keys.  hf_window_key,
+    if any, is a switch without which config.json's sliding_window does not count.
+    hf_partial_rotary: the family reads partial_rotary_factor; hf_rotary_factor is its default.
+    is_recurrent: some layers have a state in place of attention; GGUF files may give them no heads
+    of keys.  hf_d_ff_ratio is d_ff over d_model where config.json leaves d_ff out.
+    gguf_architecture None: GGUF files write it as another family.  gguf_paired lists the tensors
+    whose rows GGUF files order for rotary pairs (2i, 2i + 1); ours, and Hugging Face's, are (i, i +
+    rotary_dim / 2).
     hf_fused and gguf_fused: the file's name of a tensor ({i} being the layer) -> the weights of
-    that layer whose rows it holds one below the other, as ("wq", "wk", "wv").  hf_transposed lists
-    the weights that a folder stores (in, out).
+    that layer whose rows it holds one below the other, as ("wq", "wk", "wv"); of a stack of
+    experts, in each matrix.  Where hf_tensors has {e}, each expert has a tensor.  hf_transposed
+    lists the weights that a folder stores (in, out), hf_alternating those whose rows take turns
+    in a fused tensor instead; by_head those whose heads do, in both formats.
+    hf_quantizations are the methods of quantization_config that it reads.
     """
 
     name: str
@@ -59,10 +65,16 @@ class Family:
     hf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gguf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hf_transposed: frozenset[str] = frozenset()
+    hf_alternating: frozenset[str] = frozenset()
+    by_head: frozenset[str] = frozenset()
+    hf_quantizations: frozenset[str] = frozenset()
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     gguf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_rope_keys: Mapping[str, str] = field(default_factory=dict)
     hf_partial_rotary: bool = False
+    hf_rotary_factor: float | None = None
     hf_d_ff_ratio: int | None = None
     hf_allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    hf_renamed: Mapping[str, str] = field(default_factory=dict)
     hf_window_key: str | None = None
+    is_recurrent: bool = False

@@ -1,4 +1,5 @@
-"""Granite 3 and the dense models of Granite 4: Llama with four multipliers."""
+"""Granite 3, dense and with experts, and the dense models of Granite 4: Llama with four
+multipliers."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families import llama
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.experts import GGUF_EXPERTS, ExpertsSpec, without_dense
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import LayerSpec
 
@@ -84,5 +86,42 @@ GRANITE4 = replace(
         "windowed": "layer_types",
         "n_experts": "num_local_experts",
         "position_embedding_type": "position_embedding_type",
+    },
+)
+
+
+def granite_moe_config(h: Hyperparameters) -> ModelConfig:
+    """Granite's layers with experts."""
+    dense = config(h)
+    experts = ExpertsSpec(h.extra.get("n_experts", 8), h.extra.get("n_active", 2), renormalize=True)
+    layers = (replace(spec, ffn=replace(spec.ffn, experts=experts)) for spec in dense.layers)
+    return replace(dense, layers=tuple(layers))
+
+
+_EXPERTS_KEYS = {"n_experts": "num_local_experts", "n_active": "num_experts_per_tok"}
+
+GRANITE_MOE = replace(
+    GRANITE,
+    name="granitemoe",
+    config=granite_moe_config,
+    hf_model_type="granitemoe",
+    gguf_architecture="granitemoe",
+    hf_tensors=without_dense(GRANITE.hf_tensors)
+    | {
+        "layers.{i}.w_router": "model.layers.{i}.block_sparse_moe.router.layer.weight",
+        "layers.{i}.w_down_experts": "model.layers.{i}.block_sparse_moe.output_linear.weight",
+    },
+    hf_fused={
+        "model.layers.{i}.block_sparse_moe.input_linear.weight": ("w_gate_experts", "w_up_experts")
+    },
+    gguf_tensors=without_dense(GRANITE.gguf_tensors) | GGUF_EXPERTS,
+    hf_keys={
+        **{field: key for field, key in GRANITE.hf_keys.items() if field != "ffn_bias"},
+        **_EXPERTS_KEYS,
+    },
+    gguf_keys={
+        **GRANITE.gguf_keys,
+        "n_experts": "expert_count",
+        "n_active": "expert_used_count",
     },
 )

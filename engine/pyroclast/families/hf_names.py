@@ -16,7 +16,11 @@ _TEXT = (
     ("language_model.lm_head.", "lm_head."),
 )
 # The parts that see.
-_OTHERS = ("vision_tower.", "multi_modal_projector.", "vision_model.", "vision_encoder.")
+_OTHERS = (
+    "vision_tower.", "multi_modal_projector.", "vision_model.", "vision_encoder.", "visual.",
+)  # fmt: skip
+# A head that predicts further tokens, to be verified: it does not change what the model says.
+DRAFTING = "mtp."
 
 
 def table_names(family: Family, names: Iterable[str]) -> dict[str, str]:
@@ -30,7 +34,7 @@ def table_names(family: Family, names: Iterable[str]) -> dict[str, str]:
 
 
 def _text_name(name: str) -> str | None:
-    if name.removeprefix("model.").startswith(_OTHERS):
+    if name.removeprefix("model.").startswith((*_OTHERS, DRAFTING)):
         return None
     for old, new in _TEXT:
         if name.startswith(old):

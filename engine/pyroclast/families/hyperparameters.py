@@ -27,9 +27,10 @@ class Hyperparameters:
 
     norm_offset is what the family adds to a stored norm weight in this file format.  windowed says
     of each layer whether it sees sliding_window positions only; None is what the family does by
-    itself.  rope_freq_factors are the divisors of the rotary frequencies that a GGUF may carry
-    (`rope_freqs.weight`).  rotary_dim None rotates all of a head.  window_rope_theta and
-    window_rope_scaling are for the windowed layers of families with two bases; None is rope_theta.
+    itself; recurrent, whether it has a state in place of attention.  rope_freq_factors are the
+    divisors of the rotary frequencies that a GGUF may carry (`rope_freqs.weight`).  rotary_dim None
+    rotates all of a head.  window_rope_theta and window_rope_scaling are for the windowed layers of
+    families with two bases; None is rope_theta.
     extra has what only one family's tables name; read it with `positive`, `optional`,
     `size` and `flag`.
     """
@@ -57,6 +58,7 @@ class Hyperparameters:
     window_rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     windowed: tuple[bool, ...] | None = None
+    recurrent: tuple[bool, ...] | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     rope_freq_factors: tuple[float, ...] | None = None
@@ -66,11 +68,13 @@ class Hyperparameters:
         check_size("n_layers", self.n_layers, _MAX_LAYERS)
         for name in _COMPUTED_WITH:
             check_size(name, getattr(self, name), _MAX_SIZE)
-        if self.windowed is not None and len(self.windowed) != self.n_layers:
-            raise ModelFileError(
-                f"the file says of {len(self.windowed)} layers whether they have a window, and "
-                f"that there are {self.n_layers}"
-            )
+        for name, what in (("windowed", "have a window"), ("recurrent", "are recurrent")):
+            each = getattr(self, name)
+            if each is not None and len(each) != self.n_layers:
+                raise ModelFileError(
+                    f"the file says of {len(each)} layers whether they {what}, and that there are "
+                    f"{self.n_layers}"
+                )
 
     @property
     def rope(self) -> RopeSpec:

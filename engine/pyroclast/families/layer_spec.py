@@ -11,8 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_number, check_positive, check_size
+from pyroclast.families.experts import ExpertsSpec
+from pyroclast.families.recurrent import RecurrentSpec
 from pyroclast.families.rope import RopeSpec
 
 # Upper limits far above any published model; they keep a lying file from asking for absurd work
@@ -62,8 +64,8 @@ class AttentionSpec:
     bounds them by softcap * tanh(score / softcap).  qk_norm norms each head of q and of k before
     rotation; with qk_norm_whole it norms all heads of q as one vector, and all of k.  temperature
     makes later queries larger.  sinks: each head has a logit that takes probability and gives no
-    value.  gate: a sigmoid of a projection multiplies the result.  cache_layer: the layer whose
-    keys and values this one reads, None its own.
+    value.  gate: a sigmoid of a product of x, as wide as q, multiplies the result.  cache_layer:
+    the layer whose keys and values this one reads, None its own.
     """
 
     n_heads: int
@@ -122,40 +124,36 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
-class RecurrentSpec:
-    """A mixer whose state has a fixed size ("mamba2", "gated_delta_net", "short_conv", ...)."""
-
-    kind: str
-
-
-@dataclass(frozen=True)
-class ExpertsSpec:
-    """A feed-forward of n_experts, of which a router picks n_active for a token; n_shared more run
-    for every token."""
-
-    n_experts: int
-    n_active: int
-    n_shared: int = 0
-
-
-@dataclass(frozen=True)
 class FeedForwardSpec:
     """w_down @ (activation(w_gate @ x) * (w_up @ x)); ungated, w_down @ activation(w_up @ x).
-    bias: every product has one."""
+    bias: every product has one.  limit bounds the gate from above, and up to -limit..limit, before
+    anything else; up_offset is then added to up.  experts: there are many such feed-forwards, each
+    of width d_ff, and a token passes through some."""
 
     d_ff: int
     activation: str = "silu"
     gated: bool = True
     bias: bool = False
+    limit: float | None = None
+    up_offset: float = 0.0
     experts: ExpertsSpec | None = None
 
     def __post_init__(self) -> None:
         check_size("d_ff", self.d_ff, _MAX_D_FF)
+        if self.limit is not None:
+            check_positive("limit of gate and up", self.limit)
+        check_number("offset of up", self.up_offset, -_MAX_OFFSET, _MAX_OFFSET)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The products of x, in the order in which their rows lie."""
-        return ("w_gate", "w_up") if self.gated else ("w_up",)
+        names = ("w_gate", "w_up") if self.gated else ("w_up",)
+        return names if self.experts is None else tuple(f"{name}_experts" for name in names)
+
+    @property
+    def output(self) -> str:
+        """The product that comes last."""
+        return "w_down" if self.experts is None else "w_down_experts"
 
 
 @dataclass(frozen=True)
@@ -179,8 +177,10 @@ class LayerSpec:
     @property
     def attention(self) -> AttentionSpec:
         """The mixer, which has to be attention."""
-        if isinstance(self.mixer, RecurrentSpec):
-            raise UnsupportedModelError(
-                f"a recurrent mixer ({self.mixer.kind}) is not supported; supported: attention"
-            )
+        assert isinstance(self.mixer, AttentionSpec), f"the mixer is {self.mixer.kind}"
         return self.mixer
+
+    @property
+    def recurrent(self) -> RecurrentSpec | None:
+        """The mixer, where it has a state in place of keys and values."""
+        return None if isinstance(self.mixer, AttentionSpec) else self.mixer

@@ -1,5 +1,5 @@
 """Qwen2, Qwen2.5 and Qwen3: Llama with a window that has to be switched on.  Qwen2 has biases on
-q, k and v; Qwen3 norms each head of q and k, and states head_dim."""
+q, k and v; Qwen3 norms each head of q and k, and states head_dim, dense or with experts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import replace
 from pyroclast.errors import ModelFileError
 from pyroclast.families import llama
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.experts import GGUF_EXPERTS, ExpertsSpec
 from pyroclast.families.hyperparameters import Hyperparameters
-from pyroclast.families.layer_spec import NormSpec
+from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec, NormSpec
 
 
 def _windows(h: Hyperparameters) -> Iterator[int | None]:
@@ -79,4 +80,75 @@ QWEN3 = replace(
     },
     hf_keys={**QWEN2.hf_keys, "qkv_bias": "attention_bias", "o_bias": "attention_bias"},
     hf_defaults={**QWEN2.hf_defaults, "head_dim": 128, "qkv_bias": False},
+)
+
+
+def _is_dense(h: Hyperparameters, i: int) -> bool:
+    """Whether layer i has one feed-forward for all tokens."""
+    dense = h.extra.get("dense_layers") or []
+    if not isinstance(dense, list) or any(type(each) is not int for each in dense):
+        raise ModelFileError(f"mlp_only_layers must be a list of layer numbers, got {dense!r}")
+    return i in dense or (i + 1) % h.size("sparse_step", 1) != 0
+
+
+def qwen3_moe_config(h: Hyperparameters) -> ModelConfig:
+    """Qwen3's layers, most of them with experts; a window counts for all."""
+    experts = ExpertsSpec(
+        h.extra.get("n_experts", 128),
+        h.extra.get("n_active", 8),
+        renormalize=h.flag("renormalizes", False),
+    )
+    ffn = FeedForwardSpec(h.extra.get("d_expert", 768), h.activation, experts=experts)
+
+    def layer(i: int) -> LayerSpec:
+        spec = llama.layer(h, i, qk_norm=NormSpec(h.norm_eps))
+        return spec if _is_dense(h, i) else replace(spec, ffn=ffn)
+
+    return h.config(layer(i) for i in range(h.n_layers))
+
+
+QWEN3_MOE = replace(
+    QWEN3,
+    name="qwen3_moe",
+    config=qwen3_moe_config,
+    hf_model_type="qwen3_moe",
+    gguf_architecture="qwen3moe",
+    hf_tensors={
+        **QWEN3.hf_tensors,
+        "layers.{i}.w_router": "model.layers.{i}.mlp.gate.weight",
+        "layers.{i}.w_gate_experts": "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
+        "layers.{i}.w_up_experts": "model.layers.{i}.mlp.experts.{e}.up_proj.weight",
+        "layers.{i}.w_down_experts": "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
+    },
+    # As transformers 5 has them in memory; it writes the others.
+    hf_fused={
+        "model.layers.{i}.mlp.experts.gate_up_proj": ("w_gate_experts", "w_up_experts"),
+        "model.layers.{i}.mlp.experts.down_proj": ("w_down_experts",),
+    },
+    gguf_tensors={**QWEN3.gguf_tensors, **GGUF_EXPERTS},
+    hf_keys={
+        **{
+            field: key
+            for field, key in QWEN3.hf_keys.items()
+            if field not in ("windowed", "max_window_layers")
+        },
+        "n_experts": "num_experts",
+        "n_active": "num_experts_per_tok",
+        "d_expert": "moe_intermediate_size",
+        "renormalizes": "norm_topk_prob",
+        "dense_layers": "mlp_only_layers",
+        "sparse_step": "decoder_sparse_step",
+    },
+    gguf_keys={
+        **QWEN3.gguf_keys,
+        "n_experts": "expert_count",
+        "n_active": "expert_used_count",
+        "d_expert": "expert_feed_forward_length",
+    },
+    hf_defaults={
+        **{field: value for field, value in QWEN3.hf_defaults.items() if field != "head_dim"},
+        "n_kv_heads": 4,
+    },
+    hf_renamed={"num_local_experts": "num_experts"},
+    gguf_defaults={"renormalizes": True},
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.checks import check_size
+from pyroclast.families.family import Family
 from pyroclast.families.gguf_rope import FREQS, rope_scaling
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_values import (
@@ -14,12 +17,14 @@ from pyroclast.families.read_values import (
     read_token_ids,
     with_extra,
 )
+from pyroclast.families.registry import FAMILIES
 from pyroclast.files.gguf_metadata import Metadata
 
 # Any of these ids ends a turn.
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 # A file may have one value for each layer; they must be equal.
 _PER_LAYER = ("n_heads", "n_kv_heads", "d_ff")
+_DENSE = re.compile(r"blk\.(\d{1,9})\.ffn_gate\.weight")
 # The tensor, of the first layer, that tells whether a product has a bias.
 _BIASES = {
     "qkv_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias"),
@@ -39,13 +44,11 @@ def hyperparameters_from_gguf(
     keys = {field: prefix + key for field, key in family.gguf_keys.items()}
     found = {field: metadata[key] for field, key in keys.items() if key in metadata}
     values = {"rope_theta": 10000.0, **family.gguf_defaults, **found}
-    _check_options(metadata, prefix)
+    _check_options(family, metadata, prefix)
     n_tokens = metadata.length("tokenizer.ggml.tokens")
     if "vocab_size" not in values and n_tokens is not None:
         values["vocab_size"] = n_tokens
-    for field in _PER_LAYER:
-        if isinstance(values.get(field), list):
-            values[field] = _the_same_in_all_layers(keys[field], values[field])
+    _settle_layers(family, keys, values)
     fill_head_sizes(values, keys)
     values["rotary_dim"] = _rotary_dim(metadata, prefix, values["head_dim"])
     window = values.get("sliding_window")
@@ -53,6 +56,8 @@ def hyperparameters_from_gguf(
         values["sliding_window"] = None
     if "windowed" in values:
         values["windowed"] = _windowed(keys["windowed"], values["windowed"], values["n_layers"])
+    if "n_experts" in family.gguf_keys:
+        values["dense_layers"] = _dense_layers(tensors, keys, values)
     for field, names in _BIASES.items():
         values.setdefault(field, any(name in tensors for name in names))
     bos = read_token_ids(metadata.get("tokenizer.ggml.bos_token_id"))
@@ -68,12 +73,26 @@ def hyperparameters_from_gguf(
     )
 
 
-def _check_options(metadata: Metadata, prefix: str) -> None:
+def _check_options(family: Family, metadata: Metadata, prefix: str) -> None:
     n_experts = metadata.get(prefix + "expert_count", 0)
-    if n_experts:
+    if n_experts and "n_experts" not in family.gguf_keys:
+        with_experts = [name for name, each in FAMILIES.items() if "n_experts" in each.gguf_keys]
         raise UnsupportedModelError(
-            f"{prefix}expert_count is {n_experts!r}: mixtures of experts are not supported"
+            f"{prefix}expert_count is {n_experts!r}: experts are not supported in this family; "
+            f"those with experts are {', '.join(with_experts)}"
         )
+
+
+def _dense_layers(
+    tensors: Collection[str], keys: Mapping[str, str], values: Mapping[str, Any]
+) -> list[int]:
+    """The layers that have a feed-forward for all tokens, which no key tells; ModelFileError if
+    none tells how many experts the others have."""
+    for field in ("n_experts", "n_active"):
+        if field not in values:
+            raise ModelFileError(f"{keys[field]!r} is missing")
+    found = (_DENSE.fullmatch(name) for name in tensors)
+    return sorted(int(each[1]) for each in found if each is not None)
 
 
 def _rotary_dim(metadata: Metadata, prefix: str, head_dim: Any) -> int | None:
@@ -92,6 +111,30 @@ def _rotary_dim(metadata: Metadata, prefix: str, head_dim: Any) -> int | None:
             f"got {rotary_dim!r}"
         )
     return rotary_dim
+
+
+def _settle_layers(family: Family, keys: Mapping[str, str], values: dict[str, Any]) -> None:
+    """One value in place of one for each layer, and which layers are recurrent: a list says so, or
+    they have no heads of keys.  The layers that predict further tokens come last, and are none."""
+    n_layers, n_drafting = values.get("n_layers"), values.get("n_draft_layers", 0)
+    if n_drafting and isinstance(n_layers, int):
+        check_size(keys["n_draft_layers"], n_drafting, n_layers)
+        values["n_layers"] = n_layers - n_drafting
+    if "recurrent" in values:
+        values["recurrent"] = _flags(keys["recurrent"], values["recurrent"])[: values["n_layers"]]
+    heads = values.get("n_kv_heads")
+    if family.is_recurrent and isinstance(heads, list):
+        values["recurrent"] = tuple(each == 0 for each in heads)
+        values["n_kv_heads"] = [each for each in heads if each != 0]
+    for field in _PER_LAYER:
+        if isinstance(values.get(field), list):
+            values[field] = _the_same_in_all_layers(keys[field], values[field])
+
+
+def _flags(key: str, listed: Any) -> tuple[bool, ...]:
+    if not isinstance(listed, list) or any(type(each) is not bool for each in listed):
+        raise ModelFileError(f"{key} must be a list of truth values, got {listed!r:.100}")
+    return tuple(listed)
 
 
 def _the_same_in_all_layers(key: str, sizes: list[Any]) -> Any:

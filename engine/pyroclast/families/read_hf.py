@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
-from pyroclast.families.checks import check_flag
+from pyroclast.families.checks import check_flag, check_size
 from pyroclast.families.family import Family
 from pyroclast.families.hf_rope import partial_rotary_factor, rope_values
 from pyroclast.families.hyperparameters import Hyperparameters
@@ -20,12 +20,15 @@ from pyroclast.families.read_values import (
 )
 
 # The text model of a model that also sees pictures: its model_type where config.json has none.
-TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral", "qwen3_5": "qwen3_5_text"}
 # What config.json of such a model says beside its text_config and means for the text model.
 _OUTER_KEYS = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config")
+_MAX_HEAD_DIM = 1 << 20  # far above any published model; see layer_spec
 # Fields that null switches off; any other key with null counts as left out.
 _OFF_BY_NULL = ("sliding_window", "attention_softcap", "logit_softcap")
+# Of layer_types: whether such a layer attends through the window, and whether it is recurrent.
 _LAYER_KINDS = {"full_attention": False, "attention": False, "sliding_attention": True}
+_MIXER_KINDS = {"full_attention": False, "conv": True, "linear_attention": True}
 
 
 def hyperparameters_from_hf(
@@ -42,7 +45,9 @@ def hyperparameters_from_hf(
     fill_head_sizes(values, family.hf_keys)
     values["rotary_dim"] = _rotary_dim(family, config, values["head_dim"])
     if "windowed" in values:
-        values["windowed"] = _windowed(values["windowed"])
+        values["windowed"] = _of_layers(values["windowed"], _LAYER_KINDS)
+    if "recurrent" in values:
+        values["recurrent"] = _of_layers(values["recurrent"], _MIXER_KINDS)
     values["activation"] = activation_of(values.get("activation", "silu"), family.hf_keys)
     check_flags(values, family.hf_keys)
     bos = read_token_ids(config.get("bos_token_id"))
@@ -69,6 +74,7 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _table_values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """Each field by its key, or by the family's default."""
     values = dict(family.hf_defaults)
+    config = _with_old_names(family, config)
     for field, key in family.hf_keys.items():
         if config.get(key) is not None:
             values[field] = config[key]
@@ -82,6 +88,20 @@ def _table_values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _with_old_names(family: Family, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the values of renamed keys under their old names, too."""
+    found = dict(config)
+    for new, old in family.hf_renamed.items():
+        if config.get(new) is None:
+            continue
+        if config.get(old) not in (None, config[new]):
+            raise ModelFileError(
+                f"{old} and {new} must be the same, got {config[old]!r} and {config[new]!r}"
+            )
+        found[old] = config[new]
+    return found
+
+
 def _check_options(family: Family, config: Mapping[str, Any]) -> None:
     for key, values in family.hf_allowed.items():
         if config.get(key) is not None and config[key] not in values:
@@ -89,7 +109,14 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
                 f"{key} {config[key]!r} is not supported; supported: "
                 + ", ".join(repr(value) for value in values)
             )
-    if config.get("quantization_config") is not None:
+    _check_quantization(family, config.get("quantization_config"))
+
+
+def _check_quantization(family: Family, quantization: object) -> None:
+    if quantization is None:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if not isinstance(method, str) or method not in family.hf_quantizations:
         raise UnsupportedModelError(
             "quantization_config: weights that another tool quantized are not supported; use the "
             "original model, and `folder@q8_0` to quantize it at load"
@@ -99,25 +126,28 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
 def _rotary_dim(family: Family, config: Mapping[str, Any], head_dim: object) -> int | None:
     """How many dimensions of a head rotate; None for all of them."""
     factor = partial_rotary_factor(config)
+    factor = family.hf_rotary_factor if factor is None else factor
     if factor is None or (factor == 1 and factor is not True):
         return None
     if not family.hf_partial_rotary:
         raise UnsupportedModelError(
             f"partial_rotary_factor must be 1 for {family.name}, got {factor!r}"
         )
-    if not isinstance(factor, float) or not 0 < factor < 1 or not isinstance(head_dim, int):
+    check_size("head_dim", head_dim, _MAX_HEAD_DIM)
+    assert isinstance(head_dim, int)
+    if not isinstance(factor, float) or not 0 < factor < 1:
         raise ModelFileError(f"partial_rotary_factor must be a number in 0..1, got {factor!r}")
     return int(head_dim * factor)
 
 
-def _windowed(kinds: object) -> tuple[bool, ...]:
-    """Which layers attend through the window, of `layer_types`."""
+def _of_layers(kinds: object, known: Mapping[str, bool]) -> tuple[bool, ...]:
+    """What `layer_types` says of each layer."""
     if not isinstance(kinds, list):
         raise ModelFileError(f"layer_types must be a list of names, got {kinds!r}")
-    unknown = sorted({str(kind) for kind in kinds} - set(_LAYER_KINDS))
+    unknown = sorted({str(kind) for kind in kinds} - set(known))
     if unknown:
         raise UnsupportedModelError(
             f"layers of type {' and '.join(unknown)} are not supported; supported: "
-            + ", ".join(_LAYER_KINDS)
+            + ", ".join(known)
         )
-    return tuple(_LAYER_KINDS[str(kind)] for kind in kinds)
+    return tuple(known[str(kind)] for kind in kinds)

@@ -8,22 +8,23 @@ taken; with slots, a step without adapted tokens reads none of their weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast.checkpoint.adapter.pairs import PRODUCTS
 from pyroclast.errors import RequestError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.tensors import tensor_shapes
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.batch import Batch
-from pyroclast_kernels.memory import Memory
+from pyroclast_kernels.memory import CountingMemory, Memory
 from pyroclast_kernels.program import Recorder
 
 Floats = NDArray[np.float32]
-TARGETS = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
+TARGETS = PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,20 @@ class AdapterSlots:
 
 
 @dataclass(frozen=True)
+class AdapterKey:
+    """An adapter as requests know it: the slot that it is loaded in, and bytes that tell it from
+    any other in caches.  scales: canonical name -> what its file multiplies the product there by.
+    The default stands for the base model."""
+
+    slot: int | None = None
+    fingerprint: bytes = b""
+    scales: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+
+BASE = AdapterKey()
+
+
+@dataclass(frozen=True)
 class _Site:
     """One product's adapters: lora_a (n, max_rank, n_cols) and lora_b (n, n_rows, max_rank)
     float32, of which the first ranks[slot] rows and columns hold."""
@@ -65,6 +80,7 @@ class Adapters:
         self, slots: AdapterSlots | None, config: ModelConfig, batch: Batch, memory: Memory
     ) -> None:
         self._slots, self._batch, self._memory = slots, batch, memory
+        self.n_slots = 0 if slots is None else slots.n
         self._shapes = tensor_shapes(config)
         self._sites: dict[str, _Site] = {}
         self.assigned: list[NDArray[Any]] = []  # what `assign` writes
@@ -162,13 +178,18 @@ class Adapters:
         self._n_adapted[0] = np.count_nonzero(of_token >= 0)
 
     def _check_slot(self, slot: int) -> None:
-        n = 0 if self._slots is None else self._slots.n
+        n = self.n_slots
         if not 0 <= slot < n:
             remedy = f"slots are 0..{n - 1}" if n else "make it with adapters=AdapterSlots(n, rank)"
             raise RequestError(f"the model has no adapter slot {slot}; {remedy}")
 
     def _checked(self, name: str, a: Any, b: Any) -> tuple[Floats, Floats]:
         """A and B as float32, of the shapes that the weight `name` takes."""
+        if f"{name}_experts" in self._shapes:
+            raise RequestError(
+                f"the adapter changes {name!r}, but that layer has experts, which adapters cannot "
+                "change; train it for the products of attention (wq, wk, wv, wo)"
+            )
         if name not in self._sites or self._slots is None:
             known = ", ".join(sorted({site.rpartition(".")[2] for site in self._sites}))
             raise RequestError(
@@ -184,3 +205,10 @@ class Adapters:
                 f"rank in 1..{most}, got {a.shape} and {b.shape}"
             )
         return a, b
+
+
+def slot_bytes(slots: AdapterSlots, config: ModelConfig) -> int:
+    """Bytes on the host of a model's slots, counted by the code that asks for them."""
+    memory = CountingMemory(on_gpu=False)
+    Adapters(slots, config, Batch(1, 1, 1, 1), memory)
+    return memory.n_bytes

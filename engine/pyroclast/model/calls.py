@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
-from pyroclast.model.weights import Norm, Product
+from pyroclast.model.packer import Norm, Product
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.memory import Weight
@@ -97,6 +97,20 @@ def call_quantize(ops: Recorder, x: Activations, n_tokens: Array) -> None:
     """x.q8 = x.values in 8-bit blocks."""
     assert x.values is not None
     ops.call("quantize", n_tokens=n_tokens, x=x.values, out_q8=x.q8, n_cols=x.values.shape[1])
+
+
+def call_gate(ops: Recorder, x: Activations, gate: Array, n_tokens: Array) -> None:
+    """x *= sigmoid(gate), in both of its forms."""
+    assert x.values is not None
+    ops.call(
+        "sigmoid_gate",
+        n_tokens=n_tokens,
+        x=x.values,
+        gate=gate,
+        out_q8=x.q8,
+        n_cols=x.values.shape[1],
+        gate_stride=gate.shape[1],
+    )
 
 
 def call_residual(

@@ -14,19 +14,25 @@ from numpy.typing import NDArray
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 from pyroclast.model.adapters import Adapters
+from pyroclast.model.attention import AttentionCalls
 from pyroclast.model.calls import (
     activation_of,
     call_embed,
+    call_gate,
     call_norm,
     call_product,
     call_qk_norm,
     call_quantize,
     call_residual,
 )
+from pyroclast.model.experts import call_experts, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
-from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
-from pyroclast.model.weights import Layer, Norm, Product, Weights
+from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
+from pyroclast.model.packer import Norm, Product
+from pyroclast.model.recurrent import RecurrentCalls
+from pyroclast.model.state_cache import StateCache
+from pyroclast.model.weights import Layer, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch
@@ -50,12 +56,13 @@ class Decoder:
         *,
         kv_dtype: str,
         n_blocks: int,
+        n_slots: int,
         max_seq_len: int,
         extras: StepExtras = NO_EXTRAS,
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
-        self.kv_dtype = kv_dtype
         self.cache = KVCache(config, kv_dtype, n_blocks, memory)
+        self.states = StateCache(config, n_slots, memory)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
         adapts = extras.adapters is not None
         self.work = Workspace(
@@ -67,6 +74,10 @@ class Decoder:
             max_seq_len=max_seq_len,
             keeps_values=adapts,
         )
+        self.attention = AttentionCalls(batch, self.cache, self.work)
+        self.recurrent = RecurrentCalls(config, batch, self.states, memory)
+        n_tokens = batch.max_batch_tokens
+        self.experts = expert_buffers(config, weights.layers, n_tokens, memory)
         self.adapters = Adapters(extras.adapters, config, batch, memory)
         self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
 
@@ -90,7 +101,7 @@ class Decoder:
         for i, (spec, layer) in enumerate(zip(self.config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
-            self._attention_block(ops, i, spec, layer, buffers)
+            self._mixer_block(ops, i, spec, layer, buffers)
             self._ffn_block(ops, i, spec, layer, buffers)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
@@ -121,24 +132,45 @@ class Decoder:
                 softcap=float(config.logit_softcap or 0),
             )
 
-    def _attention_block(
+    def _mixer_block(
         self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
-        """x += wo @ attention(x), with norms before, after, or both."""
-        n, qkv = self.batch.n_tokens_at, buffers.qkv
+        """x += the last product of attention, or of a recurrent mixer, with norms before, after, or
+        both."""
         self._block_in(ops, spec, layer.attn_norm, buffers.attn_in)
-        for product in layer.qkv:
-            call_product(ops, buffers.attn_in, product, qkv, n)
-        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, qkv)
-        if layer.qk_norm is not None:
-            call_qk_norm(ops, spec.attention, layer.qk_norm, qkv, n)
-        self._rotate(ops, i, spec.attention, buffers)
-        self._attend(ops, i, spec.attention, layer, buffers)
-        if buffers.quantizes_attention:
-            call_quantize(ops, buffers.attn_out, n)
+        if spec.recurrent is not None:
+            self.recurrent.record(ops, i, spec.recurrent, layer, buffers)
+            last = spec.recurrent.output
+        else:
+            self._attend(ops, i, spec.attention, layer, buffers)
+            last = "wo"
         self._block_out(
-            ops, i, spec, ("wo", layer.wo), layer.attn_norm_after, buffers.attn_out, buffers.added
+            ops, i, spec, (last, layer.wo), layer.attn_norm_after, buffers.attn_out, buffers.added
         )
+
+    def _attend(
+        self,
+        ops: Recorder,
+        i: int,
+        attention: AttentionSpec,
+        layer: Layer,
+        buffers: LayerBuffers,
+    ) -> None:
+        """Attention from attn_in to attn_out."""
+        n, own = self.batch.n_tokens_at, buffers.attention
+        assert own is not None
+        for product in layer.qkv:
+            call_product(ops, buffers.attn_in, product, own.qkv, n)
+        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, own.qkv)
+        if layer.qk_norm is not None:
+            call_qk_norm(ops, attention, layer.qk_norm, own.qkv, n)
+        self.attention.record(ops, i, attention, layer.sinks, buffers)
+        if own.gate is not None:
+            for product in layer.gate:
+                call_product(ops, buffers.attn_in, product, own.gate, n)
+            call_gate(ops, buffers.attn_out, own.gate, n)
+        elif buffers.quantizes_apart:
+            call_quantize(ops, buffers.attn_out, n)
 
     def _block_in(
         self, ops: Recorder, spec: LayerSpec, norm: Norm | None, out: Activations
@@ -168,78 +200,17 @@ class Decoder:
         if not adds_at_once:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
 
-    def _rotate(
-        self, ops: Recorder, i: int, attention: AttentionSpec, buffers: LayerBuffers
-    ) -> None:
-        """Rotates q and k, and writes k and v to the cache."""
-        batch = self.batch
-        ops.call(
-            "rope",
-            self.kv_dtype,
-            n_tokens=batch.n_tokens_at,
-            positions=batch.positions,
-            seq_index=batch.seq_index,
-            block_tables=batch.block_tables,
-            table=buffers.rope_table.out,
-            **self._heads_and_cache(i, buffers),
-            **_head_sizes(attention),
-            rotary_dim=2 * buffers.rope_table.half_dim,
-            **self._page_sizes(attention),
-            temperature=0.0 if attention.temperature is None else attention.temperature.beta,
-            temperature_length=1 if attention.temperature is None else attention.temperature.length,
-        )
-
-    def _attend(
-        self,
-        ops: Recorder,
-        i: int,
-        attention: AttentionSpec,
-        layer: Layer,
-        buffers: LayerBuffers,
-    ) -> None:
-        """Reads the cache."""
-        batch, work = self.batch, self.work
-        ops.call(
-            "attention",
-            self.kv_dtype,
-            n_tokens=batch.n_tokens_at,
-            n_seqs=batch.n_seqs_at,
-            seq_starts=batch.seq_starts,
-            positions=batch.positions,
-            block_tables=batch.block_tables,
-            **self._heads_and_cache(i, buffers),
-            out=buffers.attn_out.values,
-            out_q8=None if buffers.quantizes_attention else buffers.attn_out.q8,
-            scratch=work.scratch,
-            counters=work.counters,
-            **_head_sizes(attention),
-            **self._page_sizes(attention),
-            window=attention.window or 0,
-            scale=attention.score_scale,
-            softcap=float(attention.softcap or 0),
-            sinks=layer.sinks,
-            max_splits=work.scratch.shape[1],
-            max_split_tokens=work.max_split_tokens,
-        )
-
-    def _heads_and_cache(self, i: int, buffers: LayerBuffers) -> dict[str, Array]:
-        return {"qkv": buffers.qkv, "k_cache": self.cache.k[i], "v_cache": self.cache.v[i]}
-
-    def _page_sizes(self, attention: AttentionSpec) -> dict[str, int]:
-        """How kernels find a layer's positions in the paged cache."""
-        return {
-            "block_size": BLOCK_SIZE,
-            "max_blocks": self.batch.max_blocks,
-            "value_stride": value_stride(attention.head_dim),
-        }
-
     def _ffn_block(
         self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
     ) -> None:
         """x += w_down @ (activation(gate) * up), gate and up being products of x, with norms
-        before, after, or both; without a gate w_down @ activation(up)."""
+        before, after, or both; without a gate w_down @ activation(up).  Or that of some experts."""
         n, ffn = self.batch.n_tokens_at, spec.ffn
         self._block_in(ops, spec, layer.ffn_norm, buffers.ffn_in)
+        if ffn.experts is not None:
+            x = self.work.x
+            call_experts(ops, spec, layer, self.experts[ffn], buffers.ffn_in, x, n)
+            return
         adapts = self.adapters.change(*ffn.inputs)
         if adapts or not self._fused_gate_up(ops, ffn, layer, buffers):
             for product in layer.gate_up:
@@ -281,11 +252,3 @@ class Decoder:
                 activation=activation_of(ffn),
             )
         )
-
-
-def _head_sizes(attention: AttentionSpec) -> dict[str, int]:
-    return {
-        "n_heads": attention.n_heads,
-        "n_kv_heads": attention.n_kv_heads,
-        "head_dim": attention.head_dim,
-    }

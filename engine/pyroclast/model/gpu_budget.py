@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import KernelError, MemoryBudgetError
+from pyroclast.families.tensors import is_matrix
 from pyroclast.model import device as devices
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.options import LoadOptions
+from pyroclast.model.recurrent import recurrent_ops
 from pyroclast.model.weights import load_weights
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast_kernels.batch import Batch
@@ -23,17 +25,26 @@ from pyroclast_kernels.triton import device as triton_device
 
 # Ops beside those whose format is that of the weights or of the cache.
 _OPS = ("norm", "rope_table", "glu", "quantize", "sample", "residual", "qk_norm", "scale_logits")
+_EXPERT_OPS = ("route", "group", "combine")
 
 
 def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) -> Selection:
     """The GPU's kernels; KernelError if one is missing for this model."""
-    matrices = {t.format for t in checkpoint.tensors.values() if len(t.shape) == 2}
+    tensors = checkpoint.tensors.items()
+    matrices = {t.format for name, t in tensors if is_matrix(name) and len(t.shape) == 2}
+    stacks = {t.format for name, t in tensors if is_matrix(name) and len(t.shape) == 3}
+    if options.compute == "float32":
+        matrices, stacks = {"f32"}, {"f32"} if stacks else set()
     with devices.kernel_errors():
         selection = Selection(options.kernels, on_gpu=True)
-        for op in (*_OPS, *options.extras.ops):
+        more = (*(_EXPERT_OPS if stacks else ()), *recurrent_ops(checkpoint.config))
+        for op in (*_OPS, *more, *options.extras.ops):
             selection.variant(op)
-        for format in sorted({"f32"} if options.compute == "float32" else matrices):
+        for format in sorted(matrices):
             _check_format(selection, "matmul", format, "weights in")
+        for format in sorted(stacks):
+            for op in ("expert_gate_up", "expert_down"):
+                _check_format(selection, op, format, "experts in")
         for op in ("rope", "attention"):
             _check_format(selection, op, kv_dtype, "a cache in")
     return selection
@@ -45,18 +56,17 @@ def count_bytes(
     kv_dtype: str,
     max_seq_len: int,
     *,
+    n_slots: int,
     max_batch_tokens: int,
     max_seqs: int,
     max_logits: int,
 ) -> dict[str, int]:
     """Bytes on the GPU of all but the cache."""
     config, memory = checkpoint.config, CountingMemory(on_gpu=True)
-    max_blocks = -(-max_seq_len // BLOCK_SIZE)
-    batch = Batch(max_batch_tokens, max_seqs, max_blocks, max_logits, memory)
+    batch = Batch(max_batch_tokens, max_seqs, -(-max_seq_len // BLOCK_SIZE), max_logits, memory)
     n_batch_bytes = memory.n_bytes
     weights = load_weights(checkpoint, memory, float32=options.compute == "float32")
     n_weight_bytes = memory.n_bytes - n_batch_bytes
-    extras = options.extras
     Decoder(
         config,
         weights,
@@ -64,8 +74,9 @@ def count_bytes(
         memory,
         kv_dtype=kv_dtype,
         n_blocks=0,
+        n_slots=n_slots,
         max_seq_len=max_seq_len,
-        extras=extras,
+        extras=options.extras,
     )
     SampleArrays(
         vocab_size=config.vocab_size,

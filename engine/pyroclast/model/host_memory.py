@@ -1,4 +1,4 @@
-"""How much memory the process may still take on the host, and a typed error where it cannot."""
+"""How much memory the process may still take on the host, and typed errors where it cannot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyroclast.errors import MemoryBudgetError
+from pyroclast.errors import MemoryBudgetError, PyroclastError
 from pyroclast_kernels import cgroups
 
 _UNKNOWN = 4 << 30  # where the system does not tell
@@ -24,20 +24,32 @@ def available_bytes() -> int:
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """A failed allocation inside becomes a MemoryBudgetError."""
+def resource_errors() -> Iterator[None]:
+    """A failed allocation inside becomes a MemoryBudgetError, a file that cannot be opened because
+    too many are open a PyroclastError."""
     try:
         yield
     except MemoryError as error:
         raise _out_of_memory(error) from error
-    except OSError as error:  # from mmap
-        if error.errno != errno.ENOMEM:
+    except OSError as error:  # from mmap, or from an import
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(error) from error
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
-        raise _out_of_memory(error) from error
+        raise PyroclastError(
+            f"too many files are open for a model to be loaded: {error}; close some, or raise the "
+            "limit (ulimit -n)"
+        ) from error
     except ImportError as error:
         if not any(words in str(error).lower() for words in _LIBRARY_DOES_NOT_FIT):
             raise
         raise _out_of_memory(error) from error
+
+
+def is_address_space_limited() -> bool:
+    """Whether RLIMIT_AS bounds it.  Then a thread may fail to get what libraries keep for each
+    thread, and glibc aborts the process."""
+    return _address_space_room() is not None
 
 
 def _out_of_memory(error: Exception) -> MemoryBudgetError:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pyroclast.errors import ContextOverflowError, KernelError, RequestError
 from pyroclast.model.model import Model
 from pyroclast.model.step_reader import Floats, LayerInspection, StepReader
 from pyroclast_kernels.batch import Batch
+
+_SLOT = 0  # where recurrent layers keep the sequence's state
 
 
 @dataclass(frozen=True)
@@ -27,54 +30,108 @@ class Inspection:
     layers: dict[int, LayerInspection]
 
 
-def inspect_step(
-    model: Model,
-    token_ids: Sequence[int],
-    *,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
-    attention: bool = True,
-    logits: bool = False,
-    blocks: Sequence[int] | None = None,
-    adapter: int | None = None,
-) -> Inspection:
-    """Runs token_ids as one sequence, in chunks of max_batch_tokens, and says what happened inside.
+class Inspector:
+    """An inspection of token_ids as one sequence, a chunk at a time, in the order of positions.
 
     layers and positions choose what is kept; None keeps all.  attention=False leaves out the
-    probabilities, logits=True adds the logits after each layer.  `blocks` are cache blocks that
-    nobody owns; None takes the first ones, so the model must be idle.  They and model.logits are
-    overwritten, model.batch is left as it was, and no step may run meanwhile.  adapter is the slot
-    of model.adapters that the sequence uses.
+    probabilities, logits=True adds the logits after each layer.  adapter is the slot of
+    model.adapters that the sequence uses.
 
     Raises KernelError on a GPU, RequestError and ContextOverflowError for what cannot be run,
     MemoryBudgetError where the result would exceed MAX_BYTES.
     """
-    program = model.program()
-    _check_device(model)
-    _check_tokens(model, token_ids)
-    n_layers, n_tokens = model.config.n_layers, len(token_ids)
-    layers = _chosen("layers", layers, n_layers)
-    positions = _chosen("positions", positions, n_tokens)
+
+    def __init__(
+        self,
+        model: Model,
+        token_ids: Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        positions: Sequence[int] | None = None,
+        attention: bool = True,
+        logits: bool = False,
+        adapter: int | None = None,
+    ) -> None:
+        program = model.program()
+        check_device(model)
+        _check_tokens(model, token_ids)
+        n_tokens = len(token_ids)
+        self._model, self._token_ids, self._adapter = model, list(token_ids), adapter
+        self._positions = _chosen("positions", positions, n_tokens)
+        layers = _chosen("layers", layers, model.config.n_layers)
+        self._reader = StepReader(
+            model, program.calls, n_tokens, layers, self._positions, attention, logits
+        )
+        self._states: list[Any] = []  # of recurrent layers, after the tokens that were read
+
+    def read(self, first: int, n_tokens: int, table: Sequence[int]) -> None:
+        """The tokens [first, first + n_tokens), at most max_batch_tokens.  `table` are the cache
+        blocks of the sequence, which hold all tokens before `first`.  They and model.logits are
+        overwritten, model.batch is left as it was, and no step may run meanwhile.  NumericalError
+        where a state is not finite."""
+        with borrowed_batch(self._model) as batch:
+            fill(batch, self._token_ids[first : first + n_tokens], first, table)
+            self._model.adapters.assign([self._adapter])
+            states = self._model.slot_arrays(_SLOT)
+            for array, kept in zip(states, self._states, strict=bool(first)):
+                array[:] = kept
+            self._reader.read(first, n_tokens)
+            self._states = [array.copy() for array in states]
+
+    @property
+    def found(self) -> Inspection:
+        """What was read; whole after the last chunk."""
+        return Inspection(self._positions, self._reader.embedding, self._reader.layers)
+
+
+def inspect_step(
+    model: Model,
+    token_ids: Sequence[int],
+    *,
+    blocks: Sequence[int] | None = None,
+    **options: Any,
+) -> Inspection:
+    """Runs token_ids as one sequence, in chunks of max_batch_tokens, and says what happened inside.
+
+    options: those of Inspector.  `blocks` are cache blocks that nobody owns; None takes the first
+    ones, so the model must be idle.
+    """
+    inspector = Inspector(model, token_ids, **options)
+    n_tokens = len(token_ids)
     table = _table(model, blocks, n_tokens)
-    reader = StepReader(model, program.calls, n_tokens, layers, positions, attention, logits)
-    with _borrowed(model) as batch:
-        for first in range(0, n_tokens, model.max_batch_tokens):
-            chunk = token_ids[first : first + model.max_batch_tokens]
-            _fill(batch, chunk, first, table)
-            model.adapters.assign([adapter])
-            reader.read(first, len(chunk))
-    return Inspection(positions, reader.embedding, reader.layers)
+    for first in range(0, n_tokens, model.max_batch_tokens):
+        inspector.read(first, min(model.max_batch_tokens, n_tokens - first), table)
+    return inspector.found
+
+
+def head_logits(model: Model, states: Floats) -> Floats:
+    """float32 (n, vocab_size): what the final norm and the output head make of states (n, d_model),
+    each a residual stream.  At most max_batch_tokens and max_logits of them.  model.logits is
+    overwritten, model.batch is left as it was, and no step may run meanwhile."""
+    program, n = model.program(), len(states)
+    check_device(model)
+    x = next(call.arguments["out"] for call in program.calls if call.kernel.op == "embed")
+    with borrowed_batch(model) as batch:
+        x[:n] = states
+        batch.logit_rows[:n] = range(n)
+        batch.counts[:] = n, 1, n
+        for i, call in enumerate(program.calls):
+            if call.label == "output":
+                program.run_one(i)
+        return model.logits[:n].copy()
 
 
 # ---- the batch ---------------------------------------------------------------------------------
 
 
 @contextmanager
-def _borrowed(model: Model) -> Iterator[Batch]:
-    """Puts back what the batch held: the engine rewrites only what changes between its steps."""
+def borrowed_batch(model: Model) -> Iterator[Batch]:
+    """Puts back what the batch held, and the slot of recurrent layers: the engine rewrites only
+    what changes between its steps."""
     batch = model.batch
     names = ("counts", "token_ids", "positions", "seq_index", "seq_starts", "logit_rows")
-    arrays = [getattr(batch, name) for name in names]
+    arrays = [getattr(batch, name) for name in (*names, "slots_in", "slots_out")]
+    arrays += model.slot_arrays(_SLOT)
     arrays += [batch.block_tables[0], *model.adapters.assigned]
     saved = [array.copy() for array in arrays]
     try:
@@ -84,8 +141,8 @@ def _borrowed(model: Model) -> Iterator[Batch]:
             array[:] = before
 
 
-def _fill(batch: Batch, token_ids: Sequence[int], first: int, table: Sequence[int]) -> None:
-    """One sequence's tokens from position `first` on, without logits."""
+def fill(batch: Batch, token_ids: Sequence[int], first: int, table: Sequence[int]) -> None:
+    """Fills the batch with one sequence's tokens from position `first` on, without logits."""
     n = len(token_ids)
     batch.token_ids[:n] = token_ids
     batch.positions[:n] = range(first, first + n)
@@ -93,12 +150,14 @@ def _fill(batch: Batch, token_ids: Sequence[int], first: int, table: Sequence[in
     batch.seq_starts[:2] = 0, n
     batch.block_tables[0, : len(table)] = table
     batch.counts[:] = n, 1, 0
+    batch.keep_states([_SLOT])
 
 
 # ---- checks ------------------------------------------------------------------------------------
 
 
-def _check_device(model: Model) -> None:
+def check_device(model: Model) -> None:
+    """KernelError on a GPU, where nobody can look between the calls."""
     if model.memory.on_gpu:
         raise KernelError(
             'a step can be inspected on the CPU only, and this model runs on "cuda"; load it with '

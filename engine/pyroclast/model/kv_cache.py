@@ -8,8 +8,8 @@ What a block holds in each format is said in pyroclast_kernels.attention.cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def automatic_dtype(selection: Selection, quantized: bool) -> str:
 
 def block_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of one block over all layers, keys and values."""
-    return sum(layer_block_bytes(spec.attention, dtype) for spec in config.layers)
+    return sum(layer_block_bytes(each, dtype) for each in config.attentions.values())
 
 
 def layer_block_bytes(attention: AttentionSpec, dtype: str) -> int:
@@ -69,41 +69,54 @@ def layer_block_bytes(attention: AttentionSpec, dtype: str) -> int:
 
 
 def choose_n_blocks(
-    config: ModelConfig, dtype: str, n_blocks: int | None, weight_bytes: int
+    config: ModelConfig, dtype: str, n_blocks: int | None, others: Mapping[str, int]
 ) -> int:
     """The number of blocks: as asked for, or room for several full-length sequences within half
-    of the memory that the weights leave.  MemoryBudgetError if weights and blocks do not fit, or
-    not even one block."""
+    of the memory that the `others` (name -> bytes: weights, adapters) leave.  MemoryBudgetError if
+    others and blocks do not fit, or not even one block."""
+    n_bytes = sum(others.values())
     size, available = block_bytes(config, dtype), available_bytes()
     least = 1 if n_blocks is None else n_blocks
-    if weight_bytes + least * size > available:
+    if n_bytes + least * size > available:
+        parts = ", ".join(f"the {name} need {n >> 20} MiB" for name, n in others.items())
         raise MemoryBudgetError(
-            f"the weights need {weight_bytes >> 20} MiB and {least} cache blocks "
+            f"{parts} and {least} cache blocks "
             f"{-(-least * size >> 20)} MiB, but {available >> 20} MiB are available; a smaller "
             "format (model@q4_0) or kv_dtype, or fewer n_blocks take less"
         )
     if n_blocks is not None:
         return n_blocks
     wanted = _DEFAULT_SEQUENCES * -(-config.max_seq_len // BLOCK_SIZE)
-    return min(wanted, max(1, (available - weight_bytes) // 2 // size))
+    return min(wanted, max(1, (available - n_bytes) // 2 // size))
 
 
 class KVCache:
-    """k and v: per layer (n_blocks, n_kv_heads, ...) as block_shapes says; zero until written."""
+    """k and v: per layer with attention (n_blocks, n_kv_heads, ...) as block_shapes says; zero
+    until written."""
 
     def __init__(self, config: ModelConfig, dtype: str, n_blocks: int, memory: Memory) -> None:
         self.dtype, self.n_blocks = dtype, n_blocks
-        attentions = [spec.attention for spec in config.layers]
-        shapes = [block_shapes(dtype, attention.head_dim) for attention in attentions]
-        heads = [(n_blocks, attention.n_kv_heads) for attention in attentions]
+        attentions = config.attentions
+        self._place = {layer: i for i, layer in enumerate(attentions)}
+        shapes = [block_shapes(dtype, attention.head_dim) for attention in attentions.values()]
+        heads = [(n_blocks, attention.n_kv_heads) for attention in attentions.values()]
         each = list(zip(heads, shapes, strict=True))
         self.k = [memory.zeros((*head, *k_shape), DTYPES[dtype]) for head, (k_shape, _) in each]
         self.v = [memory.zeros((*head, *v_shape), DTYPES[dtype]) for head, (_, v_shape) in each]
+
+    def of_layer(self, layer: int) -> tuple[Any, Any]:
+        """Keys and values of a layer that has attention."""
+        place = self._place[layer]
+        return self.k[place], self.v[place]
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all blocks; what has not been touched is not resident."""
         return sum(array.nbytes for array in (*self.k, *self.v))
+
+    def block_arrays(self, block: int) -> list[Any]:
+        """What a block holds: its keys and values in each layer, as views of one piece each."""
+        return [array[block] for pair in zip(self.k, self.v, strict=True) for array in pair]
 
     def zero_blocks(self, block_ids: Sequence[int]) -> None:
         """Clears blocks that may hold a NaN: a later owner multiplies stale cells by zero."""

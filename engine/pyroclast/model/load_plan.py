@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import KernelError, MemoryBudgetError
 from pyroclast.model import device as devices
+from pyroclast.model.adapters import slot_bytes
 from pyroclast.model.extras import StepExtras
 from pyroclast.model.gpu_budget import count_bytes, fit_blocks, select_kernels
+from pyroclast.model.host_memory import available_bytes
 from pyroclast.model.kv_cache import BLOCK_SIZE, automatic_dtype, block_bytes, choose_n_blocks
 from pyroclast.model.options import LoadOptions
+from pyroclast.model.state_cache import choose_n_slots, state_bytes
 from pyroclast.model.supported import check_supported
 from pyroclast.model.weights import load_weights
 from pyroclast_kernels import features
@@ -34,6 +37,7 @@ class Plan:
     max_logits: int
     max_seq_len: int
     n_blocks: int
+    n_slots: int
     n_bytes: dict[str, int]
     extras: StepExtras
 
@@ -69,7 +73,15 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
             kv_dtype = "f32" if float32 else automatic_kv_dtype(checkpoint, selection)
         memory = CountingMemory(on_gpu=False)
         load_weights(checkpoint, memory, float32=float32)
-        n_blocks = choose_n_blocks(config, kv_dtype, options.n_blocks, memory.n_bytes)
+        n_bytes = {"weights": memory.n_bytes}
+        if options.adapters is not None:
+            n_bytes["adapters"] = slot_bytes(options.adapters, config)
+        n_slots = choose_n_slots(
+            config, options.max_seqs, available_bytes() - sum(n_bytes.values())
+        )
+        if n_slots:
+            n_bytes["states"] = n_slots * state_bytes(config)
+        n_blocks = choose_n_blocks(config, kv_dtype, options.n_blocks, n_bytes)
     return Plan(
         device="cpu",
         note=note,
@@ -80,7 +92,8 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         **options.limits("cpu"),
         max_seq_len=min(config.max_seq_len, n_blocks * BLOCK_SIZE),
         n_blocks=n_blocks,
-        n_bytes={"weights": memory.n_bytes, "cache": n_blocks * block_bytes(config, kv_dtype)},
+        n_slots=n_slots,
+        n_bytes=n_bytes | {"cache": n_blocks * block_bytes(config, kv_dtype)},
         extras=options.extras,
     )
 
@@ -94,13 +107,19 @@ def automatic_kv_dtype(checkpoint: Checkpoint, selection: Selection) -> str:
 def _plan_gpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
     if reason := devices.why_not_cuda():
         raise KernelError(f'device="cuda" cannot be used: {reason}')
+    if checkpoint.packed is not None:
+        raise KernelError(
+            f"{checkpoint.path} is packed for the CPU's kernels; for the GPU, load the file that "
+            "it was made from"
+        )
     config, n_blocks, limits = checkpoint.config, options.n_blocks, options.limits("cuda")
     kv_dtype = options.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = "f32" if options.compute == "float32" else "f16"
     selection = select_kernels(checkpoint, options, kv_dtype)
     longest = min(config.max_seq_len, (n_blocks or config.max_seq_len) * BLOCK_SIZE)
-    n_bytes = count_bytes(checkpoint, options, kv_dtype, longest, **limits)
+    n_slots = choose_n_slots(config, options.max_seqs, devices.gpu_memory()[0])
+    n_bytes = count_bytes(checkpoint, options, kv_dtype, longest, n_slots=n_slots, **limits)
     each = block_bytes(config, kv_dtype)
     wanted = options.max_seqs * -(-longest // BLOCK_SIZE) if n_blocks is None else n_blocks
     n_blocks = fit_blocks(n_bytes, each, wanted, exactly=n_blocks is not None)
@@ -114,6 +133,7 @@ def _plan_gpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         **limits,
         max_seq_len=min(config.max_seq_len, n_blocks * BLOCK_SIZE),
         n_blocks=n_blocks,
+        n_slots=n_slots,
         n_bytes=n_bytes | {"cache": n_blocks * each},
         extras=options.extras,
     )

@@ -6,7 +6,7 @@ Knows nothing of text, requests or sampling parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,31 @@ from numpy.typing import NDArray
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import ClosedError, KernelError
 from pyroclast.model.adapters import Adapters
+from pyroclast.model.cache_identity import CacheIdentity, kernels_digest, model_digest
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
-from pyroclast.model.host_memory import memory_errors
+from pyroclast.model.host_memory import resource_errors
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.load_plan import Plan, plan
+from pyroclast.model.make_memory import make_memory
+from pyroclast.model.non_finite import first_non_finite
 from pyroclast.model.options import LoadOptions
+from pyroclast.model.packer import Place
+from pyroclast.model.step_times import step_times
+from pyroclast.model.update import Prepared, prepare
 from pyroclast.model.weights import load_weights
-from pyroclast_kernels import timeline
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
-from pyroclast_kernels.memory import HostMemory, Memory
+from pyroclast_kernels.memory import HostMemory
 from pyroclast_kernels.program import OpCall, Program, Recorder, make_executor
 from pyroclast_kernels.tables import DEFAULTS
-
-# What ops write that have no `out`: these arrays, in place.
-_WRITTEN = {
-    "rope": ("qkv",), "qk_norm": ("qkv",), "residual": ("x",), "scale_logits": ("logits",),
-}  # fmt: skip
 
 
 class Model:
     """A loaded model and its one step: fill `batch`, call forward(), read `logits`.
 
     plan says where it lies and what it runs on; on_layer(i) is called when layer i is loaded.  The
-    checkpoint may be closed afterwards.  KernelError if the GPU fails meanwhile.
-    """
+    checkpoint may be closed afterwards.  KernelError if the GPU fails meanwhile."""
 
     block_size = BLOCK_SIZE
 
@@ -56,6 +55,7 @@ class Model:
         self.compute, self.kv_dtype, self.n_blocks = plan.compute, plan.kv_dtype, plan.n_blocks
         self.max_batch_tokens, self.max_seqs = plan.max_batch_tokens, plan.max_seqs
         self.max_logits, self.max_seq_len = plan.max_logits, plan.max_seq_len
+        self.n_slots = plan.n_slots
         try:
             with kernel_errors():
                 self._load(checkpoint, on_layer)
@@ -66,20 +66,27 @@ class Model:
         self._sampling_program: Program | None = None
         self._fetched: NDArray[np.float32] | None = None  # logits of a GPU
         self._is_fetched = False
+        self._n_updates = 0
+        self._identity: tuple[int, CacheIdentity] | None = None  # after how many updates
 
     def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None]) -> None:
         """Memory, batch, weights, cache and workspace, then the recorded step."""
         plan, config = self.plan, self.config
         self._executor = make_executor(plan.n_threads) if plan.device == "cpu" else None
         self.n_threads = plan.n_threads if self._executor is not None else 1
-        self.memory = _memory(plan, self._executor)
+        self.memory = make_memory(plan, self._executor)
         self.batch = Batch(
             plan.max_batch_tokens, plan.max_seqs, plan.max_blocks, plan.max_logits, self.memory
         )
         float32 = plan.compute == "float32"
+        if (packed := checkpoint.packed) is not None:
+            packed.read_ahead()
         self._weights = load_weights(
             checkpoint, self.memory, float32=float32, n_threads=self.n_threads, on_layer=on_layer
         )
+        if packed is not None:
+            packed.check_whole()
+        self._packed = None if float32 else packed
         self.memory.loaded()
         self._decoder = Decoder(
             config,
@@ -88,6 +95,7 @@ class Model:
             self.memory,
             kv_dtype=plan.kv_dtype,
             n_blocks=plan.n_blocks,
+            n_slots=plan.n_slots,
             max_seq_len=plan.max_seq_len,
             extras=plan.extras,
         )
@@ -150,6 +158,11 @@ class Model:
         return self._weights.step_bytes
 
     @property
+    def places(self) -> Mapping[str, Place]:
+        """Canonical name -> where that weight lies."""
+        return self._weights.places
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of the whole key-value cache."""
         return self._cache.n_bytes
@@ -157,8 +170,7 @@ class Model:
     @property
     def native_seconds(self) -> float:
         """Seconds spent inside steps so far; the rest of a caller's time is Python's."""
-        programs = (self._program, self._sampling_program)
-        return sum(program.native_seconds for program in programs if program is not None)
+        return sum(p.native_seconds for p in (self._program, self._sampling_program) if p)
 
     def attach_sampler(self, **arguments: Any) -> None:
         """Lets forward(sample=True) end with the op `sample`: its arguments by name, logits
@@ -188,6 +200,8 @@ class Model:
             program.run()
         except KernelLibraryError as error:  # of the GPU's driver
             raise KernelError(str(error)) from error
+        if self._packed is not None:  # the step may have read what is no longer there
+            self._packed.check_whole()
         self._is_fetched = False
 
     def program(self, sample: bool = False) -> Program:
@@ -199,19 +213,9 @@ class Model:
         return program
 
     def profile(self) -> list[tuple[str, str, str, float]]:
-        """Runs one step; (label, op.format, variant, microseconds) of each call, in order."""
-        program = self.program()
-        if isinstance(self.memory, HostMemory):
-            times_us = timeline.profile(program)
-        else:
-            from pyroclast_kernels.gpu.program import DeviceProgram
-
-            assert isinstance(program, DeviceProgram), "there is no third one"
-            times_us = program.profile()
-        return [
-            (c.label, f"{c.kernel.op}.{c.kernel.format}", c.kernel.variant, microseconds)
-            for c, microseconds in zip(self._calls, times_us, strict=True)
-        ]
+        """Runs one step; (label, op.format, variant, microseconds) of each call, in order.  A state
+        of recurrent layers that it reads and writes in place is another one afterwards."""
+        return step_times(self.program(), on_gpu=self.memory.on_gpu)
 
     def zero_blocks(self, block_ids: Sequence[int]) -> None:
         """Clears cache blocks that may hold a NaN."""
@@ -220,26 +224,59 @@ class Model:
     def find_non_finite(self) -> str:
         """Where a NaN or an infinity first appears when the step in `batch` is run once more:
         "layer 3 (matmul)", say; empty if it does not."""
-        if self._program is None:
+        program = self.program()
+        with self._decoder.states.kept(self.batch, self.memory):
+            return first_non_finite(program, self.memory, self.batch)
+
+    def slot_arrays(self, slot: int) -> list[NDArray[Any]]:
+        """What a slot of recurrent layers' states holds; nothing where there are none."""
+        return self._decoder.states.slot_arrays(slot)
+
+    @property
+    def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]:
+        """Gives the arrays of a cache block, as KVCache.block_arrays; outlives close()."""
+        try:
+            return self._cache.block_arrays
+        except AttributeError:
+            raise ClosedError("the model is closed") from None
+
+    @property
+    def cache_identity(self) -> CacheIdentity:
+        """What decides the bits of a cache block beside the tokens.  Reads all weights, once."""
+        n_updates = self._n_updates  # of now: another thread may lay new weights meanwhile
+        if self._identity is None or self._identity[0] != n_updates:
+            self._identity = n_updates, self._read_identity()
+        return self._identity[1]
+
+    def _read_identity(self) -> CacheIdentity:
+        block_arrays, calls, packed = self.block_arrays, self._calls, self._packed
+        weights = getattr(self, "_weights", None)
+        if self._program is None or weights is None:  # now; another thread may close it below
             raise ClosedError("the model is closed")
-        for i, call in enumerate(self._calls):
-            self._program.run_one(i)
-            n_rows = int(call.arguments["n_tokens"][0])
-            for name in _WRITTEN.get(call.kernel.op, ("out", "out_q8")):
-                array = call.arguments.get(name)
-                if array is None:
-                    continue
-                found = self.memory.to_host(array, n_rows)
-                if not np.isfinite(found["scale"] if name == "out_q8" else found).all():
-                    return f"{call.label} ({call.kernel.op})"
-        return ""
+        model = model_digest(self.config, weights, self.plan)
+        if packed is not None:
+            packed.check_whole()
+        n_bytes, kernels = sum(array.nbytes for array in block_arrays(0)), kernels_digest(calls)
+        return CacheIdentity(model, kernels, self.kv_dtype, self.block_size, n_bytes)
+
+    def prepare_update(self, tensors: Mapping[str, Any]) -> Prepared:
+        """Other values for weights, for `update`; nothing is changed yet."""
+        return prepare(self.config, self._weights, tensors, self.n_threads, self._packed)
+
+    def update(self, prepared: Prepared) -> None:
+        """Lays them in place.  No step may run meanwhile."""
+        try:
+            with kernel_errors():
+                prepared.lay(self.memory, self.plan, self._executor)
+        finally:  # Ctrl-C is raised when they are there
+            self._n_updates += 1
 
     def close(self) -> None:
         """Frees threads, weights, cache and graphs; harmless when repeated."""
         if self._program is None:
             return
         self._program = self._sampling_program = self._fetched = None
-        self._calls = []
+        self._calls, self._packed = [], None
         del self._weights, self._cache, self._decoder, self._executor
         self.memory.close()
 
@@ -252,15 +289,6 @@ def load_model(
     **options: Any,
 ) -> Model:
     """Plans and loads in one go; options: those of LoadOptions."""
-    with memory_errors():
+    with resource_errors():
         planned = plan(checkpoint, device, LoadOptions(**options))
         return Model(checkpoint, planned, on_layer=on_layer)
-
-
-def _memory(plan: Plan, executor: Any) -> Memory:
-    """Where the model's arrays will lie."""
-    if plan.device == "cpu":
-        return HostMemory(plan.selection, executor)
-    from pyroclast_kernels.gpu.memory import DeviceMemory
-
-    return DeviceMemory()

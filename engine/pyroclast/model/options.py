@@ -42,6 +42,12 @@ class LoadOptions:
 
     def check(self) -> None:
         """KernelError or RequestError for a value that cannot be."""
+        for name in ("max_batch_tokens", "max_seqs"):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
+                raise RequestError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.compute not in ("auto", "float32"):
             raise KernelError(f"compute must be 'auto' or 'float32', got {self.compute!r}")
         if self.kv_dtype not in ("auto", *DTYPES):

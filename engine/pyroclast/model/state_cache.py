@@ -1,121 +1,89 @@
-"""The states of recurrent layers: one fixed-size slot for each request, and copies of it.
-
-No kernel uses them yet.
+"""The states of recurrent layers: storage for every layer, one fixed-size slot for each text.
 
 Where attention keeps every token's keys and values, a recurrent layer keeps one state that each
-token overwrites.  So a request cannot go back by forgetting tokens: whoever may have to (drafts to
-verify, a prompt that others begin with) takes a snapshot first and rolls back to it.
+token changes.  Slots are handed out by `pyroclast.engine.state_slots.StateSlots`, which has no
+arrays.  A step reads a sequence's state in one slot and writes it, after any of its tokens, into
+another, so a state that somebody may go back to is kept by not writing to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyroclast.errors import MemoryBudgetError
+from pyroclast.families.config import ModelConfig
+from pyroclast.families.recurrent import GatedDeltaSpec, RecurrentSpec
+from pyroclast_kernels.delta_rule import state_shape
 
 if TYPE_CHECKING:
+    from pyroclast_kernels.batch import Batch
     from pyroclast_kernels.memory import Memory
 
+# Slots that hold the beginnings of texts for later requests, beside those of requests that run.
+_SNAPSHOTS = 32
+_ITEM_BYTES = 4
 
-@dataclass(frozen=True)
-class StateSpec:
-    """One state array of a layer, for one request."""
 
-    shape: tuple[int, ...]
-    dtype: Any = np.float32
+def state_bytes(config: ModelConfig) -> int:
+    """Bytes of one slot over all layers; 0 for a model without recurrent layers."""
+    mixers = [spec.recurrent for spec in config.layers if spec.recurrent is not None]
+    return _ITEM_BYTES * sum(math.prod(shape) for mixer in mixers for shape in state_shapes(mixer))
 
-    @property
-    def n_bytes(self) -> int:
-        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
+
+def state_shapes(mixer: RecurrentSpec) -> list[tuple[int, ...]]:
+    """What a layer keeps for a text: the last inputs of its convolution, and a matrix for each
+    head."""
+    found: list[tuple[int, ...]] = [(mixer.kernel - 1, mixer.n_channels)]
+    if isinstance(mixer, GatedDeltaSpec):
+        found.append(state_shape(mixer.n_v_heads, mixer.k_head_dim, mixer.v_head_dim))
+    return found
+
+
+def choose_n_slots(config: ModelConfig, max_seqs: int, room_bytes: int) -> int:
+    """How many slots: for max_seqs sequences, two each (a step writes into another slot than it
+    reads), and for the beginnings of texts; fewer where they would take more than a quarter of
+    room_bytes, but enough for one sequence."""
+    if not (size := state_bytes(config)):
+        return 0
+    return max(MIN_SLOTS, min(2 * max_seqs + _SNAPSHOTS, room_bytes // 4 // size))
+
+
+MIN_SLOTS = 3
 
 
 class StateCache:
-    """`states[layer][i]`: (n_slots, *shape) as `specs[layer][i]` says, read and written in place by
-    kernels.  A layer without a state has no specs and costs nothing.
+    """`states[layer]`: float32 arrays (n_slots, *shape) as the mixer's spec says, read and written
+    in place by kernels.  A layer without a state has none, and costs nothing."""
 
-    A slot has one owner or more.  Only a slot with one owner may be written: a step, `zero` and
-    `roll_back` need one, and `writable` makes one of a shared slot."""
-
-    def __init__(self, specs: Sequence[Sequence[StateSpec]], n_slots: int, memory: Memory) -> None:
-        if n_slots < 1:
-            raise MemoryBudgetError(f"the state cache needs at least one slot, got {n_slots}")
+    def __init__(self, config: ModelConfig, n_slots: int, memory: Memory) -> None:
         self.n_slots = n_slots
-        self.slot_bytes = sum(spec.n_bytes for layer in specs for spec in layer)
-        self.states = [
-            [memory.zeros((n_slots, *spec.shape), spec.dtype) for spec in layer] for layer in specs
+        self.states: list[list[Any]] = [
+            []
+            if spec.recurrent is None
+            else [memory.zeros((n_slots, *s), np.float32) for s in state_shapes(spec.recurrent)]
+            for spec in config.layers
         ]
-        self._arrays = [array for layer in self.states for array in layer]
-        self._free = list(range(n_slots - 1, -1, -1))
-        self._n_owners = [0] * n_slots
+        self.n_bytes = n_slots * state_bytes(config)
 
-    @property
-    def n_free(self) -> int:
-        return len(self._free)
+    def slot_arrays(self, slot: int) -> list[Any]:
+        """What a slot holds, as views of one piece each."""
+        return [array[slot] for layer in self.states for array in layer]
 
-    def take(self) -> int:
-        """A slot with one owner, all zero: the state before a request's first token.  Ask
-        `n_free` first."""
-        slot = self._pop()
-        self.zero([slot])
-        return slot
-
-    def share(self, slot: int) -> None:
-        """Adds an owner."""
-        assert self._n_owners[slot] > 0, "a free slot cannot be shared"
-        self._n_owners[slot] += 1
-
-    def writable(self, slot: int) -> int:
-        """For one of the owners of `slot`: the slot itself if there is no other, else a copy that
-        it owns instead.  The copy needs a free slot."""
-        if self._n_owners[slot] == 1:
-            return slot
-        copy = self.snapshot(slot)
-        self.give_back(slot)
-        return copy
-
-    def snapshot(self, slot: int) -> int:
-        """A new slot with one owner that holds the same bits.  Ask `n_free` first."""
-        assert self._n_owners[slot] > 0, "a free slot has no state"
-        copy = self._pop()
-        self._copy(slot, copy)
-        return copy
-
-    def roll_back(self, slot: int, snapshot: int) -> None:
-        """`slot` holds the bits of `snapshot` again, which stays as it is."""
-        assert self._n_owners[snapshot] > 0, "the snapshot was given back"
-        self._check_writable(slot)
-        self._copy(snapshot, slot)
-
-    def give_back(self, slot: int) -> bool:
-        """Takes one owner from `slot`; whether that was the last."""
-        assert self._n_owners[slot] > 0, "slot given back twice"
-        self._n_owners[slot] -= 1
-        if self._n_owners[slot]:
-            return False
-        self._free.append(slot)
-        return True
-
-    def zero(self, slots: Iterable[int]) -> None:
-        """The state before a request's first token; also forgets a NaN."""
-        for slot in slots:
-            self._check_writable(slot)
-            for array in self._arrays:
-                array[slot] = 0
-
-    def _pop(self) -> int:
-        assert self._free, "no slot is free"
-        slot = self._free.pop()
-        self._n_owners[slot] = 1
-        return slot
-
-    def _check_writable(self, slot: int) -> None:
-        assert self._n_owners[slot] == 1, "only a slot with one owner may be written"
-
-    def _copy(self, source: int, target: int) -> None:
-        for array in self._arrays:
-            array[target] = array[source]
+    @contextmanager
+    def kept(self, batch: Batch, memory: Memory) -> Iterator[None]:
+        """Puts back the states that the step in the batch writes where it reads them: whoever runs
+        it once more must not have its tokens read twice."""
+        read = batch.slots_in[: batch.n_seqs].tolist()
+        written = batch.slots_out[batch.seq_starts[1 : batch.n_seqs + 1] - 1].tolist()
+        slots = [slot for slot in {*read} & {*written} if slot >= 0] if self.n_slots else []
+        arrays = [array for slot in slots for array in self.slot_arrays(slot)]
+        saved = [memory.to_host(array, array.shape[0]).copy() for array in arrays]
+        try:
+            yield
+        finally:
+            for array, before in zip(arrays, saved, strict=True):
+                memory.refill(array, before)

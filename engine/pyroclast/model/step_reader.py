@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.errors import MemoryBudgetError
+from pyroclast.errors import MemoryBudgetError, NumericalError
 from pyroclast.model.model import Model
 from pyroclast_kernels.attention import cache
 from pyroclast_kernels.attention.reference import probs, queries
@@ -31,15 +31,17 @@ MAX_BYTES = 1 << 30
 class LayerInspection:
     """One layer.  Rows are those of Inspection.positions; d_model and vocab_size are the model's.
 
-    state (n_rows, d_model) is the residual stream after the layer.  from_attention and
-    from_feed_forward (n_rows, d_model) are what these parts of the layer changed in it, as
-    differences of float32 states.  probs (n_heads, n_rows, n_tokens): row q says how much the query
+    state (n_rows, d_model) is the residual stream after the layer, between_parts (n_rows, d_model)
+    that between its attention and its feed-forward part.  from_attention and from_feed_forward
+    (n_rows, d_model) are what these parts of the layer changed in it, as differences of float32
+    states.  probs (n_heads, n_rows, n_tokens): row q says how much the query
     takes of each position, 0 for those it does not see.  logits (n_rows, vocab_size) are what the
     final norm and the output head make of `state`.  probs and logits are empty (no rows) where they
     were not asked for.
     """
 
     state: Floats
+    between_parts: Floats
     from_attention: Floats
     from_feed_forward: Floats
     probs: Floats
@@ -79,7 +81,8 @@ class StepReader:
         calls = [self._calls[i] for i in self._sections[f"layer {layer}"]]
         n_heads = sum(c.arguments["n_heads"] for c in calls if c.kernel.op == "attention")
         states = dict.fromkeys(
-            ("state", "from_attention", "from_feed_forward"), (n_rows, self._x.shape[1])
+            ("state", "between_parts", "from_attention", "from_feed_forward"),
+            (n_rows, self._x.shape[1]),
         )
         return states | {
             "probs": (n_heads, n_rows if self._attention else 0, n_tokens),
@@ -99,6 +102,9 @@ class StepReader:
                 self._read_layer(section, self.layers[i], kept, rows)
             else:
                 self._run(section)
+        if not np.isfinite(self._x[:n_tokens]).all():
+            where = self._model.find_non_finite()
+            raise NumericalError(f"the model's states are not finite, first in {where}")
 
     def _read_layer(self, section: list[int], found: LayerInspection, kept: Any, rows: Any) -> None:
         before = self._x[rows]
@@ -110,6 +116,7 @@ class StepReader:
                 found.probs[:, kept] = _probs(call.arguments, rows, found.probs.shape[2])
             if index == end_of_attention:
                 between = self._x[rows]
+        found.between_parts[kept] = between
         found.from_attention[kept] = between - before
         found.state[kept] = self._x[rows]
         found.from_feed_forward[kept] = self._x[rows] - between

@@ -13,25 +13,29 @@ from pyroclast.families.layer_spec import (
     AttentionSpec,
     FeedForwardSpec,
     LayerSpec,
-    RecurrentSpec,
 )
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.attention import MAX_HEAD_DIM
+from pyroclast_kernels.experts import EXPERT_ACTIVATIONS
 
 
 def check_supported(config: ModelConfig) -> None:
     """UnsupportedModelError that names the first layer and what it asks for in vain."""
+    if not config.attentions:
+        raise UnsupportedModelError(
+            f"all {config.n_layers} layers are recurrent; a model needs one with attention"
+        )
     for i, spec in enumerate(config.layers):
         for feature in _unsupported_in_layer(spec):
             raise UnsupportedModelError(f"layer {i} has {feature}, which no kernel supports yet")
 
 
 def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
-    if isinstance(spec.mixer, RecurrentSpec):
-        yield f"a recurrent mixer ({spec.mixer.kind})"
-    else:
-        yield from _unsupported_in_attention(spec.mixer)
+    if spec.recurrent is None:
+        yield from _unsupported_in_attention(spec.attention)
     yield from _unsupported_in_ffn(spec.ffn)
+    if spec.ffn.experts is not None and spec.norm_after:
+        yield "a norm after its experts"
 
 
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
@@ -41,14 +45,13 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         attention.qk_norm.kind != "rms" or attention.qk_norm.bias
     ):
         yield "a norm on queries and keys with a mean or a bias (supported: rms)"
-    if attention.gate:
-        yield "a gate on attention"
     if attention.cache_layer is not None:
         yield f"the cache of layer {attention.cache_layer} instead of its own"
 
 
 def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:
-    if ffn.experts is not None:
-        yield f"a mixture of {ffn.experts.n_experts} experts"
-    if ffn.activation not in ACTIVATIONS:
-        yield f"the activation {ffn.activation!r} (supported: {', '.join(ACTIVATIONS)})"
+    activations = ACTIVATIONS if ffn.experts is None else EXPERT_ACTIVATIONS
+    if ffn.activation not in activations:
+        yield f"the activation {ffn.activation!r} (supported: {', '.join(activations)})"
+    if ffn.experts is None and (ffn.limit is not None or ffn.up_offset):
+        yield "a limit or an offset in a feed-forward without experts"

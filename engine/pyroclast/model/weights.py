@@ -6,52 +6,45 @@ the other, in runs of rows, so that only a few megabytes of a file are in memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.checkpoint.open import Checkpoint, Tensor
+from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.checkpoint.read_ahead import ReadAhead
-from pyroclast.checkpoint.tensor import converted
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.layer_spec import AttentionSpec, LayerSpec, NormSpec
-from pyroclast_kernels.memory import CountingMemory, Memory, Weight
+from pyroclast.families.experts import ExpertsSpec
+from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
+from pyroclast.model.packer import Norm, Packer, Place, Product
+from pyroclast.model.recurrent_weights import RecurrentWeights, load_recurrent
+from pyroclast_kernels.memory import Memory, Weight
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Product:
-    """One product: rows [row_offset, row_offset + weight.n_rows) of what a layer multiplies by."""
-
-    weight: Weight
-    row_offset: int
-    bias: Floats | None = None
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A norm's weights, their offset added, and its bias if it has one."""
-
-    weight: Floats
-    bias: Floats | None = None
-
-
-@dataclass(frozen=True)
 class Layer:
-    """A decoder layer's weights; qkv and gate_up are single products where the formats agree.
-    gate_up is w_up alone in a layer without a gate.  None is what the layer does not have."""
+    """A decoder layer's weights; qkv and gate_up are single products where the formats agree.  In a
+    recurrent layer qkv and wo are the first and the last products of its mixer.  gate_up is w_up
+    alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of all
+    experts, router has the product that chooses, and selection_bias what is added to its scores.
+    None is what the layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
+    gate: tuple[Product, ...]
+    recurrent: RecurrentWeights | None
     qk_norm: tuple[Floats, Floats] | None
     sinks: Floats | None
     wo: tuple[Product, ...]
     attn_norm_after: Norm | None
     ffn_norm: Norm | None
+    experts: ExpertsSpec | None
+    router: tuple[Product, ...]
+    selection_bias: Floats | None
     gate_up: tuple[Product, ...]
     w_down: tuple[Product, ...]
     ffn_norm_after: Norm | None
@@ -59,84 +52,30 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """Everything a forward pass reads; `output` is `token_embd` itself where they are tied."""
+    """Everything a forward pass reads; `output` is `token_embd` itself where they are tied.
+    places: canonical name -> where that weight is among them."""
 
     token_embd: Weight
     position_embd: Weight | None
     layers: tuple[Layer, ...]
     output_norm: Norm
     output: Weight
+    places: Mapping[str, Place] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def step_bytes(self) -> int:
-        """Weight bytes that a decode step reads: all but the embedding's."""
-        products = (
-            product.weight.n_bytes
-            for layer in self.layers
-            for group in (layer.qkv, layer.wo, layer.gate_up, layer.w_down)
-            for product in group
-        )
-        return sum(products) + self.output.n_bytes
+        """Weight bytes that a step of one token reads: all but the embedding's, and of experts
+        those that it chose."""
+        total = self.output.n_bytes
+        for layer in self.layers:
+            total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
+            ffn, experts = _n_bytes(layer.gate_up, layer.w_down), layer.experts
+            total += ffn if experts is None else ffn * experts.n_active // experts.n_experts
+        return total
 
 
-class Packer:
-    """Puts tensors into a memory; float32 mode dequantizes them first.  Where the memory only
-    counts, nothing is read."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, memory: Memory, float32: bool, reader: ReadAhead
-    ) -> None:
-        self._tensors = checkpoint.tensors
-        self._memory, self._float32, self._reader = memory, float32, reader
-        self._reads = not isinstance(memory, CountingMemory)
-
-    def vector(self, *names: str, offset: float = 0.0) -> Any:
-        """A norm's weights plus its offset, or biases one after the other: float32, contiguous."""
-        tensors = [self._tensors[name] for name in names]
-        if not self._reads:
-            return self._memory.zeros((sum(t.shape[0] for t in tensors),), np.float32)
-        values = np.concatenate([tensor.float32() for tensor in tensors], dtype=np.float32)
-        return self._memory.constant(values + np.float32(offset) if offset else values)
-
-    def norm(self, name: str, spec: NormSpec) -> Norm:
-        """The norm of that name."""
-        bias = self.vector(f"{name}_bias") if spec.bias else None
-        return Norm(self.vector(name, offset=spec.weight_offset), bias)
-
-    def products(self, names: list[str], biases: list[str] | None = None) -> tuple[Product, ...]:
-        """The named matrices below one another, neighbours of one format as one product."""
-        found: list[Product] = []
-        run: list[Tensor] = []
-        offset = 0
-        for tensor in (self._tensors[name] for name in names):
-            if run and self._format(run[0]) != self._format(tensor):
-                found.append(Product(self.pack(run), offset))
-                offset += sum(t.shape[0] for t in run)
-                run = []
-            run.append(tensor)
-        found.append(Product(self.pack(run), offset))
-        if not biases:
-            return tuple(found)
-        bias = self.vector(*biases)
-        return tuple(
-            Product(p.weight, p.row_offset, bias[p.row_offset : p.row_offset + p.weight.n_rows])
-            for p in found
-        )
-
-    def _format(self, tensor: Tensor) -> str:
-        return "f32" if self._float32 else tensor.format
-
-    def pack(self, tensors: list[Tensor]) -> Weight:
-        """Tensors of one format and width as one weight."""
-        n_rows, n_cols = sum(t.shape[0] for t in tensors), tensors[0].shape[1]
-        weight: Weight = self._memory.weight(self._format(tensors[0]), n_rows, n_cols)
-        offset = 0
-        for tensor in tensors if self._reads else ():
-            stored = converted(tensor, "f32") if self._float32 else tensor
-            for first, raw in self._reader.runs(stored):
-                self._memory.pack(raw, weight, offset + first)
-            offset += tensor.shape[0]
-        return weight
+def _n_bytes(*groups: tuple[Product, ...]) -> int:
+    return sum(product.weight.n_bytes for group in groups for product in group)
 
 
 def load_weights(
@@ -150,10 +89,11 @@ def load_weights(
     """Lays out every weight, read by up to n_threads threads; on_layer(i) is called when layer i
     is done (a bar's tick)."""
     with ReadAhead(n_threads) as reader:
-        return _load(Packer(checkpoint, memory, float32, reader), checkpoint.config, on_layer)
+        return lay_out(Packer(checkpoint, memory, float32, reader), checkpoint.config, on_layer)
 
 
-def _load(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]) -> Weights:
+def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]) -> Weights:
+    """Every weight, in the order in which a step reads them."""
 
     def matrix(name: str) -> Weight:
         return packer.products([name])[0].weight
@@ -166,12 +106,12 @@ def _load(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]) 
         on_layer(i)
     output = token_embd if config.tie_embeddings else matrix("output")
     output_norm = packer.norm("output_norm", config.output_norm)
-    return Weights(token_embd, position_embd, tuple(layers), output_norm, output)
+    return Weights(token_embd, position_embd, tuple(layers), output_norm, output, packer.places)
 
 
 def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
     """The weights of the layer whose names begin like that."""
-    attention, ffn = spec.attention, spec.ffn
+    ffn = spec.ffn
 
     def products(names: Sequence[str], has_bias: bool) -> tuple[Product, ...]:
         biases = [f"{prefix}b{name[1:]}" for name in names] if has_bias else None
@@ -180,18 +120,50 @@ def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
     def norm(name: str, is_there: bool) -> Norm | None:
         return packer.norm(prefix + name, spec.norm) if is_there else None
 
+    def feed_forward(*names: str) -> tuple[Product, ...]:
+        if ffn.experts is None:
+            return products(names, ffn.bias)
+        biases = [f"{prefix}b{name[1:]}" for name in names] if ffn.bias else []
+        return packer.experts([prefix + name for name in names], biases)
+
+    selects = ffn.experts is not None and ffn.experts.selection_bias
+    router = () if ffn.experts is None else products(("w_router",), ffn.experts.router_bias)
     return Layer(
         attn_norm=norm("attn_norm", spec.norm_before),
-        qkv=products(("wq", "wk", "wv"), attention.qkv_bias),
-        qk_norm=_load_qk_norm(packer, prefix, attention),
-        sinks=packer.vector(prefix + "sinks") if attention.sinks else None,
-        wo=products(("wo",), attention.o_bias),
+        **_load_mixer(packer, prefix, spec, products),
         attn_norm_after=norm("attn_norm_after", spec.norm_after),
         ffn_norm=norm("ffn_norm", spec.norm_before),
-        gate_up=products(ffn.inputs, ffn.bias),
-        w_down=products(("w_down",), ffn.bias),
+        experts=ffn.experts,
+        router=router,
+        selection_bias=packer.vector(prefix + "b_selection") if selects else None,
+        gate_up=feed_forward(*ffn.inputs),
+        w_down=feed_forward(ffn.output),
         ffn_norm_after=norm("ffn_norm_after", spec.norm_after),
     )
+
+
+def _load_mixer(
+    packer: Packer, prefix: str, spec: LayerSpec, products: Callable[..., tuple[Product, ...]]
+) -> dict[str, Any]:
+    """The fields of Layer that hold the mixer's weights."""
+    if (recurrent := spec.recurrent) is not None:
+        return {
+            "qkv": products(recurrent.inputs, False),
+            "gate": (),
+            "recurrent": load_recurrent(packer, prefix, recurrent),
+            "qk_norm": None,
+            "sinks": None,
+            "wo": products((recurrent.output,), False),
+        }
+    attention = spec.attention
+    return {
+        "qkv": products(("wq", "wk", "wv"), attention.qkv_bias),
+        "gate": products(("w_q_gate",), False) if attention.gate else (),
+        "recurrent": None,
+        "qk_norm": _load_qk_norm(packer, prefix, attention),
+        "sinks": packer.vector(prefix + "sinks") if attention.sinks else None,
+        "wo": products(("wo",), attention.o_bias),
+    }
 
 
 def _load_qk_norm(

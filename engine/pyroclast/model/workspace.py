@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
+from pyroclast.families.recurrent import GatedDeltaSpec
 from pyroclast.families.rope import RopeSpec, inv_freq
 from pyroclast.model.kv_cache import value_stride
-from pyroclast.model.weights import Layer, Product, Weights
+from pyroclast.model.packer import Product
+from pyroclast.model.weights import Layer, Weights
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory, Weight
 from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
@@ -89,20 +91,29 @@ class RopeTable:
 
 
 @dataclass(frozen=True)
+class AttentionBuffers:
+    """What only attention uses: gate is what multiplies its result, where there is one."""
+
+    qkv: Array
+    gate: Array | None
+    rope_table: RopeTable
+
+
+@dataclass(frozen=True)
 class LayerBuffers:
-    """The workspace as one layer uses it.  quantizes_attention: attention cannot give the 8-bit
-    blocks that wo reads, so an op of its own makes them of attn_out.values.  added is where the
+    """The workspace as one layer uses it; attn_in and attn_out are those of any mixer.
+    quantizes_apart: the mixer cannot give the 8-bit blocks that wo reads, so an op after it makes
+    them of attn_out.values.  added is where the
     products of a block's output go: x itself, to which they are added, or room of their own if a
     norm or a factor comes before the addition."""
 
     attn_in: Activations
-    qkv: Array
     attn_out: Activations
-    quantizes_attention: bool
+    attention: AttentionBuffers | None
+    quantizes_apart: bool
     ffn_in: Activations
     gate_up: Array
     ffn_out: Activations
-    rope_table: RopeTable
     added: Array
 
 
@@ -124,12 +135,12 @@ class Workspace:
     ) -> None:
         self._keeps_values = keeps_values
         n, zeros, d_model = batch.max_batch_tokens, memory.zeros, config.d_model
-        attentions = [spec.attention for spec in config.layers]
-        q_dim = max(attention.q_dim for attention in attentions)
-        d_ff = max(spec.ffn.d_ff for spec in config.layers)
+        attentions = list(config.attentions.values())
+        mixed = max(map(_mixed_width, config.layers))
+        d_ff = max(map(_dense_width, config.layers))
 
-        def for_readers(width: int, group: str, *, keep: bool = False) -> Activations:
-            readers = [w for layer in weights.layers for w in _weights_of(getattr(layer, group))]
+        def for_readers(width: int, *groups: str, keep: bool = False) -> Activations:
+            readers = _readers(weights, groups)
             keep = keep or (keeps_values and all(w.takes_q8 for w in readers))
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
@@ -139,10 +150,13 @@ class Workspace:
         self.rope_tables = _rope_tables(attentions, n, max_seq_len, memory)
         self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
         self._gate_up = zeros((n, max(map(_gate_up_width, config.layers))), np.float32)
-        self._attn_in = for_readers(d_model, "qkv")
-        keep = any(map(_quantizes_attention, attentions, weights.layers))
-        self._attn_out = for_readers(q_dim, "wo", keep=keep)
-        self._ffn_in = for_readers(d_model, "gate_up")
+        self._attn_in = for_readers(d_model, "qkv", "gate")
+        # No op of a recurrent layer rounds its result to bf16.
+        keep = config.is_recurrent
+        keep = keep or any(map(_quantizes_apart, config.layers, weights.layers))
+        self._attn_out = for_readers(mixed, "wo", keep=keep)
+        self._gate = zeros((n, max(map(_gate_width, config.layers))), np.float32)
+        self._ffn_in = for_readers(d_model, "router", "gate_up")
         self._ffn_out = for_readers(d_ff, "w_down")
         head = [weights.output]
         self.head_in = Activations.zeros(batch.max_logits, d_model, head, memory, keep=False)
@@ -162,20 +176,29 @@ class Workspace:
 
     def of_layer(self, spec: LayerSpec, layer: Layer) -> LayerBuffers:
         """What a layer of this spec and with these weights reads and writes."""
-        attention, d_ff = spec.attention, spec.ffn.d_ff
-        quantizes, keep = _quantizes_attention(attention, layer), self._keeps_values
+        d_ff, keep = _dense_width(spec), self._keeps_values
+        quantizes = _quantizes_apart(spec, layer)
         return LayerBuffers(
-            attn_in=self._block_in(spec, self._attn_in, layer.qkv),
-            qkv=as_rows(self._qkv, attention.qkv_dim),
+            attn_in=self._block_in(spec, self._attn_in, (*layer.qkv, *layer.gate)),
             attn_out=self._attn_out.part(
-                attention.q_dim, _weights_of(layer.wo), keep=quantizes or keep
+                _mixed_width(spec), _weights_of(layer.wo), keep=quantizes or keep
             ),
-            quantizes_attention=quantizes,
-            ffn_in=self._block_in(spec, self._ffn_in, layer.gate_up),
+            attention=self._of_attention(spec),
+            quantizes_apart=quantizes,
+            ffn_in=self._block_in(spec, self._ffn_in, (*layer.router, *layer.gate_up)),
             gate_up=as_rows(self._gate_up, _gate_up_width(spec)),
             ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down), keep=keep),
-            rope_table=self.rope_tables[attention.rope, attention.head_dim],
             added=self._added if _adds_later(spec) else self.x,
+        )
+
+    def _of_attention(self, spec: LayerSpec) -> AttentionBuffers | None:
+        if spec.recurrent is not None:
+            return None
+        attention = spec.attention
+        return AttentionBuffers(
+            as_rows(self._qkv, attention.qkv_dim),
+            as_rows(self._gate, attention.q_dim) if attention.gate else None,
+            self.rope_tables[attention.rope, attention.head_dim],
         )
 
     def _block_in(
@@ -192,18 +215,46 @@ def _adds_later(spec: LayerSpec) -> bool:
     return spec.norm_after or spec.residual_scale != 1
 
 
+def _dense_width(spec: LayerSpec) -> int:
+    """Of a feed-forward that every token passes through; experts have other buffers."""
+    return spec.ffn.d_ff if spec.ffn.experts is None else 0
+
+
 def _gate_up_width(spec: LayerSpec) -> int:
-    return len(spec.ffn.inputs) * spec.ffn.d_ff
+    return len(spec.ffn.inputs) * _dense_width(spec)
+
+
+def _readers(weights: Weights, groups: Sequence[str]) -> list[Weight]:
+    """What multiplies one buffer: those groups of products, of all layers.  Where they are the last
+    ones, experts have buffers of their own."""
+    layers = weights.layers
+    if "w_down" in groups:
+        layers = tuple(layer for layer in layers if layer.experts is None)
+    return [w for layer in layers for group in groups for w in _weights_of(getattr(layer, group))]
 
 
 def _weights_of(products: Sequence[Product]) -> list[Weight]:
     return [product.weight for product in products]
 
 
-def _quantizes_attention(attention: AttentionSpec, layer: Layer) -> bool:
-    """Attention quantizes head by head; where a block of 32 spans two heads, it cannot."""
+def _mixed_width(spec: LayerSpec) -> int:
+    """Values of a token that the last product of a mixer reads."""
+    return spec.attention.q_dim if spec.recurrent is None else spec.recurrent.out_width
+
+
+def _gate_width(spec: LayerSpec) -> int:
+    has_gate = spec.recurrent is None and spec.attention.gate
+    return spec.attention.q_dim if has_gate else 0
+
+
+def _quantizes_apart(spec: LayerSpec, layer: Layer) -> bool:
+    """Attention and the gated delta rule quantize head by head; where a block of 32 spans two
+    heads, or a gate comes between, they cannot."""
     takes_q8 = any(weight.takes_q8 for weight in _weights_of(layer.wo))
-    return takes_q8 and attention.head_dim % BLOCK != 0
+    if spec.recurrent is not None:
+        size = spec.recurrent.v_head_dim if isinstance(spec.recurrent, GatedDeltaSpec) else BLOCK
+        return takes_q8 and size % BLOCK != 0
+    return spec.attention.gate or (takes_q8 and spec.attention.head_dim % BLOCK != 0)
 
 
 def _rope_tables(
