@@ -8,11 +8,15 @@ bytes to ids.
 import codecs
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.llm import LLM, assemble
+from pyroclast.model.cache_identity import CacheIdentity
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import HostMemory
 from pyroclast_kernels.sample.reference import sample
@@ -79,7 +83,8 @@ class FakeModel:
     block_size = 4
     weight_bytes = 1000
     n_threads = 1
-    device, device_note, n_warm_ups = "cpu", "", 0
+    device, device_note, n_warm_ups, n_slots = "cpu", "", 0, 0
+    adapters = SimpleNamespace(n_slots=0)
     memory = HostMemory()
 
     def __init__(
@@ -110,6 +115,21 @@ class FakeModel:
         self.before_step: Callable[[], None] = lambda: None
         self.closed = False
         self.native_seconds = 0.0
+
+    @property
+    def kv_bytes(self) -> int:
+        return int(self.cache.nbytes)
+
+    @property
+    def cache_identity(self) -> CacheIdentity:
+        page_bytes = self.cache[0].nbytes
+        return CacheIdentity(b"m" * 16, b"k" * 16, "f32", self.block_size, page_bytes)
+
+    def block_arrays(self, block: int) -> list[np.ndarray]:
+        return [self.cache[block]]
+
+    def slot_arrays(self, slot: int) -> list[np.ndarray]:
+        return []
 
     def attach_sampler(self, **arguments: Any) -> None:
         self._sample_arguments = arguments
@@ -150,9 +170,10 @@ class FakeModel:
         self.closed = True
 
 
-def fake_llm(*args: Any, prefix_cache: bool = True, **options: Any) -> LLM:
-    model = FakeModel(*args, **options)
-    return assemble(model, ByteTokenizer(), "fake", prefix_cache=prefix_cache)
+def fake_llm(*args: Any, speculation: str = "off", **options: Any) -> LLM:
+    names = [field.name for field in fields(CacheOptions)]
+    cache = {name: options.pop(name) for name in names if name in options}
+    return assemble(FakeModel(*args, **options), ByteTokenizer(), "fake", speculation, **cache)
 
 
 def free_blocks(llm: LLM) -> int:

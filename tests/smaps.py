@@ -17,3 +17,17 @@ def vm_flags(array: Any) -> list[str]:
         elif inside and first == "VmFlags:":
             return line.split()[1:]
     raise AssertionError("no mapping holds the array")
+
+
+def file_memory(pid: int, path: Path) -> dict[str, int]:
+    """Bytes of a process's mappings of that file, by the names of smaps ("Rss", "Pss"); {} if it
+    maps none."""
+    found: dict[str, int] = {}
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            inside = line.endswith(f" {path}")
+        elif inside and rest[-1] == "kB":
+            found[name[:-1]] = found.get(name[:-1], 0) + 1024 * int(rest[0])
+    return found

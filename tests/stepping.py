@@ -24,7 +24,8 @@ def load(path: str | Path, **options: Any) -> Model:
 
 def step(model: Model, spans: Sequence[Span]) -> list[NDArray[np.float32]]:
     """Runs one step; the logits (n_tokens, vocab_size) of each span.  Sequence s owns every
-    eighth cache block from s on, so that neighbours in a sequence lie apart in memory."""
+    eighth cache block from s on, so that neighbours in a sequence lie apart in memory, and slot s
+    of the state cache."""
     batch, start = model.batch, 0
     for row, (seq, first, token_ids) in enumerate(spans):
         end = start + len(token_ids)
@@ -37,6 +38,7 @@ def step(model: Model, spans: Sequence[Span]) -> list[NDArray[np.float32]]:
         start = end
     batch.logit_rows[:start] = range(start)
     batch.counts[:] = start, len(spans), start
+    batch.keep_states([seq for seq, _, _ in spans])
     model.forward()
     ends = np.cumsum([len(token_ids) for _, _, token_ids in spans])
     return [rows.copy() for rows in np.split(model.logits[:start], ends[:-1])]

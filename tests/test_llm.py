@@ -469,7 +469,6 @@ def test_scoring_runs_beside_generation():
     ("prompt", "message"),
     [
         ("", "empty"),
-        ([], "empty"),
         ([[]], "empty"),
         (["a", ""], r"prompt 1 \(of 2, counted from 0\) is empty"),
         ([-1], "token id -1, but the vocabulary has only ids 0 to 259"),
@@ -502,6 +501,17 @@ def test_bad_prompts(prompt, message):
     llm = fake_llm()
     with pytest.raises(RequestError, match=message):
         llm.generate(prompt, GREEDY)
+    assert llm.model.steps == []
+
+
+@pytest.mark.parametrize("nothing", [[], (), np.array([], int)], ids=["list", "tuple", "array"])
+def test_no_prompts_give_no_results(nothing):
+    llm = fake_llm()
+    assert llm.generate(nothing, GREEDY) == []
+    assert llm.score(nothing) == llm.score("context", nothing) == []
+    for takes_one in (llm.stream, llm.logits):
+        with pytest.raises(RequestError, match="the prompt is empty"):
+            takes_one(nothing)
     assert llm.model.steps == []
 
 

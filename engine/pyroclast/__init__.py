@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk, Completion, Score, Timings, TokenLogprobs
     from pyroclast.engine.stream import Stream
     from pyroclast.errors import (
+        CacheFileError,
         ClosedError,
         ContextOverflowError,
         KernelError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         SamplingError,
         TemplateError,
         TokenizerError,
+        TrainingError,
         UnsupportedModelError,
     )
     from pyroclast.llm import LLM
@@ -50,6 +52,7 @@ _HOMES = {
     "engine.stream": ["Stream"],
     "engine.output": ["Chunk", "Completion", "Score", "Timings", "TokenLogprobs"],
     "errors": [
+        "CacheFileError",
         "ClosedError",
         "ContextOverflowError",
         "KernelError",
@@ -63,6 +66,7 @@ _HOMES = {
         "SamplingError",
         "TemplateError",
         "TokenizerError",
+        "TrainingError",
         "UnsupportedModelError",
     ],
 }
@@ -72,6 +76,7 @@ __all__ = [
     "LLM",
     "AsyncLLM",
     "AsyncStream",
+    "CacheFileError",
     "Chunk",
     "ClosedError",
     "Completion",
@@ -93,6 +98,7 @@ __all__ = [
     "TokenLogprobs",
     "Tokenizer",
     "TokenizerError",
+    "TrainingError",
     "UnsupportedModelError",
 ]
 

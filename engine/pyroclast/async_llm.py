@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.engine import checks
-from pyroclast.engine.async_calls import AsyncCalls
+from pyroclast.engine.async_calls import AsyncCalls, queue_limits
 from pyroclast.engine.async_stream import AsyncStream
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
@@ -61,7 +61,7 @@ class AsyncLLM:
         max_queued_tokens: int = _MAX_QUEUED_TOKENS,
         **options: Any,
     ) -> None:
-        limits = _limits(max_queued_requests, max_queued_tokens)
+        limits = queue_limits(max_queued_requests, max_queued_tokens)
         self._attach(LLM(model, **options), limits, owns_llm=True)
 
     @classmethod
@@ -74,7 +74,7 @@ class AsyncLLM:
     ) -> AsyncLLM:
         """Wraps a loaded LLM.  `close` leaves it open."""
         wrapper = cls.__new__(cls)
-        limits = _limits(max_queued_requests, max_queued_tokens)
+        limits = queue_limits(max_queued_requests, max_queued_tokens)
         wrapper._attach(llm, limits, owns_llm=False)  # noqa: SLF001 - its other constructor
         return wrapper
 
@@ -90,6 +90,7 @@ class AsyncLLM:
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> AsyncStream:
@@ -99,7 +100,7 @@ class AsyncLLM:
         def encode() -> list[list[int]]:
             return [self._intake.encode_one(prompt, "stream", "; use generate()")]
 
-        call, name = self._begin(priority, request_id, collects_chunks=True)
+        call, name = self._begin(priority, request_id, adapter, streams=True)
         make = self._maker(call, encode, params, prompt, continues_text=True)
         return AsyncStream(self._calls, call, name, make)
 
@@ -109,6 +110,7 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         *,
         template: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> AsyncStream:
@@ -117,7 +119,7 @@ class AsyncLLM:
         def encode() -> list[list[int]]:
             return [self._intake.encode_chat(messages, template)]
 
-        call, name = self._begin(priority, request_id, collects_chunks=True)
+        call, name = self._begin(priority, request_id, adapter, streams=True)
         make = self._maker(call, encode, params, messages, continues_text=False)
         return AsyncStream(self._calls, call, name, make)
 
@@ -126,11 +128,12 @@ class AsyncLLM:
         prompts: Prompts,
         params: Params = None,
         *,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> list[Completion]:
         """Completes text, token ids, or a list of either, like `LLM.generate`."""
-        call, name = self._begin(priority, request_id)
+        call, name = self._begin(priority, request_id, adapter)
         make = self._maker(
             call, lambda: self._intake.encode(prompts), params, prompts, continues_text=True
         )
@@ -142,6 +145,7 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         *,
         template: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> list[Completion]:
@@ -152,7 +156,7 @@ class AsyncLLM:
         def encode() -> list[list[int]]:
             return [self._intake.encode_chat(messages, template)]
 
-        call, name = self._begin(priority, request_id)
+        call, name = self._begin(priority, request_id, adapter)
         make = self._maker(call, encode, params, messages, continues_text=False)
         return await self._complete(call, name, make)
 
@@ -165,12 +169,13 @@ class AsyncLLM:
         pooling: str = "mean",
         normalize: bool = True,
         dimensions: int | None = None,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> list[NDArray[np.float32]]:
         """A vector for each prompt, like `LLM.embed`."""
         checks.check_embeddings(self.llm.embeddings, dimensions)
-        call, name = self._begin(priority, request_id)
+        call, name = self._begin(priority, request_id, adapter)
         pools = await self._read(
             call, name, lambda: self._intake.embed_requests(prompts, pooling, call), prompts
         )
@@ -179,16 +184,20 @@ class AsyncLLM:
     async def score(
         self,
         prompts: Prompts,
+        continuations: Prompts | None = None,
         *,
         n_top: int = 0,
+        adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> list[Score]:
         """How likely the model holds each token of text or token ids, like `LLM.score`."""
-        call, name = self._begin(priority, request_id)
-        return await self._read(
-            call, name, lambda: self._intake.score_requests(prompts, n_top, call), prompts
-        )
+        call, name = self._begin(priority, request_id, adapter)
+
+        def make() -> tuple[list[Score], list[ReadRequest]]:
+            return self._intake.score_requests(prompts, n_top, call, continuations)
+
+        return await self._read(call, name, make, [prompts, continuations])
 
     @property
     def max_queued_requests(self) -> int:
@@ -199,14 +208,13 @@ class AsyncLLM:
     def load(self) -> dict[str, float]:
         """How busy it is: requests in the steps ("running"), requests that wait to begin
         ("waiting"), and the share of the KV cache that they use ("cache_usage", 0 to 1)."""
-        loop = self.llm._loop  # noqa: SLF001 - its other face
-        scheduler = loop.stepper.scheduler
-        pool = scheduler.pool
-        return {
-            "running": len(scheduler.running),
-            "waiting": loop.queued()[0],
-            "cache_usage": 1 - pool.n_available / pool.n_blocks,
-        }
+        return self._calls.load()
+
+    async def update_weights(
+        self, tensors: Mapping[str, Any], *, adapter: str | None = None
+    ) -> None:
+        """Gives weights other values between two steps, like `LLM.update_weights`."""
+        await asyncio.to_thread(self.llm.update_weights, tensors, adapter=adapter)
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -234,11 +242,11 @@ class AsyncLLM:
     # ---- inside ----------------------------------------------------------------------------
 
     def _begin(
-        self, priority: str, request_id: str | None, *, collects_chunks: bool = False
+        self, priority: str, request_id: str | None, adapter: str | None, *, streams: bool = False
     ) -> tuple[Call, str]:
         """A call begins: its times count from here."""
         checks.check_priority(priority)
-        call = self.llm._call(collects_chunks=collects_chunks)  # noqa: SLF001
+        call = self.llm._call(adapter, collects_chunks=streams)  # noqa: SLF001
         call.priority = priority
         return call, self._calls.begin(call, request_id)
 
@@ -274,19 +282,14 @@ class AsyncLLM:
         call: Call,
         name: str,
         make: Callable[[], tuple[T, Sequence[ReadRequest]]],
-        prompts: Prompts,
+        source: Any,
     ) -> T:
-        """Runs the requests of a call that reads, and returns what they filled in."""
+        """Runs the requests of a call that reads, and returns what they filled in.  `source` is
+        what they are made of."""
         try:
-            filled, requests = await run(make, is_long(prompts))
+            filled, requests = await run(make, is_long(source))
             self._calls.submit(name, requests)
             await self._calls.end_of(call)
             return filled
         finally:
             self._calls.forget(name, call)
-
-
-def _limits(max_queued_requests: int, max_queued_tokens: int) -> tuple[int, int]:
-    checks.check_positive("max_queued_requests", max_queued_requests)
-    checks.check_positive("max_queued_tokens", max_queued_tokens)
-    return max_queued_requests, max_queued_tokens

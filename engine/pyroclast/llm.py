@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,43 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.engine import checks
+from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
-from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.saved_states import SavedStates
+from pyroclast.engine.speculate import check_speculation, speculator
+from pyroclast.engine.step_model import warm_up
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
-from pyroclast.model.device import check_device
-from pyroclast.model.host_memory import memory_errors
-from pyroclast.progress import progress_bar
+from pyroclast.engine.weight_updates import UpdatableModel
+from pyroclast.model.host_memory import resource_errors
+from pyroclast.model.load import AdapterPaths, load
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from pyroclast.engine.step_model import Parts, StepModel
     from pyroclast.text.tokenizer import Tokenizer
-
-    Parts = tuple[StepModel, Tokenizer, str]
 
 Messages = Sequence[Mapping[str, Any]]
 
-log = logging.getLogger("pyroclast")
 
-
-class LLM:
+class LLM(UpdatableModel):
     """A model ready to generate, safe to use from several threads; calls share their steps.
 
-    model: a GGUF file, a Hugging Face folder, "folder@q8_0", "dummy:<shape>@<format>", or the name
-    of an installed model.  device: "cuda", "cpu", or "auto", the GPU if it can be used and has room
-    for the model; the environment's PYROCLAST_DEVICE says what auto stands for.
-    compute="float32" dequantizes the weights and keeps float32 throughout.
+    model: a GGUF file, a Hugging Face folder, "folder@q8_0", "dummy:<shape>@<format>", the name of
+    an installed model, or "hf:ORG/REPO[/FILE.gguf]", downloaded once.  device: "cuda", "cpu", or
+    "auto", the GPU if it can be used and has room for the model; the environment's PYROCLAST_DEVICE
+    says what auto stands for.  compute="float32" keeps dequantized weights and float32 throughout.
     kernels: selection rules such as "matmul.q8_0=cpp-avx2"; `frozen` among them leaves this
     machine's tuned table out.  threads None: what the machine offers; a number asks for the CPU.
     max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
     is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
     embeddings: keep the final states that `embed` reads.  prefix_cache: keep cache blocks, while
-    there is room, for later prompts that begin with the same tokens.
+    there is room (prefix_cache_bytes of them; None: all), for later prompts that begin with the
+    same tokens.  cache_dir: a folder where such blocks outlive the LLM; the oldest go when it holds
+    more than cache_dir_bytes (None: 8 GiB).  speculation: "suffix" tries several tokens in a step
+    where the text repeats itself or an earlier answer; "auto" does so on the CPU unless the model
+    has recurrent layers, "off" never; the text is the same.  adapters: {"name": path} of LoRA
+    adapters, peft's folders or GGUF files; every method takes adapter="name", and requests with
+    different ones, or with none, share their steps.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -67,15 +72,19 @@ class LLM:
         n_blocks: int | None = None,
         embeddings: bool = False,
         prefix_cache: bool = True,
+        prefix_cache_bytes: int | None = None,
+        cache_dir: str | Path | None = None,
+        cache_dir_bytes: int | None = None,
+        speculation: str = "auto",
+        adapters: AdapterPaths | None = None,
     ) -> None:
-        device = check_device(device)
-        if max_batch_tokens is not None:
-            checks.check_positive("max_batch_tokens", max_batch_tokens)
-        checks.check_positive("max_seqs", max_seqs)
-        with memory_errors():
-            parts = _load(
+        check_speculation(speculation)
+        cache = CacheOptions(prefix_cache, prefix_cache_bytes, cache_dir, cache_dir_bytes)
+        with resource_errors():
+            parts = load(
                 model,
-                device=device,
+                device,
+                adapters or {},
                 compute=compute,
                 kernels=kernels,
                 threads=threads,
@@ -86,44 +95,22 @@ class LLM:
                 hidden_layers=("final",) if embeddings else (),
             )
             self.embeddings = embeddings
-            self._start(parts, kernels, prefix_cache)
+            self._start(parts, kernels, cache, speculation)
 
-    def _start(self, parts: Parts, kernels: str | None, prefix_cache: bool = True) -> None:
-        self.model, self.tokenizer, self.name = parts
+    def _start(
+        self, parts: Parts, kernels: str | None, cache: CacheOptions, speculation: str
+    ) -> None:
+        self.model, self.tokenizer, self.name, self._adapters = parts
+        self.adapters = tuple(self._adapters)
         self.max_seq_len = self.model.max_seq_len
         self.vocab_size: int = self.model.logits.shape[1]
-        self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len, prefix_cache)
-        self._loop = Loop(Stepper(self.model, kernels, None if prefix_cache else 0))
-        if self.model.n_warm_ups:
-            with progress_bar(self.model.n_warm_ups, "graph") as show:
-                self.model.warm_up(show)
-        # Bytes per second that this machine can stream.  Set it, and timings tell the share.
-        self.memory_bandwidth: float | None = None
-
-    @property
-    def kernels(self) -> dict[str, str]:
-        """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
-        return self.model.kernels
-
-    @property
-    def device(self) -> str:
-        """Where steps run: "cpu" or "cuda"."""
-        return self.model.device
-
-    @property
-    def device_note(self) -> str:
-        """Why they run there."""
-        return self.model.device_note
-
-    @property
-    def table(self) -> str:
-        """The tuned table that chose kernels where no rule did, or "defaults"."""
-        return self.model.table
-
-    @property
-    def n_threads(self) -> int:
-        """Threads that a step runs on."""
-        return self.model.n_threads
+        self._cache, self._prefixes = cache, cache.make(self.model)
+        shared = cache.prefix_cache
+        self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len, shared)
+        drafting = speculator(speculation, self.model.device, self.model.n_slots > 0)
+        self._loop = Loop(Stepper(self.model, kernels, self._prefixes, drafting))
+        self._states = SavedStates(self._loop, self._prefixes, self._intake, is_cached=shared)
+        warm_up(self.model)
 
     # ---- generating ------------------------------------------------------------------------
 
@@ -133,6 +120,7 @@ class LLM:
         params: Params = None,
         *,
         add_special_tokens: bool = True,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """Completes text, token ids, or a list of either; all prompts run together.
@@ -141,7 +129,7 @@ class LLM:
         special tokens (BOS, unless it begins with it), with add_special_tokens=False none; token
         ids are taken as they are.  progress: a bar on stderr; None shows one for long batches on a
         terminal."""
-        call = self._call()
+        call = self._call(adapter)
         encoded = self._intake.encode(prompts, add_special_tokens)
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
         return self._completions(requests, call, progress)
@@ -152,11 +140,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         add_special_tokens: bool = True,
+        adapter: str | None = None,
     ) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
         Closing the stream, or dropping it, ends the work before the next step."""
-        call = self._call(collects_chunks=True)
+        call = self._call(adapter, collects_chunks=True)
         remedy = "; use generate()"
         encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
@@ -168,13 +157,14 @@ class LLM:
         params: Params = None,
         *,
         template: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """The assistant's next message in a conversation, or in each of several.
 
         messages: [{"role": "user", "content": "..."}, ...].  template: further variables for the
         chat template (tools, ...).  Gives a list, like `generate`."""
-        call = self._call()
+        call = self._call(adapter)
         several = isinstance(messages, list | tuple) and len(messages) > 0
         several = several and isinstance(messages[0], list | tuple)
         conversations: list[Any] = list(messages) if several else [messages]
@@ -188,9 +178,10 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         template: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> Stream:
         """`chat` for one conversation, as a stream of chunks."""
-        call = self._call(collects_chunks=True)
+        call = self._call(adapter, collects_chunks=True)
         encoded = [self._intake.encode_chat(messages, template)]
         requests = self._intake.generate_requests(encoded, params, call, continues_text=False)
         return Stream(self, self._loop, call, requests)
@@ -198,19 +189,28 @@ class LLM:
     # ---- reading ---------------------------------------------------------------------------
 
     def score(
-        self, prompts: Prompts, *, n_top: int = 0, progress: bool | None = None
+        self,
+        prompts: Prompts,
+        continuations: Prompts | None = None,
+        *,
+        n_top: int = 0,
+        adapter: str | None = None,
+        progress: bool | None = None,
     ) -> list[Score]:
         """How likely the model holds each token of text or token ids, or of a list of either:
-        logprob, rank, is_greedy, and the `n_top` most likely tokens in its place."""
-        call = self._call()
-        scores, requests = self._intake.score_requests(prompts, n_top, call)
+        logprob, rank, is_greedy, and the `n_top` most likely tokens in its place.
+
+        continuations: only these are scored, each after its prompt, or all after the one prompt,
+        which is computed once.  A token that spans the border belongs to the continuation."""
+        call = self._call(adapter)
+        scores, requests = self._intake.score_requests(prompts, n_top, call, continuations)
         self._loop.complete(call, requests, progress)
         return scores
 
-    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+    def logits(self, prompt: Prompt, *, adapter: str | None = None) -> NDArray[np.float32]:
         """float32 (n_tokens, vocab_size): what follows each token of the prompt.  Dense; `score`
         tells about given tokens without it."""
-        call = self._call()
+        call = self._call(adapter)
         token_ids = self._intake.encode_one(prompt, "logits")
         self._intake.check_fits(token_ids)
         found = np.empty((len(token_ids), self.vocab_size), np.float32)
@@ -229,22 +229,37 @@ class LLM:
         pooling: str = "mean",
         normalize: bool = True,
         dimensions: int | None = None,
+        adapter: str | None = None,
         progress: bool | None = None,
     ) -> list[NDArray[np.float32]]:
         """A vector float32 (d_model,) for text or token ids, or for each of a list: the mean of
         the tokens' final states, or with pooling "last" the last one's.  dimensions: only the
         first ones.  Wants LLM(..., embeddings=True)."""
-        call = self._call()
+        call = self._call(adapter)
         checks.check_embeddings(self.embeddings, dimensions)
         pools, requests = self._intake.embed_requests(prompts, pooling, call)
         self._loop.complete(call, requests, progress)
         return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]
+
+    # ---- states ----------------------------------------------------------------------------
+
+    def save_state(self, path: str | Path, prompt: Prompt, *, adapter: str | None = None) -> int:
+        """Computes a prompt, unless it is cached, and writes its full blocks of the KV cache into
+        one file; returns the positions in it.  An error leaves the old file."""
+        token_ids = self._intake.encode_one(prompt, "save_state")
+        return self._states.save(path, token_ids, lambda: self._call(adapter))
+
+    def load_state(self, path: str | Path, *, adapter: str | None = None) -> int:
+        """Takes a saved state into the prefix cache, and returns its positions.  CacheFileError if
+        it is damaged, or of another model, adapter or KV type, or of other kernels."""
+        return self._states.load(path, lambda: self._call(adapter))
 
     # ---- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ends what still runs, frees threads and memory; harmless when repeated."""
         self._loop.close()
+        self._prefixes.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -257,13 +272,14 @@ class LLM:
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _call(self, *, collects_chunks: bool = False) -> Call:
+    def _call(self, adapter: str | None, *, collects_chunks: bool = False) -> Call:
         """A call begins: its times count from here."""
         self._loop.check_open()
-        rate = self.memory_bandwidth
+        key = checks.find_adapter(adapter, self._adapters)
+        rate, noted = self.memory_bandwidth, self._loop.noted
         share = self.model.weight_bytes / rate if rate else 0.0
         return Call(
-            collects_chunks=collects_chunks, step_bandwidth_share=share, noted=self._loop.noted
+            collects_chunks=collects_chunks, step_bandwidth_share=share, noted=noted, adapter=key
         )
 
     def _completions(
@@ -273,26 +289,12 @@ class LLM:
         return [request.completion() for request in requests]
 
 
-def assemble(model: StepModel, tokenizer: Tokenizer, name: str, prefix_cache: bool = True) -> LLM:
+def assemble(
+    model: StepModel, tokenizer: Tokenizer, name: str, speculation: str = "off", **cache: Any
+) -> LLM:
     """An LLM of parts that are loaded already.  `name` is what it calls itself."""
     llm = LLM.__new__(LLM)
     llm.embeddings = False
-    llm._start((model, tokenizer, name), None, prefix_cache)  # noqa: SLF001 - it is LLM's other constructor
+    parts: Parts = model, tokenizer, name, {}
+    llm._start(parts, None, CacheOptions(**cache), speculation)  # noqa: SLF001 - a constructor
     return llm
-
-
-def _load(model: str | Path, device: str, **options: Any) -> Parts:
-    """Opens the files, plans where the model lies, loads it there, closes the files."""
-    from pyroclast.checkpoint.open import open_checkpoint
-    from pyroclast.model.load_plan import plan
-    from pyroclast.model.model import Model
-    from pyroclast.model.options import LoadOptions
-
-    with open_checkpoint(model) as checkpoint:
-        planned = plan(checkpoint, device, LoadOptions(**options))
-        tokenizer = checkpoint.tokenizer()
-        if line := checkpoint.conversion_line():
-            log.warning("%s: %s", checkpoint.name, line)
-        with progress_bar(checkpoint.config.n_layers, "layer") as show:
-            loaded = Model(checkpoint, planned, on_layer=show)
-        return loaded, tokenizer, checkpoint.name

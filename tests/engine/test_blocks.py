@@ -62,11 +62,11 @@ def test_an_empty_cache_is_an_error():
 class LeastRecentlyHeld:
     """A keeper as a prefix cache would be: it evicts what it has held for longest."""
 
-    def __init__(self, pool, name):
+    def __init__(self, pool, name, needed=False):
         self.name, self.pool = name, pool
         self.order = []  # the oldest first
         self.asked = []
-        pool.register(self)
+        pool.register(self, needed=needed)
 
     def hold(self, blocks):
         self.pool.hold(self, blocks)
@@ -111,6 +111,21 @@ def test_take_evicts_what_is_missing_the_least_recently_used_first():
     assert pool.held(second) == {b[2]} and pool.held(first) == set(a)
     assert sorted(pool.take(3)) == sorted([b[2], *a])
     assert (second.asked, first.asked) == ([2, 3], [2])
+
+
+def test_a_needed_keeper_evicts_after_the_others_and_can_leave():
+    pool = BlockPool(5)
+    needed, other = LeastRecentlyHeld(pool, "needed", needed=True), LeastRecentlyHeld(pool, "other")
+    a, b = pool.take(2), pool.take(3)
+    needed.hold(a)
+    other.hold(b)  # used last, and yet asked first
+    pool.give_back(a + b)
+    pool.take(4)
+    assert (other.asked, needed.asked) == ([4], [1])
+    assert pool.unregister(needed) == [a[1]]
+    assert pool.has_room(1) and not pool.has_room(2)
+    pool.reset()  # tells only those that are still there
+    assert needed.order == [a[1]] and other.order == []
 
 
 def test_shared_and_doubly_kept_blocks_are_not_evicted():

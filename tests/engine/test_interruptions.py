@@ -17,6 +17,7 @@ SEAM = {
     "model": ("forward", "zero_blocks"),
     "_loop": ("_clean_up", "_end_all", "_wake", "_step"),
     "_loop.stepper": ("add", "end", "_decode", "_plan_and_run", "_collect", "_settle", "_finish"),
+    "_loop.stepper._speculator": ("drafts", "keep", "forget"),
     "_loop.stepper.scheduler": ("schedule", "add", "remove", "_admit", "_give_back"),
     "_loop.stepper.scheduler.waiting": ("add", "pop", "remove"),
     "tokenizer": ("decoder",),
@@ -58,7 +59,7 @@ def owner_of(llm, path):
 )
 def test_a_neighbour_and_the_model_go_on(path, name, error, after, expected):
     for n in (1, 2, 3, 5):
-        llm = fake_llm(n_blocks=12)
+        llm = fake_llm(n_blocks=12, speculation="suffix")
         stream = llm.stream("one", GREEDY)
         read = [next(stream).token_ids[0]]
         given_up = llm.stream("two", GREEDY)

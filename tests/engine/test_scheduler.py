@@ -279,6 +279,29 @@ def test_drafts_need_a_prompt_that_was_read():
     assert plan(scheduler) == [(a, 1, 1)]
 
 
+def test_drafts_need_a_text_that_the_step_computes_whole():
+    """A grammar has forced many tokens; beside a stream a step computes only some of them."""
+    scheduler = make(max_batch_tokens=40, max_logits=40)
+    [a] = decoding(scheduler, 3)
+    scheduler.add(Live([1, 2]))
+    play(scheduler)
+    a.token_ids += range(30)
+    scheduler.pace.note(1, 0, 0.01)
+    n_drafts = []
+    while not any(n_drafts):
+        n_unread = a.n_unread
+        scheduler.propose(a, [1, 2, 3])
+        step = scheduler.schedule()
+        n_drafts.append(a.n_step_drafts)
+        assert a.n_step_tokens == n_unread + 3 if a.n_step_drafts else a.n_step_tokens < n_unread
+        for request in step:
+            request.n_computed += request.n_step_tokens - request.n_step_drafts
+            if request is not a:
+                request.token_ids.append(0)
+    assert n_drafts[0] == 0
+    assert n_drafts[-1] == 3
+
+
 def test_blocks_of_rejected_drafts_come_back_before_anybody_gives_way():
     scheduler = make(n_blocks=4, max_batch_tokens=40, max_logits=40)
     a, b = decoding(scheduler, 3, 3)

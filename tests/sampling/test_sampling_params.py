@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pyroclast.errors import PyroclastError, SamplingError
-from pyroclast.sampling.params import MAX_LOGIT_BIASES, MAX_LOGPROBS, SamplingParams
+from pyroclast.sampling.param_checks import MAX_LOGIT_BIASES, MAX_LOGPROBS
+from pyroclast.sampling.params import SamplingParams
 
 NAMES = [field.name for field in dataclasses.fields(SamplingParams)]
 

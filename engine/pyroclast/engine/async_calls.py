@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from time import perf_counter
 
+from pyroclast.engine import checks
 from pyroclast.engine.call import Call
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.loop import Loop
@@ -33,8 +34,19 @@ class AsyncCalls:
         if loop.pump is None:
             loop.pump = Pump(loop)
 
+    def load(self) -> dict[str, float]:
+        """Requests that run and that wait to begin, and the share of the KV cache in use."""
+        scheduler = self.loop.stepper.scheduler
+        pool = scheduler.pool
+        return {
+            "running": len(scheduler.running),
+            "waiting": self.loop.queued()[0],
+            "cache_usage": 1 - pool.n_available / pool.n_blocks,
+        }
+
     def begin(self, call: Call, request_id: str | None) -> str:
-        """Gives the call its name."""
+        """Gives the call its name.  An event loop inside a step would wait for the next one."""
+        self.loop.check_reentry()
         if self.closed:
             raise self.loop.closed_error()
         name = uuid.uuid4().hex if request_id is None else request_id
@@ -103,3 +115,10 @@ class AsyncCalls:
         self._ended = True
         for call in list(self._calls.values()):
             self.loop.give_up(call, self.loop.closed_error())
+
+
+def queue_limits(max_queued_requests: int, max_queued_tokens: int) -> tuple[int, int]:
+    """The limits of a queue, checked."""
+    checks.check_positive("max_queued_requests", max_queued_requests)
+    checks.check_positive("max_queued_tokens", max_queued_tokens)
+    return max_queued_requests, max_queued_tokens

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyroclast.engine.request import Request
+from pyroclast.engine.state_slots import NO_STATE
 
 if TYPE_CHECKING:
     from pyroclast_kernels.batch import Batch
@@ -15,8 +16,8 @@ class BatchWriter:
     """Row i of every per-request array belongs to the i-th request of the step.  A table of blocks
     that is already in its row is extended, not written again."""
 
-    def __init__(self, batch: Batch, block_size: int) -> None:
-        self._batch = batch
+    def __init__(self, batch: Batch, block_size: int, has_states: bool) -> None:
+        self._batch, self._has_states = batch, has_states
         self._block_size = block_size
         # Which list of blocks each table row shows, and how many of them: a list only ever grows,
         # and a request that loses blocks gets a new one.
@@ -43,8 +44,17 @@ class BatchWriter:
             batch.seq_starts[i + 1] = end
             batch.logit_rows[n_logits : n_logits + n_rows] = range(end - n_rows, end)
             self._write_table(i, request.blocks)
+            if self._has_states:
+                batch.slots_in[i] = request.state
+                batch.slots_out[start:end] = NO_STATE
+                for n_read, slot in request.writes:
+                    batch.slots_out[start + n_read - first - 1] = slot
             start, n_logits = end, n_logits + n_rows
         batch.counts[:] = (start, len(step), n_logits)
+
+    def stay(self, i: int, request: Request) -> None:
+        """The i-th request, one token of it, reads and writes its state in place."""
+        self._batch.slots_in[i] = self._batch.slots_out[i] = request.state
 
     def extend_table(self, i: int, request: Request) -> bool:
         """The next token of the i-th request opens a block: False if it has none for it."""

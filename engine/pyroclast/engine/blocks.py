@@ -34,7 +34,15 @@ class BlockPool:
     The last block given back is the first one taken again: it is still warm in the caches.
     """
 
-    __slots__ = ("_free", "_held", "_n_keepers", "_n_owners", "n_blocks", "n_evictable")
+    __slots__ = (
+        "_free",
+        "_held",
+        "_n_keepers",
+        "_n_owners",
+        "_needed",
+        "n_blocks",
+        "n_evictable",
+    )
 
     def __init__(self, n_blocks: int) -> None:
         if n_blocks < 1:
@@ -42,6 +50,7 @@ class BlockPool:
         self.n_blocks = n_blocks
         # What each keeper owns; the least recently used keeper comes first.
         self._held: dict[Keeper, set[int]] = {}
+        self._needed: set[Keeper] = set()  # keepers that evict after all others
         self.reset()
 
     def reset(self) -> None:
@@ -97,10 +106,21 @@ class BlockPool:
 
     # ---- owners that outlive requests ------------------------------------------------------
 
-    def register(self, keeper: Keeper) -> None:
-        """From now on `keeper` can hold blocks, and is asked to evict some."""
+    def register(self, keeper: Keeper, *, needed: bool = False) -> None:
+        """From now on `keeper` can hold blocks, and is asked to evict some.  needed: after the
+        others, because somebody waits for what it computes in them."""
         assert keeper not in self._held, f"{keeper.name} is registered already"
         self._held[keeper] = set()
+        if needed:
+            self._needed.add(keeper)
+
+    def unregister(self, keeper: Keeper) -> list[int]:
+        """`keeper` owns nothing any more, and is asked for nothing; returns the blocks that nobody
+        owns any more."""
+        freed = self.release(keeper, list(self._held[keeper]))
+        del self._held[keeper]
+        self._needed.discard(keeper)
+        return freed
 
     def touch(self, keeper: Keeper) -> None:
         """`keeper` was used: all others are asked to evict before it."""
@@ -137,7 +157,7 @@ class BlockPool:
 
     def _evict(self, n_blocks: int) -> None:
         """Asks keepers to release blocks until `n_blocks` are free."""
-        for keeper in list(self._held):
+        for keeper in sorted(self._held, key=self._needed.__contains__):
             if n_blocks > len(self._free):
                 keeper.evict(n_blocks - len(self._free))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyroclast.engine.output import Chunk
 from pyroclast.engine.request import Request
+from pyroclast.model.adapters import BASE, AdapterKey
 
 MAX_UNREAD_CHUNKS = 128
 
@@ -17,10 +18,12 @@ class Call:
     `chunks` holds what nobody has fetched yet; it is None unless the call collects chunks.
     step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
     not known.  `future` is where a coroutine waits for news, if one does; `noted` lists the calls
-    that have some, for whoever ran the step.  priority: "interactive" or "batch".  A call whose
-    reader is slow is paused when `max_unread` chunks wait, until half of them are fetched."""
+    that have some, for whoever ran the step.  priority: "interactive" or "batch".  adapter:
+    the one that its requests use.  A call whose reader is slow is paused when `max_unread` chunks
+    wait, until half of them are fetched."""
 
     __slots__ = (
+        "adapter",
         "arrived_s",
         "chunks",
         "error",
@@ -39,6 +42,7 @@ class Call:
         collects_chunks: bool = False,
         step_bandwidth_share: float = 0.0,
         noted: list[Call] | None = None,
+        adapter: AdapterKey = BASE,
     ) -> None:
         self.arrived_s = perf_counter()
         self.step_bandwidth_share = step_bandwidth_share
@@ -50,6 +54,7 @@ class Call:
         self.is_paused = False
         self.future: Any = None
         self.noted = noted
+        self.adapter = adapter
 
     @property
     def has_news(self) -> bool:

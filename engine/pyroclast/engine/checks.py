@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pyroclast.errors import ContextOverflowError, RequestError
+from pyroclast.model.adapters import BASE, AdapterKey
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -36,15 +37,24 @@ def check_embeddings(embeddings: bool, dimensions: int | None) -> None:
         check_positive("dimensions", dimensions)
 
 
+def find_adapter(name: Any, known: Mapping[str, AdapterKey]) -> AdapterKey:
+    """The adapter of that name, or the base model's key for None; RequestError, with the names
+    that there are, for any other."""
+    if name is None:
+        return BASE
+    if not isinstance(name, str) or name not in known:
+        there = ", ".join(known) or "none; load them with LLM(..., adapters={name: path})"
+        raise RequestError(f"there is no adapter {name!r:.100}; this model has: {there}")
+    return known[name]
+
+
 def as_list(prompts: Any) -> list[Any]:
     """One prompt (text, token ids, or a mapping of either) or several of them -> a list of
-    prompts."""
+    prompts.  An empty list holds no prompts."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
     items = _items(prompts, "a prompt")
-    if not items:
-        raise RequestError("the prompt is empty: give at least one character or token id")
-    return items if _is_prompt(items[0]) else [items]
+    return items if not items or _is_prompt(items[0]) else [items]
 
 
 def encode(

@@ -6,15 +6,17 @@ from pyroclast.engine.output import Timings
 
 
 class Clock:
-    """When a request came, started, gave its first token and its last (perf_counter)."""
+    """When a request came, started, gave its first token and its last (perf_counter); how many
+    drafts were tried for it, and how many of them became tokens of its text."""
 
-    __slots__ = ("arrived_s", "end_s", "first_token_s", "started_s")
+    __slots__ = ("arrived_s", "end_s", "first_token_s", "n_accepted", "n_drafted", "started_s")
 
     def __init__(self, arrived_s: float) -> None:
         self.arrived_s = arrived_s
         self.started_s: float | None = None
         self.first_token_s: float | None = None
         self.end_s = arrived_s
+        self.n_drafted = self.n_accepted = 0
 
     def tick(self, start_s: float, end_s: float) -> None:
         """A step from `start_s` to `end_s` computed some of the request's tokens."""
@@ -35,6 +37,8 @@ class Clock:
             n_prompt_tokens=n_prompt,
             n_cached_tokens=n_cached,
             n_completion_tokens=n_generated,
+            n_drafted_tokens=self.n_drafted,
+            n_accepted_tokens=self.n_accepted,
             queue_s=started_s - self.arrived_s,
             prompt_s=prompt_s,
             decode_s=decode_s,

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.request import Request
+from pyroclast.engine.state_slots import StateSlots
 
 R = TypeVar("R", bound=Request)
 
@@ -29,11 +30,13 @@ class DraftPlanner(Generic[R]):
         max_batch_tokens: int,
         max_seqs: int,
         max_logits: int,
+        states: StateSlots | None = None,
     ) -> None:
         self._pool = pool
         self._block_size = block_size
         self._max_batch_tokens, self._max_logits = max_batch_tokens, max_logits
         self._max_seqs = max_seqs
+        self._states = states
         self._proposed: dict[R, list[int]] = {}
         self._planned: list[R] = []  # the requests that had drafts in the last step
 
@@ -53,13 +56,20 @@ class DraftPlanner(Generic[R]):
         n_tokens_left = self._max_batch_tokens - sum(r.n_step_tokens for r in step)
         n_rows_left = self._max_logits - sum(r.n_step_rows for r in step)
         n_tables_left = self._max_seqs - len(step)
+        n_slots_left = self._max_batch_tokens
+        if self._states is not None:
+            n_slots_left = self._states.n_spare(len(step))
         for request in step:
             draft_ids = self._proposed.get(request, [])
             if not _decodes(request):
                 continue
             n_places = (len(request.blocks) + self._pool.n_available) * self._block_size
             n_drafts = min(
-                len(draft_ids), n_tokens_left, n_rows_left, n_places - len(request.token_ids)
+                len(draft_ids),
+                n_tokens_left,
+                n_rows_left,
+                n_slots_left,
+                n_places - len(request.token_ids),
             )
             if request.tables_vary:
                 n_drafts = min(n_drafts, n_tables_left)
@@ -68,6 +78,7 @@ class DraftPlanner(Generic[R]):
                 self._add(request, draft_ids[:n_drafts])
             n_tokens_left -= n_drafts
             n_rows_left -= n_drafts
+            n_slots_left -= n_drafts
         self._proposed.clear()
         return bool(self._planned)
 
@@ -97,4 +108,5 @@ class DraftPlanner(Generic[R]):
 def _decodes(request: Request) -> bool:
     """Whether the step computes the last token of a request whose prompt was read before."""
     n_computed = request.n_computed
-    return n_computed >= request.n_prompt and len(request.token_ids) == n_computed + 1
+    is_whole = n_computed + request.n_step_tokens == len(request.token_ids)
+    return n_computed >= request.n_prompt and is_whole

@@ -29,8 +29,7 @@ class GenerateRequest(ReadRequest):
     """Grows by sampled tokens, one a step or more with drafts, until something ends it.
 
     n_forced: how many tokens a grammar decided after the last one that was sampled.  takes_drafts:
-    a user's callable sees no token that may turn out not to be in the text, and a matcher follows
-    the text that there is."""
+    a user's callable sees no token that may turn out not to be in the text."""
 
     __slots__ = (
         "_flush",
@@ -50,7 +49,6 @@ class GenerateRequest(ReadRequest):
         "seed",
         "stop_ids",
         "stop_reason",
-        "takes_drafts",
     )
 
     def __init__(
@@ -79,20 +77,19 @@ class GenerateRequest(ReadRequest):
             n_top=params.prompt_logprobs or 0,
             root=root,
         )
-        self.params, self.seed = params, seed
+        self.params, self.seed, self.stop_ids = params, seed, stop_ids
         self.prompt_index, self.index = prompt_index, index
         self.clock = Clock(call.arrived_s)
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
-        self.stop_ids = stop_ids
         self._stop_text = StopText(params.stop) if params.stop else None
         self._step_text, self._flush = decoder.step, decoder.flush
         self._max_length = self.n_prompt + max_tokens
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
         self.matcher, self.n_forced = matcher, 0
-        self.takes_drafts = not params.logits_processors and matcher is None
+        self.takes_drafts = not params.logits_processors
 
     @property
     def is_done(self) -> bool:
@@ -114,10 +111,16 @@ class GenerateRequest(ReadRequest):
         )
 
     def usable_drafts(self, draft_ids: list[int]) -> list[int]:
-        """Those that may be tried: at most one less than the tokens that are still wanted."""
+        """Those that may be tried: at most one less than the tokens that are still wanted, none
+        that ends the text, and only what the grammar allows."""
         if not self.takes_drafts:
             return []
-        return draft_ids[: self._max_length - len(self.token_ids) - 1]
+        draft_ids = draft_ids[: self._max_length - len(self.token_ids) - 1]
+        for i, token_id in enumerate(draft_ids):
+            if token_id in self.stop_ids:
+                draft_ids = draft_ids[:i]
+                break
+        return draft_ids if self.matcher is None else self.matcher.allowed_of(draft_ids)
 
     @property
     def n_generated(self) -> int:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.engine import checks
+from pyroclast.engine import continuations as continuation
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import Score
 from pyroclast.engine.pooling import Pooled
-from pyroclast.engine.prefix_cache import Roots
 from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.roots import Roots
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
 from pyroclast.sampling.grammar import GrammarCompiler, Matcher
 from pyroclast.sampling.params import SamplingParams
@@ -29,8 +30,8 @@ class Intake:
         self, tokenizer: Tokenizer, vocab_size: int, max_seq_len: int, prefix_cache: bool
     ) -> None:
         self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._max_seq_len = max_seq_len
+        self.vocab_size = vocab_size
+        self.max_seq_len = max_seq_len
         self._roots = Roots(shared=prefix_cache)
         self._grammars: GrammarCompiler | None = None  # made when the first grammar comes
 
@@ -50,7 +51,7 @@ class Intake:
         add_special_tokens: bool = True,
     ) -> list[int]:
         """The token ids of the one prompt that `method` takes."""
-        items = checks.as_list(prompt)
+        items = checks.as_list(prompt) or [[]]  # an empty list is an empty prompt here
         checks.check_one(len(items), method, remedy)
         return self._encode(items[0], "the prompt", add_special_tokens)
 
@@ -60,7 +61,7 @@ class Intake:
 
     def check_fits(self, token_ids: list[int]) -> None:
         """Raises unless the model can read the prompt."""
-        checks.check_fits(len(token_ids), self._max_seq_len, "the prompt")
+        checks.check_fits(len(token_ids), self.max_seq_len, "the prompt")
 
     def generate_requests(
         self, encoded: list[list[int]], params: Params, call: Call, *, continues_text: bool
@@ -69,15 +70,15 @@ class Intake:
         each_params = checks.as_params(params, len(encoded))
         limits = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
-            each.check_vocabulary(self._vocab_size)
+            each.check_vocabulary(self.vocab_size)
             where = _where(i, len(encoded))
             n_prompt = len(token_ids)
-            self._matcher(each)  # compiled, and kept: refused before any request is made
-            limits.append(checks.resolve_max_tokens(each, n_prompt, self._max_seq_len, where))
+            self.matcher(each)  # compiled, and kept: refused before any request is made
+            limits.append(checks.resolve_max_tokens(each, n_prompt, self.max_seq_len, where))
         requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             seed, stop_ids = each.fixed_seed(), self._stop_ids(each)
-            root = self._roots.of(call, each.cache_salt)
+            root = self.root(call, each.cache_salt)
             for index in range(each.n):
                 request = GenerateRequest(
                     list(token_ids),
@@ -90,20 +91,21 @@ class Intake:
                     prompt_index=i,
                     index=index,
                     root=root,
-                    matcher=self._matcher(each),
+                    matcher=self.matcher(each),
                 )
                 requests.append(request)
         return requests
 
     def score_requests(
-        self, prompts: Prompts, n_top: int, call: Call
+        self, prompts: Prompts, n_top: int, call: Call, continuations: Prompts | None = None
     ) -> tuple[list[Score], list[ReadRequest]]:
-        """A score for each prompt, and the requests that fill them in."""
+        """A score for each prompt, or for each continuation of one, and the requests that fill
+        them in."""
         SamplingParams(prompt_logprobs=n_top)  # has the same range
-        encoded = self.encode(prompts)
-        for i, token_ids in enumerate(encoded):
-            checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
-        scores = [Score(token_ids, [None] * len(token_ids)) for token_ids in encoded]
+        texts = self._texts_to_score(prompts, continuations)
+        for i, (token_ids, _) in enumerate(texts):
+            checks.check_fits(len(token_ids), self.max_seq_len, _where(i, len(texts)))
+        scores = [Score(token_ids, [None] * len(token_ids)) for token_ids, _ in texts]
         requests = [
             ReadRequest(
                 score.token_ids[:-1],
@@ -111,12 +113,27 @@ class Intake:
                 targets=score.token_ids[1:],
                 scored=score.logprobs,
                 n_top=n_top,
-                root=self._roots.of(call),
+                first_row=max(n_context - 1, 0),
+                root=self.root(call),
             )
-            for score in scores
+            for score, (_, n_context) in zip(scores, texts, strict=True)
             if len(score.token_ids) > 1
         ]
         return scores, requests
+
+    def _texts_to_score(
+        self, prompts: Prompts, continuations: Prompts | None
+    ) -> list[tuple[list[int], int]]:
+        """Each text's token ids, and how many of them are only its context."""
+        if continuations is None:
+            return [(token_ids, 0) for token_ids in self.encode(prompts)]
+        pairs = continuation.pairs(prompts, continuations)
+        return [
+            continuation.encode_pair(
+                self._encode, *pair, "the continuation" if len(pairs) == 1 else f"continuation {i}"
+            )
+            for i, pair in enumerate(pairs)
+        ]
 
     def embed_requests(
         self, prompts: Prompts, pooling: str, call: Call
@@ -124,20 +141,24 @@ class Intake:
         """A pool for each prompt, and the requests that fill them."""
         encoded = self.encode(prompts)
         for i, token_ids in enumerate(encoded):
-            checks.check_fits(len(token_ids), self._max_seq_len, _where(i, len(encoded)))
+            checks.check_fits(len(token_ids), self.max_seq_len, _where(i, len(encoded)))
         pools = [Pooled(len(token_ids), pooling) for token_ids in encoded]
         requests = [
-            ReadRequest(token_ids, call, on_states=pool.add, root=self._roots.of(call))
+            ReadRequest(token_ids, call, on_states=pool.add, root=self.root(call))
             for token_ids, pool in zip(encoded, pools, strict=True)
         ]
         return pools, requests
 
     def read_request(self, token_ids: list[int], call: Call, on_rows: OnRows) -> ReadRequest:
         """A request that hands out the logits after each token."""
-        return ReadRequest(token_ids, call, on_rows=on_rows, root=self._roots.of(call))
+        return ReadRequest(token_ids, call, on_rows=on_rows, root=self.root(call))
+
+    def root(self, call: Call, salt: str | None = None) -> bytes:
+        """What the prefix cache tells requests apart by, beside their tokens."""
+        return self._roots.of(call, salt, call.adapter.fingerprint)
 
     def _encode(self, prompt: Any, where: str, add_special_tokens: bool = True) -> list[int]:
-        tokenizer, size = self._tokenizer, self._vocab_size
+        tokenizer, size = self._tokenizer, self.vocab_size
         return checks.encode(prompt, tokenizer, size, where, add_special_tokens)
 
     def _decoder(self, params: SamplingParams, continues_text: bool) -> TextDecoder:
@@ -146,9 +167,9 @@ class Intake:
             skip_special_tokens=params.skip_special_tokens, continuation=continues_text
         )
         n_tokens = self._tokenizer.vocab_size
-        return decoder if n_tokens >= self._vocab_size else PaddedTextDecoder(decoder, n_tokens)
+        return decoder if n_tokens >= self.vocab_size else PaddedTextDecoder(decoder, n_tokens)
 
-    def _matcher(self, params: SamplingParams) -> Matcher | None:
+    def matcher(self, params: SamplingParams) -> Matcher | None:
         """What the text of one request must look like."""
         if params.structured is None:
             return None
@@ -159,7 +180,7 @@ class Intake:
                 lambda text: tokenizer.encode(text, add_special_tokens=False, parse_special=False),
                 special_ids=sorted(tokenizer.special_token_ids),
                 eos_ids=sorted(tokenizer.eos_token_ids),
-                n_rows=self._vocab_size,
+                n_rows=self.vocab_size,
             )
         return self._grammars.matcher(params.structured)
 

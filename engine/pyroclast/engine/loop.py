@@ -14,32 +14,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
-from typing import Protocol
 
 from pyroclast.engine.call import Call
 from pyroclast.engine.process import watch
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
-from pyroclast.engine.wake import wake
+from pyroclast.engine.wake import Runner, wake
 from pyroclast.errors import ClosedError, PyroclastError, ReentryError
 from pyroclast.progress import progress_bar
 
 _MAX_HANDOVER_S = 0.005
 _HANDOVER_POLL_S = 50e-6
+Aside = Callable[[], object]
 _REENTRY = (
     "this model is in the middle of a step that this very thread runs, so it cannot wait for "
     "another one: a logits processor, a signal handler or a finalizer has to use another LLM, "
     "or leave the call to another thread that nobody waits for"
 )
-
-
-class Runner(Protocol):
-    """A thread that runs steps for those who cannot."""
-
-    def wake(self) -> None: ...
-    def renew(self) -> None: ...
 
 
 class Loop:
@@ -72,13 +65,12 @@ class Loop:
         if call.error is not None and not call.chunks:
             raise call.error
 
-    def run_for_all(self) -> None:
-        """Waits for its turn, then runs one step."""
-        self._turn(None)
+    def run_for_all(self, aside: Aside | None = None, *, steps: bool = True) -> None:
+        """Waits for its turn, then runs one step, if steps, and then `aside`; see `inspection`."""
+        self._turn(None, aside, steps)
 
-    def _turn(self, call: Call | None) -> None:
-        if self._in_step():
-            raise ReentryError(_REENTRY)
+    def _turn(self, call: Call | None, aside: Aside | None = None, steps: bool = True) -> None:
+        self.check_reentry()
         # Only a thread that meets another one says that it waits; see _hand_over.
         waits = threading.get_ident() if self._busy else 0
         try:
@@ -89,7 +81,10 @@ class Loop:
                     self._busy = threading.get_ident()
                     if waits:
                         self._waiting.discard(waits)
-                    self._step(call)
+                    if steps:
+                        self._step(call)
+                    if aside is not None:
+                        aside()
                 finally:
                     self._busy = 0
                     if self.noted:
@@ -188,6 +183,11 @@ class Loop:
         with self._lock:
             self._free()
         self._wake_pump()
+
+    def check_reentry(self) -> None:
+        """ReentryError in the middle of a step of this very thread: it would wait for ever."""
+        if self._in_step():
+            raise ReentryError(_REENTRY)
 
     def check_open(self) -> None:
         if self.closed:

@@ -75,21 +75,30 @@ class Outcome:
 
     def _verify(self, request: GenerateRequest, start: int, token_ids: list[int]) -> int | None:
         """Gives the token behind the last one and behind each draft, as long as drafts are right.
-        If the text comes to a row without a token, returns that row."""
-        drafts = request.draft_ids
-        end = start + request.n_step_rows
-        if not all(self._results.is_finite(row) for row in range(start, end)):
+        If the first of these rows has no token, returns that row."""
+        drafts, n_before = request.draft_ids, len(request.token_ids)
+        rows = range(start, start + request.n_step_rows)
+        request.clock.n_drafted += len(drafts)
+        if not all(map(self._results.is_finite, rows)):
             self._undo_drafts(request)
             return None
-        for row in range(start, end):
-            token_id = token_ids[row]
+        n_right = 0
+        while True:
+            token_id = token_ids[start + n_right]
             if token_id < 0:
-                return row
-            request.n_computed += 1
-            self._give(request, token_id, row)
-            is_last = request.finish_reason is not None or row + 1 == end
-            if is_last or drafts[row - start] != token_id:
+                break  # the next step asks again, without the drafts before it
+            self._give(request, token_id, start + n_right)
+            # One token, and those that a grammar forces behind it.
+            coming = request.token_ids[n_before + n_right :]
+            n_equal = _n_equal(coming, drafts[n_right:])
+            n_right += n_equal
+            if request.finish_reason is not None or n_equal < len(coming):
                 break
+        if n_before == len(request.token_ids):
+            return start
+        request.clock.n_accepted += n_right
+        # The last token of a text is not computed, even if it was a draft.
+        request.n_computed = min(n_before + n_right, len(request.token_ids) - 1)
         return None
 
     def _undo_drafts(self, request: GenerateRequest) -> None:
@@ -99,7 +108,8 @@ class Outcome:
         request.takes_drafts = False
         n_kept = request.n_computed // self._model.block_size
         self._model.zero_blocks(request.blocks[n_kept:])
-        request.n_computed = n_kept * self._model.block_size
+        # A recurrent layer's state there may be gone: all is computed again.
+        request.n_computed = 0 if self._model.n_slots else n_kept * self._model.block_size
 
     def _deliver(self, request: ReadRequest, row: int) -> None:
         """Prompt rows, the first of which is `row`; may deliver a row again after a restart."""
@@ -126,3 +136,13 @@ class Outcome:
         """One sampled token."""
         text = request.accept(token_id)
         request.emit(text, request.new_token_ids(token_id), self.note_logprobs(request, row))
+
+
+def _n_equal(a: list[int], b: list[int]) -> int:
+    """How many of the first items of both are equal."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

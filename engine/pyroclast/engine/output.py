@@ -30,6 +30,8 @@ class Timings:
     n_prompt_tokens: int
     n_cached_tokens: int  # of the prompt: found in the KV cache, not computed
     n_completion_tokens: int
+    n_drafted_tokens: int  # tried beside the last token of the text, to verify them in one step
+    n_accepted_tokens: int  # of these: became tokens of the text
     queue_s: float  # from the call to the first step that computed some of the prompt
     prompt_s: float  # from there to the end of the prompt
     decode_s: float  # from the first token to the last
@@ -82,23 +84,23 @@ class Chunk:
 class Score:
     """How likely the model holds each token of a given text, in its place."""
 
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]  # one per token; the first has no context: None
+    token_ids: list[int]  # of the whole text, its context among them
+    logprobs: list[TokenLogprobs | None]  # one per token; None for the first and for a context's
 
     @property
     def logprob(self) -> float:
-        """Of the whole text after its first token: the sum."""
+        """Of all tokens that were scored: the sum."""
         return math.fsum(token.logprob for token in self.logprobs if token is not None)
 
     @property
     def perplexity(self) -> float:
         """exp(- mean logprob); 1.0 for a single token, where there is nothing to predict."""
-        n_scored = len(self.token_ids) - 1
+        n_scored = sum(token is not None for token in self.logprobs)
         return math.exp(-self.logprob / n_scored) if n_scored else 1.0
 
     @property
     def is_greedy(self) -> bool:
-        """Greedy decoding from the first token would have given exactly this text."""
+        """Greedy decoding would have given exactly the tokens that were scored."""
         return all(token.is_greedy for token in self.logprobs if token is not None)
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,21 +2,24 @@
 
 A step that reads 512 tokens of a prompt takes many times as long as one that only decodes, and
 every running stream would wait for it.  So steps are timed, and beside streams a prompt gets as
-many tokens as make a step about twice as long.  Where several prompts wait beside few streams, it
-is longer: most of the readers have seen nothing yet, and steps with few streams waste the weights
-that they read.  Where computing a token costs more than streaming the weights, as on a CPU, small
-chunks take the prompt hardly longer.  The bits of a token do not depend on how its prompt was cut,
-so the text does not depend on these times.
+many tokens as make a step about twice as long.  A token deep in a long prompt reads everything
+before it, and even a few of these may make a step longer than that: then steps without prompts
+follow, until streams have on average what they are promised.  Where several prompts wait beside few
+streams, it is longer: most of the readers have seen nothing yet, and steps with few streams waste
+the weights that they read.  Where computing a token costs more than streaming the weights, as on a
+CPU, small chunks take the prompt hardly longer.  The bits of a token do not depend on how its
+prompt was cut, so the text does not depend on these times.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from collections.abc import Collection
+from math import ceil
 
-# How long a step with the tokens of one prompt should take, in steps that only decode: streams are
-# promised 2.5 beside one prompt.  Several that wait beside few streams stretch it further.
-_STRETCH = 2.0
+# How long a step with the tokens of one prompt should take, and how long streams are promised that
+# it takes on average, in steps that only decode.  Several prompts beside few streams stretch both.
+_STRETCH, _PROMISE = 2.0, 2.5
 # Each prompt that waits beside another counts as much as six streams, six prompts at most.  Eight
 # requests of 110 tokens in and 64 out that come at once would take 1.5 times as long as without a
 # pace; so it is 1.1 times.  The price: a step beside one stream may take 72 steps' time while seven
@@ -25,6 +28,9 @@ _PROMPT_WEIGHT, _MAX_PROMPTS = 6, 6
 # So few join in any case.  The first one can cost as much as four: a lone token has a kernel of its
 # own.
 _MIN_TOKENS = 2
+# Where steps take longer than promised with so few, each is followed by others without prompts.
+# Near position 4,000 of the 135M two tokens make a step 2.7 times as long, so it is one.
+_MAX_RESTS = 4
 # The estimate moves by this factor with each step, up or down: so it settles where half of the
 # steps take longer, and one that the operating system interrupted counts no more than another.
 _ADJUST = 1.1
@@ -42,12 +48,20 @@ class Pace:
         self._token_s: float | None = None  # what a token of a prompt adds to a step
         self._n_asked = 0  # what the last answer was, if a step has not followed it
         self._stretch = _STRETCH  # how long that step should take, in steps that only decode
-        self._n_mixed = 0  # steps with prompts since the last one without
+        self._n_mixed = _MAX_MIXED_STEPS  # steps with prompts since the last one without
+        self._least_s: deque[float] = deque(
+            maxlen=_N_TIMES
+        )  # the last steps with the fewest tokens
+        self._n_rests = 0  # steps without prompts that streams are owed
+        self._is_rest = False  # the step that was planned last is one of them
 
     def note(self, n_decoding: int, n_prompt_tokens: int, seconds: float) -> None:
         """A step in which `n_decoding` requests each got a token, and that read
         `n_prompt_tokens`."""
         n_asked, self._n_asked = self._n_asked, 0
+        is_rest, self._is_rest = self._is_rest, False
+        if not n_prompt_tokens and is_rest:
+            return  # not timed: while the times kept are too long nothing rests, so they would stay
         if not n_prompt_tokens:
             self._n_mixed = 0
             times = self._decode_s.get(n_decoding)
@@ -67,13 +81,27 @@ class Pace:
         without them is to be timed."""
         if n_unread <= _MIN_TOKENS:
             return n_unread
-        if not self._decode_s or self._n_mixed >= _MAX_MIXED_STEPS:
+        if self._goes_without():
             return 0
+        if not self._decode_s:
+            return _MIN_TOKENS
         n_more = min(n_prompts - 1, _MAX_PROMPTS)
         self._stretch = _STRETCH * max(1.0, _PROMPT_WEIGHT * n_more / n_decoding)
         added_s = (self._stretch - 1) * self._quiet_s(n_decoding)
         self._n_asked = max(_MIN_TOKENS, round(added_s / (self._token_s or added_s)))
         return self._n_asked
+
+    def _goes_without(self) -> bool:
+        """Whether the next step is one without prompts.  Nothing waits for such a step to be noted:
+        while streams have drafts, none is, and a prompt must come on."""
+        self._is_rest = self._n_rests > 0
+        if self._is_rest:
+            self._n_rests -= 1
+            return True
+        is_due = self._n_mixed >= _MAX_MIXED_STEPS
+        if is_due:
+            self._n_mixed = 0
+        return is_due
 
     def _adjust(self, n_decoding: int, n_tokens: int, seconds: float) -> None:
         assert self._token_s is not None
@@ -81,10 +109,25 @@ class Pace:
             self._token_s /= _ADJUST
         elif n_tokens > _MIN_TOKENS:
             self._token_s *= _ADJUST
+        if n_tokens == _MIN_TOKENS:
+            self._least_s.append(seconds)
+            self._n_rests = self._rests_after(_median(self._least_s) / self._quiet_s(n_decoding))
+
+    def _rests_after(self, stretch: float) -> int:
+        """How many steps without prompts must follow one that takes `stretch` of them, for the mean
+        to be as promised."""
+        promised = self._stretch * _PROMISE / _STRETCH
+        return min(_MAX_RESTS, max(0, ceil((stretch - promised) / (promised - 1))))
 
     def _quiet_s(self, n_decoding: int) -> float:
         """A step that only decodes: of so many requests, or of the nearest number there was."""
         times = self._decode_s.get(n_decoding)
         if times is None:
             times = self._decode_s[min(self._decode_s, key=lambda n: abs(n - n_decoding))]
-        return median(times)
+        return _median(times)
+
+
+def _median(values: Collection[float]) -> float:
+    """As in `statistics`, which takes a hundredth of a second to import."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2

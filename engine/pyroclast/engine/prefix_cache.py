@@ -17,43 +17,17 @@ share blocks this way.
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 
 from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.prefix_states import Node, NodeStates
 from pyroclast.engine.request import Request
+from pyroclast.engine.roots import N_HASH_BYTES
+from pyroclast.engine.state_slots import NO_STATE, StateSlots
 
-_N_HASH_BYTES = 16
 _STOPPED = 1 << 62  # n_kept of a request whose blocks are kept no more
-
-
-class Roots:
-    """The roots of requests.  shared: all calls share blocks, unless their salts differ; otherwise
-    only the requests of one call do."""
-
-    def __init__(self, *, shared: bool) -> None:
-        self._shared = shared
-
-    def of(self, call: object, salt: str | None = None) -> bytes:
-        """The root of a request of `call`, whose user gave `salt`."""
-        if self._shared and salt is None:
-            return b""
-        whose = "" if self._shared else f"{id(call)}"
-        return blake2b(f"{whose}/{salt or ''}".encode(), digest_size=_N_HASH_BYTES).digest()
-
-
-class _Node:
-    """A block in the cache."""
-
-    __slots__ = ("block", "children", "ids", "key", "parent", "root", "used")
-
-    def __init__(
-        self, key: bytes, ids: bytes, root: bytes, parent: _Node | None, block: int
-    ) -> None:
-        self.key, self.ids, self.root, self.parent = key, ids, root, parent
-        self.block = block
-        self.children: set[_Node] = set()
-        self.used = 0  # when, counted in uses of the cache
 
 
 class PrefixCache:
@@ -63,16 +37,22 @@ class PrefixCache:
     name = "prefix cache"
 
     def __init__(
-        self, pool: BlockPool, block_size: int, max_idle_blocks: int | None = None
+        self,
+        pool: BlockPool,
+        block_size: int,
+        max_idle_blocks: int | None = None,
+        states: StateSlots | None = None,
     ) -> None:
         self._pool, self._block_size = pool, block_size
         self._max_idle = pool.n_blocks if max_idle_blocks is None else max_idle_blocks
-        self._nodes: dict[bytes, _Node] = {}
+        self._nodes: dict[bytes, Node] = {}
         # The request that computes a block next; one block for each request.
         self._coming: dict[bytes, Request] = {}
         # Leaves by their last use; an entry is out of date if its node was used again or is none.
         self._leaves: list[tuple[int, bytes]] = []
         self._now = 0
+        self.states = states
+        self._kept_states = None if states is None else NodeStates(states)
         pool.register(self)
 
     def __len__(self) -> int:
@@ -88,7 +68,10 @@ class PrefixCache:
         if n_found < n_blocks and self._is_coming(request, self._page(request, n_found)[0]):
             request.found = None if node is None else (node, n_found)
             return None
-        path: list[_Node] = []
+        if self._kept_states is not None:
+            request.branch = n_found * self._block_size
+            node = self._kept_states.deepest(node)
+        path: list[Node] = []
         while node is not None:
             path.append(node)
             node = node.parent
@@ -108,6 +91,8 @@ class PrefixCache:
         n_full = request.n_computed // self._block_size
         if n_full > request.n_kept and not self._take_in(request, n_full, leaves=leaves):
             request.n_kept = _STOPPED
+        if self._kept_states is not None and request.snapshots:
+            self._kept_states.take(request, partial(self._node_of, request))
         if not leaves:
             self._announce(request)
 
@@ -155,8 +140,33 @@ class PrefixCache:
     def forget(self) -> None:
         """The pool was reset."""
         self._nodes.clear()
+        if self._kept_states is not None:
+            self._kept_states.forget()
         self._coming.clear()
         self._leaves.clear()
+
+    # ---- states of recurrent layers ------------------------------------------------------------
+
+    def state_at(self, request: Request, n_blocks: int) -> int:
+        """The slot with the state behind the first blocks of a request that `find` has found."""
+        return self._nodes[self._page(request, n_blocks - 1)[0]].state if n_blocks else NO_STATE
+
+    def _node_of(self, request: Request, n_tokens: int) -> Node | None:
+        """The node that ends with so many tokens of the request, if the cache has it.  A request
+        that leaves at once may have computed a block that the cache has got from another one."""
+        i = n_tokens // self._block_size - 1
+        if i >= request.n_kept or request.n_kept == _STOPPED:
+            return None
+        return self._node_at(request, i) or self._node_behind(request, i + 1)
+
+    def _node_behind(self, request: Request, n_blocks: int) -> Node | None:
+        """The last of the first n_blocks of the request's text, whoever computed it."""
+        node: Node | None = None
+        for i in range(n_blocks):
+            node = self._node(*self._page(request, i), request.root, node)
+            if node is None:
+                return None
+        return node
 
     # ---- inside --------------------------------------------------------------------------------
 
@@ -166,18 +176,18 @@ class PrefixCache:
         for j in range(len(pages), i + 1):
             before = pages[-1][0] if pages else request.root
             ids = array("i", request.token_ids[j * size : (j + 1) * size]).tobytes()
-            key = blake2b(ids, digest_size=_N_HASH_BYTES, key=before).digest()
+            key = blake2b(ids, digest_size=N_HASH_BYTES, key=before).digest()
             pages.append((key, ids))
         return pages[i]
 
-    def _deepest(self, request: Request, n_blocks: int) -> tuple[_Node | None, int]:
+    def _deepest(self, request: Request, n_blocks: int) -> tuple[Node | None, int]:
         """The last block of the longest prefix that is there, and how many blocks it has.  Begins
         where the last search ended: while a block is there, those before it are."""
-        node: _Node | None = None
+        node: Node | None = None
         n_found = 0
         if request.found is not None:
             last, n_last = request.found
-            if isinstance(last, _Node) and self._nodes.get(last.key) is last:
+            if isinstance(last, Node) and self._nodes.get(last.key) is last:
                 node, n_found = last, n_last
         while n_found < n_blocks:
             following = self._node(*self._page(request, n_found), request.root, node)
@@ -190,12 +200,12 @@ class PrefixCache:
         """Adds blocks up to the first `n_full`.  False if no more of them can be kept: what came
         before was dropped, or another text has the same hash."""
         first, request.n_kept = request.n_kept, n_full
-        parent: _Node | None = None
+        parent: Node | None = None
         if first:
-            parent = self._nodes.get(self._page(request, first - 1)[0])
-            if parent is None or parent.block != request.blocks[first - 1]:
+            parent = self._node_at(request, first - 1)
+            if parent is None:
                 return False
-        path: list[_Node] = []
+        path: list[Node] = []
         for i in range(first, n_full):
             key, ids = self._page(request, i)
             node = self._nodes.get(key)
@@ -224,7 +234,12 @@ class PrefixCache:
         if key is not None and self._coming.get(key) is request:
             del self._coming[key]
 
-    def _node(self, key: bytes, ids: bytes, root: bytes, parent: _Node | None) -> _Node | None:
+    def _node_at(self, request: Request, i: int) -> Node | None:
+        """The node of the i-th block that the request owns."""
+        node = self._nodes.get(self._page(request, i)[0])
+        return node if node is not None and node.block == request.blocks[i] else None
+
+    def _node(self, key: bytes, ids: bytes, root: bytes, parent: Node | None) -> Node | None:
         """The block with this very text in front of it and in it."""
         node = self._nodes.get(key)
         if node is None or node.parent is not parent or node.ids != ids or node.root != root:
@@ -237,8 +252,8 @@ class PrefixCache:
         other = self._coming.get(key)
         return other is not None and not other.is_paused and other.order < request.order
 
-    def _add(self, key: bytes, ids: bytes, root: bytes, parent: _Node | None, block: int) -> _Node:
-        node = self._nodes[key] = _Node(key, ids, root, parent, block)
+    def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
+        node = self._nodes[key] = Node(key, ids, root, parent, block)
         if parent is not None:
             parent.children.add(node)
         self._pool.hold(self, [block])
@@ -251,30 +266,32 @@ class PrefixCache:
         request.blocks = [*request.blocks[:i], block, *request.blocks[i + 1 :]]  # see BatchWriter
         self._pool.give_back([own])
 
-    def _use(self, path: list[_Node]) -> None:
+    def _use(self, path: list[Node]) -> None:
         self._now += 1
         for node in path:
             node.used = self._now
         if path:
             self._note_leaf(path[-1])
 
-    def _note_leaf(self, node: _Node) -> None:
+    def _note_leaf(self, node: Node) -> None:
         if not node.children:
             heappush(self._leaves, (node.used, node.key))
             if len(self._leaves) > 4 * len(self._nodes) + 64:
                 self._leaves = [(n.used, n.key) for n in self._nodes.values() if not n.children]
                 heapify(self._leaves)
 
-    def _remove(self, node: _Node) -> list[int]:
+    def _remove(self, node: Node) -> list[int]:
         """A leaf goes; returns its block if nobody owns it any more."""
         del self._nodes[node.key]
+        if self._kept_states is not None:
+            self._kept_states.drop(node)
         freed = self._pool.release(self, [node.block])
         if node.parent is not None:
             node.parent.children.discard(node)
             self._note_leaf(node.parent)
         return freed
 
-    def _drop(self, node: _Node) -> list[int]:
+    def _drop(self, node: Node) -> list[int]:
         """A node goes, and all that follow it."""
         below = [node]
         for each in below:

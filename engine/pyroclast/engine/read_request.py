@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class ReadRequest(Request):
     """Done when its last token is computed.
 
-    The row of logits at position p is scored for `targets[p]`, the token that follows.  `scored`,
+    The row of logits at position p is scored for `targets[p]`, the token that follows, if p is at
+    least `first_row`: what comes before is read, or found in the prefix cache.  `scored`,
     if given, receives that score at [p + 1], with the `n_top` most likely tokens.
     `on_rows(first_position, rows)` receives the logits (n_rows, vocab_size) themselves, as a view
     that the next step overwrites; `on_states` the final states (n_rows, d_model) likewise, of a
     model that keeps them."""
 
-    __slots__ = ("call", "n_top", "on_rows", "on_states", "scored", "targets")
+    __slots__ = ("adapter_slot", "call", "n_top", "on_rows", "on_states", "scored", "targets")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class ReadRequest(Request):
         targets: list[int] | None = None,
         scored: list[TokenLogprobs | None] | None = None,
         n_top: int = 0,
+        first_row: int = 0,
         on_rows: OnRows | None = None,
         on_states: OnRows | None = None,
         root: bytes = b"",
@@ -42,6 +44,8 @@ class ReadRequest(Request):
         wants_rows = not (scored is None and on_rows is None and on_states is None)
         super().__init__(token_ids, wants_prompt_rows=wants_rows, root=root)
         self.call = call
+        self.adapter_slot = call.adapter.slot
+        self.n_rows_done = first_row
         self.targets = [0] * len(token_ids) if targets is None else targets
         self.scored = scored
         self.n_top = n_top

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyroclast.engine.drafter import Drafter
+
 
 class Request:
     """A text that grows by tokens.  `token_ids[:n_computed]` are in the KV cache, in `blocks`."""
 
     __slots__ = (
         "blocks",
+        "branch",
         "coming",
         "draft_ids",
+        "drafter",
         "found",
         "is_paused",
         "n_cached",
@@ -22,10 +29,15 @@ class Request:
         "n_step_tokens",
         "order",
         "pages",
+        "rolling",
         "root",
+        "snapshots",
+        "state",
+        "takes_drafts",
         "token_ids",
         "wants_prompt_rows",
         "was_admitted",
+        "writes",
     )
 
     def __init__(
@@ -52,11 +64,19 @@ class Request:
         self.n_kept = 0
         self.coming: bytes | None = None
         self.found: tuple[object, int] | None = None
+        # Slots of recurrent layers' states, see `state_slots`.
+        self.state = -1
+        self.writes: list[tuple[int, int]] = []
+        self.snapshots: list[tuple[int, int, bool]] = []
+        self.rolling: object | None = None
+        self.branch = 0
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
         self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
         self.draft_ids: list[int] = []
+        self.takes_drafts = False
+        self.drafter: Drafter | None = None  # the speculator's
         # What is due first goes first.  It never changes, so everyone is the first one day.
         self.order: tuple[float, int] = (0.0, 0)
         self.is_paused = False  # nobody fetches its tokens: it is left out of steps

@@ -6,15 +6,15 @@ segments: the i-th request of the step owns the i-th segment.  A step that only 
 position per row and, with penalties, one count.
 
 A request with drafts has a row for its next token and one behind each draft.  These rows differ in
-their position and, where penalties or min_tokens depend on the tokens so far, in their tables: then
-each owns one of the segments that the requests leave over.
+their position and, where penalties, min_tokens or a grammar depend on the tokens so far, in their
+tables: then each owns one of the segments that the requests leave over.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,14 @@ from pyroclast.engine.generate_request import GenerateRequest, RequestFailedErro
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.errors import SamplingError
 from pyroclast.sampling.arrays import SampleArrays
-from pyroclast.sampling.params import MAX_LOGIT_BIASES, SamplingParams
+from pyroclast.sampling.param_checks import MAX_LOGIT_BIASES
+from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.sample import PENALTY
+
+if TYPE_CHECKING:
+    from pyroclast.sampling.grammar import Matcher
+
+Slots: TypeAlias = dict[int, int]  # token id -> which penalty counts it
 
 _ROW_FIELDS = (
     "temperature",
@@ -45,7 +51,7 @@ class _Changing:
     __slots__ = ("request", "row", "segment", "slots", "start")
 
     def __init__(
-        self, request: GenerateRequest, segment: int, row: int, start: int, slots: dict[int, int]
+        self, request: GenerateRequest, segment: int, row: int, start: int, slots: Slots
     ) -> None:
         self.request, self.segment, self.row = request, segment, row
         # Where its penalties start, and which of them counts each token; none if it has none.
@@ -80,8 +86,8 @@ class SampleWriter:
             whole = request.n_computed + request.n_step_tokens >= len(request.token_ids)
             if whole and isinstance(request, GenerateRequest):
                 first_sampled -= 1 + request.n_step_drafts
-                self._write_sampled(request, i, first_sampled)
-                spare = self._write_drafts(request, range(first_sampled + 1, end), spare)
+                slots = self._write_sampled(request, i, first_sampled)
+                spare = self._write_drafts(request, range(first_sampled + 1, end), slots, spare)
             self._write_targets(request, n_rows, first_sampled)
             n_rows = end
         self._arrays.n_rows[0] = n_rows
@@ -116,8 +122,9 @@ class SampleWriter:
         rows["want_logprob"] = request.scored is not None
         rows["n_top"] = min(request.n_top, self._arrays.vocab_size)
 
-    def _write_sampled(self, request: GenerateRequest, segment: int, row: int) -> None:
-        """The row that the request's next token is drawn from."""
+    def _write_sampled(self, request: GenerateRequest, segment: int, row: int) -> Slots:
+        """The row that the request's next token is drawn from.  Returns which penalty counts each
+        token id."""
         params, n_tokens = request.params, len(request.token_ids)
         values = self._arrays.rows[row]
         for name in _ROW_FIELDS:
@@ -128,25 +135,51 @@ class SampleWriter:
         values["want_logprob"] = params.logprobs is not None
         values["n_top"] = min(params.logprobs or 0, self._arrays.vocab_size)
         self._write_biases(values, params, segment)
-        slots = self._write_penalties(request, segment, row, [])
+        slots = self._write_penalties(request, segment, row)
         self._write_allowed(request, segment, row, n_tokens)
         if request.tables_vary:
             start = segment * self._arrays.n_penalties
             self.changing.append(_Changing(request, segment, row, start, slots))
         if params.logits_processors:
             self.processed.append((row, request))
+        return slots
 
-    def _write_drafts(self, request: GenerateRequest, rows: range, spare: int) -> int:
-        """The rows behind each draft; returns the first segment that is then still free."""
+    def _write_drafts(self, request: GenerateRequest, rows: range, slots: Slots, spare: int) -> int:
+        """The rows behind each draft; returns the first segment that is then still free.  slots: of
+        the row before them."""
+        varies = request.tables_vary
+        matcher = request.matcher.copy() if request.matcher is not None and rows else None
         for n_drafts, row in enumerate(rows, start=1):
-            position = len(request.token_ids) + n_drafts
-            self._arrays.rows[row] = self._arrays.rows[rows.start - 1]
+            position, draft_id = len(request.token_ids) + n_drafts, request.draft_ids[n_drafts - 1]
+            self._arrays.rows[row] = self._arrays.rows[row - 1]
             self._arrays.rows["position"][row] = position
-            if request.tables_vary:
-                self._write_penalties(request, spare, row, request.draft_ids[:n_drafts])
-                self._write_allowed(request, spare, row, position)
-                spare += 1
+            if not varies:
+                continue
+            if request.params.has_penalties:
+                slots = self._count_draft(draft_id, row, spare, slots)
+            if matcher is not None:
+                matcher.accept(draft_id)
+            try:
+                self._write_mask(request, spare, row, position, matcher)
+            except SamplingError:  # told if the text comes so far: this row gives no token
+                self._forbid_all(spare, row)
+            spare += 1
         return spare
+
+    def _count_draft(self, draft_id: int, row: int, segment: int, slots: Slots) -> Slots:
+        """The penalties of the row before, and one more `draft_id`."""
+        penalties, values = self._arrays.penalties, self._arrays.rows[row]
+        before, start = int(values["penalty_start"]), segment * self._arrays.n_penalties
+        slots = {token_id: slot - before + start for token_id, slot in slots.items()}
+        penalties[start : start + len(slots)] = penalties[before : before + len(slots)]
+        slot = slots.get(draft_id)
+        if slot is None:
+            slot = slots[draft_id] = start + len(slots)
+            penalties[slot] = (draft_id, 0, 0)
+        penalties[slot]["n_output"] += 1
+        values["penalty_start"], values["n_penalties"] = start, len(slots)
+        self._arrays.memory.note(penalties, start, start + len(slots))
+        return slots
 
     def _write_biases(self, values: Any, params: SamplingParams, segment: int) -> None:
         start, n_biases = segment * MAX_LOGIT_BIASES, len(params.logit_bias)
@@ -155,9 +188,7 @@ class SampleWriter:
             self._arrays.biases[start : start + n_biases] = list(params.logit_bias.items())
             self._arrays.memory.note(self._arrays.biases, start, start + n_biases)
 
-    def _write_penalties(
-        self, request: GenerateRequest, segment: int, row: int, draft_ids: list[int]
-    ) -> dict[int, int]:
+    def _write_penalties(self, request: GenerateRequest, segment: int, row: int) -> Slots:
         """Counts the tokens before the row.  Returns which penalty counts each token id."""
         start = segment * self._arrays.n_penalties
         values = self._arrays.rows[row]
@@ -165,7 +196,7 @@ class SampleWriter:
         if not request.params.has_penalties:
             return {}
         prompt = Counter(request.token_ids[: request.n_prompt])
-        output = Counter(request.token_ids[request.n_prompt :] + draft_ids)
+        output = Counter(request.token_ids[request.n_prompt :])
         token_ids = list(prompt | output)
         values["n_penalties"] = len(token_ids)
         self._arrays.penalties[start : start + len(token_ids)] = [
@@ -177,29 +208,51 @@ class SampleWriter:
     def _write_allowed(
         self, request: GenerateRequest, segment: int, row: int, position: int
     ) -> None:
+        """The mask of the row that the request's next token is drawn from."""
+        try:
+            self._write_mask(request, segment, row, position, request.matcher)
+        except SamplingError as error:
+            raise RequestFailedError(request, error) from error
+
+    def _write_mask(
+        self,
+        request: GenerateRequest,
+        segment: int,
+        row: int,
+        position: int,
+        matcher: Matcher | None,
+    ) -> None:
         """The mask: the grammar, allowed_token_ids, and no stop token before min_tokens."""
         start = segment * self._arrays.n_words
         early = position < request.min_length and len(request.stop_ids) > 0
         allowed = request.params.allowed_token_ids
-        if request.matcher is not None:
-            try:
-                request.matcher.write_mask(self._allowed_address + 4 * start)
-            except SamplingError as error:
-                raise RequestFailedError(request, error) from error
+        if matcher is not None:
+            matcher.write_mask(self._allowed_address + 4 * start)
         elif not early and allowed is None:
             self._allowed_starts[row] = -1
             return
         if early or allowed is not None:
-            self._narrow(request, start, allowed, early)
+            self._narrow(request, segment, allowed, early)
         if self._notes:
             self._arrays.memory.note(self._arrays.allowed, start, start + self._arrays.n_words)
         self._allowed_starts[row] = start
 
+    def _forbid_all(self, segment: int, row: int) -> None:
+        words = self._words(segment)
+        self._arrays.allowed[words] = 0
+        self._arrays.memory.note(self._arrays.allowed, words.start, words.stop)
+        self._allowed_starts[row] = words.start
+
+    def _words(self, segment: int) -> slice:
+        """Where the mask of a segment is."""
+        start = segment * self._arrays.n_words
+        return slice(start, start + self._arrays.n_words)
+
     def _narrow(
-        self, request: GenerateRequest, start: int, allowed: tuple[int, ...] | None, early: bool
+        self, request: GenerateRequest, segment: int, allowed: tuple[int, ...] | None, early: bool
     ) -> None:
         """What the parameters allow, of what the grammar does."""
-        words = self._arrays.allowed[start : start + self._arrays.n_words]
+        words = self._arrays.allowed[self._words(segment)]
         if request.matcher is None:
             words[:] = self._allowed(request, allowed, early)
             return

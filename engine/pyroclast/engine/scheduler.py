@@ -9,9 +9,6 @@ Order: each request has its place from the start, by the time at which it is due
 admitted in that order, only the last one that runs is preempted, and it also makes room for one
 that is due before it.  So `running` is always due before `waiting`, the first request can always
 take what it needs, and every request becomes the first one day.
-
-A request whose tokens nobody fetches is paused: it keeps its blocks until somebody needs them, and
-then waits apart, in `parked`.
 """
 
 from __future__ import annotations
@@ -28,6 +25,7 @@ from pyroclast.engine.draft_planner import DraftPlanner
 from pyroclast.engine.pace import Pace
 from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.request import Request
+from pyroclast.engine.state_slots import forget
 from pyroclast.engine.waiting import Waiting
 
 R = TypeVar("R", bound=Request)
@@ -54,9 +52,12 @@ class Scheduler(Generic[R]):
         self.max_logits = max_logits
         # With no more requests than tokens and rows in a step, everyone gets on in every step.
         self.max_running = min(max_seqs, max_batch_tokens, max_logits)
+        self.states = None if prefixes is None else prefixes.states
+        if self.states is not None:
+            self.max_running = min(self.max_running, self.states.max_running)
         self.waiting: Waiting[R] = Waiting()
         self.running: list[R] = []  # sorted by order, like `waiting`
-        self.parked: list[R] = []  # paused, and without blocks
+        self.parked: list[R] = []  # paused, as nobody fetches their tokens, and without blocks
         self.pace = Pace()
         self._numbers = count()
         self._decoding: list[R] = []  # the step, if it only decoded
@@ -67,6 +68,7 @@ class Scheduler(Generic[R]):
             max_batch_tokens=max_batch_tokens,
             max_seqs=max_seqs,
             max_logits=max_logits,
+            states=self.states,
         )
         self.n_preemptions = 0
         self.layout = 0  # changes whenever `running` changes or a step does anything but decode
@@ -133,12 +135,16 @@ class Scheduler(Generic[R]):
     def schedule(self) -> list[R]:
         """The requests of the next step, each with `n_step_tokens` and `n_step_rows` set and with
         blocks for these tokens.  Empty only if there is nothing to do."""
-        if self.decodes_only and not self.waiting and self._grow_all():
+        # At the end of a page, a recurrent layer's state goes to another slot.
+        steady = self.decodes_only and self.states is None
+        if steady and not self.waiting and self._grow_all():
             return self._decoding
         self.layout += 1
         self._drafts.take_back()
         if self.prefixes is not None:
             for request in self.running:
+                if self.states is not None:
+                    self.states.note_border(request)
                 self.prefixes.keep(request)
         self._admit()
         self._grow_all()
@@ -156,6 +162,8 @@ class Scheduler(Generic[R]):
             add_chunks(step, prompts, n_tokens, self.max_logits - n_rows)
         if self._drafts.add_to(step):
             self.decodes_only = False
+        if self.states is not None:
+            self.states.plan(step)
         self._decoding = step
         return step
 
@@ -166,11 +174,14 @@ class Scheduler(Generic[R]):
         for request in chain(running, self.waiting, self.parked, others):
             request.blocks = []
             request.n_computed = 0
+            forget(request)
         for request in running:
             self._set_aside(request)
         self.waiting.recount()
         self._drafts.clear()
         self.pool.reset()
+        if self.states is not None:
+            self.states.reset()
         self.decodes_only = False
 
     def put_back(self, request: R) -> None:
@@ -204,10 +215,12 @@ class Scheduler(Generic[R]):
             self.waiting.pop(i)
             request.blocks = shared + self.pool.take(n_new)
             request.n_computed = len(shared) * self.block_size
+            if self.prefixes is not None:  # may load more of it
+                if self.states is not None:
+                    self.states.begin(request, self.prefixes.state_at(request, len(shared)))
+                self.prefixes.admit(request, len(shared))
             if not request.was_admitted:
                 request.was_admitted, request.n_cached = True, request.n_computed
-            if self.prefixes is not None:
-                self.prefixes.admit(request, len(shared))
             insort(self.running, request, key=attrgetter("order"))
 
     def _make_room(self, request: R, n_blocks: int) -> bool:
@@ -246,6 +259,13 @@ class Scheduler(Generic[R]):
                     self._preempt_last()
         return steady
 
+    def can_lend(self, n_blocks: int) -> bool:
+        """Whether so many blocks are left by the requests that run; paused ones give up theirs."""
+        while not self.pool.has_room(n_blocks + (1 if self.running else 0)):
+            if not self._park_one():
+                return False
+        return True
+
     def _preempt_last(self) -> None:
         self._set_aside(self.running.pop())
         self.n_preemptions += 1
@@ -263,15 +283,16 @@ class Scheduler(Generic[R]):
         """It will be computed again, from the start."""
         self._give_back(request)
         request.n_computed = 0
-        if request.is_paused:
-            self.parked.append(request)
-        else:
-            self.waiting.add(request)
+        (self.parked.append if request.is_paused else self.waiting.add)(request)
 
     def _give_back(self, request: Request) -> list[int]:
         if self.prefixes is not None and request.blocks:
+            if self.states is not None:
+                self.states.note_border(request)
             self.prefixes.leave(request)
         blocks, request.blocks = request.blocks, []
+        if self.states is not None:
+            self.states.release(request)
         freed = self.pool.give_back(blocks)
         if self.prefixes is not None:
             self.prefixes.trim()

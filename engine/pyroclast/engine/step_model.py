@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pyroclast.families.config import ModelConfig
+    from pyroclast.model.adapters import AdapterKey, Adapters
+    from pyroclast.model.cache_identity import CacheIdentity
+    from pyroclast.model.update import Prepared
+    from pyroclast.text.tokenizer import Tokenizer
     from pyroclast_kernels.batch import Batch
     from pyroclast_kernels.memory import Memory
+
+    # What an LLM is made of: model, tokenizer, name, and adapters by name.
+    Parts = tuple["StepModel", Tokenizer, str, Mapping[str, AdapterKey]]
 
 
 class StepModel(Protocol):
@@ -19,6 +29,7 @@ class StepModel(Protocol):
     batch: Batch
     block_size: int
     n_blocks: int
+    n_slots: int
     max_seq_len: int
     max_batch_tokens: int
     max_seqs: int
@@ -28,9 +39,13 @@ class StepModel(Protocol):
     device_note: str
 
     @property
+    def config(self) -> ModelConfig: ...
+    @property
     def logits(self) -> NDArray[np.float32]: ...
     @property
     def hidden(self) -> NDArray[np.float32]: ...
+    @property
+    def adapters(self) -> Adapters: ...
     @property
     def memory(self) -> Memory: ...
     @property
@@ -40,10 +55,26 @@ class StepModel(Protocol):
     @property
     def table(self) -> str: ...
     @property
+    def kv_bytes(self) -> int: ...
+    @property
+    def cache_identity(self) -> CacheIdentity: ...
+    @property
+    def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]: ...
+    def slot_arrays(self, slot: int, /) -> list[NDArray[Any]]: ...
+    @property
     def n_warm_ups(self) -> int: ...
     def attach_sampler(self, **arguments: Any) -> None: ...
     def warm_up(self, show: Callable[[int], None], /) -> None: ...
     def forward(self, sample: bool = False) -> None: ...
     def find_non_finite(self) -> str: ...
     def zero_blocks(self, block_ids: Sequence[int], /) -> None: ...
+    def prepare_update(self, tensors: Mapping[str, Any], /) -> Prepared: ...
+    def update(self, prepared: Prepared, /) -> None: ...
     def close(self) -> None: ...
+
+
+def warm_up(model: StepModel) -> None:
+    """Compiles kernels and captures graphs, on devices that need it; a bar shows how far it is."""
+    if model.n_warm_ups:
+        with progress_bar(model.n_warm_ups, "graph") as show:
+            model.warm_up(show)

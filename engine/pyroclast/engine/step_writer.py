@@ -17,6 +17,7 @@ from pyroclast.engine.sample_writer import SampleWriter
 from pyroclast.sampling.arrays import SampleArrays
 
 if TYPE_CHECKING:
+    from pyroclast.model.adapters import Adapters
     from pyroclast_kernels.batch import Batch
 
 
@@ -24,9 +25,11 @@ class StepWriter:
     """Fills the arrays for the steps that `Scheduler.schedule` plans."""
 
     __slots__ = (
+        "_adapters",
         "_batch",
         "_block_size",
         "_changing",
+        "_has_states",
         "_layout",
         "_positions",
         "_sample_positions",
@@ -35,8 +38,17 @@ class StepWriter:
         "processed",
     )
 
-    def __init__(self, batch: Batch, arrays: SampleArrays, block_size: int) -> None:
-        self._batch = BatchWriter(batch, block_size)
+    def __init__(
+        self,
+        batch: Batch,
+        arrays: SampleArrays,
+        block_size: int,
+        adapters: Adapters | None = None,
+        *,
+        has_states: bool = False,
+    ) -> None:
+        self._adapters = adapters if adapters is not None and adapters.n_slots else None
+        self._batch, self._has_states = BatchWriter(batch, block_size, has_states), has_states
         self._samples = SampleWriter(arrays)
         self._changing = self._samples.changing
         self._block_size = block_size
@@ -62,20 +74,25 @@ class StepWriter:
             return
         self._layout = -1  # until all is written
         self._batch.write(step)
+        if self._adapters is not None:
+            self._adapters.assign([request.adapter_slot for request in step])
         self._samples.write(step)
         self.processed = self._samples.processed
         self._layout = layout
 
     def write_next(self, requests: Sequence[ReadRequest]) -> bool:
         """Writes the last token of each of `requests`, which are those of the last step, each with
-        one token more.  False if a token has no block yet: then `write` must follow."""
+        one token more.  False if a token has no block yet, or opens one and recurrent layers need
+        another slot for it: then `write` must follow."""
         token_ids, positions, block_size = self._token_ids, self._positions, self._block_size
         sample_positions = self._sample_positions
         for i, request in enumerate(requests):
             n_tokens = len(request.token_ids)
             opens_block = not (n_tokens - 1) % block_size
-            if opens_block and not self._batch.extend_table(i, request):
+            if opens_block and (self._has_states or not self._batch.extend_table(i, request)):
                 return False
+            if self._has_states:
+                self._batch.stay(i, request)
             token_ids[i] = request.token_ids[-1]
             positions[i] = n_tokens - 1
             sample_positions[i] = n_tokens

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import perf_counter
 
-from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.call import Call
 from pyroclast.engine.generate_request import GenerateRequest, RequestFailedError
 from pyroclast.engine.logits_processing import HostSampler
 from pyroclast.engine.outcome import Outcome
-from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.read_request import ReadRequest
-from pyroclast.engine.scheduler import Scheduler
+from pyroclast.engine.speculate import Speculator
 from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.step_parts import sample_arrays, scheduler, step_writer
 from pyroclast.engine.step_results import StepResults
-from pyroclast.engine.step_writer import StepWriter
+from pyroclast.engine.tiered_cache import TieredCache
 from pyroclast.errors import NumericalError, PyroclastError
-from pyroclast.sampling.arrays import SampleArrays
-from pyroclast_kernels.program import PARTS_PER_THREAD
 
 # A batch request counts as if it had come that much later than an interactive one.
 _BATCH_DELAY_S = 60.0
@@ -29,34 +26,21 @@ _BATCH_DELAY_S = 60.0
 
 class Stepper:
     """Runs the requests that are added, all in the same steps.  sample_rules: the kernel rules
-    that the model was made with.  max_idle_blocks: see PrefixCache."""
+    that the model was made with.  prefixes: the prefix cache, and the pool of blocks.  speculator:
+    proposes drafts before each step."""
 
     def __init__(
         self,
         model: StepModel,
-        sample_rules: str | None = None,
-        max_idle_blocks: int | None = None,
+        sample_rules: str | None,
+        prefixes: TieredCache,
+        speculator: Speculator | None = None,
     ) -> None:
-        arrays = SampleArrays(
-            vocab_size=model.logits.shape[1],
-            max_seq_len=model.max_seq_len,
-            max_rows=model.max_logits,
-            max_seqs=model.max_seqs,
-            max_parts=model.n_threads * PARTS_PER_THREAD,
-            memory=model.memory,
-        )
-        model.attach_sampler(**arrays.arguments())
+        arrays = sample_arrays(model)
         self.model = model
-        pool = BlockPool(model.n_blocks)
-        self.scheduler: Scheduler[ReadRequest] = Scheduler(
-            pool,
-            block_size=model.block_size,
-            max_batch_tokens=model.max_batch_tokens,
-            max_seqs=model.max_seqs,
-            max_logits=model.max_logits,
-            prefixes=PrefixCache(pool, model.block_size, max_idle_blocks),
-        )
-        self._writer = StepWriter(model.batch, arrays, model.block_size)
+        self.scheduler = scheduler(model, prefixes)
+        self._speculator = speculator
+        self._writer = step_writer(model, arrays)
         self._write_next = self._writer.write_next
         self._results = StepResults(arrays)
         self._sampled = self._results.sampled
@@ -113,8 +97,9 @@ class Stepper:
         that the step has no room for are dropped."""
         vocab_size = self.model.logits.shape[1]
         assert all(0 <= token_id < vocab_size for token_id in draft_ids), "no such token"
-        self.scheduler.propose(request, request.usable_drafts(draft_ids))
-        self._steady = None
+        if usable := request.usable_drafts(draft_ids):
+            self.scheduler.propose(request, usable)
+            self._steady = None
 
     def step(self) -> None:
         """Runs one step.  An error of the model, or of what one request brought in, is not raised
@@ -123,6 +108,8 @@ class Stepper:
             if self._is_distrusted:
                 self._recover(None)
             try:
+                if self._speculator is not None:
+                    self._propose(self._speculator)
                 if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
             except RequestFailedError as failed:
@@ -157,6 +144,11 @@ class Stepper:
         call.note()
         self._live.difference_update(requests)
         return freed
+
+    def _propose(self, speculator: Speculator) -> None:
+        for request, draft_ids in speculator.drafts(self._steady or self.scheduler.running):
+            assert isinstance(request, GenerateRequest), "others take no drafts"
+            self.propose(request, draft_ids)
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
         """Runs a step in which everybody decodes, as in the step before: nothing to plan, little
@@ -214,9 +206,10 @@ class Stepper:
             self._host_sampler.run(processed)
         else:
             self.model.forward(sample=True)
-        n_decoding = self.scheduler.n_decoding
-        n_prompt_tokens = sum(request.n_step_tokens for request in step) - n_decoding
-        self._pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
+        if not any(request.n_step_drafts for request in step):
+            n_decoding = self.scheduler.n_decoding
+            n_prompt_tokens = sum(request.n_step_tokens for request in step) - n_decoding
+            self._pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
@@ -247,6 +240,8 @@ class Stepper:
             if request.call.is_full:
                 self.pause(request.call)
         self._changing = None
+        if (states := self.scheduler.states) is not None:
+            states.advance(step)
         if finished or failed:
             self._settle(finished, failed)
 
@@ -259,6 +254,8 @@ class Stepper:
 
     def _finish(self, requests: list[ReadRequest]) -> None:
         self._steady = None
+        if self._speculator is not None:
+            self._speculator.keep(requests)
         self.scheduler.remove(requests)
         for request in requests:
             request.call.open.discard(request)
@@ -279,6 +276,8 @@ class Stepper:
         brought it in."""
         self._steady = None
         self._writer.forget()
+        if self._speculator is not None:
+            self._speculator.forget(self._live)
         half_done = self._changing
         done = [each for each in self._live if each is not half_done and each.is_done]
         self.scheduler.restart_all(self._live)

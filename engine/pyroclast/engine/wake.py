@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pyroclast.engine.call import Call
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     import asyncio
 
     Futures = list[asyncio.Future[None]]
+
+
+class Runner(Protocol):
+    """A thread that runs steps for those who cannot."""
+
+    def wake(self) -> None: ...
+    def renew(self) -> None: ...
 
 
 def wake(calls: Iterable[Call]) -> list[Call]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.sampling.params import MAX_LOGIT_BIASES, MAX_LOGPROBS
+from pyroclast.sampling.param_checks import MAX_LOGIT_BIASES, MAX_LOGPROBS
 from pyroclast_kernels.memory import HostMemory
 from pyroclast_kernels.sample import BIAS, OUT, PENALTY, ROW, new_rows, scratch_bytes
 

@@ -19,12 +19,14 @@ from pyroclast.errors import SamplingError
 from pyroclast.sampling.after import after_reasoning
 from pyroclast.sampling.deep_thread import DeadlineError, DeepTask
 from pyroclast.sampling.schema import HELD_OPTIONS
-from pyroclast.sampling.structured import AFTER
+from pyroclast.sampling.structured import AFTER, MAX_CHOICES
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 COMPILE_S = 10.0
+_ITEMS = 2000  # llguidance's own
+_CHOICE_ITEMS = 2 * MAX_CHOICES  # choices that begin alike have an item each
 _MAX_KEPT = 64  # grammars, compiled or refused
 _MAX_REASON_CHARS = 600
 # White space between JSON's tokens: some, because small models write better JSON with it, but not
@@ -102,7 +104,8 @@ class GrammarCompiler:
     def _built(self, structured: Mapping[str, Any], tokenizer: LLTokenizer) -> LLMatcher | str:
         kind = _kind(structured)
         try:
-            return _build(tokenizer, self._source(kind, structured[kind], structured.get(AFTER)))
+            source = self._source(kind, structured[kind], structured.get(AFTER))
+            return _build(tokenizer, source, _CHOICE_ITEMS if kind == "choice" else _ITEMS)
         except ValueError as error:
             return _refusal(kind, str(error))
 
@@ -146,6 +149,14 @@ class Matcher:
         if not self._matcher.consume_token(token_id):
             return  # told at the next mask
         self.ended = self._matcher.is_stopped()
+
+    def allowed_of(self, token_ids: list[int]) -> list[int]:
+        """The first of `token_ids`, as far as they may come next."""
+        return token_ids[: self._matcher.validate_tokens(token_ids)]
+
+    def copy(self) -> Matcher:
+        """A matcher of its own that has followed the same text."""
+        return Matcher(self._matcher.deep_copy(), 32 * self._n_words)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, if only these can."""
@@ -207,11 +218,12 @@ class _Vocabulary:
         return ids
 
 
-def _build(tokenizer: LLTokenizer, source: str) -> LLMatcher:
-    """The matcher of a grammar, which has made its first mask.  ValueError: what is wrong."""
+def _build(tokenizer: LLTokenizer, source: str, max_items: int) -> LLMatcher:
+    """The matcher of a grammar, which has made its first mask.  max_items: states of the parser
+    at one place.  ValueError: what is wrong."""
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(verbose_errors=False)
+    limits = LLParserLimits(verbose_errors=False, max_items_in_row=max_items)
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
     if matcher.is_error():
         raise ValueError(matcher.get_error())

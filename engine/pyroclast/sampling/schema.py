@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pyroclast.errors import SamplingError
+from pyroclast.sampling.multiples import MAX_REMAINDERS, too_many_remainders
 
 _OPTIONS = "x-guidance"
 # llguidance's options for every schema.  No \u: with it a name that no keyword lists could spell
@@ -37,6 +38,9 @@ def check_enforced(name: str, schema: Any) -> None:
             for keyword, check in _CHECKS.items():
                 if keyword in each and (why := check(each, each[keyword])):
                     raise _refused(name, keyword, why)
+        if (multiples := too_many_remainders(schema)) is not None:
+            why = f"with {multiples}: together they have more than {MAX_REMAINDERS} remainders"
+            raise _refused(name, "multipleOf", why)
 
 
 def _refused(name: str, keyword: str, why: str) -> SamplingError:

@@ -74,19 +74,10 @@ def trace(
     Raises SamplingError where the op would report an error status.
     """
     x = _checked(logits)
-    params.check_vocabulary(len(x))
     row = _row(params, position, completion)
-    steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
-    z = steps[-1][1]
-    dists = [(name, _probs(values, 1.0)) for name, values in steps]
-    if params.greedy:
-        token_id, u = int(np.argmax(z)), None
-        dists.append(("greedy", np.eye(1, len(z), token_id)[0]))
-    else:
-        cuts = reference.stages(z, row)
-        dists += [(s.name, _probs(s.logits, params.temperature)) for s in cuts]
-        u = reference.uniform(int(row["seed"]), position, completion)
-        token_id = reference.draw(dists[-1][1], u)
+    dists = _distributions(x, params, row, prompt_ids, output_ids)
+    u = None if params.greedy else reference.uniform(int(row["seed"]), position, completion)
+    token_id = reference.draw(dists[-1][1], 0.0 if u is None else u)
     kept = [x > -np.inf, *(p > 0 for _, p in dists[1:])]
     return Trace(
         token_id=token_id,
@@ -97,6 +88,40 @@ def trace(
         stages=_stage_traces(dists, kept),
         tokens=_token_traces(x, dists, token_id, n_tokens),
     )
+
+
+def redraws(
+    logits: Any,
+    params: SamplingParams,
+    n: int,
+    *,
+    prompt_ids: Iterable[int] = (),
+    output_ids: Iterable[int] = (),
+    position: int = 0,
+) -> list[int]:
+    """The tokens that completions 0 to n - 1 draw at this position, each with its own number."""
+    row = _row(params, position, 0)
+    w = _distributions(_checked(logits), params, row, prompt_ids, output_ids)[-1][1]
+    seed = int(row["seed"])
+    return [reference.draw(w, reference.uniform(seed, position, i)) for i in range(n)]
+
+
+def _distributions(
+    x: Any,
+    params: SamplingParams,
+    row: Any,
+    prompt_ids: Iterable[int],
+    output_ids: Iterable[int],
+) -> list[tuple[str, Any]]:
+    """(name, probabilities) after each stage that is on; the last is what is drawn from."""
+    params.check_vocabulary(len(x))
+    steps = _early_stages(x, params, row, Counter(prompt_ids), Counter(output_ids))
+    z = steps[-1][1]
+    dists = [(name, _probs(values, 1.0)) for name, values in steps]
+    if params.greedy:
+        return [*dists, ("greedy", np.eye(1, len(z), int(np.argmax(z)))[0])]
+    cuts = reference.stages(z, row)
+    return dists + [(s.name, _probs(s.logits, params.temperature)) for s in cuts]
 
 
 def _checked(logits: Any) -> NDArray[np.float32]:

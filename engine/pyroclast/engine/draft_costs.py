@@ -1,0 +1,66 @@
+"""How many draft tokens a step should try: what they may bring, against what they cost.
+
+A step of m rows takes STEP_COSTS[m - 1] times as long as a step of one row.  Each draft is a row
+more.  It brings a token if it and the drafts before it are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_DRAFTS = 8  # of one request in a step
+# Of 1 to 16 rows; further rows cost what the last one does.  A step of 8 sequences takes 2.30 times
+# as long as one of a single sequence on 1B Q4_0, a step of 16 2.95 times as long on 135M Q4_0
+# (bench/results/engine_cpu.json).  The slope is the steeper one of the two; the second row costs
+# more, because a lone token has kernels of its own.
+STEP_COSTS = (
+    1.0, 1.25, 1.42, 1.6, 1.78, 1.96, 2.14, 2.32,
+    2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
+)  # fmt: skip
+# Drafts must promise that many times the tokens per second of a step without: a step that is not
+# like the one before takes Python longer to plan and to write.
+_MIN_GAIN = 1.04
+
+
+def cost_of(n_rows: int, costs: Sequence[float] = STEP_COSTS) -> float:
+    """Of a step of `n_rows`, relative to one of a single row."""
+    n_more = n_rows - len(costs)
+    return costs[n_rows - 1] if n_more <= 0 else costs[-1] + n_more * (costs[-1] - costs[-2])
+
+
+def n_drafts(
+    chances: Sequence[float], n_rows: int, costs: Sequence[float] = STEP_COSTS
+) -> list[int]:
+    """How many drafts to try for each request: the numbers that promise the most tokens per second.
+
+    chances: that a draft of a request is right if those before it are.  n_rows: of the step without
+    drafts, which gives a token a row."""
+    # What the j-th draft of a request brings becomes less with j, so the best come in their order.
+    gains = sorted(
+        ((chance**j, i) for i, chance in enumerate(chances) for j in range(1, MAX_DRAFTS + 1)),
+        key=lambda each: -each[0],
+    )
+    expected: float = n_rows
+    best = _MIN_GAIN * n_rows / cost_of(n_rows, costs)
+    n_tried = 0
+    for k, (gain, _) in enumerate(gains, start=1):
+        expected += gain
+        rate = expected / cost_of(n_rows + k, costs)
+        if rate > best:
+            best, n_tried = rate, k
+    found = [0] * len(chances)
+    for _, i in gains[:n_tried]:
+        found[i] += 1
+    return found
+
+
+def least_chance(n_rows: int, costs: Sequence[float] = STEP_COSTS) -> float:
+    """`n_drafts` gives no request of a step of `n_rows` a draft if all chances are smaller.  It
+    counts each draft of a request as likely as the first, so that a step in which nobody drafts
+    need not sort them."""
+    most = MAX_DRAFTS * n_rows
+    dear = _MIN_GAIN * n_rows / cost_of(n_rows, costs)
+    # Behind the table the costs are on a line, so the last number is cheapest or the first ones.
+    numbers = {*range(1, min(most, len(costs)) + 1), most}
+    least: float = min((dear * cost_of(n_rows + k, costs) - n_rows) / k for k in numbers)
+    return least

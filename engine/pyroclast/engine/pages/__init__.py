@@ -1,0 +1,1 @@
+"""Pages of the KV cache in files: the folder that outlives an `LLM`, and saved states."""
