@@ -1,0 +1,131 @@
+"""Rewards for `rl`: functions of a completion's text, or a reward model.
+
+A reward is called as trl calls it, reward(prompts=[...], completions=[...], ...), and gives a
+number for each completion.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyroclast.errors import TrainingError
+from pyroclast.train.base_model import loaded
+from pyroclast.train.extra import needed
+
+Reward = Callable[..., list[float]]
+
+FUNCTIONS = "length:N (N words), word:TEXT (contains it), json (is valid JSON)"
+_SCORED_AT_ONCE = 16
+_MAX_DIGITS = 9  # of a number of words
+
+
+def as_reward(reward: str | Path | Reward) -> Reward:
+    """The function of a name, the reward model of a folder, or the callable itself."""
+    if callable(reward):
+        return _checked(reward)
+    name, _, value = str(reward).partition(":")
+    if name == "length" and value:
+        return _of_each(f"length_{value}", _length(value))
+    if name == "word" and value:
+        return _of_each("word", lambda text: float(value.lower() in text.lower()))
+    if str(reward) == "json":
+        return _of_each("json", _is_json)
+    if reward and Path(reward).is_dir():
+        return reward_model(Path(reward))
+    raise TrainingError(
+        f"the reward must be {FUNCTIONS}, or the folder of a reward model; got {str(reward)!r}"
+    )
+
+
+def texts_of(completions: Sequence[Any]) -> list[str]:
+    """The text of each completion, which trl gives as a string or as a list of messages."""
+    return [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+
+
+def reward_model(folder: Path) -> Reward:
+    """The reward model of a folder: a number for prompt and completion together."""
+    torch = needed("torch")
+    model = loaded("AutoModelForSequenceClassification", folder).eval()
+    tokenizer = loaded("AutoTokenizer", folder)
+    if model.config.num_labels != 1 or model.config.pad_token_id is None:
+        raise TrainingError(f"{folder}: no reward model; `pyroclast train reward` writes one")
+
+    def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        texts = [conversation(p, c, tokenizer) for p, c in zip(prompts, completions, strict=True)]
+        found: list[float] = []
+        for i in range(0, len(texts), _SCORED_AT_ONCE):
+            batch = tokenizer(
+                texts[i : i + _SCORED_AT_ONCE],
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=model.config.max_position_embeddings,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            found += logits[:, 0].tolist()
+        return found
+
+    score.__name__ = "reward_model"
+    return score
+
+
+def conversation(prompt: Any, completion: Any, tokenizer: Any) -> str:
+    """Prompt and completion as one text, by the model's template where they are messages."""
+    if isinstance(prompt, str):
+        return prompt + texts_of([completion])[0]
+    messages = [*prompt, {"role": "assistant", "content": texts_of([completion])[0]}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+
+def _checked(reward: Reward) -> Reward:
+    """A user's function; TrainingError unless it gives finite numbers."""
+    name = getattr(reward, "__name__", type(reward).__name__)
+
+    def score(**batch: Any) -> list[float]:
+        found = [float(each) for each in reward(**batch)]
+        if len(found) != len(batch["completions"]) or not all(map(math.isfinite, found)):
+            raise TrainingError(
+                f"the reward {name} must give a finite number for each of "
+                f"{len(batch['completions'])} completions, got {str(found)[:80]}"
+            )
+        return found
+
+    score.__name__ = name
+    return score
+
+
+def _of_each(name: str, function: Callable[[str], float]) -> Reward:
+    def score(completions: Sequence[Any], **_: Any) -> list[float]:
+        return [function(text) for text in texts_of(completions)]
+
+    score.__name__ = name
+    return score
+
+
+def _length(value: str) -> Callable[[str], float]:
+    """0 for as many words as asked for; less by the share that is missing or too much."""
+    if not value.isdecimal() or len(value) > _MAX_DIGITS or int(value) < 1:
+        raise TrainingError(
+            f"length: needs a number of words, such as length:20; got {value!r:.40}"
+        )
+    wanted = int(value)
+    return lambda text: -abs(len(text.split()) - wanted) / wanted
+
+
+def _is_json(text: str) -> float:
+    try:
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):  # a model may well write a thousand brackets
+        return 0.0
+    return 1.0
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities, which Python reads, are no JSON."""
+    raise ValueError(constant)
