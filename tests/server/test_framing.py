@@ -6,7 +6,8 @@ import json
 import h11
 import pytest
 
-from pyroclast import Chunk
+from fake_model import fake_llm, spells
+from pyroclast import Chunk, SamplingParams
 from pyroclast.server.metrics import Metrics, Watched
 from pyroclast.server.protocol import Connection
 from pyroclast.server.service import Exchange
@@ -66,6 +67,19 @@ def test_every_token_is_counted():
     assert 'vllm:generation_tokens_total{model_name="demo"} 4.0' in text
     assert 'vllm:inter_token_latency_seconds_count{model_name="demo"} 2.0' in text
     assert 'vllm:inter_token_latency_seconds_bucket{le="2.5",model_name="demo"} 2.0' in text
+
+
+def test_drafts_are_counted_when_a_choice_ends():
+    metrics = Metrics()
+    llm = fake_llm(spells("aaaaaaaaaaaaaaaaaaaaaaaa", 2), speculation="suffix")
+    watched = Watched(metrics, "demo", 1)
+    for chunk in llm.stream([1, 2], SamplingParams(temperature=0)):
+        watched.chunk(chunk)
+    timings = chunk.completion.timings
+    assert 0 < timings.n_accepted_tokens <= timings.n_drafted_tokens
+    text = metrics.text().decode()
+    for name, n in (("draft", timings.n_drafted_tokens), ("accepted", timings.n_accepted_tokens)):
+        assert f'vllm:spec_decode_num_{name}_tokens_total{{model_name="demo"}} {n}.0' in text
 
 
 def test_each_of_several_choices_is_counted(monkeypatch):

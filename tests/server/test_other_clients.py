@@ -6,7 +6,6 @@ PYROCLAST_LM_EVAL_PYTHON one that has lm_eval[api]."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from demo import demo_path
+from lm_eval_tasks import QUESTIONS, read_samples, write_tasks
 from pyroclast import AsyncLLM, SamplingParams
 from server_at import MODEL, RunningServer, serving
 
@@ -49,48 +49,13 @@ def test_a_client_works(running: RunningServer, client: str) -> None:
     run("PYROCLAST_CLIENTS_PYTHON", PEERS / f"{client}_client.py", running.url, MODEL)
 
 
-QUESTIONS = [
-    {"question": "The capital of France is", "choices": ["Paris", "Rome", "Berlin"], "answer": 0},
-    {"question": "The sky is usually", "choices": ["green", "brown", "blue"], "answer": 2},
-    {"question": "Two and two is", "choices": ["nine", "four", "a"], "answer": 1},
-]
-CHOICE_TASK = """
-task: choice
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: choices
-doc_to_target: answer
-metric_list: [{metric: acc}]
-"""
-TEXT_TASK = """
-task: text
-output_type: generate_until
-doc_to_text: "Question: {{question}}?\\nAnswer:"
-doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
-metric_list: [{metric: exact_match}]
-"""
-PERPLEXITY_TASK = """
-task: perplexity
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{question}}"
-metric_list: [{metric: word_perplexity}]
-"""
-
-
 @pytest.fixture(scope="module")
 def samples(
     running: RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[dict[str, Any]]]:
     """What lm-eval has of each question, by task."""
     folder = tmp_path_factory.mktemp("lm_eval")
-    data = folder / "questions.json"
-    data.write_text("\n".join(map(json.dumps, QUESTIONS)))
-    for task in (CHOICE_TASK, TEXT_TASK, PERPLEXITY_TASK):
-        name = task.split()[1]
-        source = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
-        (folder / f"{name}.yaml").write_text(task + source + "test_split: test\n")
+    write_tasks(folder)
     model = {
         "model": MODEL,
         "base_url": f"{running.url}/v1/completions",
@@ -106,12 +71,7 @@ def samples(
         HF_HUB_OFFLINE="1",
         HF_HOME=str(folder / "home"),
     )
-    found = {}
-    for name in ("choice", "text", "perplexity"):
-        [path] = folder.glob(f"out/*/samples_{name}_*.jsonl")
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        found[name] = sorted(lines, key=lambda line: int(line["doc_id"]))
-    return found
+    return read_samples(folder)
 
 
 def test_lm_eval_has_the_loglikelihoods_of_score(

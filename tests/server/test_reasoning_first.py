@@ -18,6 +18,8 @@ from server_at import HELLO, WEATHER, serving
 
 FORMAT = {"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER}}
 THINK = ("<think>", "</think>")
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
+ASSISTANT = "<|end|><|start|>assistant"
 THOUGHT = "It is {sunny} somewhere."
 
 
@@ -82,16 +84,10 @@ def test_the_text_may_not_end_in_the_reasoning(url: str) -> None:
         ("hermes", None, "assistant\n", None),
         ("phi", "a </think>", "assistant\n", None),
         ("mistral", "[THINK][/THINK]", "[/INST]", ("[THINK]", "[/THINK]")),
-        (
-            "harmony",
-            "<|channel|>",
-            "<|start|>assistant",
-            (
-                "<|channel|>analysis<|message|>",
-                "<|end|><|start|>assistant",
-                "<|channel|>final<|message|>",
-            ),
-        ),
+        ("harmony", "<|channel|>", "<|start|>assistant", (ANALYSIS, ASSISTANT, FINAL)),
+        ("harmony", "<|channel|>", f"Hi{ASSISTANT}", (ANALYSIS, ASSISTANT, FINAL)),
+        ("harmony", "<|channel|>", f"Hi{ASSISTANT}{ANALYSIS}", (ASSISTANT + FINAL,)),
+        ("harmony", "<|channel|>", f"Hi{ASSISTANT}{FINAL}", None),
     ],
 )
 def test_the_marks_come_from_parser_template_and_prompt(

@@ -94,15 +94,25 @@ def test_unknown_fields_are_accepted_and_listed(http: httpx.Client) -> None:
     assert answer.headers["x-request-id"] == "my-id.1"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_a_request_without_a_model_is_answered_by_a_named_one(
+    http: httpx.Client, path: str
+) -> None:
+    conversation = {"input": "Hi."} if path.endswith("responses") else {"messages": HELLO}
+    limit = "max_output_tokens" if path.endswith("responses") else "max_tokens"
+    answer = http.post(path, json={**conversation, limit: 16})
+    assert answer.json()["model"] == "demo"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
         (b"", 400, "JSON"),
-        (b"{", 400, "no JSON"),
+        (b"{", 400, "not JSON"),
         (b"[1]", 400, "must be a JSON object"),
-        (b"[" * 100_000, 400, "no JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
         (b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400, ""),
-        (b"\xff\xfe", 400, "no JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
         (b'{"messages": []}', 400, "messages"),
         (b'{"messages": [{"role": 3}]}', 400, r"messages[0].role"),
         (b'{"messages": "x"}', 400, "messages"),
@@ -221,6 +231,22 @@ def test_metrics_count(http: httpx.Client) -> None:
     http.post(CHAT, json={"messages": HELLO, "max_tokens": 5, "ignore_eos": True})
     assert value("vllm:generation_tokens_total") == before + 5
     assert value("vllm:num_requests_running") == 0
+
+
+def test_drafts_are_counted_and_are_no_part_of_the_usage(http: httpx.Client) -> None:
+    def value(name: str) -> float:
+        lines = http.get("/metrics").text.splitlines()
+        found = [line for line in lines if line.startswith(f"vllm:spec_decode_num_{name}_total")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    body = {"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    first = http.post("/v1/completions", json=body).json()
+    n_drafted, n_accepted = value("draft_tokens"), value("accepted_tokens")
+    second = http.post("/v1/completions", json=body).json()
+    assert second["choices"][0]["text"] == first["choices"][0]["text"]
+    assert second["usage"]["completion_tokens"] == 30
+    n_drafted, n_accepted = value("draft_tokens") - n_drafted, value("accepted_tokens") - n_accepted
+    assert 10 < n_accepted <= n_drafted
 
 
 def wait_for_idle(running: RunningServer) -> None:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyroclast.cli.flags import sampling_params
-from pyroclast.cli.terminal import colour, read_text, write
-from pyroclast.cli.text import as_json, load, show, tell_timings
+from pyroclast.cli.terminal import colour, fail, read_text, write
+from pyroclast.cli.text import adapter_of, as_json, finish, load, show
 from pyroclast.errors import ContextOverflowError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def chat(args: Namespace) -> None:
     """Answers one message, or each that is typed until /exit."""
     params = sampling_params(args)
     message = None if args.text is None else read_text(args.text)
+    if message is not None and not message.strip():
+        fail("the message is empty", code=2)
     opening = [] if args.system is None else [_message("system", read_text(args.system))]
     with load(args) as llm:
         if message is not None:
@@ -71,7 +73,7 @@ def _converse(llm: LLM, opening: list[Message], params: SamplingParams, *, as_ob
 
 def _answer(llm: LLM, messages: list[Message], params: SamplingParams, *, as_object: bool) -> str:
     """Streams one answer; Ctrl-C ends it early and keeps the text so far."""
-    stream = llm.stream_chat(messages, params)
+    stream = llm.stream_chat(messages, params, adapter=adapter_of(llm))
     try:
         completion = show(stream, quietly=as_object)
     except KeyboardInterrupt:
@@ -83,5 +85,5 @@ def _answer(llm: LLM, messages: list[Message], params: SamplingParams, *, as_obj
     if as_object:
         write(as_json(completion, llm, messages=messages))
     else:
-        tell_timings(completion.timings, llm.device)
+        finish(completion, llm)
     return completion.text

@@ -16,12 +16,18 @@ from pyroclast.lab.speed.workload_flags import add_workload_flags
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MAX_TOKENS = 256
+MODEL_FORMS = "file, folder, name or hf:ORG/REPO[/FILE.gguf]"
 
-_NEEDS_WEIGHTS = ("generate", "chat", "score", "next", "bench")
+_NEEDS_WEIGHTS = ("generate", "chat", "run", "eval", "score", "next", "bench")
 _NEEDS_MODEL = (*_NEEDS_WEIGHTS, "tokenize")
 _TAKES_TEXT = ("generate", "chat", "score", "next", "tokenize")
-_SAMPLES = ("generate", "chat", "next")
-_OF_SEVERAL_TOKENS = ("min-tokens", "logprobs")  # flags that mean nothing for one token
+_ADAPTS = ("generate", "chat", "run", "eval", "score")
+_SAMPLES = ("generate", "chat", "run", "eval", "next")
+_WRITES_TEXT = ("generate", "chat", "run", "eval")
+_KEEPS_PROMPTS = ("generate", "chat", "run")
+_LIMITED = ("generate", "run", "eval")  # texts may go on for ever
+# Flags that mean nothing for one token, and that no result of eval shows.
+_LEFT_OUT = {"next": ("min-tokens", "logprobs"), "eval": ("logprobs",)}
 
 # flag, type, metavar, help.  A flag that is not given leaves SamplingParams' own default.
 _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -36,7 +42,7 @@ _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
     ("frequency-penalty", float, "X", "subtract X for each time a token was generated"),
     ("seed", int, "N", "the same seed gives the same text"),
     ("min-tokens", int, "N", "do not end the text before N tokens"),
-    ("logprobs", int, "K", "with --json: log-probabilities, and the K most likely tokens"),
+    ("logprobs", int, "K", "log-probabilities, and the K most likely tokens"),
 ]
 
 
@@ -46,7 +52,7 @@ def add_flags(command: argparse.ArgumentParser, name: str) -> None:
         _add_text(command, name)
     if name in _NEEDS_MODEL:
         command.add_argument(
-            "--model", "-m", default=DEFAULT_MODEL, help=f"file, folder or name ({DEFAULT_MODEL})"
+            "--model", "-m", default=DEFAULT_MODEL, help=f"{MODEL_FORMS} ({DEFAULT_MODEL})"
         )
     if name in _NEEDS_WEIGHTS:
         _add_engine(command, name)
@@ -64,7 +70,12 @@ def add_flags(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--no-prefix-cache", action="store_true", help="read the conversation again each turn"
         )
+    if name in _KEEPS_PROMPTS:
+        add_cache_dir(command)
     if name == "score":
+        command.add_argument(
+            "--context", metavar="TEXT", help="what comes before; only the text is scored"
+        )
         command.add_argument(
             "--top", type=int, default=0, metavar="K", help="show the K most likely tokens"
         )
@@ -74,11 +85,37 @@ def add_flags(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--no-special", action="store_true", help="add no BOS or EOS")
 
 
+def add_model(command: argparse.ArgumentParser, note: str = "") -> None:
+    """The model of a command that takes nothing else: by position, or by --model as elsewhere."""
+    text = f"{MODEL_FORMS} ({DEFAULT_MODEL}){note}"
+    # Suppressed: a position that is not filled would undo --model.
+    command.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=text)
+    command.add_argument("--model", "-m", default=DEFAULT_MODEL, help="the same")
+
+
 def add_device(command: argparse.ArgumentParser, default: str) -> None:
     """The flag that says where the model runs."""
     known = "auto, cuda or cpu" if default == "auto" else "cuda or cpu"
     command.add_argument(
         "--device", default=default, metavar="WHERE", help=f"{known} (default: {default})"
+    )
+
+
+def add_speculation(command: argparse.ArgumentParser) -> None:
+    """The flag that says where draft tokens come from."""
+    command.add_argument(
+        "--speculation",
+        default="auto",
+        metavar="HOW",
+        help="try several tokens in a step: auto, suffix (where the text repeats) or off",
+    )
+
+
+def add_cache_dir(command: argparse.ArgumentParser) -> None:
+    """The flags of the folder where cached prompts outlive the process."""
+    command.add_argument("--cache-dir", metavar="DIR", help="keep what prompts have computed here")
+    command.add_argument(
+        "--cache-dir-bytes", type=int, metavar="N", help="at most N bytes of it (default: 8 GiB)"
     )
 
 
@@ -106,7 +143,7 @@ def sampling_params(args: argparse.Namespace) -> Any:
     names += ["max_tokens", "stop", "ignore_eos"]
     flags: dict[str, Any] = {name: getattr(args, name, None) for name in names}
     given = {name: value for name, value in flags.items() if value is not None}
-    if args.command == "generate":
+    if args.command in _LIMITED:
         given.setdefault("max_tokens", max(DEFAULT_MAX_TOKENS, args.min_tokens or 0))
     try:
         return SamplingParams(**given)
@@ -125,23 +162,59 @@ def _add_text(command: argparse.ArgumentParser, name: str) -> None:
     )
 
 
+def add_adapters(command: argparse.ArgumentParser, *, several: bool) -> None:
+    """The flag that names LoRA adapters of the model."""
+    command.add_argument(
+        "--adapter",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        help="a LoRA adapter: peft's folder or a GGUF file" + ("; may be repeated" * several),
+    )
+
+
+def adapter_paths(args: argparse.Namespace) -> dict[str, str]:
+    """{name: path} of --adapter; ends with exit code 2 for what is none."""
+    found: dict[str, str] = {}
+    for text in args.adapter:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            fail(f"--adapter must be NAME=PATH, got {text!r}", code=2)
+        if name in found:
+            fail(f"--adapter names {name!r} twice; give each adapter its own name", code=2)
+        found[name] = path
+    return found
+
+
+def one_adapter(args: argparse.Namespace) -> dict[str, str]:
+    """The same for a command that uses one adapter, if it takes any."""
+    paths = adapter_paths(args) if args.command in _ADAPTS else {}
+    if len(paths) > 1:
+        fail(f"--adapter may be given once here, got {', '.join(paths)}", code=2)
+    return paths
+
+
 def _add_engine(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
     if name != "bench":
         add_device(command, "auto")
+    if name in _ADAPTS:
+        add_adapters(command, several=False)
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
     command.add_argument(
         "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
     )
+    if name in _WRITES_TEXT:
+        add_speculation(command)
 
 
 def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
     for flag, kind, metavar, text in _SAMPLING_FLAGS:
-        if name != "next" or flag not in _OF_SEVERAL_TOKENS:
+        if flag not in _LEFT_OUT.get(name, ()):
             command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
     if name == "next":
         return
-    default = str(DEFAULT_MAX_TOKENS) if name == "generate" else "until the answer ends"
+    default = str(DEFAULT_MAX_TOKENS) if name in _LIMITED else "until the answer ends"
     command.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help=f"at most N tokens (default: {default})"
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import DEFAULT_MODEL
+from pyroclast.cli.flags import add_model
 from pyroclast.cli.terminal import counted, write
 
 if TYPE_CHECKING:
@@ -27,12 +27,11 @@ _TOKENS = 1000  # the memory of the cache is told for so many
 def add_arguments(command: ArgumentParser, name: str) -> None:
     """The model, by position as in `profile`."""
     del name
+    add_model(command, "; weights that were cut off are not missed")
     command.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        default=DEFAULT_MODEL,
-        help=f"file, folder or name ({DEFAULT_MODEL}); weights that were cut off are not missed",
+        "--check",
+        action="store_true",
+        help="read a packed file's weights, too, and compare their checksums",
     )
 
 
@@ -40,13 +39,28 @@ def info(args: Namespace) -> None:
     """A model's family, sizes, formats, template, and the memory that it needs."""
     from pyroclast.checkpoint.open import open_checkpoint
 
-    with open_checkpoint(args.model, complete=False) as checkpoint:
+    with open_checkpoint(args.model, complete=args.check) as checkpoint:
         found = describe(checkpoint)
+        if args.check:
+            _check(checkpoint)
+            found["packed"]["checked"] = True
     if args.json:
         write(json.dumps(found))
         return
     for name, text in _lines(found):
         write(f"{name:<14}{text}")
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Compares the checksums, with a bar at a terminal; ModelFileError where one differs."""
+    from pyroclast.errors import ModelFileError
+    from pyroclast.progress import progress_bar
+
+    packed = checkpoint.packed
+    if packed is None:
+        raise ModelFileError(f"{checkpoint.path}: has no checksums; only packed files have")
+    with progress_bar(len(packed.file.entries), "tensor") as show:
+        packed.file.check_digests(show)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -59,9 +73,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": checkpoint.path,
         "family": checkpoint.config.family,
         "n_parameters": n_parameters,
-        **_sizes(checkpoint.config),
+        **sizes(checkpoint.config),
         "file_bytes": checkpoint.file_bytes,
         "missing_bytes": checkpoint.missing_bytes,
+        "packed": _packed(checkpoint),
         "formats": formats,
         "bits_per_weight": 8 * sum(each["n_bytes"] for each in formats.values()) / n_parameters,
         "converted_at_load": checkpoint.conversion_line() or None,
@@ -70,17 +85,34 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _sizes(config: ModelConfig) -> dict[str, Any]:
-    """Of the layers, the first one's heads and widths; windows of those that have one."""
+def _packed(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What a packed file says of itself; None for any other."""
+    from pyroclast_kernels.weights.packing import LAYOUT_VERSION
+
+    packed = checkpoint.packed
+    if packed is None:
+        return None
+    fingerprint = packed.file.fingerprint
+    return {"layout": LAYOUT_VERSION, "fingerprint": fingerprint, "checked": False}
+
+
+def sizes(config: ModelConfig) -> dict[str, Any]:
+    """Of the layers, the heads of the first with attention (0 where there is none) and the first
+    one's widths; windows of those that have one, and the experts and width of the first that has
+    some."""
     first = config.layers[0]
-    windows = {spec.attention.window for spec in config.layers} - {None}
+    ffn = next((each.ffn for each in config.layers if each.ffn.experts is not None), first.ffn)
+    attentions = list(config.attentions.values())
+    first_heads = attentions[0] if attentions else None
+    windows = {attention.window for attention in attentions} - {None}
     return {
         "n_layers": config.n_layers,
-        "n_heads": first.attention.n_heads,
-        "n_kv_heads": first.attention.n_kv_heads,
-        "head_dim": first.attention.head_dim,
+        "n_recurrent_layers": config.n_layers - len(attentions),
+        **{name: getattr(first_heads, name, 0) for name in ("n_heads", "n_kv_heads", "head_dim")},
         "d_model": config.d_model,
-        "d_ff": first.ffn.d_ff,
+        "d_ff": ffn.d_ff,
+        "n_experts": ffn.experts.n_experts if ffn.experts else 0,
+        "n_active_experts": ffn.experts.n_active if ffn.experts else 0,
         "vocab_size": config.vocab_size,
         "max_seq_len": config.max_seq_len,
         "windows": sorted(window for window in windows if window is not None),
@@ -123,6 +155,7 @@ def _memory(checkpoint: Checkpoint) -> dict[str, Any]:
     from pyroclast.errors import PyroclastError
     from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
     from pyroclast.model.load_plan import automatic_kv_dtype
+    from pyroclast.model.state_cache import state_bytes
     from pyroclast.model.supported import check_supported
     from pyroclast.model.weights import load_weights
     from pyroclast_kernels.memory import CountingMemory
@@ -135,13 +168,14 @@ def _memory(checkpoint: Checkpoint) -> dict[str, Any]:
         dtype = automatic_kv_dtype(checkpoint, Selection(None))
     except PyroclastError as error:
         return {"cannot_run": str(error), "weight_bytes": None, "kv_dtype": None,
-                "kv_bytes_per_1000_tokens": None}  # fmt: skip
+                "kv_bytes_per_1000_tokens": None, "state_bytes": None}  # fmt: skip
     per_token = block_bytes(checkpoint.config, dtype) // BLOCK_SIZE
     return {
         "cannot_run": None,
         "weight_bytes": memory.n_bytes,
         "kv_dtype": dtype,
         "kv_bytes_per_1000_tokens": _TOKENS * per_token,
+        "state_bytes": state_bytes(checkpoint.config),
     }
 
 
@@ -152,7 +186,11 @@ def _lines(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "parameters", f"{found['n_parameters']:,}"
     heads = f"{found['n_heads']} heads ({found['n_kv_heads']} for keys and values)"
     widths = f"d_model {found['d_model']}, d_ff {found['d_ff']}"
+    if found["n_experts"]:
+        widths += f" of {found['n_experts']} experts, {found['n_active_experts']} for each token"
     yield "layers", f"{found['n_layers']} of {heads} of {found['head_dim']}, {widths}"
+    if found["n_recurrent_layers"]:
+        yield "", f"{found['n_recurrent_layers']} of them recurrent, with a state and no heads"
     tied = ", output head tied to the embedding" if found["tie_embeddings"] else ""
     yield "vocabulary", f"{counted(found['vocab_size'], 'token')}{tied}"
     windows = "".join(f", windows of {window:,}" for window in found["windows"])
@@ -160,6 +198,10 @@ def _lines(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for name, row in found["formats"].items():
         yield "weights", f"{name}: {counted(row['tensors'], 'tensor')}, {_size(row['n_bytes'])}"
     yield "", f"{found['bits_per_weight']:.2f} bits a weight; {_size(found['file_bytes'])} on disk"
+    if packed := found["packed"]:
+        checked = "; all checksums are right" if packed["checked"] else ""
+        text = f"layout {packed['layout']}, fingerprint {packed['fingerprint'][:16]}{checked}"
+        yield "packed", text
     if found["missing_bytes"]:
         yield "cut short", f"{_size(found['missing_bytes'])} of the weights are missing"
     if found["converted_at_load"]:
@@ -173,6 +215,8 @@ def _lines(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     cache = f"{_size(found['kv_bytes_per_1000_tokens'])} of cache ({found['kv_dtype']})"
     weights = f"{_size(found['weight_bytes'])} of weights"
     yield "memory", f"{weights}, and {cache} for each {_TOKENS:,} tokens of context"
+    if found["state_bytes"]:
+        yield "", f"{_size(found['state_bytes'])} for each state of a text in the recurrent layers"
 
 
 def _template_line(found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.terminal import colour, counted, fail, write
+from pyroclast.cli.terminal import colour, counted, fail, tell, warn, write
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed.workload_flags import numbers
 from pyroclast.progress import progress_bar
@@ -125,17 +125,30 @@ def run(settings: Settings, out: str | None, as_json: bool) -> Results:
     """Measures, prints each case when it is done, and writes all rows to the file `out`."""
     from pyroclast.lab.speed.kernel_file import save
     from pyroclast.lab.speed.row_lines import case_lines, summary_lines
-    from pyroclast.lab.speed.rows import as_dict
+    from pyroclast.lab.speed.rows import CACHES, as_dict
     from pyroclast.lab.speed.run import Run, plan
 
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise KernelError(f"--out {out}: the folder {Path(out).absolute().parent} does not exist")
     jobs = plan(settings)
     measured = Run(settings, jobs)
-    with progress_bar(len(jobs), "job") as show:
-        for rows in measured.measure(show):
-            for line in [] if as_json else case_lines(rows):
-                write(line)
+    minutes = round(len(jobs) * len(CACHES) * settings.seconds / 60)
+    if minutes:
+        what = counted(len(jobs), "kernel")
+        tell(f"{what} to check and time: at least {counted(minutes, 'minute')}")
+    if measured.measures_ceilings():
+        tell("measuring the limits of this machine first, in about half a minute")
+    try:
+        with progress_bar(len(jobs), "job") as show:
+            for rows in measured.measure(show):
+                for line in [] if as_json else case_lines(rows):
+                    write(line)
+    except KeyboardInterrupt:
+        if out is not None:
+            done = measured.results()
+            save(out, done)
+            warn(f"interrupted: {out} has the {counted(len(done.rows), 'row')} measured so far")
+        raise
     results = measured.results()
     if out is not None:
         save(out, results)
@@ -227,6 +240,7 @@ def _time(args: Namespace, variant: str) -> Results | None:
         cases=list(dict.fromkeys(case.name for case in firsts)),
         seconds=_QUICK_S,
         timeout_s=args.timeout,
+        keeps_ceilings=True,
     )
     if not args.json:
         return run(settings, None, as_json=False)

@@ -1,4 +1,4 @@
-"""The commands about this machine and installation: kernels, doctor."""
+"""The command doctor: this machine, and this installation."""
 
 from __future__ import annotations
 
@@ -15,52 +15,19 @@ from pyroclast.cli.terminal import colour, write
 from pyroclast.errors import KernelError, ModelFileError
 from pyroclast.model.device import (
     SETTING,
-    check_device,
     gpu_memory,
     size,
     why_not_chosen,
     why_not_cuda,
 )
 from pyroclast_kernels import features, tables
-from pyroclast_kernels.errors import KernelError as KernelLibraryError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
 _REQUIRED = ("numpy", "numba", "tokenizers", "safetensors", "jinja2", "tqdm")
+_DISTRIBUTION = "pyroclast-lm"  # on PyPI, `pyroclast` is another project
 _OPTIONAL = ("torch", "triton", "starlette", "uvicorn", "matplotlib", "huggingface-hub")
-_COLOURS = {"chosen": "32", "tuned": "36", "available": "0", "unavailable": "2"}
-
-
-def kernels(args: Namespace) -> None:
-    """Each op and format: its variants, which one runs, and why each other one cannot."""
-    from pyroclast_kernels import Selection, report
-
-    device = check_device(args.device)
-    try:
-        rows = report(args.kernels, device)
-        selection = Selection(args.kernels, on_gpu=device == "cuda")
-        for op, format in {(row["op"], row["format"]) for row in rows if device == "cpu"}:
-            selection.tuned_shapes(op, format)  # notes which table entries do not apply
-    except KernelLibraryError as error:
-        raise KernelError(str(error)) from error
-    if args.json:
-        rules = os.environ.get("PYROCLAST_KERNELS", "") if args.kernels is None else args.kernels
-        table = {"table": selection.table, "table_notes": selection.table_notes}
-        found = {"rules": rules, **table, "device": device, "cpu": features.cpu_name()}
-        write(json.dumps({**found, "cuda": why_not_cuda(), "kernels": rows}))
-        return
-    widths = [max(len(row[key]) for row in rows) for key in ("op", "format", "variant", "status")]
-    before = ""
-    for row in rows:
-        name = f"{row['op']:<{widths[0]}}  {row['format']:<{widths[1]}}"
-        shown = name if name != before else " " * len(name)
-        before = name
-        line = f"{row['variant']:<{widths[2]}}  {row['status']:<{widths[3]}}  {row['reason']}"
-        write(f"{shown}  {colour(line.rstrip(), _COLOURS[row['status']])}")
-    if device == "cpu":
-        write(f"table: {'; '.join([selection.table, *selection.table_notes])}")
-    write(f"cuda: {why_not_cuda() or 'can be used (`pyroclast kernels --device cuda`)'}")
 
 
 def doctor(args: Namespace) -> None:
@@ -81,7 +48,7 @@ def examine() -> dict[str, dict[str, Any]]:
     """Topic -> name -> fact, ready for JSON."""
     return {
         "versions": {
-            "pyroclast": _version("pyroclast"),
+            "pyroclast": _version(_DISTRIBUTION),
             "python": platform.python_version(),
             **{name: _version(name) for name in _REQUIRED},
         },
@@ -109,7 +76,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        if package == "pyroclast":  # run from a source tree
+        if package == _DISTRIBUTION:  # run from a source tree
             from pyroclast import __version__
 
             return f"{__version__} (not installed: run from its source)"

@@ -23,11 +23,26 @@ from pyroclast.errors import PyroclastError
 COMMANDS = {
     "generate": ("text:generate", "continue a prompt", '"The capital of France is" -n 16'),
     "chat": ("chat:chat", "chat with a model, or ask one question", '"Why is the sky blue?"'),
+    "run": (
+        "run:run",
+        "answer a file of requests, one JSON object a line, and resume where a run ended",
+        "questions.jsonl --out answers.jsonl -n 64 --temperature 0",
+    ),
+    "eval": (
+        "eval:evaluate",
+        "how many items of a task a model gets right, or the perplexity of a text",
+        "task.jsonl -m model.gguf --compute float32",
+    ),
     "score": ("text:score", "how likely a text is, token by token", '"Paris is in France."'),
     "next": (
         "next:next_token",
         "how the next token is chosen, stage by stage: P(next | context)",
         '"The capital of France is" --temperature 0.7 --top-p 0.9',
+    ),
+    "look": (
+        "look:look",
+        "a page in the browser that shows how the next token is picked",
+        "model.gguf",
     ),
     "serve": (
         "serve:serve",
@@ -52,7 +67,7 @@ COMMANDS = {
         "an HTML page and charts of the results, and what changed since a commit",
         "--results bench/results --against HEAD~1",
     ),
-    "kernels": ("machine:kernels", "which kernel runs for each op, and why", "--json"),
+    "kernels": ("kernels:kernels", "which kernel runs for each op, and why", "matmul.q4_0"),
     "kernels check": (
         "lab:kernels_check",
         "check one kernel on every case, and time it beside the others",
@@ -69,11 +84,59 @@ COMMANDS = {
         "where the time of a generation goes, and what other kernels would take",
         "model.gguf -n 32 --trace trace.json",
     ),
+    "train tokenizer": (
+        "train:train_tokenizer",
+        "train a byte-level BPE vocabulary on text",
+        "text.txt --out vocabulary --vocab-size 4096",
+    ),
+    "train pretrain": (
+        "train:train_pretrain",
+        "train a model on text, from random weights",
+        "text.txt --out run --steps 1000",
+    ),
+    "train finetune": (
+        "train:train_finetune",
+        "train a model on examples: its weights, or a LoRA adapter",
+        "model.gguf examples.jsonl --out run --method lora",
+    ),
+    "train prefer": (
+        "train:train_prefer",
+        "train a model on pairs of answers of which one was preferred (DPO)",
+        "model.gguf pairs.jsonl --out run",
+    ),
+    "train reward": (
+        "train:train_reward",
+        "train a model that tells preferred answers from others",
+        "model.gguf pairs.jsonl --out run",
+    ),
+    "train rl": (
+        "train:train_rl",
+        "train a model for a reward (GRPO), on rollouts by Pyroclast",
+        "model.gguf prompts.jsonl --reward length:20 --out run",
+    ),
+    "rate": (
+        "rate:rate",
+        "a page that shows two answers and stores which one a person prefers",
+        "model.gguf prompts.jsonl --ratings ratings.sqlite",
+    ),
     "doctor": ("machine:doctor", "what this machine and this installation offer", "--json"),
 }
 # Commands whose module has `add_arguments(command, name)`.  Such a module must be light to import.
 _OF_TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
-_OWN_ARGUMENTS = ("next", "tune", "profile", "serve", "info", "convert", *_OF_TWO_WORDS)
+_OWN_ARGUMENTS = (
+    "next",
+    "run",
+    "eval",
+    "kernels",
+    "tune",
+    "profile",
+    "serve",
+    "look",
+    "info",
+    "convert",
+    "rate",
+    *_OF_TWO_WORDS,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +173,9 @@ def make_parser() -> argparse.ArgumentParser:
         add_flags(command, name)
         if name in _OWN_ARGUMENTS:
             _module_of(name).add_arguments(command, name)
-        what = "one JSON object a row" if name in ("bench", "bench kernels") else "one JSON object"
+        rows = name in ("bench", "bench kernels") or name.startswith("train ")
+        rows = rows and name != "train tokenizer"
+        what = "one JSON object a row" if rows else "one JSON object"
         command.add_argument("--json", action="store_true", help=f"{what} on standard output")
     return parser
 
@@ -121,6 +186,15 @@ def join_words(argv: Sequence[str]) -> list[str]:
     return [words, *argv[2:]] if words in COMMANDS else list(argv)
 
 
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command; what it does not know points to its own help."""
+    args, unknown = make_parser().parse_known_args(argv)
+    if unknown:
+        text = f"unrecognized arguments: {' '.join(unknown)}"
+        fail(f"{text} (see `pyroclast {args.command} --help`)", code=2)
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits."""
     open_streams()
@@ -129,20 +203,21 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             # A terminal that cannot show a character must not end the answer.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
-        args = make_parser().parse_args(join_words(sys.argv[1:] if argv is None else argv))
+        args = _parsed(join_words(sys.argv[1:] if argv is None else argv))
         apply_frozen(args)
         function = COMMANDS[args.command][0].partition(":")[2]
         getattr(_module_of(args.command), function)(args)
         write(end="")
     except PyroclastError as error:
-        fail(str(error), code=1)
+        fail(str(error), code=1, notes=getattr(error, "__notes__", ()))
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
         discard(sys.stdout)
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:  # of a file that a flag names, mostly
-        fail(str(error), code=1)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fail(reason, code=1)
     raise SystemExit(0)
 
 

@@ -7,49 +7,29 @@ gets the same numbers and words as plain text.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
-import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.flags import sampling_params
-from pyroclast.cli.grid import bar, clip, pad, percent, piece
-from pyroclast.cli.terminal import colour, counted, fail, read_text, write
+from pyroclast.cli.next_page import Paper, comparison, page
+from pyroclast.cli.terminal import fail, read_text, write
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pyroclast.llm import LLM
     from pyroclast.sampling.params import SamplingParams
-    from pyroclast.sampling.stages import StageTrace, TokenTrace, Trace
+    from pyroclast.sampling.stages import Trace
     from pyroclast.text.tokenizer import Tokenizer
 
 DEFAULT_TOP = 8
-_LABEL = 16  # columns for a token's text
-_CHANGED, _OUT, _CHOSEN, _FAINT = "36", "31", "1;32", "2"
-
-# stage -> what it does, in words; {} is filled from the parameters.
-_WORDS = {
-    "model": "The model reads the context and gives every token it knows a score, its logit. "
-    "Softmax turns logits into probabilities: P = exp(logit) / sum of all exp(logit).",
-    "logit_bias": "The given biases are added to the logits of the given tokens.",
-    "penalties": "Tokens that have occurred get lower logits: repetition {repetition_penalty:g} "
-    "(prompt and answer), presence {presence_penalty:g}, frequency {frequency_penalty:g} (answer "
-    "only, which is still empty).",
-    "allowed": "Only the allowed tokens stay; all others are removed.",
-    "temperature": "Every logit is divided by {temperature:g}: ",
-    "top_n_sigma": "Keeps logits within {top_n_sigma:g} standard deviations of the maximum.",
-    "min_p": "Keeps tokens at least {min_p:g} times as likely as the most likely one.",
-    "top_k": "Keeps the {top_k} most likely tokens.",
-    "typical_p": "Keeps the tokens whose surprise is nearest to the average surprise, until they "
-    "hold {typical_p:g} of the probability.",
-    "top_p": "Keeps the most likely tokens until they hold {top_p:g} of the probability: many "
-    "where the model is unsure, few where it is sure.",
-    "greedy": "Temperature 0: the most likely token is taken. Nothing is left to chance.",
-}
-_RESCALED = " The remaining probabilities are scaled up to add up to 1 again."
+_MAX_STEPS = 1024
+_MAX_TEMPERATURES = 16
 
 
 def add_arguments(command: ArgumentParser, name: str) -> None:
@@ -62,183 +42,181 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         metavar="K",
         help=f"follow the K most likely tokens (default: {DEFAULT_TOP})",
     )
+    command.add_argument(
+        "-n",
+        "--steps",
+        type=int,
+        default=1,
+        metavar="N",
+        help="choose N tokens, one after the other (default: 1)",
+    )
+    command.add_argument(
+        "--compare",
+        metavar="T,T,...",
+        help="the same probabilities at these temperatures, side by side",
+    )
+    command.add_argument(
+        "--html",
+        metavar="FILE",
+        type=Path,
+        help="write an HTML page of it, with sliders, that needs no server",
+    )
 
 
 def next_token(args: Namespace) -> None:
-    """Shows every stage between logits and token."""
+    """Shows every stage between logits and token, for each token that is chosen."""
     from pyroclast.cli.text import load, made_with
-    from pyroclast.sampling import trace
 
+    _check(args)
+    temperatures = _temperatures(args.compare)
+    text, params = read_text(args.text), sampling_params(args)
+    if params.seed is None:  # one that a page can hold
+        params = params.replace(seed=params.fixed_seed() % 2**32)
+    with load(args) as llm:
+        steps = []
+        for context_ids, n_prompt, logits in steps_of(llm, text, params, args.steps):
+            found = _traced(logits, context_ids, n_prompt, params, args.top)
+            others = [
+                (t, _traced(logits, context_ids, n_prompt, params.replace(temperature=t), args.top))
+                for t in temperatures
+            ]
+            if args.json:
+                steps.append(_as_dict(context_ids, found, others, llm.tokenizer))
+            else:
+                paper = _paper()
+                for line in page(context_ids, found, params, llm.tokenizer, paper):
+                    write(line)
+                if others:
+                    write()
+                    for line in comparison(others, llm.tokenizer, paper):
+                        write(line)
+                elif args.steps > 1:
+                    write()
+        if args.html is not None:
+            _write_page(llm, text, params, args.html)
+        if args.json:
+            write(json.dumps({**_whole(text, steps, params), **made_with(llm)}))
+        elif args.html is not None:
+            write(f"{args.html}: open it in a browser")
+
+
+def _check(args: Namespace) -> None:
+    """What is wrong with the flags is told before the model is loaded."""
     if args.top < 1:
         fail(f"--top must be at least 1, got {args.top}", code=2)
-    text, params = read_text(args.text), sampling_params(args)
-    params = params.replace(seed=params.fixed_seed())
-    with load(args) as llm:
-        token_ids, logits = last_logits(llm, text, params)
-        # The engine numbers positions and counts the prompt in the same way.
-        found = trace(
-            logits, params, prompt_ids=token_ids, position=len(token_ids), n_tokens=args.top
-        )
-        if args.json:
-            data = _as_dict(text, token_ids, found, params, llm.tokenizer)
-            write(json.dumps({**data, **made_with(llm)}))
-            return
-        for line in page(text, found, params, llm.tokenizer, len(token_ids), *_paper()):
-            write(line)
+    if not 1 <= args.steps <= _MAX_STEPS:
+        fail(f"-n must be between 1 and {_MAX_STEPS}, got {args.steps}", code=2)
+    if args.html is not None:
+        from pyroclast.lens.page import NOT_BUILT, is_built
+
+        if not is_built():
+            fail(f"--html: {NOT_BUILT}", code=1)
 
 
-def last_logits(llm: LLM, text: str, params: SamplingParams) -> tuple[list[int], Any]:
-    """(the prompt's token ids, the logits after the last of them), as the engine samples them."""
+def _write_page(llm: LLM, text: str, params: SamplingParams, path: Path) -> None:
+    from pyroclast.cli.text import adapter_of
+    from pyroclast.lens import draw_page
+
+    page = draw_page(llm, text, params, adapter=adapter_of(llm))
+    path.write_text(page, encoding="utf-8")
+
+
+def steps_of(
+    llm: LLM, text: str, params: SamplingParams, n_steps: int
+) -> Iterator[tuple[list[int], int, Any]]:
+    """For each token that is chosen: the ids before it, how many of them are the prompt's, and the
+    logits after the last of them, as the engine samples them.  Ends where the text ends."""
     seen: list[tuple[list[int], Any]] = []
 
     def keep(token_ids: Sequence[int], logits: Any) -> Any:
         seen.append((list(token_ids), logits.copy()))
         return logits
 
-    llm.generate(text, params.replace(max_tokens=1, logits_processors=(keep,)))
-    return seen[0]
+    stream = llm.stream(text, params.replace(max_tokens=n_steps, logits_processors=(keep,)))
+    n_prompt = 0
+    for _ in stream:
+        for token_ids, logits in seen:
+            n_prompt = n_prompt or len(token_ids)
+            yield token_ids, n_prompt, logits
+        seen.clear()
 
 
-def _paper() -> tuple[int, bool]:
-    """(columns, whether bars are wanted) of standard output."""
+def _traced(
+    logits: Any, context_ids: list[int], n_prompt: int, params: SamplingParams, n_tokens: int
+) -> Trace:
+    """The engine numbers positions, and tells prompt from answer, in the same way."""
+    from pyroclast.sampling import trace
+
+    return trace(
+        logits,
+        params,
+        prompt_ids=context_ids[:n_prompt],
+        output_ids=context_ids[n_prompt:],
+        position=len(context_ids),
+        n_tokens=n_tokens,
+    )
+
+
+def _temperatures(text: str | None) -> list[float]:
+    """What --compare names; wrong usage if that is no list of temperatures."""
+    try:
+        found = [float(each) for each in text.split(",")] if text is not None else []
+    except ValueError:
+        found = [-1.0]
+    if len(found) > _MAX_TEMPERATURES or not all(0 <= t < math.inf for t in found):
+        fail(
+            f"--compare must be 1 to {_MAX_TEMPERATURES} temperatures, such as 0.5,1,1.5; got "
+            f"{text!r}",
+            code=2,
+        )
+    return found
+
+
+def _paper() -> Paper:
+    """What standard output offers."""
     bars = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     try:
         "█▏…→".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
         bars = False
-    return max(60, min(100, shutil.get_terminal_size((80, 24)).columns)), bars
+    return Paper(max(60, min(100, shutil.get_terminal_size((80, 24)).columns)), bars)
 
 
 def _as_dict(
-    text: str,
-    token_ids: list[int],
+    context_ids: list[int],
     found: Trace,
-    params: SamplingParams,
+    others: list[tuple[float, Trace]],
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
+    """One step for JSON."""
     data = found.as_dict()
     for token in data["tokens"]:
-        token["text"] = piece(tokenizer, token["token_id"])
+        token["text"] = _text(tokenizer, token["token_id"])
+    chosen = _text(tokenizer, found.token_id)
+    step = {"context_token_ids": context_ids, "chosen": chosen, **data}
+    if others:
+        last = {t: trace.stages[-1].name for t, trace in others}
+        step["compared"] = [
+            {
+                "temperature": t,
+                "entropy": trace.stages[-1].entropy,
+                "probs": {str(each.token_id): each.probs[last[t]] for each in trace.tokens},
+            }
+            for t, trace in others
+        ]
+    return step
+
+
+def _whole(text: str, steps: list[dict[str, Any]], params: SamplingParams) -> dict[str, Any]:
+    """All steps for JSON: the first one's keys beside the rest, if there is only one."""
     given = params.as_dict()
     del given["logits_processors"]
-    chosen = piece(tokenizer, found.token_id)
-    head = {"text": text, "prompt_token_ids": token_ids, "chosen": chosen}
-    return {**head, **data, "params": given}
+    head = {"text": text, "prompt_token_ids": steps[0]["context_token_ids"]}
+    return {**head, **(steps[0] if len(steps) == 1 else {"steps": steps}), "params": given}
 
 
-# ---- the page ------------------------------------------------------------------------------
-
-
-def page(
-    text: str,
-    found: Trace,
-    params: SamplingParams,
-    tokenizer: Tokenizer,
-    n_context: int,
-    columns: int,
-    bars: bool,
-) -> list[str]:
-    """The lines of the whole page, at most `columns` wide."""
-    quoted = clip(repr(text), columns - 20)
-    lines = [
-        colour("P(next | context)", "1"),
-        f"context: {quoted}, {counted(n_context, 'token')}",
-        "",
-    ]
-    pieces = {token.token_id: piece(tokenizer, token.token_id) for token in found.tokens}
-    before: StageTrace | None = None
-    for number, stage in enumerate(found.stages):
-        lines += _heading(number, stage, before, params, columns)
-        for token in found.tokens:
-            if before and token.probs[before.name] == 0.0:
-                continue  # removed earlier
-            label = pieces[token.token_id]
-            mark = "►" if bars else "*"
-            chosen = mark if token.token_id == found.token_id and _is_last(found, stage) else " "
-            lines.append(_row(chosen, label, token, stage, before, columns, bars))
-        lines += [*_rest(found.tokens, stage), ""]
-        before = stage
-    return lines + _draw(found, pieces[found.token_id], columns)
-
-
-def _is_last(found: Trace, stage: StageTrace) -> bool:
-    return stage is found.stages[-1]
-
-
-def _heading(
-    number: int,
-    stage: StageTrace,
-    before: StageTrace | None,
-    params: SamplingParams,
-    columns: int,
-) -> list[str]:
-    words = _WORDS[stage.name].format(**params.as_dict())
-    if stage.name == "temperature":
-        words += _temperature_words(params.temperature)
-    if before and stage.n_removed and stage.name != "greedy":
-        words += _RESCALED
-    removed = f", {stage.n_removed:,} removed" if stage.n_removed else ""
-    measure = (
-        f"{counted(stage.n_kept, 'token')} left{removed}; entropy {stage.entropy:.2f} nats: as "
-        f"uncertain as {stage.perplexity:,.1f} equally likely tokens (the perplexity)."
-    )
-    title = colour(f"{number}. {stage.name}", "1")
-    body = textwrap.wrap(words, columns - 3) + textwrap.wrap(measure, columns - 3)
-    return [title, *(f"   {line}" for line in body)]
-
-
-def _temperature_words(temperature: float) -> str:
-    if temperature < 1:
-        return "below 1, likely tokens gain and unlikely ones lose."
-    if temperature > 1:
-        return "above 1, probabilities move closer together and rare tokens get a chance."
-    return "nothing changes. Try 0.5 for safer and 1.5 for wilder text."
-
-
-def _row(
-    mark: str,
-    label: str,
-    token: TokenTrace,
-    stage: StageTrace,
-    before: StageTrace | None,
-    columns: int,
-    bars: bool,
-) -> str:
-    after = token.probs[stage.name]
-    text = f" {mark} {pad(label, _LABEL)} "
-    was = token.probs[before.name] if before else after
-    text += (
-        f"{percent(was)} {'→' if bars else '->'} {percent(after)} " if before else percent(after)
-    )
-    if token.removed_by == stage.name:
-        return colour(text + " removed", _OUT)
-    if not bars:
-        return text.rstrip()
-    drawn = bar(after, columns - _LABEL - 28)  # one scale on the whole page
-    code = _CHOSEN if mark != " " else _CHANGED
-    return f"{text} {colour(drawn, code)}".rstrip()
-
-
-def _rest(tokens: list[TokenTrace], stage: StageTrace) -> list[str]:
-    """A line about the tokens that are not shown, if there are any."""
-    shown = sum(token.probs[stage.name] for token in tokens)
-    n_shown = sum(token.probs[stage.name] > 0 for token in tokens)
-    n_others = stage.n_kept - n_shown
-    if n_others <= 0:
-        return []
-    others = percent(max(0.0, 1.0 - shown)).strip()
-    return [colour(f"   {counted(n_others, 'other token')} together: {others}", _FAINT)]
-
-
-def _draw(found: Trace, label: str, columns: int) -> list[str]:
-    if found.u is None:
-        return [colour(f"next token: {label}", _CHOSEN)]
-    low, high = found.cdf
-    words = (
-        f"Lay the remaining tokens end to end on a line from 0 to 1, each as long as its "
-        f"probability. The random number {found.u:.6f} (seed {found.seed}, position "
-        f"{found.position}) falls on the piece from {low:.6f} to {high:.6f}. The same seed draws "
-        f"the same token again."
-    )
-    lines = [colour("the draw", "1"), *(f"   {line}" for line in textwrap.wrap(words, columns - 3))]
-    return [*lines, "", colour(f"next token: {label}", _CHOSEN)]
+def _text(tokenizer: Tokenizer, token_id: int) -> str:
+    """A token's own text; bytes that are not UTF-8 by themselves become U+FFFD."""
+    if token_id >= tokenizer.vocab_size:
+        return ""
+    return tokenizer.token_bytes(token_id).decode("utf-8", "replace")

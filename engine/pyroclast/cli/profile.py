@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import DEFAULT_MODEL, add_frozen
+from pyroclast.cli.flags import add_frozen, add_model
 from pyroclast.cli.terminal import colour, counted, read_text, write
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.progress import progress_bar
@@ -35,9 +35,7 @@ _PARTS = {
 def add_arguments(command: ArgumentParser, name: str) -> None:
     """The flags of the command `name`, which is profile."""
     del name  # one command only
-    command.add_argument(
-        "model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help="file, folder or name"
-    )
+    add_model(command)
     command.add_argument("--prompt", metavar="TEXT", help="the prompt; - reads standard input")
     command.add_argument(
         "-p", type=int, metavar="N", help="a prompt of N arbitrary tokens (default: 128)"
@@ -68,7 +66,8 @@ def profile(args: Namespace) -> None:
     from pyroclast.lab.profile.record import ProfiledLLM
 
     if args.n < 1 or (args.p is not None and args.p < 1):
-        raise RequestError(f"-n and -p must be at least 1, got -n {args.n}, -p {args.p}")
+        given = f"-n {args.n}" + (f", -p {args.p}" if args.p is not None else "")
+        raise RequestError(f"-n and -p must be at least 1, got {given}")
     if args.prompt is not None and args.p is not None:
         raise RequestError("give either --prompt TEXT or -p N, not both")
     options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
@@ -122,6 +121,14 @@ class ProfileTables:
         for phase in found["phases"]:
             if phase["n_steps"]:
                 self._phase(phase)
+        if not any(
+            each["roofline_limit"] for phase in found["phases"] for each in phase["products"]
+        ):
+            write()
+            write(
+                "The limits are not known: `pyroclast kernels check norm numpy` measures and keeps"
+            )
+            write("those of this machine.")
         self._threads()
         if "replay" in found:
             self._replay()
@@ -147,11 +154,26 @@ class ProfileTables:
             rows.append((op["name"], *times, *shares, variants, self._bar(op["share"])))
         heads = ("op", "us/token", "at its fastest", "share", "waiting", "variant", "")
         self._table(f"{phase['phase']}: {counts}", heads, rows)
+        self._products(phase)
         rows = [
             (name, f"{us / per:.1f}", f"{us / phase['steps_us']:.1%}")
             for name, us in self._layers(phase["layers"])
         ]
         self._table(f"{phase['phase']} by layer", ("layer", "us/token", "share"), rows)
+
+    def _products(self, phase: dict[str, Any]) -> None:
+        """The products apart, where there are any."""
+        rows: Rows = []
+        for each in phase["products"]:
+            share = each["roofline_share"]
+            limit = "" if share is None else f"{share:.0%} of {each['roofline_limit']}"
+            speeds = (f"{each['gb_s']:.1f}", f"{each['gflop_s']:.0f}")
+            name = f"{each['name']} ({each['format']})"
+            rows.append((name, f"{each['wall_us'] / phase['n_tokens']:.1f}", *speeds, limit))
+        if not rows:
+            return
+        heads = ("weights", "us/token", "GB/s", "GFLOP/s", "of limit")
+        self._table(f"{phase['phase']}: products", heads, rows)
 
     def _layers(self, layers: list[dict[str, Any]]) -> list[tuple[str, float]]:
         """All layers if asked for, else the decoder layers in three rows."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pyroclast.progress import off_the_line
 
-def fail(message: str, code: int) -> NoReturn:
-    """Ends the process: `pyroclast: error: ...` on stderr, in one line, and the exit code."""
+
+def fail(message: str, code: int, notes: Sequence[str] = ()) -> NoReturn:
+    """Ends the process: `pyroclast: error: ...` on stderr, in one line, and the exit code.  notes:
+    a further line for each, with what else helps."""
     try:
         print("pyroclast: error:", " ".join(message.split()), file=sys.stderr)
+        for note in notes:
+            print(note, file=sys.stderr)
     except OSError:  # nobody can be told, but the exit code still counts
         discard(sys.stderr)
     raise SystemExit(code)
@@ -19,6 +25,12 @@ def fail(message: str, code: int) -> NoReturn:
 def warn(message: str) -> None:
     """`pyroclast: warning: ...` on stderr, in one line."""
     print("pyroclast: warning:", " ".join(message.split()), file=sys.stderr)
+
+
+def tell(message: str) -> None:
+    """What takes a while, for somebody who waits at a terminal."""
+    if sys.stderr.isatty():
+        print(colour(message, "2", sys.stderr), file=sys.stderr)
 
 
 def open_streams() -> None:
@@ -59,10 +71,12 @@ def read_text(text: str) -> str:
 
 
 def write(text: str = "", end: str = "\n") -> None:
-    """Prints and flushes: people watch a stream as it comes.  Output that cannot be written, to a
-    full device or a closed stream, is an error; a reader who left is main's business."""
+    """Prints above any progress bar, and flushes: people watch a stream as it comes.  Output that
+    cannot be written, to a full device or a closed stream, is an error; a reader who left is main's
+    business."""
     try:
-        print(text, end=end, flush=True)
+        with off_the_line():
+            print(text, end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

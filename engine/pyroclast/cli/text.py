@@ -6,13 +6,14 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import sampling_params
-from pyroclast.cli.terminal import colour, counted, read_text, write
+from pyroclast.cli.flags import one_adapter, sampling_params
+from pyroclast.cli.terminal import colour, counted, fail, read_text, write
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
-    from pyroclast.engine.output import Completion, Timings
+    from pyroclast.engine.output import Completion, Timings, TokenLogprobs
     from pyroclast.engine.stream import Stream
     from pyroclast.llm import LLM
     from pyroclast.text.tokenizer import Tokenizer
@@ -30,7 +31,16 @@ def load(args: Namespace) -> LLM:
         threads=args.threads,
         kv_dtype=args.kv_dtype,
         prefix_cache=not getattr(args, "no_prefix_cache", False),
+        cache_dir=getattr(args, "cache_dir", None),
+        cache_dir_bytes=getattr(args, "cache_dir_bytes", None),
+        speculation=getattr(args, "speculation", "off"),  # score and next write no text
+        adapters=one_adapter(args),
     )
+
+
+def adapter_of(llm: LLM) -> str | None:
+    """The adapter that the flags name: every request uses it."""
+    return next(iter(llm.adapters), None)
 
 
 def show(stream: Stream, *, quietly: bool) -> Completion:
@@ -45,13 +55,20 @@ def show(stream: Stream, *, quietly: bool) -> Completion:
 
 def as_json(completion: Completion, llm: LLM, **more: Any) -> str:
     """The completion and what produced it, as one JSON object."""
-    return json.dumps({**completion.as_dict(), **made_with(llm), **more})
+    found = completion.as_dict()
+    for row in found["logprobs"] or []:
+        row["text"], *row["top_texts"] = _pieces(
+            llm.tokenizer, [row["token_id"], *(token_id for token_id, _ in row["top"])]
+        )
+    return json.dumps({**found, **made_with(llm), **more})
 
 
 def made_with(llm: LLM) -> dict[str, Any]:
     """What every result names: the model, the device and why, threads, kernels, tuned table."""
+    adapter = adapter_of(llm)
     return {
         "model": llm.name,
+        **({} if adapter is None else {"adapter": adapter}),
         "device": llm.device,
         "device_note": llm.device_note,
         "threads": llm.n_threads,
@@ -71,6 +88,8 @@ def tell_timings(timings: Timings, device: str) -> None:
         parts.append(f"prompt {timings.prompt_tokens_per_s:.0f} tokens/s")
     if timings.decode_tokens_per_s is not None:
         parts.append(f"answer {timings.decode_tokens_per_s:.1f} tokens/s")
+    if timings.n_drafted_tokens:
+        parts.append(f"{timings.n_accepted_tokens} of {timings.n_drafted_tokens} drafts right")
     if device == "cuda":
         parts.append("on the GPU")
     if timings.bandwidth_share is not None:
@@ -78,38 +97,63 @@ def tell_timings(timings: Timings, device: str) -> None:
     print(colour("[" + ", ".join(parts) + "]", "2", sys.stderr), file=sys.stderr)
 
 
+def finish(completion: Completion, llm: LLM) -> None:
+    """What stands below a text: its log-probabilities, if they were asked for, and timings."""
+    if completion.logprobs is not None:
+        _write_logprobs(llm.tokenizer, completion.token_ids, completion.logprobs)
+    tell_timings(completion.timings, llm.device)
+
+
 def generate(args: Namespace) -> None:
     """Continues a prompt, as a stream."""
     prompt, params = read_text(args.text), sampling_params(args)
     with load(args) as llm:
-        completion = show(llm.stream(prompt, params), quietly=args.json)
+        completion = show(llm.stream(prompt, params, adapter=adapter_of(llm)), quietly=args.json)
         if args.json:
             write(as_json(completion, llm))
         else:
-            tell_timings(completion.timings, llm.device)
+            finish(completion, llm)
 
 
 def score(args: Namespace) -> None:
     """A table of the tokens of a text, and its perplexity."""
+    from pyroclast.sampling.param_checks import MAX_LOGPROBS
+
+    if not 0 <= args.top <= MAX_LOGPROBS:
+        fail(f"--top must be between 0 and {MAX_LOGPROBS}, got {args.top}", code=2)
+    if args.text == args.context == "-":
+        fail("standard input can be TEXT or --context, not both", code=2)
     text = read_text(args.text)
+    context = None if args.context is None else read_text(args.context)
     with load(args) as llm:
-        [found] = llm.score([text], n_top=args.top)
+        texts = [[text]] if context is None else [context, text]
+        [found] = llm.score(*texts, n_top=args.top, adapter=adapter_of(llm))
         if args.json:
             pieces = _pieces(llm.tokenizer, found.token_ids)
-            row = {"text": text, **found.as_dict(), "pieces": pieces}
+            row = {"text": text, "context": context, **found.as_dict(), "pieces": pieces}
             write(json.dumps({**row, **made_with(llm)}))
             return
-        write(f"{'token':>7}  {'logprob':>9}  {'rank':>6}  text")
-        for token_id, each in zip(found.token_ids, found.logprobs, strict=True):
-            piece = _shown(llm.tokenizer, token_id)
-            if each is None:
-                write(f"{token_id:>7}  {'':>9}  {'':>6}  {piece}")
-                continue
-            line = f"{token_id:>7}  {each.logprob:>9.4f}  {each.rank:>6}  {piece}"
-            write(colour(line, "32") if each.is_greedy else line)
-            for other_id, logprob in each.top:
-                write(f"{other_id:>9}{logprob:>9.4f}          {_shown(llm.tokenizer, other_id)}")
-        write(f"perplexity {found.perplexity:.4f}, logprob {found.logprob:.4f}")
+        _write_logprobs(llm.tokenizer, found.token_ids, found.logprobs)
+        if any(each is not None for each in found.logprobs):
+            write(f"perplexity {found.perplexity:.4f}, logprob {found.logprob:.4f}")
+        else:
+            write("nothing is scored: the only token has no context; --context gives it one")
+
+
+def _write_logprobs(
+    tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]
+) -> None:
+    """A row for each token, and below it the most likely ones in its place."""
+    write(f"{'token':>7}  {'logprob':>9}  {'rank':>6}  text")
+    for token_id, each in zip(token_ids, logprobs, strict=True):
+        piece = _shown(tokenizer, token_id)
+        if each is None:
+            write(f"{token_id:>7}  {'':>9}  {'':>6}  {piece}")
+            continue
+        line = f"{token_id:>7}  {each.logprob:>9.4f}  {each.rank:>6}  {piece}"
+        write(colour(line, "32") if each.is_greedy else line)
+        for other_id, logprob in each.top:
+            write(f"{other_id:>9}{logprob:>9.4f}          {_shown(tokenizer, other_id)}")
 
 
 def tokenize(args: Namespace) -> None:

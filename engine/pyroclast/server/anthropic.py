@@ -143,7 +143,7 @@ class Messages:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._body.model or "default",
+            "model": self._body.model or self._chat.served.name,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,

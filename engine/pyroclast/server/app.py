@@ -13,7 +13,8 @@ from pyroclast.server import info
 from pyroclast.server.auth import is_allowed
 from pyroclast.server.errors import HttpError, of_exception
 from pyroclast.server.limits import Limits, read_body
-from pyroclast.server.metrics import Metrics
+from pyroclast.server.look_files import is_page_path
+from pyroclast.server.metrics import CONTENT_TYPE, Metrics
 from pyroclast.server.routes import ROUTES, Route, openapi
 from pyroclast.server.served import Served, ServedModels
 from pyroclast.server.service import Exchange, JsonReply, id_headers, request_id
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from pyroclast.async_llm import AsyncLLM
+    from pyroclast.server.look import Look
 
 log = logging.getLogger("pyroclast.server")
 
@@ -29,17 +31,24 @@ _MAX_LOGGED = 200  # characters of a path
 
 
 class App:
-    """Serves `models`.  draining: no new generation is begun."""
+    """Serves `models`, and the room `look` where one is given.  draining: no new generation is
+    begun."""
 
     def __init__(
-        self, models: ServedModels, *, api_keys: Sequence[str], limits: Limits, metrics: Metrics
+        self,
+        models: ServedModels,
+        *,
+        api_keys: Sequence[str],
+        limits: Limits,
+        metrics: Metrics,
+        look: Look | None = None,
     ) -> None:
         self.models, self.metrics = models, metrics
-        self._keys, self._limits = api_keys, limits
+        self._keys, self._limits, self._look = api_keys, limits, look
         self.draining = False
         self.n_active = 0  # requests that generate
         self._routes: dict[str, dict[str, Route]] = {}
-        for route in ROUTES:
+        for route in (*ROUTES, *(look.routes() if look is not None else ())):
             self._routes.setdefault(route.path, {})[route.method] = route
         self._openapi = openapi(pyroclast.__version__)
 
@@ -49,6 +58,9 @@ class App:
             await _lifespan(receive, send)
             return
         if scope["type"] != "http":
+            return
+        if self._look is not None and is_page_path(scope["path"]):
+            await self._look.page(scope, receive, send)
             return
         path = scope["path"].rstrip("/") or "/"
         is_v1 = f"/v1{path}" in self._routes or path.startswith("/models/")
@@ -131,7 +143,7 @@ class App:
         if path == "/openapi.json":
             return JsonReply(self._openapi)
         if path == "/metrics":
-            return TextReply(self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+            return TextReply(self.metrics.text(), CONTENT_TYPE)
         if path in ("/", "/docs"):
             return TextReply(_page(self._openapi), "text/html; charset=utf-8")
         if path == "/ready":
@@ -168,25 +180,40 @@ def create_app(
     cors_origins: Sequence[str] = (),
     parser: str | None = None,
     limits: Limits | None = None,
+    look: Look | None = None,
 ) -> ASGIApp:
-    """An ASGI application that serves one model, or several by name.
+    """An ASGI application that serves one model, or several by name, each with its adapters.
 
     parser: how answers are read (pyroclast.text.answers), where the chat template misleads.
-    cors_origins: which web pages may ask; none by default."""
+    cors_origins: which web pages may ask; none by default.  look: the page that shows how a token
+    is picked, and its data."""
     if not isinstance(llms, Mapping):
         llms = {llms.llm.name: llms}
-    served = [Served(name, llm, parser=parser) for name, llm in llms.items()]
+    served = [
+        Served(name, llm, parser=parser, adapter=adapter)
+        for name, llm in llms.items()
+        for adapter in (None, *llm.llm.adapters)
+    ]
     metrics = Metrics()
     metrics.before_scrape(lambda: _set_gauges(metrics, served))
-    app = App(ServedModels(served), api_keys=api_keys, limits=limits or Limits(), metrics=metrics)
-    if not cors_origins:
-        return app
+    app = App(
+        ServedModels(served),
+        api_keys=api_keys,
+        limits=limits or Limits(),
+        metrics=metrics,
+        look=look,
+    )
+    return _open_to(cors_origins, app) if cors_origins else app
+
+
+def _open_to(origins: Sequence[str], app: App) -> ASGIApp:
+    """The application, which web pages of these origins may ask."""
     from starlette.middleware.cors import CORSMiddleware
 
     # Outermost, so that a browser's preflight, which carries no key, is answered before the check.
     return CORSMiddleware(
         app,
-        allow_origins=list(cors_origins),
+        allow_origins=list(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=["x-request-id", "x-ignored-fields"],
@@ -195,8 +222,11 @@ def create_app(
 
 def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
     for each in served:
+        if each.adapter is not None:  # its requests run in its model's steps
+            continue
         for name, value in each.llm.load.items():
             getattr(metrics, name).labels(each.name).set(value)
+        metrics.tokens(each.name).n_disk_pages = each.llm.llm.n_disk_pages
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

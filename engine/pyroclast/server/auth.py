@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pyroclast.errors import RequestError
+from pyroclast.errors import RequestError, reason_of
 
 ENVIRONMENT = "PYROCLAST_API_KEY"
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -21,7 +21,7 @@ def read_keys(path: str | Path | None, given: Sequence[str] = ()) -> tuple[str, 
         try:
             keys += Path(path).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"cannot read the API keys in {path}: {error}") from error
+            raise RequestError(f"cannot read the API keys in {path}: {reason_of(error)}") from error
     found = tuple(key.strip() for key in keys if key.strip())
     if path is not None and not found:
         raise RequestError(f"{path} holds no API key: write one a line")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pyroclast.sampling.params import MAX_LOGPROBS, SamplingParams
+from pyroclast.sampling.param_checks import MAX_LOGPROBS
+from pyroclast.sampling.params import SamplingParams
 from pyroclast.server.answers import (
     ChoiceReader,
     delta_json,
@@ -30,6 +31,7 @@ from pyroclast.server.served import Served
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import DONE, chunk_writer
 from pyroclast.server.tools_in import MAX_TOOLS, Tool, tool_use
+from pyroclast.text.answers.choose import answer_lead
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk
@@ -82,23 +84,27 @@ class Chat:
     generation: Generation  # from `prepare` on
 
     def __init__(self, exchange: Exchange, served: Served, body: ChatRequest) -> None:
-        self._exchange, self._served, self._body = exchange, served, body
+        self._exchange, self.served, self._body = exchange, served, body
         self._id = f"chatcmpl-{exchange.request_id}"
         self._created = int(time.time())
         self._tools = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
         self._prompt_ids: list[int] = []
+        self._head_ids: list[int] = []
         self._params = SamplingParams()
         self._write = chunk_writer(self._head("chat.completion.chunk"))
 
     async def count(self) -> int:
         """Renders the prompt; how many tokens it has."""
-        body, served = self._body, self._served
+        body, served = self._body, self.served
         turns = for_template(body.messages)
         begun, template = _begun(body, turns), self._template()
         self._prompt_ids = await served.encode_chat(turns, template)
         if begun:
             if (end := served.open_reasoning(self._prompt_ids)) and end not in begun:
                 self._prompt_ids = await self._close_reasoning(turns, template)
+            if lead := answer_lead(served.parser):
+                self._prompt_ids += await served.encode(lead, add_special_tokens=False)
+                self._head_ids = list(self._prompt_ids)
             plain = {"add_special_tokens": False, "parse_special": False}
             self._prompt_ids += await served.encode(begun, **plain)
         return len(self._prompt_ids)
@@ -108,7 +114,7 @@ class Chat:
     ) -> list[int]:
         """The prompt of an answer that is begun: as the template writes it without thinking, or
         with empty reasoning where the template always opens it."""
-        served = self._served
+        served = self.served
         ids = await served.encode_chat(turns, template | {"enable_thinking": False})
         if end := served.open_reasoning(ids):
             ids += await served.encode(f"\n{end}\n\n", add_special_tokens=False)
@@ -116,7 +122,7 @@ class Chat:
 
     async def prepare(self) -> None:
         """Renders the prompt and checks everything, before the first byte is sent."""
-        body, served = self._body, self._served
+        body, served = self._body, self.served
         n_prompt = await self.count()
         asked = _asked(body)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -126,7 +132,7 @@ class Chat:
             body,
             max_tokens=served.max_tokens(asked, n_prompt, "messages"),
             logprobs=logprobs,
-            structured=calls or served.after_reasoning(structure(body), self._prompt_ids),
+            structured=calls or served.after_reasoning(structure(body), self._before_answer),
             asks=asks,
             skip_special_tokens=False,
         )
@@ -152,12 +158,17 @@ class Chat:
         if (forced := self._tools.structure()) is not None:
             return forced
         if structure(self._body) is None:
-            return self._tools.strict_structure(self._served.parser)
+            return self._tools.strict_structure(self.served.parser)
         return None
 
     def reader(self) -> ChoiceReader:
         """A fresh reader for one choice."""
-        return self._tools.reader(self._served, self._prompt_ids)
+        return self._tools.reader(self.served, self._before_answer)
+
+    @property
+    def _before_answer(self) -> list[int]:
+        """The prompt; up to the lead where an answer is begun behind one."""
+        return self._head_ids or self._prompt_ids
 
     @property
     def n_prompt(self) -> int:
@@ -183,7 +194,7 @@ class Chat:
             {
                 "index": i,
                 "message": message_json(reader.answer),
-                "logprobs": logprobs_json(logprobs[i] if wanted else None, self._served.tokenizer),
+                "logprobs": logprobs_json(logprobs[i] if wanted else None, self.served.tokenizer),
                 "finish_reason": reader.finish_reason,
             }
             for i, reader in enumerate(readers)
@@ -206,7 +217,7 @@ class Chat:
             if options.continuous_usage_stats:
                 usage = {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
             if delta or chunk.logprobs or reader.finish_reason:
-                logprobs = logprobs_json(chunk.logprobs, self._served.tokenizer)
+                logprobs = logprobs_json(chunk.logprobs, self.served.tokenizer)
                 yield self._chunk(
                     chunk.index, delta_json(delta), logprobs, reader.finish_reason, usage
                 )
@@ -237,7 +248,7 @@ class Chat:
             "id": self._id,
             "object": kind,
             "created": self._created,
-            "model": self._body.model or self._served.name,
+            "model": self._body.model or self.served.name,
         }
 
 

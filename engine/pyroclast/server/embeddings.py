@@ -44,6 +44,7 @@ async def embeddings(exchange: Exchange) -> Reply:
                 pooling=body.pooling,
                 normalize=body.normalize,
                 dimensions=body.dimensions,
+                adapter=served.adapter,
                 priority=exchange.priority,
             )
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
 from pyroclast.errors import SamplingError
@@ -165,5 +164,6 @@ def _stops(stop: str | list[str] | None) -> list[str] | None:
 
 def unknown_fields(body: dict[str, Any], kind: type[Struct]) -> list[str]:
     """The names in a body that its type does not have: accepted, and reported in a header."""
-    known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    return sorted(name for name in body if name not in known)
+    # Not msgspec.structs.fields: it evaluates every annotation again, half a millisecond of each
+    # request in which no stream is written.
+    return sorted(body.keys() - set(kind.__struct_encode_fields__))

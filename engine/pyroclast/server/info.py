@@ -44,8 +44,8 @@ def _model_json(served: Served) -> dict[str, Any]:
         "created": served.created,
         "created_at": datetime.fromtimestamp(served.created, UTC).isoformat(),
         "owned_by": "pyroclast",
-        "root": served.name,
-        "parent": None,
+        "root": served.parent or served.name,
+        "parent": served.parent,
         "max_model_len": served.max_model_len,
         "meta": {
             "n_ctx_train": served.max_model_len,

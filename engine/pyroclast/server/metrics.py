@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
 _LABEL = ("model_name",)
-
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _COUNTERS = {
     "prompt_tokens": ("vllm:prompt_tokens", "Prompt tokens read"),
     "cache_queries": ("vllm:prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
     "cache_hits": ("vllm:prefix_cache_hits", "Prompt tokens found in the KV cache"),
+    "drafted": ("vllm:spec_decode_num_draft_tokens", "Draft tokens tried"),
+    "accepted": ("vllm:spec_decode_num_accepted_tokens", "Draft tokens that became text"),
     "failed": ("pyroclast:requests_failed", "Requests that ended with an error"),
     "cancelled": ("pyroclast:requests_cancelled", "Requests whose client went away"),
 }
@@ -50,10 +53,11 @@ class TokenCounts:
     """What every token of a model counts in.  Plain numbers: a Counter and a Histogram would cost
     microseconds for each."""
 
-    __slots__ = ("between_s", "n_between", "n_generated")
+    __slots__ = ("between_s", "n_between", "n_disk_pages", "n_generated")
 
     def __init__(self) -> None:
         self.n_generated = 0
+        self.n_disk_pages = 0  # set before a scrape
         self.n_between = [0] * (len(_SHORT_S) + 1)  # by the bucket of the time between two tokens
         self.between_s = 0.0
 
@@ -73,6 +77,9 @@ class _TokenCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family of each kind."""
+        pages = CounterMetricFamily(
+            "pyroclast:prefix_cache_disk_pages", "KV cache blocks read from disk", labels=_LABEL
+        )
         tokens = CounterMetricFamily("vllm:generation_tokens", "Tokens generated", labels=_LABEL)
         between = HistogramMetricFamily(
             "vllm:inter_token_latency_seconds", "Between two tokens of a choice", labels=_LABEL
@@ -80,11 +87,39 @@ class _TokenCollector(Collector):
         bounds = [*(repr(float(bound)) for bound in _SHORT_S), "+Inf"]
         for model, found in self._counts.items():
             tokens.add_metric([model], found.n_generated)
+            pages.add_metric([model], found.n_disk_pages)
             totals = accumulate(found.n_between)
             buckets = list(zip(bounds, map(float, totals), strict=True))
             between.add_metric([model], buckets, found.between_s)
         yield tokens
         yield between
+        yield pages
+
+
+class _Families(Collector):
+    """Gives what it was made of."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def merged(texts: Mapping[str, bytes], label: str) -> bytes:
+    """The metrics of several servers as one text.  Each name in `texts` becomes the value of a
+    label of that server's samples."""
+    families: dict[str, Metric] = {}
+    for name, text in texts.items():
+        for family in text_string_to_metric_families(text.decode()):
+            whole = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type)
+            )
+            for sample in family.samples:
+                whole.add_sample(sample.name, sample.labels | {label: name}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families(families.values()))
+    return generate_latest(registry)
 
 
 class Metrics:
@@ -93,6 +128,8 @@ class Metrics:
     prompt_tokens: Counter
     cache_queries: Counter
     cache_hits: Counter
+    drafted: Counter
+    accepted: Counter
     failed: Counter
     cancelled: Counter
     running: Gauge
@@ -171,6 +208,10 @@ class Watched:
         if chunk.finish_reason is not None:
             self._n_open -= 1
             self._metrics.finished.labels(self._model, chunk.finish_reason).inc()
+        if chunk.completion is not None:
+            timings = chunk.completion.timings
+            self._metrics.drafted.labels(self._model).inc(timings.n_drafted_tokens)
+            self._metrics.accepted.labels(self._model).inc(timings.n_accepted_tokens)
         return is_first
 
     def failed(self) -> None:

@@ -204,7 +204,7 @@ class Model(Struct):
     created_at: str
     owned_by: str
     root: str
-    parent: None
+    parent: str | None
     max_model_len: int
     meta: dict[str, int]
     architecture: dict[str, list[str]]

@@ -127,7 +127,7 @@ class Responses:
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
-            "model": body.model or "default",
+            "model": body.model or self._chat.served.name,
             "output": items,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "presence_penalty": body.presence_penalty or 0.0,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyroclast.errors import TemplateError
+from pyroclast.errors import RequestError, TemplateError
 from pyroclast.server.errors import HttpError, overflow
 from pyroclast.text.answers.choose import parser_for, parser_name, reasoning_marks
 from pyroclast.text.answers.parser import AnswerParser
@@ -24,10 +24,19 @@ _N_TAIL = 16  # tokens at a prompt's end in which a template may open the reason
 
 
 class Served:
-    """One model under one name."""
+    """One model under one name, or with one of its adapters under the name model:adapter."""
 
-    def __init__(self, name: str, llm: AsyncLLM, *, parser: str | None = None) -> None:
-        self.name, self.llm = name, llm
+    def __init__(
+        self,
+        name: str,
+        llm: AsyncLLM,
+        *,
+        parser: str | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        self.name = name if adapter is None else f"{name}:{adapter}"
+        self.llm, self.adapter = llm, adapter
+        self.parent = None if adapter is None else name
         self.created = int(time.time())
         self.tokenizer: Tokenizer = llm.llm.tokenizer
         self.max_model_len: int = llm.llm.max_seq_len
@@ -140,7 +149,13 @@ class ServedModels:
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.all = list(served)
-        self._by_name = {each.name.lower(): each for each in served}
+        self._by_name: dict[str, Served] = {}
+        for each in served:
+            if self._by_name.setdefault(each.name.lower(), each) is not each:
+                raise RequestError(
+                    f"two models are called {each.name!r}; give each its own name, whose case "
+                    "does not count"
+                )
 
     def find(self, name: str | None) -> Served:
         """HttpError 404 for a name that no model has."""

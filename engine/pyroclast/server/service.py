@@ -82,7 +82,12 @@ class Exchange:
             else:
                 self._value = await asyncio.to_thread(_decode, raw)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise HttpError(400, f"the body is no JSON: {error}") from None
+            raise HttpError(400, f"the body is not JSON: {error}") from None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body came with the request."""
+        return self._value is not None
 
     def body(self, kind: type[T]) -> T:
         """The body as a value of `kind`; HttpError 400 that names the field which is wrong.
@@ -159,7 +164,7 @@ class Exchange:
                 f"{served.llm.max_queued_requests}; ask for fewer at once",
             )
         streams = [
-            served.llm.stream(ids, each, priority=self.priority)
+            served.llm.stream(ids, each, adapter=served.adapter, priority=self.priority)
             for ids, each in zip(prompts, params, strict=True)
         ]
         generation = Generation(streams, [each.n for each in params], self.metrics, served.name)

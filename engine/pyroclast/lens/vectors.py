@@ -1,0 +1,60 @@
+"""The vectors of tokens and words: rows of the input embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast.errors import RequestError
+from pyroclast.lens.choice import Floats
+from pyroclast.lens.inside import between, model_of
+from pyroclast.model.embedding_rows import embedding_rows
+
+if TYPE_CHECKING:
+    from pyroclast.llm import LLM
+
+_N_ROWS = 2048  # of the table that are read between two steps
+
+
+def rows_of(llm: LLM, token_ids: Sequence[int]) -> Floats:
+    """float32 (n, d_model): the vectors of tokens."""
+    model = model_of(llm)
+    return between(llm, lambda: embedding_rows(model, token_ids))
+
+
+def every_row(llm: LLM) -> Iterator[tuple[int, Floats]]:
+    """(first token id, vectors of it and those that follow) over the whole vocabulary."""
+    n = min(llm.tokenizer.vocab_size, llm.vocab_size)
+    for first in range(0, n, _N_ROWS):
+        yield first, rows_of(llm, range(first, min(first + _N_ROWS, n)))
+
+
+def ids_of_word(llm: LLM, word: str) -> list[int]:
+    """The tokens of a word as it stands in a running text: with a space before it, unless it is
+    shorter without."""
+    if not word.strip():
+        raise RequestError("a word must have at least one letter, got only spaces")
+    encode = llm.tokenizer.encode
+    written = (f" {word.strip()}", word.strip())
+    found = [encode(each, add_special_tokens=False, parse_special=False) for each in written]
+    return min(found, key=len)
+
+
+def vector_of(llm: LLM, word: str) -> Floats:
+    """float32 (d_model,): the vector of a word, the mean of its tokens' where it has several."""
+    return np.asarray(rows_of(llm, ids_of_word(llm, word)).mean(axis=0))
+
+
+def unit(vectors: Floats) -> NDArray[np.float64]:
+    """The same directions with length 1; a vector of zeros stays one."""
+    x = vectors.astype(np.float64)
+    lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.asarray(x / np.where(lengths > 0, lengths, 1))
+
+
+def cosines(a: Floats, b: Floats) -> NDArray[np.float64]:
+    """float64 (len(a), len(b))."""
+    return np.asarray(unit(a) @ unit(b).T)

@@ -1,0 +1,122 @@
+"""Two settings on the same random numbers: two texts, and how far the distributions are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyroclast.errors import RequestError
+from pyroclast.lens.choice import Floats
+from pyroclast.lens.text import Context, Piece, pieces, some_ids_of
+from pyroclast.lens.writing import watched
+from pyroclast.sampling.params import SamplingParams
+from pyroclast_kernels.sample.reference import log_softmax
+
+if TYPE_CHECKING:
+    from pyroclast.llm import LLM
+
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One side of a comparison."""
+
+    llm: LLM
+    params: SamplingParams = field(default_factory=SamplingParams)
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """a, b: the tokens of the two texts.  first_difference: the first place where they differ, None
+    where they do not.  kl float64 (len(a),): KL(a || b) in nats at each token of a's text, both
+    models having read a's tokens.  Each distribution is the model's at its own temperature (at 1 if
+    that is 0), without cuts and penalties."""
+
+    a: tuple[Piece, ...]
+    b: tuple[Piece, ...]
+    first_difference: int | None
+    kl: NDArray[np.float64]
+    seed: int
+
+
+def compare(a: Setting, b: Setting, context: Context, *, max_tokens: int = 64) -> Compared:
+    """Two texts after one context.  b draws with a's seed unless it has its own; RequestError where
+    the models read the context differently."""
+    if not 1 <= max_tokens <= MAX_TOKENS:
+        raise RequestError(f"max_tokens must be 1 to {MAX_TOKENS}, got {max_tokens}")
+    ids = some_ids_of(a.llm, context)
+    if a.llm is not b.llm and (
+        some_ids_of(b.llm, context) != ids or a.llm.vocab_size != b.llm.vocab_size
+    ):
+        raise RequestError(
+            f"{a.llm.name!r} and {b.llm.name!r} have different vocabularies; compare models of one"
+        )
+    seed = a.params.fixed_seed()
+    texts = []
+    for side in (a, b):
+        own = side.params.seed
+        params = side.params.replace(seed=seed if own is None else own)
+        given = watched(params, len(ids), side.llm.max_seq_len, max_tokens)
+        [answer] = side.llm.generate(ids, given, adapter=side.adapter)
+        texts.append(answer.token_ids)
+    first, second = texts
+    rows_a = _rows(a, ids, first)
+    same = a.llm is b.llm and a.adapter == b.adapter
+    rows_b = rows_a if same else _rows(b, ids, first)
+    kl = [
+        divergence(x, y, _temperature(a), _temperature(b))
+        for x, y in zip(rows_a, rows_b, strict=True)
+    ]
+    return Compared(
+        pieces(a.llm, first),
+        pieces(b.llm, second),
+        _first_difference(first, second),
+        np.array(kl, np.float64),
+        seed,
+    )
+
+
+def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -> float:
+    """KL(softmax(a / heat_a) || softmax(b / heat_b)) in nats, of logits (vocab_size,)."""
+    log_p = log_softmax(a.astype(np.float64) / heat_a)
+    log_q = log_softmax(b.astype(np.float64) / heat_b)
+    some = np.isfinite(log_p)
+    found = float(np.sum(np.exp(log_p[some]) * (log_p[some] - log_q[some])))
+    return max(found, 0.0)  # rounding may leave less than nothing of equal distributions
+
+
+def _temperature(side: Setting) -> float:
+    return 1.0 if side.params.greedy else side.params.temperature
+
+
+def _rows(side: Setting, before: Sequence[int], text: Sequence[int]) -> Floats:
+    """float32 (len(text), vocab_size): the logits from which each token of `text` was drawn, all of
+    it read at once."""
+    llm = side.llm
+    call = llm._call(side.adapter)  # noqa: SLF001 - the lens is a face of the LLM
+    found = np.empty((len(text), llm.vocab_size), np.float32)
+    first_wanted = len(before) - 1
+
+    def keep(first: int, rows: Floats) -> None:
+        skipped = max(0, first_wanted - first)
+        start = first + skipped - first_wanted
+        found[start : start + len(rows) - skipped] = rows[skipped:]
+
+    token_ids = [*before, *text[:-1]]
+    requests = [llm._intake.read_request(token_ids, call, keep)]  # noqa: SLF001
+    llm._loop.complete(call, requests, progress=False)  # noqa: SLF001
+    return found
+
+
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+    if list(a) == list(b):
+        return None
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

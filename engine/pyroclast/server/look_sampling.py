@@ -1,0 +1,147 @@
+"""POST /look/api/trace, redraw, compare, generate: the sampler's stages, the draw, the loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from pyroclast import lens
+from pyroclast.lens import answers, versus
+from pyroclast.lens.draw import MAX_REDRAWS
+from pyroclast.lens.text import some_ids_of
+from pyroclast.lens.writing import MAX_TOKENS, Watcher, watched
+from pyroclast.sampling.params import SamplingParams
+from pyroclast.server.generation import Generation
+from pyroclast.server.look_room import ContextBody, Room, SamplingBody, params_of
+from pyroclast.server.service import Exchange, Reply
+from pyroclast.server.sse import event
+
+if TYPE_CHECKING:
+    from pyroclast.engine.output import Completion
+
+
+class DrawBody(SamplingBody, kw_only=True):
+    """n_prompt: how many of the context's tokens are the prompt, for penalties; null is all."""
+
+    n_prompt: Annotated[int, Meta(ge=0)] | None = None
+
+
+class TraceBody(DrawBody, kw_only=True):
+    """top: how many tokens to follow."""
+
+    top: Annotated[int, Meta(ge=1, le=200)] = 20
+
+
+class RedrawBody(DrawBody, kw_only=True):
+    """n: how many draws."""
+
+    n: Annotated[int, Meta(ge=1, le=MAX_REDRAWS)] = 200
+
+
+class SideIn(Struct, kw_only=True):
+    """One side of a comparison: a model and the fields of SamplingParams."""
+
+    model: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+class CompareBody(ContextBody, kw_only=True):
+    """Two settings on the same random numbers."""
+
+    a: SideIn = field(default_factory=SideIn)
+    b: SideIn = field(default_factory=SideIn)
+    max_tokens: Annotated[int, Meta(ge=1, le=versus.MAX_TOKENS)] = 64
+
+
+class GenerateBody(SamplingBody, kw_only=True):
+    """max_tokens: of the answer.  All of the context is its prompt."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 128
+
+
+async def trace(room: Room, exchange: Exchange) -> Reply:
+    """Every stage between the logits and the token."""
+    body = exchange.body(TraceBody)
+    context, params = body.context(), params_of(body.params)
+    return exchange.json(
+        await room.view(
+            exchange,
+            body,
+            lambda llm, adapter: lens.trace(
+                llm, context, params, n_top=body.top, n_prompt=body.n_prompt, adapter=adapter
+            ),
+        )
+    )
+
+
+async def redraw(room: Room, exchange: Exchange) -> Reply:
+    """The next token many times, each with its own random number."""
+    body = exchange.body(RedrawBody)
+    context, params = body.context(), params_of(body.params)
+    found = await room.view(
+        exchange,
+        body,
+        lambda llm, adapter: lens.redraw(
+            llm, context, params, body.n, n_prompt=body.n_prompt, adapter=adapter
+        ),
+    )
+    return exchange.json(answers.redraw_json(found))
+
+
+async def compare(room: Room, exchange: Exchange) -> Reply:
+    """Two texts, and how far their distributions are apart at each token."""
+    body = exchange.body(CompareBody)
+    context = body.context()
+    sides = []
+    for side in (body.a, body.b):
+        served = exchange.served(side.model or body.model)
+        params = SamplingParams.from_dict(side.params)
+        sides.append(lens.Setting(served.llm.llm, params, served.adapter))
+    seed = params_of(body.a.params).seed
+    sides[0] = replace(sides[0], params=sides[0].params.replace(seed=seed))
+
+    def work(*_: Any) -> dict[str, Any]:
+        found = lens.compare(sides[0], sides[1], context, max_tokens=body.max_tokens)
+        return {
+            "a": [answers.piece_json(each) for each in found.a],
+            "b": [answers.piece_json(each) for each in found.b],
+            "first_difference": found.first_difference,
+            "kl": found.kl.tolist(),
+            "seed": found.seed,
+        }
+
+    return exchange.json(await room.view(exchange, body, work))
+
+
+async def generate(room: Room, exchange: Exchange) -> Reply:
+    """The answer, an event for each token."""
+    body = exchange.body(GenerateBody)
+    context, params = body.context(), params_of(body.params)
+    ids = await room.view(exchange, body, lambda llm, _: some_ids_of(llm, context))
+    served = exchange.served(body.model)
+    watcher = Watcher(served.tokenizer, len(ids))
+    params = watched(params, len(ids), served.max_model_len, body.max_tokens)
+    params = params.replace(logits_processors=(watcher,))
+    generation = await exchange.generate(served, [ids], [params], structure="params")
+    return exchange.events(_events(generation, watcher), generation)
+
+
+async def _events(generation: Generation, watcher: Watcher) -> AsyncGenerator[bytes, None]:
+    async for _, chunk in generation.chunks():
+        for step in watcher.steps(chunk):
+            yield event(step)
+        if chunk.completion is not None:
+            yield event(_end(chunk.completion))
+
+
+def _end(completion: Completion) -> dict[str, Any]:
+    return {
+        "done": True,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "seed": completion.seed,
+        "timings": asdict(completion.timings),
+    }

@@ -1,0 +1,1 @@
+"""The page of `pyroclast rate`: two answers, and which one is better."""

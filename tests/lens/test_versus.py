@@ -1,0 +1,67 @@
+"""Two settings side by side: the texts are the engine's, and KL is NumPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pyroclast import LLM, RequestError, SamplingParams, lens
+from tiny import CONFIGS, random_weights, write_gguf
+
+IDS = [256, 7, 99, 3, 7]
+
+
+@pytest.fixture(scope="module")
+def q4_llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """The tiny model with coarser weights."""
+    path = tmp_path_factory.mktemp("versus") / "q4.gguf"
+    write_gguf(path, CONFIGS["llama"], random_weights(CONFIGS["llama"]), "Q4_0")
+    with LLM(path, threads=1) as llm:
+        yield llm
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("heats", [(1.0, 1.0), (0.7, 1.6), (0.0, 1.0)])
+def test_kl_is_that_of_both_models_on_a_s_tokens(
+    tiny_llm: LLM, q4_llm: LLM, heats: tuple[float, float]
+) -> None:
+    params = [SamplingParams(temperature=t, seed=9, ignore_eos=True) for t in heats]
+    sides = [lens.Setting(tiny_llm, params[0]), lens.Setting(q4_llm, params[1])]
+    found = lens.compare(sides[0], sides[1], IDS, max_tokens=30)
+    texts = []
+    for side, shown in zip(sides, (found.a, found.b), strict=True):
+        [answer] = side.llm.generate(IDS, side.params.replace(max_tokens=30))
+        assert [piece.id for piece in shown] == answer.token_ids
+        texts.append(answer.token_ids)
+    rows = [llm.logits(IDS + texts[0])[4:-1].astype(np.float64) for llm in (tiny_llm, q4_llm)]
+    p, q = (softmax(x / (t or 1.0)) for x, t in zip(rows, heats, strict=True))
+    np.testing.assert_allclose(found.kl, (p * np.log(p / q)).sum(axis=1), rtol=1e-6, atol=1e-12)
+    assert len(found.kl) == 30 and (found.kl > 0).all()
+    differs = [i for i, (x, y) in enumerate(zip(*texts, strict=True)) if x != y]
+    assert found.first_difference == differs[0]
+
+
+def test_equal_settings_give_equal_texts(tiny_llm: LLM) -> None:
+    side = lens.Setting(tiny_llm, SamplingParams(temperature=1.5, ignore_eos=True))
+    found = lens.compare(side, side, IDS, max_tokens=20)  # b takes the seed of a
+    assert found.a == found.b and found.first_difference is None
+    assert found.kl.tolist() == [0.0] * 20
+    other = lens.Setting(tiny_llm, SamplingParams(temperature=1.5, ignore_eos=True, seed=1))
+    assert lens.compare(side, other, IDS, max_tokens=20).first_difference is not None
+    short = lens.Setting(tiny_llm, SamplingParams(stop_token_ids=range(320), seed=1))
+    seeded = lens.Setting(tiny_llm, SamplingParams(ignore_eos=True, seed=1))
+    found = lens.compare(short, seeded, IDS, max_tokens=20)
+    assert (len(found.a), len(found.b), found.first_difference) == (1, 20, 1)
+
+
+def test_models_that_read_differently_are_refused(tiny_llm: LLM, demo_llm: LLM) -> None:
+    with pytest.raises(RequestError, match="different vocabularies"):
+        lens.compare(lens.Setting(tiny_llm), lens.Setting(demo_llm), [1, 2])
+    with pytest.raises(RequestError, match="1 to 256, got 0"):
+        lens.compare(lens.Setting(tiny_llm), lens.Setting(tiny_llm), IDS, max_tokens=0)
