@@ -16,6 +16,8 @@ import pytest
 
 import stepping
 import tiny
+import tiny_experts
+import tiny_families
 from pyroclast import NumericalError, RequestError
 from pyroclast.checkpoint.dummy import SHAPES
 from pyroclast.checkpoint.open import open_checkpoint
@@ -112,6 +114,18 @@ def test_steps_cover_every_position_once_and_are_full(n_seqs, begin, end):
     ids=lambda workload: workload.name,
 )
 def test_the_tokens_timed_are_those_of_the_workload(model, workload):
+    last_logits_are_right(model, workload)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_recurrent_layers_see_the_tokens_of_the_workload(tmp_path):
+    tiny_families.write_folder(tmp_path, "lfm2")
+    for workload in (Workload(0, 7, 40, 3), Workload(0, 5), Workload(20, 0, 40)):
+        last_logits_are_right(tmp_path, workload)
+
+
+def last_logits_are_right(model, workload):
     """The last logits are those of every sequence's whole text, computed by hand."""
     others = [Workload(9, 0, 0, 2), Workload(0, 3, 11, 1)]
     with Runner(model, [*others, workload], threads=1) as runner:
@@ -215,6 +229,12 @@ def test_work_of_a_prompt_is_its_products():
     work = bench_rows.giga_work(runner_of(CONFIG), Workload(7, 0, 10, 4)) * 1e9
     # The head gives logits for the last token of each prompt.
     assert work == pytest.approx(2 * (2 * layer * 7 * 4 + 320 * 96 * 4))
+
+
+def test_work_of_experts_is_that_of_the_active_ones():
+    layer = 64 * (128 + 64 + 64) + 64 * 128 + 12 * 64 + 3 * 3 * 64 * 32
+    work = bench_rows.giga_work(runner_of(tiny_experts.CONFIG), Workload(7, 0, 10)) * 1e9
+    assert work == pytest.approx(2 * (3 * layer * 7 + 320 * 64))
 
 
 def test_a_row_is_computed_right():

@@ -176,7 +176,7 @@ def test_a_whole_run(model, tmp_path, monkeypatch, capsys, flags, why):
     else:
         ours, theirs = result["rows"][:2]
         assert theirs["output_ts_ratio"] == pytest.approx(ours["output_ts"] / theirs["output_ts"])
-        assert theirs["gap_p50_ms"] > 1.5
+        assert theirs["output_ts"] < 1 / 0.002  # it sleeps so long before each token
         assert f"({theirs['output_ts_ratio']:.2f}x)" in out
 
 

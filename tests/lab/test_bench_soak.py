@@ -95,13 +95,13 @@ def test_a_failed_check_is_told_and_ends_with_one(monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.slow
-def test_twenty_seconds_of_it():
-    result = soak.run(str(demo_path()), threads=2, seconds=20.0, seed=1)
-    # How soon /health answers depends on what else the machine does, and after four seconds not
+def test_ten_seconds_of_it():
+    result = soak.run(str(demo_path()), threads=2, seconds=10.0, seed=1)
+    # How soon /health answers depends on what else the machine does, and after two seconds not
     # every block of the KV cache that the load takes has been used.
     failed = {name for name, check in result["checks"].items() if not check["ok"]}
     assert failed <= {"health_max_ms", "memory_growth"}, result
     assert result["checks"]["memory_growth"]["value"] < 0.5
     assert result["seen"]["whole"] > 0
     assert result["seen"]["refused: malformed"] > 0
-    assert result["health"]["n"] > 50
+    assert result["health"]["n"] > 20

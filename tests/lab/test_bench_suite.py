@@ -245,15 +245,16 @@ def fake(monkeypatch):
     return add
 
 
-def test_peak_memory_is_what_a_process_held(model, fake):
+def test_peak_memory_is_what_a_process_held(model, fake, tmp_path):
     names = [fake(0), fake(200_000_000)]
     peers = dict.fromkeys(names, sys.executable)
-    options = CompareOptions(str(model), peers=peers, threads=1, repetitions=2)
+    options = CompareOptions(str(model), peers=peers, threads=1, repetitions=2, cache=tmp_path)
     shown = []
     # With the first token 100, which takes four blocks of 32.
     result = load.run(options, None, 99, shown.append)
     rows = {row["engine"]: row for row in result["rows"]}
-    assert list(rows) == ["Pyroclast", *(f"{name} (x)" for name in names)]
+    ours = ["Pyroclast", "Pyroclast (packed file)"]
+    assert list(rows) == [*ours, *(f"{name} (x)" for name in names)]
     more = rows[f"{names[1]} (x)"]["peak_bytes"] - rows[f"{names[0]} (x)"]["peak_bytes"]
     assert 190e6 < more < 230e6
     assert result["file_bytes"] == model.stat().st_size
@@ -269,11 +270,12 @@ def test_peak_memory_is_what_a_process_held(model, fake):
 
 def test_load(model, tmp_path):
     out = tmp_path / "out.json"
-    peer = ("--peer", "llama.cpp=/no/such/python")
+    peer = ("--peer", "llama.cpp=/no/such/python", "--cache", tmp_path)
     done = bench_script("load.py", "--model", model, "-d", 9, "-r", 1, *peer, "--json", out)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    assert [row["engine"] for row in result["rows"]] == ["Pyroclast"]
+    engines = [row["engine"] for row in result["rows"]]
+    assert engines == ["Pyroclast", "Pyroclast (packed file)"]
     assert "/no/such/python" in result["absent"]["llama.cpp (repack)"]
     assert "| Pyroclast | " in done.stdout
     done = bench_script("load.py", "--model", "dummy:smollm2-135m", "-r", 1)

@@ -265,3 +265,14 @@ def test_a_row_that_drifted_says_so() -> None:
     found = with_drift(rows)
     assert [row.status for row in found] == ["ok", "ok", "drifted", "ok", "ok", "wrong"]
     assert [row.anchor_drift for row in found[:4]] == pytest.approx([0, 0.1, 0.3, 0])
+
+
+def test_a_working_set_has_the_ceiling_of_the_power_of_two_below() -> None:
+    sizes = (0, 1 << 20, (1 << 21) - 1, 1 << 21, (16 << 20) + 16_384)
+    assert [read_size(size) >> 20 for size in sizes] == [1, 1, 1, 2, 16]
+
+
+def test_no_committed_timing_is_above_its_ceiling() -> None:
+    path = Path(__file__).resolve().parents[2] / "bench" / "results" / "kernels.json"
+    above = [row.key for row in load(path).rows if (row.roofline_share or 0) > 1.1]
+    assert above == []

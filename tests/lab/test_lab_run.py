@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,26 @@ def test_the_command_writes_rows_and_prints_them(
         cli.main(words)
     text = capsys.readouterr().out
     assert "norm.f32 1x2048, 1 thread" in text and "numpy" in text
+
+
+def test_rows_that_are_done_are_kept_when_a_run_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(run: Run, on_done: Callable[[int], None]) -> Iterator[list[Row]]:
+        key = ("norm", "f32", "1x2048", "numpy", 1)
+        rows = [Row(*key, cache, "ok", median_us=3.0, iqr_us=0.1) for cache in ("cold", "warm")]
+        run._rows += rows
+        on_done(1)
+        yield rows
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "measure", interrupted)
+    out = tmp_path / "kernels.json"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "kernels", "--op", "norm", "--out", str(out)])
+    assert end.value.code == 130
+    assert [row.median_us for row in load(out).rows] == [3.0, 3.0]
+    assert "has the 2 rows measured so far" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_told_before_the_work(

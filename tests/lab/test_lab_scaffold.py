@@ -17,7 +17,7 @@ from pyroclast.lab.speed.child import Child
 from pyroclast_kernels import user_variants
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.native import compile as native_compile
-from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.registry import OP_NAMES, folder_of, get_op
 from pyroclast_kernels.selection import FUSED, Selection, all_variants
 
 # Technologies whose templates run here; those of Triton run in tests/gpu/test_lab.py.
@@ -46,9 +46,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_has_a_template() -> None:
     """All but `sample`, whose reference has twelve stages, what other ops do too, and the ops that
-    a step has only on request; in Triton, five."""
+    a step has only on request, with experts or with recurrent layers; in Triton, five."""
+    without = {"sample", "low_rank", "gather_rows", *FUSED}
+    without |= {op for op in OP_NAMES if folder_of(op) in ("route", "experts")}
+    without |= {"conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm"}
     for technology in COMPILED:
-        assert set(OP_NAMES) - ops_of(technology) == {"sample", "low_rank", "gather_rows", *FUSED}
+        assert set(OP_NAMES) - ops_of(technology) == without
     assert ops_of("triton") == {"softmax", "norm", "glu", "rope", "matmul"}
     known = {scaffold.template(op, technology) for op, technology in WRITTEN}
     known |= {scaffold.template(op, "triton") for op in ops_of("triton")}
@@ -137,7 +140,7 @@ def test_nothing_is_overwritten(own: Path) -> None:
         scaffold.new_variant("norm", "mine", "cpp", None)
     path = own / "norm" / "cpp_other.cc"
     path.write_text("no variant at all\n")
-    with pytest.raises(KernelError, match="exists already"):
+    with pytest.raises(KernelError, match="cpp-other already"):
         scaffold.new_variant("norm", "other", "cpp", None)
     assert path.read_text() == "no variant at all\n"
 
@@ -200,6 +203,31 @@ def test_files_without_the_two_lines_are_left_alone(own: Path) -> None:
     (own / "numba_helper.py").write_text("raise SystemExit('imported')\n")
     (own / "numba_half.py").write_text('OP = "norm"\n')
     assert not {"numba-helper", "numba-half"} & set(all_variants("norm"))
+
+
+def test_a_file_in_the_op_s_folder_without_the_two_lines_says_so(own: Path) -> None:
+    (own / "softmax").mkdir()
+    path = own / "softmax" / "numba_mine.py"
+    path.write_text("def softmax_f32(args, part, n_parts): pass\n")
+    with pytest.raises(KernelLibraryError, match='lacks the lines OP = "softmax" and FORMATS ='):
+        Selection("softmax=numba-mine").kernel("softmax")
+    assert not any(str(path) in each.unavailable for each in all_variants("norm").values())
+
+
+def test_what_numba_cannot_compile_is_one_error(own: Path) -> None:
+    path = own / "numba_broken.py"
+    head = 'OP = "softmax"\nFORMATS = ("f32",)\n'
+    path.write_text(head + "def softmax_f32(args, part, n_parts):\n    args + missing\n")
+    with pytest.raises(KernelLibraryError) as raised:
+        Selection("softmax=numba-broken").kernel("softmax")
+    assert str(raised.value).startswith(f"{path}: Numba cannot compile softmax_f32: TypingError: ")
+    assert "name 'missing' is not defined" in str(raised.value)
+
+
+def test_a_rule_without_the_technology_is_told_the_whole_name(own: Path) -> None:
+    (own / "numba_rows.py").write_text('OP = "softmax"\nFORMATS = ("f32",)\n')
+    with pytest.raises(KernelLibraryError, match="'rows'; did you mean numba-rows"):
+        Selection("softmax=rows")
 
 
 def test_two_files_of_one_name_are_refused(own: Path) -> None:

@@ -16,11 +16,15 @@ import pytest
 
 import tiny
 from pyroclast.cli import main as cli
+from pyroclast.lab.check.inputs import cache_bytes
 from pyroclast.lab.profile import breakdown as cut
 from pyroclast.lab.profile.chrome_trace import CALLS_TRACK, PID, TraceFileError, events, write_trace
+from pyroclast.lab.profile.products import products
 from pyroclast.lab.profile.profile import profile, prompt_of
 from pyroclast.lab.profile.record import ProfiledLLM, Recorded
 from pyroclast.lab.profile.replay import explain, n_ops, replay
+from pyroclast.lab.speed.machine import read_size
+from pyroclast.lab.speed.rows import MeasuredCeiling
 from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.selection import all_variants
@@ -113,6 +117,34 @@ def test_each_phase_adds_up_by_op_and_by_layer(recorded: Recorded) -> None:
                 assert row["wait_us"] >= -1e-6
         labels = [row["name"] for row in phase["layers"]]
         assert labels == ["embedding", "layer 0", "layer 1", "output", "sampling"]
+
+
+def test_products_are_told_apart_and_held_against_the_ceilings(model: str) -> None:
+    ceilings = [
+        MeasuredCeiling("read", 2, 10.0, "GB/s", read_size(4 * cache_bytes())),
+        MeasuredCeiling("vnni", 2, 1e9, "Gop/s"),
+    ]
+    with ProfiledLLM(model, threads=2) as llm:
+        recorded = llm.record(prompt_of(N_PROMPT, 256), PARAMS)
+        found = [products(steps, llm.model.places, ceilings) for steps in cut.split(recorded)]
+        places = llm.model.places
+        n_bytes = sum({id(p.target): p.target.n_bytes for name, p in places.items()
+                       if name.endswith((".wo", ".w_down"))}.values())  # fmt: skip
+        n_values = sum(2 * p.target.n_rows * p.target.n_cols for name, p in places.items()
+                       if name.endswith((".wo", ".w_down")))  # fmt: skip
+    assert [{row["name"] for row in rows} for rows in found] == [
+        {"wq+wk+wv", "wo", "w_gate+w_up", "w_down", "output"}
+    ] * 2
+    for rows, n_steps, n_tokens in zip(found, (1, N_GEN - 1), (N_PROMPT, N_GEN - 1), strict=True):
+        mine = [row for row in rows if row["name"] in ("wo", "w_down")]
+        moved, done = (
+            sum(row[key] * row["wall_us"] * 1000 for row in mine) for key in ("gb_s", "gflop_s")
+        )
+        assert moved == pytest.approx(n_steps * n_bytes)
+        assert done == pytest.approx(n_tokens * n_values)
+        for row in rows:
+            assert row["roofline_limit"] == "read"
+            assert row["roofline_share"] == pytest.approx(row["gb_s"] / 10.0)
 
 
 def test_each_thread_is_busy_or_waits(recorded: Recorded) -> None:
@@ -343,11 +375,19 @@ def test_tables_are_markdown_on_a_pipe(model: str, capsys: pytest.CaptureFixture
     code, out, _ = run(capsys, "profile", model, "-p", "8", "-n", "3")
     assert code == 0 and "█" not in out and "\x1b" not in out
     tables = [block for block in out.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 8
+    assert len(tables) == 10
     for table in tables:
         lines = table.splitlines()
         assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) <= set("|-:")
-    for words in ("layer 1", "matmul.q8_0", "at barriers", "the ops alone", "sum"):
+    for words in (
+        "layer 1",
+        "matmul.q8_0",
+        "wq+wk+wv (q8_0)",
+        "w_down (q8_0)",
+        "at barriers",
+        "the ops alone",
+        "sum",
+    ):
         assert words in out
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from pyroclast.errors import PyroclastError
 from pyroclast.lab.report import png as report_png
+from pyroclast.lab.report.case_names import CASE_NAMES
 from pyroclast.lab.report.change import compare, noise_bound
 from pyroclast.lab.report.charts import Axis, describe, views_of
 from pyroclast.lab.report.data import read_folder
@@ -36,6 +37,7 @@ from pyroclast.lab.report.style import (
 from pyroclast.lab.report.tables import ratio_step, share_step
 from pyroclast.lab.speed.kernel_file import save
 from pyroclast.lab.speed.rows import MeasuredCeiling, ResultFileError, Results, Row
+from pyroclast_kernels.registry import OP_NAMES
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 CEILINGS = (
@@ -134,6 +136,29 @@ def test_the_page_says_what_was_measured(drawn: Page) -> None:
     assert not drawn.open
 
 
+def test_the_contents_lead_to_every_section(drawn: Page) -> None:
+    headings = [a["id"] for name, a in drawn.tags if name == "h2"]
+    links = [a["href"] for name, a in drawn.tags if name == "a"]
+    assert links == [f"#{key}" for key in headings]
+    assert len(set(headings)) == len(headings) == 6
+
+
+def test_times_and_the_names_of_cases_stand_on_the_page(drawn: Page) -> None:
+    assert "2.00 µs" in drawn.text  # a tooltip has the spread beside it
+    assert "tokens x width" in drawn.text
+    assert set(CASE_NAMES) == set(OP_NAMES)
+
+
+def test_engines_of_the_same_machine_come_first(tmp_path: Path) -> None:
+    folder = write_results(tmp_path, ROWS, cpu="B")
+    for cpu in "ABC":
+        content = engine()
+        content["made_with"]["cpu"] = cpu
+        (folder / f"engine_{cpu}.json").write_text(json.dumps(content))
+    text = Page(page(read_folder(folder), None)).text
+    assert text.index("engine_B.json") < text.index("engine_A.json") < text.index("engine_C.json")
+
+
 def test_the_page_needs_no_network(drawn: Page) -> None:
     for name, attributes in drawn.tags:
         assert name not in ("link", "iframe", "object", "img", "base", "form"), name
@@ -200,7 +225,8 @@ def test_every_choice_hides_what_was_not_chosen(drawn: Page) -> None:
     assert first == ["view-0", "op-0", "metric-share"]
     classes = {c for _, a in drawn.tags for c in (a.get("class") or "").split()}
     style = css(n_views=2, n_ops=1)
-    assert {"view-0", "view-1", "op-0", "op-1", "metric-share", "metric-ratio"} == chosen
+    metrics = {"metric-share", "metric-ratio", "metric-time"}
+    assert {"view-0", "view-1", "op-0", "op-1"} | metrics == chosen
     assert {"v0", "v1", "o1"} <= classes
     for name in chosen - {"op-0"}:
         assert f"#{name}:checked" in style
@@ -366,7 +392,8 @@ def test_an_axis_is_logarithmic_and_holds_its_values() -> None:
 
 
 def test_technologies_are_told_by_name() -> None:
-    names = ("numpy", "numpy-blas", "numba-rows", "cython", "cpp-avx2", "triton", "mine")
+    levels = ("cpp-baseline", "cpp-avx2", "cpp-avx512vnni", "cpp-mine")
+    names = ("numpy", "numpy-blas", "numba-rows", "cython", *levels, "triton", "mine")
     assert [technology_of(name) for name in names] == list(TECHNOLOGIES)
 
 
@@ -435,8 +462,20 @@ def test_engines_of_two_machines_are_not_compared(tmp_path: Path) -> None:
     for changes in ({}, {"median_ts": 150.0}, {"median_ts": 150.0, "cpu": "another"}):
         (folder / "engine_a.json").write_text(json.dumps(engine(**changes)))
         verdicts.append(read_folder(folder).engines[0].rows)
-    found = [compare(Results(()), Results(()), verdicts[0], new).engines[0] for new in verdicts]
-    assert [each.speed for each in found] == ["same", "faster", "other machine"]
+    found = [compare(Results(()), Results(()), verdicts[0], new).engines for new in verdicts]
+    assert [[each.speed for each in engines] for engines in found] == [["same"], ["faster"], []]
+
+
+def test_engines_are_held_against_the_same_machine_and_file(tmp_path: Path) -> None:
+    """Whatever order the files are in: two of this machine, one of another."""
+    folder = write_results(tmp_path, ROWS)
+    speeds = {"a": (100.0, "this"), "b": (200.0, "other"), "c": (300.0, "this")}
+    for name, (median, cpu) in speeds.items():
+        (folder / f"engine_{name}.json").write_text(json.dumps(engine(median_ts=median, cpu=cpu)))
+    rows = [row for file in read_folder(folder).engines for row in file.rows]
+    found = compare(Results(()), Results(()), rows[::-1], rows).engines
+    assert len(found) == len(rows)
+    assert all(change.old == change.new for change in found)
 
 
 def test_rows_of_one_side_are_counted() -> None:

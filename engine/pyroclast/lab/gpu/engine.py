@@ -105,7 +105,7 @@ class Engine:
         config, (low, median_s, high) = self._model.config, quartiles(seconds[1:])
         products = 2 * layer_multiply_adds(config) * n_prompt
         products += 2 * config.vocab_size * config.d_model
-        q_dims = sum(spec.attention.q_dim for spec in config.layers)
+        q_dims = sum(each.q_dim for each in config.attentions.values())
         attention = 2 * q_dims * n_prompt**2
         return [
             {

@@ -27,8 +27,9 @@ from pyroclast.lab.speed.result_file import without_samples, write_result
 from pyroclast.lab.speed.throughput import Workload, make_workloads
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.lab.speed.workload_flags import add_workload_flags
-from pyroclast.progress import progress_bar
+from pyroclast.progress import off_the_line, progress_bar
 from pyroclast_kernels import features
+from pyroclast_kernels.whole_file import write_text
 
 # Above these there is a warning: the share of a core that idle engines take during another's turn,
 # and the load average per core before the run.
@@ -69,7 +70,8 @@ def measure(options: CompareOptions, workloads: Sequence[Workload]) -> dict[str,
             for row in arena.rows(model, label, partial(store.theirs, format=format)):
                 rows.append(row)
                 show(len(rows))
-                print(summary(row), file=sys.stderr)
+                with off_the_line():
+                    print(summary(row), file=sys.stderr)
     made_with = {
         **environment(),
         "system": platform.platform(),
@@ -127,7 +129,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
         if args.json:
             write_result(args.json, for_file(result))
         if args.markdown:
-            args.markdown.write_text(table + "\n")
+            write_text(args.markdown, table + "\n")
 
 
 if __name__ == "__main__":

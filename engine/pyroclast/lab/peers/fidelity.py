@@ -72,6 +72,7 @@ class Ours:
         n_blocks = min(self.model.n_blocks, batch.max_blocks)
         batch.block_tables[0, :n_blocks] = np.arange(n_blocks)
         batch.logit_rows[:n], batch.counts[:] = np.arange(n), (n, 1, n)
+        batch.keep_states([0])
         self.model.forward()
         return self.model.logits[:n]
 

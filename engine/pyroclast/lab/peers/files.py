@@ -50,9 +50,10 @@ def source_of(model: str, directory: Path | None = None) -> tuple[Path, str]:
     written once, in f16."""
     if model.startswith(shapes.PREFIX):
         name, _ = shapes.parse(model)
-        source = cache_directory(directory) / f"{name}.f16.gguf"
-        made_once(source, lambda target: write_random_gguf(target, shapes.SHAPES[name]))
-        return source, name
+        config, key = shapes.hyperparameters_of(name), name.replace(":", "-")
+        source = cache_directory(directory) / f"{key}.f16.gguf"
+        made_once(source, lambda target: write_random_gguf(target, config))
+        return source, key
     with open_checkpoint(model) as checkpoint:
         source = Path(checkpoint.path)
     about = source.stat()
@@ -134,6 +135,8 @@ def _gguf_name(names: Mapping[str, str], canonical: str) -> str:
 
 
 def _add_config(writer: Any, config: Hyperparameters) -> None:
+    import gguf
+
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.max_seq_len)
     writer.add_embedding_length(config.d_model)
@@ -145,6 +148,24 @@ def _add_config(writer: Any, config: Hyperparameters) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(_F16_FILE)
+    if config.head_dim * config.n_heads != config.d_model:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if config.sliding_window is not None:
+        writer.add_sliding_window(config.sliding_window)
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling.factor)
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_seq_len)
+    if "n_experts" in config.extra:
+        _add_experts(writer, config)
+
+
+def _add_experts(writer: Any, config: Hyperparameters) -> None:
+    writer.add_expert_count(config.extra["n_experts"])
+    writer.add_expert_used_count(config.extra["n_active"])
+    writer.add_expert_feed_forward_length(config.extra.get("d_expert", config.d_ff))
 
 
 def _add_vocabulary(writer: Any, config: Hyperparameters) -> None:
@@ -164,8 +185,9 @@ def _add_vocabulary(writer: Any, config: Hyperparameters) -> None:
 
 
 def _rope_freqs(config: Hyperparameters) -> Any:
-    """Divisors of the rotary frequencies, float32 (head_dim / 2,); None if there are none."""
-    if config.rope_scaling is None:
+    """Divisors of the rotary frequencies, float32 (head_dim / 2,); None if there are none, or keys
+    that say them."""
+    if config.rope_scaling is None or config.rope_scaling.kind == "yarn":
         return None
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
     return (config.rope_theta**-exponents / inv_freq(config.rope, config.head_dim)).astype(

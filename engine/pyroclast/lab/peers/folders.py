@@ -31,7 +31,7 @@ def hf_folder(model: str, directory: Path | None = None) -> Path:
     source, key = source_of(model, directory)
     found = cache_directory(directory) / f"{key}.hf"
     dummy = model.startswith(shapes.PREFIX)
-    config = shapes.SHAPES[shapes.parse(model)[0]] if dummy else None
+    config = shapes.hyperparameters_of(shapes.parse(model)[0]) if dummy else None
 
     def make(target: Path) -> None:
         with open_checkpoint(source) as checkpoint:

@@ -1,6 +1,7 @@
 """How long a file takes to load from a warm page cache, and how much memory it takes at most.
 
-Every run is a new process; the engines take turns.  Two durations are measured: the load
+Pyroclast loads the file that the others load, and a packed file of it.  Every run is a new process;
+the engines take turns.  Two durations are measured: the load
 itself, without imports, and the time from its end to the first token.  Peak memory is that of the
 whole process (VmHWM), the interpreter and its imports included, as a share of the file and the
 key-value cache.
@@ -19,6 +20,7 @@ from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.lab.peers.arena import Arena, Contender
 from pyroclast.lab.peers.arguments import make_parser, one_format, read_options, told_in_a_line
 from pyroclast.lab.peers.client import PeerError
+from pyroclast.lab.peers.files import cache_directory, made_once
 from pyroclast.lab.peers.options import CompareOptions
 from pyroclast.lab.peers.store import Store
 from pyroclast.lab.peers.table import PEERS
@@ -26,6 +28,7 @@ from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput import Workload
 from pyroclast.lab.speed.throughput_rows import environment, quartiles
 from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
+from pyroclast.model.write_packed import write_packed
 from pyroclast.progress import progress_bar
 
 TARGET_S, TARGET_SHARE = 1.5, 1.15
@@ -43,16 +46,20 @@ def run(
     model = store.ours(format)
     if not Path(model).is_file():
         raise PeerError(f"a file must be loaded, not {model}; --peers makes one of a dummy")
-    read_through(Path(model))
+    packed = packed_file(Path(model), options.cache)
+    for path in (Path(model), packed):
+        read_through(path)
     samples: Samples = {}
     for n_done in range(options.repetitions):
-        with ExitStack() as stack:
-            note(samples, arena.ours(stack, model), first_token)
+        for name, path in (("Pyroclast", Path(model)), ("Pyroclast (packed file)", packed)):
+            with ExitStack() as stack:
+                note(samples, arena.ours(stack, str(path)), first_token, name)
         # Each engine ends before the next one starts, so that only one holds memory.
         for peer, setting, file in settings(options, store, format):
             try:
                 with ExitStack() as stack:
-                    note(samples, arena.contender(stack, peer, setting, file, {}), first_token)
+                    contender = arena.contender(stack, peer, setting, file, {})
+                    note(samples, contender, first_token, f"{peer} ({setting})")
             except PeerError as error:
                 arena.absent[f"{peer} ({setting})"] = str(error)
         show(n_done + 1)
@@ -81,14 +88,24 @@ def read_through(path: Path) -> None:
             pass
 
 
-def note(samples: Samples, contender: Contender, workload: Workload) -> None:
+def packed_file(model: Path, directory: Path | None) -> Path:
+    """The packed file of a model, made unless it exists."""
+
+    def make(target: Path) -> None:
+        write_packed(str(model), str(target))
+
+    path = cache_directory(directory) / f"{model.stem}.{model.stat().st_mtime_ns:x}.pyro"
+    made_once(path, make)
+    return path
+
+
+def note(samples: Samples, contender: Contender, workload: Workload, name: str) -> None:
     """Runs a loaded engine for its first token, and adds its figures to the samples."""
     start = time.perf_counter()
     contender.run(workload)
     first_s = time.perf_counter() - start
     found = {"load_s": contender.load_s, "first_token_s": first_s}
     found["peak_bytes"] = contender.client.peak_bytes()
-    name = f"{contender.peer} ({contender.setting})" if contender.peer else "Pyroclast"
     samples.setdefault(name, []).append(found)
 
 

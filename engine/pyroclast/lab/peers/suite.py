@@ -23,7 +23,8 @@ from pyroclast.lab.peers.options import CompareOptions
 from pyroclast.lab.speed.process import isolated, python_command, python_path
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
-from pyroclast.progress import progress_bar
+from pyroclast.progress import off_the_line, progress_bar
+from pyroclast_kernels.whole_file import write_text
 
 PACKAGE = "pyroclast.lab.peers"  # where the modules of the parts are
 DEMO, DUMMY = "smollm2-135m-instruct", "dummy:llama-3.2-1b"
@@ -122,7 +123,8 @@ def run(options: CompareOptions, suite: SuiteOptions) -> int:
             job = _Job(options, suite, part)
             record = job.known() or job.run(deadline)
             records[part.name] = record
-            print(f"{part.name}: {_state(record)}", file=sys.stderr)
+            with off_the_line():
+                print(f"{part.name}: {_state(record)}", file=sys.stderr)
             show(number)
             _write(options, suite, records)
     print(_markdown(suite, records))
@@ -175,7 +177,7 @@ class _Job:
             "markdown": done.stdout.strip(),
         }
         out.unlink()
-        self._kept.write_text(json.dumps(record))
+        write_text(self._kept, json.dumps(record))
         return record
 
 
@@ -211,7 +213,7 @@ def _write(
         write_result(suite.json, {"made_with": {**made_with, "suite": suite.name}, "parts": parts})
     if suite.markdown:
         suite.markdown.parent.mkdir(parents=True, exist_ok=True)
-        suite.markdown.write_text(_markdown(suite, records) + "\n")
+        write_text(suite.markdown, _markdown(suite, records) + "\n")
 
 
 def _markdown(suite: SuiteOptions, records: dict[str, dict[str, Any]]) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyroclast.lab.profile.breakdown import breakdown
+from pyroclast.lab.profile.breakdown import breakdown, split
+from pyroclast.lab.profile.products import products
 from pyroclast.lab.profile.record import ProfiledLLM, Recorded
 from pyroclast.lab.profile.replay import explain, n_ops, replay
+from pyroclast.lab.speed import kept_ceilings
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.sampling.params import SamplingParams
 
@@ -52,6 +54,9 @@ def profile(
         **environment(),
         **breakdown(recorded),
     }
+    ceilings = kept_ceilings.known(recorded.n_threads, ())
+    for phase, steps in zip(found["phases"], split(recorded), strict=True):
+        phase["products"] = products(steps, llm.model.places, ceilings)
     if replays:
         found["replay"] = _replay(llm, recorded, progress)
     return found, recorded

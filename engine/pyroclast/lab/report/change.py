@@ -12,7 +12,7 @@ any difference comes from the code.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pyroclast.lab.report.data import EngineRow
@@ -72,19 +72,20 @@ def compare(
     old: Results, new: Results, old_engines: Sequence[EngineRow], new_engines: Sequence[EngineRow]
 ) -> Comparison:
     """Compares rows with equal keys; the largest changes come first."""
-    before = {row.key: row for row in old.rows}
+    rows_before = {row.key: row for row in old.rows}
     is_same_machine = _machine(old) == _machine(new)
     changes = [
-        _change(before[row.key], row, is_same_machine) for row in new.rows if row.key in before
+        _change(rows_before[row.key], row, is_same_machine)
+        for row in new.rows
+        if row.key in rows_before
     ]
     changes.sort(key=lambda change: (_rank(change), -_size(change), change.new.key))
-    engines_before = {row.key: row for row in old_engines}
-    found = [_engine(engines_before[r.key], r) for r in new_engines if r.key in engines_before]
+    found = [_engine(before, row) for before, row in _pairs(old_engines, new_engines)]
     return Comparison(
         changes=tuple(changes),
         engines=tuple(found),
-        n_new=len({row.key for row in new.rows} - set(before)),
-        n_gone=len(set(before) - {row.key for row in new.rows}),
+        n_new=len({row.key for row in new.rows} - set(rows_before)),
+        n_gone=len(set(rows_before) - {row.key for row in new.rows}),
     )
 
 
@@ -149,9 +150,19 @@ def _numerics(old: Row, new: Row) -> str:
     return "better" if before > _SAME_ERROR * after else "other bits"
 
 
+def _pairs(
+    old: Sequence[EngineRow], new: Sequence[EngineRow]
+) -> Iterator[tuple[EngineRow, EngineRow]]:
+    """Rows of the same test on the same machine; of the same file, where several have them."""
+    known = {(row.machine, row.key): row for row in old}
+    in_file = {(row.file, row.machine, row.key): row for row in old}
+    for row in new:
+        before = in_file.get((row.file, row.machine, row.key), known.get((row.machine, row.key)))
+        if before is not None:
+            yield before, row
+
+
 def _engine(old: EngineRow, new: EngineRow) -> EngineChange:
     ratio = new.speeds[0].tokens_s / old.speeds[0].tokens_s
-    if new.machine != old.machine:
-        return EngineChange(old, new, ratio, 0.0, "other machine")
     bound = max(_LEAST_BOUND, old.spread + new.spread)
     return EngineChange(old, new, ratio, bound, verdict(ratio, bound))

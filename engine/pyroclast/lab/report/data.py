@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pyroclast.errors import reason_of
 from pyroclast.lab.report.git import Commit
 from pyroclast.lab.speed.kernel_file import parse
 from pyroclast.lab.speed.rows import MeasuredCeiling, ResultFileError, Results, Row
@@ -97,7 +98,7 @@ def _bytes_of(path: Path) -> bytes:
             raise ResultFileError(f"{path} has more than {_MAX_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
-        raise ResultFileError(f"{path} cannot be read: {error}") from error
+        raise ResultFileError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _read(

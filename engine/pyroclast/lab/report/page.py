@@ -15,6 +15,7 @@ from pyroclast.lab.report.html import Markup, percent, tag, times
 from pyroclast.lab.report.sections import (
     Against,
     choice,
+    contents,
     section_change,
     section_errors,
     section_heat,
@@ -34,22 +35,20 @@ def page(inputs: Inputs, against: Against | None) -> str:
     views, ops = views_of(rows), list(dict.fromkeys(row.op for row in rows))
     op_css = {op: f"o{i + 1}" for i, op in enumerate(ops)}
     title = f"Pyroclast kernels on {_made(inputs, 'cpu')}"
+    change = section_change(against) if against else []
+    below = [
+        section_roofline(inputs, views, op_css),
+        section_heat(views, op_css),
+        section_numpy(views, op_css),
+        section_errors(rows, op_css),
+        section_peers(inputs),
+        section_notes(inputs),
+    ]
+    links = contents([change, *below])
+    top = [_header(inputs), _tiles(rows), links, change, failures(rows), _bar(views, ops)]
     body = [
         symbols(),
-        tag(
-            "main",
-            _header(inputs),
-            _tiles(rows),
-            section_change(against) if against else [],
-            failures(rows),
-            _bar(views, ops),
-            section_roofline(inputs, views, op_css),
-            section_heat(views, op_css),
-            section_numpy(views, op_css),
-            section_errors(rows, op_css),
-            section_peers(inputs),
-            section_notes(inputs),
-        ),
+        tag("main", top, below),
         # Ours and constant: escaping would change it, and its hash.
         tag("script", Markup(SCRIPT)),
     ]

@@ -30,7 +30,7 @@ from pyroclast.lab.speed.rows import MeasuredCeiling
 
 CHARTS = ("roofline", "heat_map", "numpy", "peers", "change")
 _DPI = 130
-_MARKERS = dict(zip(TECHNOLOGIES, "oX^sDvP", strict=True))
+_MARKERS = dict(zip(TECHNOLOGIES, "oX^sdDhpvP", strict=True))
 _MOST_BARS = 40
 _STYLE = {
     "font.family": "DejaVu Sans",  # matplotlib brings it

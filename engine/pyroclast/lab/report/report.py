@@ -6,18 +6,19 @@ read and checked, and everything is drawn, before the old report is replaced.
 
 from __future__ import annotations
 
-import os
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroclast.errors import PyroclastError
+from pyroclast.errors import PyroclastError, reason_of
 from pyroclast.lab.report.change import Comparison, compare
 from pyroclast.lab.report.data import EngineRow, Inputs, read_commit, read_folder
 from pyroclast.lab.report.git import Commit
 from pyroclast.lab.report.page import page
 from pyroclast.lab.report.png import CHARTS, matplotlib, write_pngs
 from pyroclast.lab.report.sections import Against
+from pyroclast_kernels.whole_file import replacing
 
 PAGE = "index.html"
 
@@ -49,17 +50,22 @@ def write_report(results: Path, out: Path, revision: str | None = None) -> Repor
     comparison = against.comparison if against else None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as folder:
-            made = Path(folder)
-            pngs = write_pngs(inputs, comparison, made)
-            (made / PAGE).write_text(content, encoding="utf-8")
-            for path in sorted(made.iterdir()):
-                os.replace(path, out / path.name)
+        # Not in `out`, where nothing would remove it after a kill.
+        with (
+            tempfile.TemporaryDirectory(prefix="pyroclast-report-") as folder,
+            ExitStack() as stack,
+        ):
+            pngs = write_pngs(inputs, comparison, Path(folder))
+            new = {path.name: path.read_bytes() for path in pngs} | {PAGE: content.encode()}
+            for name, data in new.items():  # all are written before the first takes its place
+                file = stack.enter_context(replacing(out / name))
+                file.write(data)
+                file.flush()
         # A chart that only the earlier report had, such as a change, is removed.
         for name in set(CHARTS) - {path.stem for path in pngs}:
             (out / f"{name}.png").unlink(missing_ok=True)
     except OSError as error:
-        raise ReportError(f"{out} cannot be written: {error}") from error
+        raise ReportError(f"{out} cannot be written: {reason_of(error)}") from error
     return Report(out / PAGE, tuple(out / path.name for path in pngs), inputs, against)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from pyroclast.lab.report.change import Comparison
 from pyroclast.lab.report.change_tables import change_tiles, changes
 from pyroclast.lab.report.charts import View, legend
 from pyroclast.lab.report.data import Inputs
-from pyroclast.lab.report.html import TIMES, Child, Markup, number, tag, times
+from pyroclast.lab.report.html import TIMES, Child, Markup, number, tag, text_of, times
 from pyroclast.lab.report.numpy_lanes import lanes
 from pyroclast.lab.report.peer_bars import peers
 from pyroclast.lab.report.roofline import roofline
@@ -49,6 +50,18 @@ def _above(rows: Sequence[Row]) -> Child:
     return tag("p", words, class_="note", role="note")
 
 
+def heading(title: str) -> Markup:
+    """The heading of a section, to which the contents lead."""
+    return tag("h2", title, id=re.sub(r"[^a-z0-9]+", "-", title.lower()))
+
+
+def contents(sections: Sequence[Child]) -> Markup:
+    """Links to the headings of sections; those that are empty have none."""
+    headings = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', text_of(sections))
+    links = [tag("a", Markup(title), href=f"#{Markup(key)}") for key, title in headings]
+    return tag("nav", links, class_="contents", aria_label="Contents")
+
+
 def choice(name: str, label: str, options: Sequence[tuple[str, str]]) -> Markup:
     """Radio buttons as chips; the first is chosen."""
     chips = [
@@ -75,7 +88,7 @@ def section_roofline(inputs: Inputs, views: Sequence[View], op_css: dict[str, st
     )
     ceilings = inputs.kernels.ceilings
     return [
-        tag("h2", "Roofline"),
+        heading("Roofline"),
         tag("p", words),
         _above(inputs.kernels.rows),
         legend(inputs.kernels.rows),
@@ -94,10 +107,11 @@ def _scale(css_class: str, steps: Sequence[str], names: Sequence[str]) -> Markup
 
 def section_heat(views: Sequence[View], op_css: dict[str, str]) -> Child:
     metrics = [("metric-share", "share of the roofline"), ("metric-ratio", "ratio to NumPy")]
+    metrics.append(("metric-time", "time"))
     shares = ["from 0%", *(f"{10 * i}%" for i in range(1, len(SHARE_STEPS)))]
     limits = [f"from 0{TIMES}", *map(times, RATIO_LIMITS)]
     return [
-        tag("h2", "Heat map"),
+        heading("Heat map"),
         tag("p", "A row for each case, a column for each kernel. A dash means that it cannot run."),
         choice("metric", "Show", metrics),
         _scale("ms", SHARE_STEPS, shares),
@@ -112,7 +126,7 @@ def section_numpy(views: Sequence[View], op_css: dict[str, str]) -> Child:
         "NumPy. The right column names the best kernel that the engine may choose. NumPy + BLAS "
         "gets its weights as float32 beforehand and is shown for comparison only."
     )
-    draw = [tag("h2", "Speed against NumPy"), tag("p", words)]
+    draw = [heading("Speed against NumPy"), tag("p", words)]
     return [*draw, tag("figure", _by_view(views, lambda view: lanes(view, op_css)))]
 
 
@@ -121,7 +135,7 @@ def section_errors(rows: Sequence[Row], op_css: dict[str, str]) -> Child:
         "Each output is compared with the NumPy reference. The allowed error is derived for each "
         "case; the share is the largest error over the allowed one. Above 100% a kernel is wrong."
     )
-    return [tag("h2", "Errors"), tag("p", words), errors(rows, op_css)]
+    return [heading("Errors"), tag("p", words), errors(rows, op_css)]
 
 
 def section_peers(inputs: Inputs) -> Child:
@@ -131,7 +145,9 @@ def section_peers(inputs: Inputs) -> Child:
         "Whole generations; the engines run in turn on the same weights. A ratio above 1 means "
         "that Pyroclast is faster; quartiles over the repetitions are in brackets."
     )
-    return [tag("h2", "Tokens per second"), tag("p", words), peers(inputs.engines)]
+    cpu = inputs.kernels.environment.get("cpu")
+    engines = sorted(inputs.engines, key=lambda file: file.made_with.get("cpu") != cpu)
+    return [heading("Tokens per second"), tag("p", words), peers(engines)]
 
 
 def section_change(against: Against) -> Child:
@@ -142,7 +158,7 @@ def section_change(against: Against) -> Child:
     )
     lost = f"New rows: {comparison.n_new}; rows that are gone: {comparison.n_gone}."
     return [
-        tag("h2", f"Change since {against.revision}"),
+        heading(f"Change since {against.revision}"),
         tag("p", f"commit {against.commit}", class_="meta"),
         change_tiles(comparison),
         tag("p", f"{noise} {lost}", class_="meta"),
@@ -165,7 +181,7 @@ def section_notes(inputs: Inputs) -> Child:
     asked = [f"{key}: {value}" for key, value in settings.items() if value not in (None, False)]
     lists = (("Ceilings", ceilings), ("Caches", _CACHES), ("Settings", asked))
     return [
-        tag("h2", "How it was measured"),
+        heading("How it was measured"),
         tag("p", f"{inputs.kernels_file}, {len(inputs.kernels.rows):,} rows", class_="meta"),
         [
             tag("details", tag("summary", title), tag("ul", [tag("li", x) for x in items]))

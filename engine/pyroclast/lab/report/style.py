@@ -16,7 +16,10 @@ TECHNOLOGIES = {
     "NumPy + BLAS": ("#3f3a36", "#e8e2da", "M-4.5,-1.4H4.5V1.4H-4.5Z"),
     "Numba": ("#1766ad", "#6cb2ff", "M0,-5L5,4H-5Z"),
     "Cython": ("#8a6100", "#f2c94c", "M-4,-4H4V4H-4Z"),
-    "C++": ("#c2370c", "#ff8050", "M0,-5.4L5.4,0L0,5.4L-5.4,0Z"),
+    "C++ baseline": ("#8f4a34", "#d19a86", "M0,-5.4L3,0L0,5.4L-3,0Z"),
+    "C++ AVX2": ("#c2370c", "#ff8050", "M0,-5.4L5.4,0L0,5.4L-5.4,0Z"),
+    "C++ AVX-512": ("#b3006b", "#ff7ac2", "M0,-5.4L4.7,-2.7V2.7L0,5.4L-4.7,2.7V-2.7Z"),
+    "C++": ("#85560a", "#e0ae5e", "M0,-5.2L5,-1.6L3.1,4.3H-3.1L-5,-1.6Z"),  # files of one's own
     "Triton": ("#0b7468", "#3fd8c4", "M0,5L5,-4H-5Z"),
     "other": ("#7a32c4", "#cb9bff", "M-1.4,-5H1.4V-1.4H5V1.4H1.4V5H-1.4V1.4H-5V-1.4H-1.4Z"),
 }
@@ -53,9 +56,13 @@ def ink_on(colour: str) -> str:
 
 
 def technology_of(variant: str) -> str:
-    """The technology of a variant, by its name."""
+    """The technology of a variant, by its name; in C++, with its level."""
     if variant == "numpy-blas":
         return "NumPy + BLAS"
+    levels = {"cpp-baseline": "baseline", "cpp-avx2": "AVX2", "cpp-avx512": "AVX-512"}
+    for begin, level in levels.items():
+        if variant.startswith(begin):
+            return f"C++ {level}"
     names = {"numpy": "NumPy", "numba": "Numba", "cython": "Cython", "cpp": "C++"}
     return {**names, "triton": "Triton"}.get(variant.partition("-")[0], "other")
 
@@ -80,13 +87,15 @@ main{max-width:1180px;margin:0 auto;padding:2.2rem 1.4rem 4rem}
 h1,h2{font-family:"Iowan Old Style",Charter,"Palatino Linotype",Georgia,"DejaVu Serif",serif;
 line-height:1.15;letter-spacing:-.012em;font-weight:600}
 h1{font-size:clamp(1.9rem,5vw,3rem);margin:0 0 .4rem}
-h2{font-size:clamp(1.35rem,3vw,1.8rem);margin:3.2rem 0 .35rem}
+h2{font-size:clamp(1.35rem,3vw,1.8rem);margin:3.2rem 0 .35rem;scroll-margin-top:6rem}
 h3{font-size:1rem;margin:1.7rem 0 .4rem}
 .kicker{font-size:.83rem;letter-spacing:.06em;color:var(--ember);font-weight:600;margin:0 0 .3rem}
 p{max-width:46rem;margin:.35rem 0 .9rem}
 .soft,figcaption,caption{color:var(--soft)}
 .tiles+p{margin-top:1rem}
 .meta{font-size:.92rem;color:var(--soft);overflow-wrap:anywhere}
+.contents{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:1.2rem 0 0;font-size:.92rem}
+.contents a{color:var(--ember)}
 code{font:.88em ui-monospace,"SF Mono","DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.8rem;
 margin:1.5rem 0 0;padding:0;list-style:none}
@@ -223,9 +232,15 @@ def css(n_views: int, n_ops: int) -> str:
             f"body:has(#{name}-{i}:checked) .{css_class}:not(.{letter}{i}){{display:none}}"
             for i in chosen
         ]
-    for metric, letter, steps in (("share", "s", SHARE_STEPS), ("ratio", "r", RATIO_STEPS)):
+    for metric, shown, letter, steps in (
+        ("share", "ms", "s", SHARE_STEPS),
+        ("ratio", "mr", "r", RATIO_STEPS),
+        ("time", "mt", "s", SHARE_STEPS),
+    ):
         on = f"body:has(#metric-{metric}:checked)"
-        lines.append(f"{on} .heat span:not(.m{letter}),{on} .scale:not(.m{letter}){{display:none}}")
+        lines.append(
+            f"{on} .heat td span:not(.{shown}),{on} .scale:not(.m{letter}){{display:none}}"
+        )
         for i, colour in enumerate(steps):
             lines.append(f"{on} .{letter}{i}{{background:{colour};color:{ink_on(colour)}}}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from pyroclast.lab.report.case_names import CASE_NAMES
 from pyroclast.lab.report.charts import View
 from pyroclast.lab.report.html import (
     NOTHING,
@@ -67,7 +68,8 @@ def _heat_map(op: str, view: View) -> list[Markup]:
     for format, case in dict.fromkeys((row.format, row.case) for row in rows):
         cells = [_heat_cell(found.get((format, case, variant))) for variant in variants]
         lines.append(tag("tr", tag("th", f"{format} {case}", scope="row"), cells))
-    caption = tag("caption", tag("b", op), f", {view.name}")
+    words = f". A case: {CASE_NAMES[op]}" if op in CASE_NAMES else ""
+    caption = tag("caption", tag("b", op), f", {view.name}{words}")
     names = head("format, case", *variants)
     table = tag("table", caption, names, tag("tbody", lines), class_="heat")
     return [scrolling(f"Heat map of {op}, {view.name}", table)]
@@ -82,7 +84,8 @@ def _heat_cell(row: Row | None) -> Markup:
     share, ratio = row.roofline_share, row.ratio_to_numpy
     classes = [] if share is None else [f"s{share_step(share)}"]
     classes += [] if ratio is None else [f"r{ratio_step(ratio)}"]
-    shown = tag("span", percent(share), class_="ms"), tag("span", times(ratio), class_="mr")
+    figures = {"ms": percent(share), "mr": times(ratio), "mt": time(row.median_us)}
+    shown = [tag("span", figure, class_=css) for css, figure in figures.items()]
     tip = f"{time(row.median_us)} ± {time(row.iqr_us)}"
     return tag("td", shown, class_=" ".join(classes) or "no", title=tip)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pyroclast_kernels
-from pyroclast.errors import KernelError
+from pyroclast.errors import KernelError, reason_of
 from pyroclast_kernels import user_variants
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.selection import all_variants
@@ -64,7 +64,7 @@ def new_variant(op: str, name: str, technology: str, folder: str | None) -> dict
         with replacing(path) as file:
             file.write(source(op, name, technology).encode())
     except OSError as error:
-        raise KernelError(f"{path} cannot be written: {error}") from error
+        raise KernelError(f"{path} cannot be written: {reason_of(error)}") from error
     return {
         "path": str(path),
         "variant": variant,

@@ -19,7 +19,9 @@ def main() -> None:
     """Answers until standard input ends."""
     options = json.loads(sys.stdin.readline())
     model, threads, max_seqs = (options[key] for key in ("model", "threads", "max_seqs"))
-    with LLM(model, threads=threads, max_seqs=max_seqs) as llm:
+    with LLM(
+        model, threads=threads, max_seqs=max_seqs, prefix_cache=False, speculation="off"
+    ) as llm:
         for line in sys.stdin:
             asked = json.loads(line)
             params = SamplingParams(temperature=0.0, max_tokens=asked["n_gen"], ignore_eos=True)

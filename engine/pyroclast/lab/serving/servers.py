@@ -49,11 +49,12 @@ class Kind:
 
 
 def pyroclast(model: Path, format: str) -> Kind:
-    """Ours, of this very Python."""
+    """Ours, of this very Python; like the others without a prefix cache and without drafts."""
 
     def command(port: int, plan: Plan) -> list[str]:
         flags = ["--port", str(port), "--threads", str(plan.threads)]
         flags += ["--max-seqs", str(max(plan.n_clients, 8)), "--served-model-name", "model"]
+        flags += ["--no-prefix-cache", "--speculation", "off"]
         return python_command("-m", "pyroclast", "serve", str(model), *flags)
 
     return Kind("Pyroclast", format, command, inherited_path())

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.lab.peers.arguments import told_in_a_line
-from pyroclast.lab.serving.client import Address, Raw, fetch, load, post
+from pyroclast.lab.serving.client import Address, Raw, Reader, load, post
 from pyroclast.lab.serving.misuse import PATH, Asked, client
 from pyroclast.lab.serving.servers import Running, exit_on_sigterm, free_port
 from pyroclast.lab.speed.process import JsonProcess, inherited_path, python_command
@@ -109,16 +109,21 @@ def idle_counts(pid: int, n_files_before: int) -> tuple[int, int]:
 
 
 async def killed(server: Running, asked: list[Asked]) -> tuple[int, int]:
-    """(Streams that ended, of how many) after `kill -9` in their middle."""
+    """(Streams that were cut, of how many) by `kill -9` once all have begun.
+
+    No more than may wait: on a busy machine all of them come before the first step."""
     body = {"prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True}
     request = post(PATH, body, server.address)
-    reading = [asyncio.ensure_future(fetch(server.address, request)) for _ in asked[:N_SEQS]]
-    await asyncio.sleep(1)
+    connect = asyncio.get_running_loop().create_connection
+    made = [await connect(lambda: Reader(request), *server.address) for _ in asked[:N_QUEUED]]
+    until_s = time.monotonic() + _IDLE_S
+    while not all(each.raw.reads for _, each in made) and time.monotonic() < until_s:
+        await asyncio.sleep(0.01)
     server.process.send_signal(signal.SIGKILL)
-    done, pending = await asyncio.wait(reading, timeout=10)
-    for each in pending:
-        each.cancel()
-    return sum(_is_cut(each.result()) for each in done), len(reading)
+    await asyncio.wait([each.ended for _, each in made], timeout=10)
+    for transport, _ in made:
+        transport.close()
+    return sum(each.ended.done() and _is_cut(each.raw) for _, each in made), len(made)
 
 
 def _is_cut(raw: Raw) -> bool:

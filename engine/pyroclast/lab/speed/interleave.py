@@ -102,7 +102,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     rows = []
-    with LLM(args.model, threads=args.threads, prefix_cache=False) as llm:
+    with LLM(args.model, threads=args.threads, prefix_cache=False, speculation="off") as llm:
         for n_streams in args.streams or [1]:
             row = measure(llm, n_streams, args.prompt, args.quiet, args.repeat)
             rows.append(row)

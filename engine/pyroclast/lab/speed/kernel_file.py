@@ -26,6 +26,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from pyroclast.errors import reason_of
 from pyroclast.lab.speed.rows import (
     CACHES,
     MeasuredCeiling,
@@ -128,7 +129,7 @@ def load(path: str | Path) -> Results:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ResultFileError(f"{path} cannot be read: {error}") from error
+        raise ResultFileError(f"{path} cannot be read: {reason_of(error)}") from error
     except ValueError as error:  # JSON, or UTF-8
         raise ResultFileError(f"{path} is cut or damaged: {error}") from error
     try:

@@ -91,8 +91,9 @@ def _numpy_anchor() -> Callable[[], object]:
 
 
 def read_size(n_bytes: int) -> int:
-    """The working set whose ceiling applies to a call of n_bytes: a power of two."""
-    return max(_SMALLEST_READ, 1 << max(0, n_bytes - 1).bit_length())
+    """The working set whose ceiling applies to a call of n_bytes: the power of two below, since
+    twice that may not fit a cache that holds nearly all of the call's."""
+    return max(_SMALLEST_READ, 1 << max(0, n_bytes.bit_length() - 1))
 
 
 def roofline(

@@ -84,7 +84,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     rows = []
-    with LLM(args.model, threads=args.threads, prefix_cache=False) as llm:
+    with LLM(args.model, threads=args.threads, prefix_cache=False, speculation="off") as llm:
         for row in measure(llm, args.batch or [1], args.n, args.repeat):
             rows.append(row)
             low, high = row["quartiles_us"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast import LLM, SamplingParams
+from pyroclast.lab.speed import disk_prefix
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.progress import progress_bar
@@ -70,12 +71,21 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", action="append", help="default: smollm2-135m-instruct; repeat")
     parser.add_argument("-p", "--prompt", type=int, default=2032, help="its tokens (2032)")
+    parser.add_argument(
+        "--disk", type=int, action="append", default=[], metavar="TOKENS",
+        help="time prompts of so many tokens from disk instead; repeat",
+    )  # fmt: skip
     parser.add_argument("-t", "--threads", type=int)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     rows = []
     for model in args.model or ["smollm2-135m-instruct"]:
+        for n_prompt in args.disk:
+            rows.append(disk_prefix.measure(model, args.threads, n_prompt, args.repeat))
+            print(disk_prefix.line(rows[-1]))
+        if args.disk:
+            continue
         with (
             LLM(model, threads=args.threads, prefix_cache=False) as plain,
             LLM(model, threads=args.threads) as caching,

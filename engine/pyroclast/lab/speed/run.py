@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pyroclast.errors import KernelError
-from pyroclast.lab.speed import gpu
+from pyroclast.lab.speed import gpu, kept_ceilings
 from pyroclast.lab.speed.child import Child, ChildError
 from pyroclast.lab.speed.make_rows import KernelJob, rows_of, with_roofline
 from pyroclast.lab.speed.rows import BLAS, MeasuredCeiling, Results, Row, with_drift, with_ratios
@@ -39,6 +39,7 @@ class Settings:
     seconds: float = 0.15  # per timing
     timeout_s: float = 300.0  # per variant and case, compilation included
     every_case: bool = False  # also the small and awkward ones
+    keeps_ceilings: bool = False  # takes those of an earlier run, where there are any
 
 
 def plan(settings: Settings) -> list[KernelJob]:
@@ -60,6 +61,10 @@ def plan(settings: Settings) -> list[KernelJob]:
         if variant in all_variants(case.op) or (variant == BLAS and _takes_blas(case))
         if n_threads == settings.threads[0] or gpu.launched(case.op, variant) is None
     ]
+
+
+def _on_gpu(jobs: Sequence[KernelJob]) -> bool:
+    return gpu.timed((job.case.op, job.variant) for job in jobs)
 
 
 def _cases(op: str, settings: Settings) -> list[Case]:
@@ -96,10 +101,9 @@ class Run:
         n_done = 0
         for n_threads in self.settings.threads:
             jobs = [job for job in self.jobs if job.n_threads == n_threads]
-            sizes = sorted({job.case.bytes for job in jobs})
-            on_gpu = gpu.timed((job.case.op, job.variant) for job in jobs)
+            kept, done = self._kept(n_threads), len(self._rows)
             with Child(n_threads) as child:
-                ceilings, done = self._measured(child, sizes, on_gpu), len(self._rows)
+                ceilings = kept or self._measured(child, jobs)
                 rows: list[Row] = []
                 for job in jobs:
                     if rows and rows[-1].key[:3] != (job.case.op, job.case.format, job.case.name):
@@ -109,7 +113,19 @@ class Run:
                     n_done += 1
                     on_done(n_done)
                 yield self._close(rows, ceilings)
-                self._finish(done, [*ceilings, *self._measured(child, sizes, on_gpu)])
+                again = [] if self.settings.keeps_ceilings else self._measured(child, jobs)
+                self._finish(done, [*ceilings, *again])
+
+    def measures_ceilings(self) -> bool:
+        """Whether it will take the time to measure the machine's ceilings."""
+        return not all(map(self._kept, self.settings.threads))
+
+    def _kept(self, n_threads: int) -> list[MeasuredCeiling]:
+        """Ceilings of an earlier run, if they will do."""
+        jobs = [job for job in self.jobs if job.n_threads == n_threads]
+        if not self.settings.keeps_ceilings or _on_gpu(jobs):
+            return []
+        return kept_ceilings.known(n_threads, {job.case.bytes for job in jobs})
 
     def results(self) -> Results:
         """All rows so far, with the machine and the settings."""
@@ -155,16 +171,20 @@ class Run:
             raise
 
     @staticmethod
-    def _measured(child: Child, sizes: list[int], on_gpu: bool) -> list[MeasuredCeiling]:
+    def _measured(child: Child, jobs: Sequence[KernelJob]) -> list[MeasuredCeiling]:
         """The machine's ceilings; [] with a warning if they cannot be measured.  Rows then have no
         shares."""
+        sizes, on_gpu = sorted({job.case.bytes for job in jobs}), _on_gpu(jobs)
         try:
             question = {"do": "ceilings", "sizes": sizes, "on_gpu": on_gpu}
-            found = child.ask(question, _CEILINGS_S)
+            answer = child.ask(question, _CEILINGS_S)
         except ChildError as error:
             warnings.warn(f"no ceilings of this machine: {error}", RuntimeWarning, stacklevel=2)
             return []
-        return [MeasuredCeiling(**ceiling) for ceiling in found]
+        found = [MeasuredCeiling(**ceiling) for ceiling in answer]
+        if not on_gpu:
+            kept_ceilings.keep(found)
+        return found
 
     def _close(self, rows: list[Row], ceilings: list[MeasuredCeiling]) -> list[Row]:
         """The rows of one case, compared with the ceilings and with NumPy."""

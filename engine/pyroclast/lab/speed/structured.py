@@ -124,7 +124,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
     rows = []
-    with LLM(args.model, threads=args.threads) as llm:
+    with LLM(args.model, threads=args.threads, speculation="off") as llm:
         for batch in args.batch or [1, 8]:
             for jumps in (False, True):
                 row = measure(llm, batch, args.tokens, args.repeat, jumps=jumps)

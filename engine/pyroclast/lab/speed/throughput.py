@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.errors import ContextOverflowError, NumericalError, RequestError
+from pyroclast.families.tensors import is_matrix
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.model import load_model
 from pyroclast.progress import progress_bar
@@ -172,8 +173,9 @@ class Runner:
         self.close()
 
     def _fill(self, workload: Workload) -> None:
-        """Brings every sequence to the workload's depth."""
-        filled = min(self._filled[: workload.n_batch])
+        """Brings every sequence to the workload's depth.  The state of a recurrent layer is that of
+        the last token, so nothing of it can be kept."""
+        filled = 0 if self.model.n_slots else min(self._filled[: workload.n_batch])
         if filled < workload.n_depth:
             self._prefill(workload.n_batch, filled, workload.n_depth)
 
@@ -191,6 +193,8 @@ class Runner:
         for position in range(begin + 1, end):
             batch.token_ids[:n_seqs] = ids[position - begin]
             batch.positions[:n_seqs] = position
+            if position == begin + 1:  # the first step may have begun without states
+                batch.keep_states(range(n_seqs))
             self.model.forward()
         return time.perf_counter() - start
 
@@ -210,6 +214,7 @@ class Runner:
                 batch.logit_rows[n_logits] = n_tokens - 1
                 n_logits += 1
         batch.counts[:] = n_tokens, len(spans), n_logits
+        batch.keep_states([seq for seq, _, _ in spans])
 
     def _token_ids(self, seq: int, first: int, stop: int) -> NDArray[np.int64]:
         """Ids all over the vocabulary, so that embeddings come from memory as they do in text."""
@@ -221,6 +226,6 @@ def main_format(checkpoint: Checkpoint) -> str:
     """The format of most of the weights that every token is multiplied by."""
     counts: dict[str, int] = {}
     for tensor in checkpoint.tensors.values():
-        if len(tensor.shape) == 2 and tensor.name != "token_embd":
+        if is_matrix(tensor.name) and tensor.name != "token_embd":
             counts[tensor.format] = counts.get(tensor.format, 0) + math.prod(tensor.shape)
     return max(counts, key=lambda each: counts[each])

@@ -24,7 +24,7 @@ import numpy as np
 from pyroclast import __version__
 from pyroclast.errors import RequestError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.tensors import tensor_shapes
+from pyroclast.families.tensors import is_matrix, template_of, tensor_shapes
 from pyroclast.lab.speed.throughput import Runner, Workload
 from pyroclast.model.kv_cache import BLOCK_SIZE, layer_block_bytes
 from pyroclast_kernels import ceiling as machine
@@ -79,13 +79,17 @@ def arithmetic_of(format: str) -> str:
 
 
 def layer_multiply_adds(config: ModelConfig) -> int:
-    """Multiply-adds of one token with the weights of all layers."""
-    matrices = (
-        math.prod(shape)
-        for name, shape in tensor_shapes(config).items()
-        if name.startswith("layers.") and len(shape) == 2
-    )
-    return sum(matrices)
+    """Multiply-adds of one token with the weights of all layers; of experts, with those that are
+    active."""
+    total = 0
+    for name, shape in tensor_shapes(config).items():
+        _, layer = template_of(name)
+        if layer is None or not is_matrix(name):
+            continue
+        experts = config.layers[layer].ffn.experts
+        n_active = experts.n_active if experts is not None and len(shape) == 3 else 1
+        total += n_active * math.prod(shape[-2:])
+    return total
 
 
 def giga_work(runner: Runner, workload: Workload) -> float:
@@ -98,7 +102,7 @@ def giga_work(runner: Runner, workload: Workload) -> float:
         head = config.vocab_size * config.d_model * workload.n_batch
         return 2 * (layer_multiply_adds(config) * workload.n_timed + head) / 1e9
     kv_bytes = 0.0
-    for attention in (spec.attention for spec in config.layers):
+    for attention in config.attentions.values():
         window = attention.window or workload.n_end
         seen = sum(min(n, window) for n in range(workload.n_depth + 1, workload.n_end + 1))
         kv_bytes += seen * layer_block_bytes(attention, runner.model.kv_dtype) / BLOCK_SIZE

@@ -97,9 +97,12 @@ class Context:
         self.filled = [0] * n_seqs
 
     def cut(self, seq: int, n_kept: int) -> None:
-        """Forgets all positions of a sequence from n_kept on."""
+        """Forgets all positions of a sequence from n_kept on; all there are where layers are
+        recurrent."""
         if not lib.llama_memory_seq_rm(self.memory, seq, n_kept, -1):
-            raise RuntimeError(f"llama.cpp cannot cut sequence {seq} to {n_kept} positions")
+            n_kept = 0
+            if not lib.llama_memory_seq_rm(self.memory, seq, -1, -1):
+                raise RuntimeError(f"llama.cpp cannot clear sequence {seq}")
         self.filled[seq] = min(self.filled[seq], n_kept)
 
 

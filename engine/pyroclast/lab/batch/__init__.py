@@ -1,0 +1,1 @@
+"""Files of requests: a JSON object a line in, a JSON object an answer out, resumable."""

@@ -1,0 +1,201 @@
+"""Speculation on and off in turn (A B A B), and its costs by themselves.
+
+tasks: answers of a chat model to prompts that they repeat more or less.  copy: a model of random
+weights whose text is forced: after each step, the tokens that it drew are replaced by those of a
+given text, of which a share copies the prompt.  costs: see verify_costs.  drafter: what reading a
+token costs where nothing repeats.
+
+Each repetition has a `cache_salt` of its own, so no answer of an earlier one is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from pyroclast import LLM, Completion, SamplingParams
+from pyroclast.engine.drafter import Drafter
+from pyroclast.engine.past_outputs import PastOutputs
+from pyroclast.lab.speed import verify_costs
+from pyroclast.lab.speed.result_file import write_result
+from pyroclast.lab.speed.speculation_tasks import TASKS
+from pyroclast.lab.speed.throughput_rows import environment
+
+_CHAT_MODEL = "smollm2-135m-instruct"
+_DUMMIES = [
+    f"dummy:{shape}@{kind}"
+    for shape in ("smollm2-135m", "llama-3.2-1b")
+    for kind in ("q4_0", "q8_0")
+]
+_MODELS = {"tasks": [_CHAT_MODEL], "copy": ["dummy:llama-3.2-1b@q4_0"], "costs": _DUMMIES}
+_N_PROMPT, _N_COPIED, _N_NEW = 512, 24, 16  # of a forced text: 60% are copied
+Generate = Callable[[LLM, SamplingParams], list[Completion]]
+
+
+def in_turn(off: LLM, on: LLM, generate: Generate, n_gen: int, repeat: int) -> dict[str, Any]:
+    """Medians of decoding speed; `ratio` is the median of the ratios of single repetitions."""
+    rates: dict[LLM, list[float]] = {off: [], on: []}
+    texts: dict[LLM, list[list[int]]] = {off: [], on: []}
+    n_drafted = n_accepted = n_tokens = 0
+    for i in range(repeat + 1):  # the first one touches memory
+        params = SamplingParams(temperature=0, seed=1, max_tokens=n_gen, cache_salt=f"{i}")
+        for llm in (off, on) if i % 2 else (on, off):
+            found = generate(llm, params)
+            texts[llm] += [each.token_ids for each in found]
+            if not i:
+                continue
+            seconds = max(each.timings.decode_s for each in found)
+            rates[llm].append(sum(len(each.token_ids) - 1 for each in found) / seconds)
+            n_drafted += sum(each.timings.n_drafted_tokens for each in found)
+            n_accepted += sum(each.timings.n_accepted_tokens for each in found)
+            n_tokens += sum(len(each.token_ids) for each in found) * (llm is on)
+    assert texts[off] == texts[on], "speculation changed a text"
+    ratios = [a / b for a, b in zip(rates[on], rates[off], strict=True)]
+    return {
+        "off_tokens_per_s": statistics.median(rates[off]),
+        "on_tokens_per_s": statistics.median(rates[on]),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "n_tokens": n_tokens,
+        "n_drafted": n_drafted,
+        "n_accepted": n_accepted,
+        "model": on.name,
+        "threads": on.n_threads,
+        "kernels": on.kernels,
+    }
+
+
+def task_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each task, alone and in a batch."""
+    for name, text in TASKS.items():
+        for n_batch in args.batch or [1, 8]:
+            conversations = [[{"role": "user", "content": text}] for _ in range(n_batch)]
+
+            def generate(llm: LLM, params: SamplingParams, each: Any = conversations) -> Any:
+                return llm.chat(each, params, progress=False)
+
+            row = in_turn(off, on, generate, args.n, args.repeat)
+            yield {"test": name, "n_batch": n_batch, **row}
+
+
+def copy_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row of a forced text."""
+    chance = np.random.default_rng(1)
+    prompt = chance.integers(20, off.vocab_size, _N_PROMPT).tolist()
+    text = list(prompt)
+    while len(text) < _N_PROMPT + args.n:
+        begin = int(chance.integers(_N_PROMPT - _N_COPIED))
+        text += prompt[begin : begin + _N_COPIED]
+        text += chance.integers(20, off.vocab_size, _N_NEW).tolist()
+    for llm in (off, on):
+        force(llm, text)
+
+    def generate(llm: LLM, params: SamplingParams) -> list[Completion]:
+        return llm.generate(prompt, params.replace(ignore_eos=True), progress=False)
+
+    row = in_turn(off, on, generate, args.n, args.repeat)
+    yield {"test": "forced copy", "n_batch": 1, "copied": _N_COPIED / (_N_COPIED + _N_NEW), **row}
+
+
+def force(llm: LLM, text: Sequence[int]) -> None:
+    """From now on each token that a step draws is replaced by the one of `text` in its place."""
+    model: Any = llm.model
+    stepper: Any = llm._loop.stepper  # noqa: SLF001 - no public name changes what was drawn
+    sampled, positions = stepper._sampled, stepper._writer._sample_positions  # noqa: SLF001
+    forward = model.forward
+
+    def forced(sample: bool = False) -> None:
+        forward(sample)
+        for row in range(model.batch.n_logits):
+            sampled[row] = text[min(positions[row], len(text) - 1)]
+
+    model.forward = forced
+
+
+def drafter_row(n_tokens: int, repeat: int) -> dict[str, Any]:
+    """Microseconds to read a token of a text without repetition, and of random text in which one
+    pair in ten stood before, with answers of the past to look through."""
+    past = PastOutputs(1 << 20)
+    row: dict[str, Any] = {"test": "drafter", "n_tokens": n_tokens}
+    past.add(b"", list(range(-1000, -1)))
+    for name, n_ids in (("nothing_us", None), ("some_pairs_us", int((5 * n_tokens) ** 0.5))):
+        chance, found = np.random.default_rng(1), list[float]()
+        ids = (
+            list(range(n_tokens))
+            if n_ids is None
+            else chance.integers(n_ids, size=n_tokens).tolist()
+        )
+        for _ in range(repeat):
+            drafter = Drafter(text := ids[:1], 1, past)
+            begin = perf_counter()
+            for token_id in ids[1:]:
+                text.append(token_id)
+                drafter.read()
+            found.append((perf_counter() - begin) / n_tokens * 1e6)
+        row[name] = statistics.median(found)
+    return row
+
+
+def main(description: str, words: Sequence[str] | None = None) -> None:
+    """The command, with its arguments or those of the process."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    parts = [*_MODELS, "drafter"]
+    add("--part", action="append", choices=parts, help="default: all; repeat")
+    add("--model", action="append", help="default: those of the part; repeat")
+    add("-n", type=int, default=256, help="tokens to generate (256)")
+    add("-b", "--batch", type=int, action="append", help="of the tasks; default: 1 and 8; repeat")
+    add("--depth", type=int, action="append", help="of the costs; default: 100 and 4096; repeat")
+    add("-t", "--threads", type=int)
+    add("--repeat", type=int, default=9)
+    add("--json", type=Path)
+    args = parser.parse_args(words)
+    if args.repeat < 2:
+        parser.error(f"--repeat must be at least 2, got {args.repeat}: quartiles need two times")
+    rows = []
+    for part in args.part or parts:
+        for row in _rows(part, args):
+            rows.append(row)
+            print(_line(row), flush=True)
+    if args.json:
+        write_result(args.json, {"made_with": environment(), "rows": rows})
+
+
+def _rows(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if part == "drafter":
+        yield drafter_row(4096, args.repeat)
+        return
+    for model in args.model or _MODELS[part]:
+        if part == "costs":
+            for depth in args.depth or [100, 4096]:
+                with LLM(model, threads=args.threads, speculation="off") as llm:
+                    yield verify_costs.measure(llm, depth, args.repeat)
+            continue
+        with (
+            LLM(model, threads=args.threads, speculation="off") as off,
+            LLM(model, threads=args.threads, speculation="suffix") as on,
+        ):
+            yield from (task_rows if part == "tasks" else copy_rows)(off, on, args)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["test"] == "drafter":
+        return (
+            f"a token that repeats nothing: {row['nothing_us']:.2f} us; {row['some_pairs_us']:.2f}"
+        )
+    if row["test"] == "verify":
+        costs = " ".join(f"{cost:.2f}" for cost in row["costs"])
+        return f"{row['model']} at {row['n_depth']}: {row['step_s'][0] * 1e3:.2f} ms x {costs}"
+    return (
+        f"{row['model']}, {row['test']}, batch {row['n_batch']}: {row['off_tokens_per_s']:.1f} -> "
+        f"{row['on_tokens_per_s']:.1f} tokens/s ({row['ratio']:.2f} times); "
+        f"{row['n_accepted']} of {row['n_drafted']} drafts right, {row['n_tokens']} tokens"
+    )

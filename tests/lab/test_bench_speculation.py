@@ -1,0 +1,79 @@
+"""The benchmark of speculation, on the fake model and by a clock that only its steps move."""
+
+import json
+
+import pytest
+
+from fake_model import fake_llm
+from pyroclast.engine import stepper
+from pyroclast.lab.speed import speculation, verify_costs
+from pyroclast.lab.speed.speculation_tasks import TASKS
+
+STEP_S, ROW_S = 0.001, 0.0002
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Runs the command: the rows that it writes."""
+    now_s = 0.0
+
+    def load(model, threads=None, **options):
+        limits = {"max_seq_len": 2048, "n_blocks": 2048, "max_batch_tokens": 64, "max_logits": 64}
+        llm = fake_llm(**limits, **options)
+
+        def take_time():
+            nonlocal now_s
+            now_s += STEP_S + ROW_S * llm.model.batch.n_tokens
+
+        llm.model.before_step = take_time
+        return llm
+
+    def run(words):
+        monkeypatch.setattr(speculation, "LLM", load)
+        for module in (stepper, verify_costs):
+            monkeypatch.setattr(module, "perf_counter", lambda: now_s)
+        path = tmp_path / "out.json"
+        speculation.main("", f"{words} --json {path}".split())
+        return json.loads(path.read_text())["rows"]
+
+    return run
+
+
+def test_a_forced_copy_is_drafted_and_faster(rows, capsys):
+    [row] = rows("--part copy --model one -n 120 --repeat 3")
+    assert row["test"] == "forced copy"
+    assert row["n_tokens"] == 3 * 120
+    assert row["n_tokens"] / 3 < row["n_accepted"] <= row["n_drafted"]
+    assert row["off_tokens_per_s"] == pytest.approx(1 / (STEP_S + ROW_S))
+    assert 1.2 < row["ratio"] == pytest.approx(row["on_tokens_per_s"] / row["off_tokens_per_s"])
+    assert row["ratio_quartiles"] == pytest.approx([row["ratio"]] * 2)
+    assert f"{row['n_accepted']} of {row['n_drafted']} drafts right" in capsys.readouterr().out
+
+
+def test_each_task_is_a_row_for_each_batch(rows):
+    found = rows("--part tasks --model one -n 8 -b 1 -b 3 --repeat 2")
+    assert [(row["test"], row["n_batch"]) for row in found] == [
+        (name, n) for name in TASKS for n in (1, 3)
+    ]
+    assert {row["n_tokens"] for row in found} == {2 * 8, 2 * 3 * 8}
+
+
+def test_each_row_costs_what_it_adds_to_a_step(rows):
+    [shallow, deep] = rows("--part costs --model one --depth 20 --depth 100 --repeat 4")
+    assert (shallow["n_depth"], deep["n_depth"]) == (20, 100)
+    expected = [(STEP_S + n * ROW_S) / (STEP_S + ROW_S) for n in range(1, 17)]
+    for row in (shallow, deep):
+        assert row["costs"] == pytest.approx(expected)
+        assert row["step_s"][0] == pytest.approx(STEP_S + ROW_S)
+
+
+def test_one_repetition_has_no_quartiles(capsys):
+    with pytest.raises(SystemExit):
+        speculation.main("", ["--part", "drafter", "--repeat", "1"])
+    assert "--repeat must be at least 2, got 1" in capsys.readouterr().err
+
+
+def test_reading_a_token_is_timed(rows):
+    [row] = rows("--part drafter --repeat 2")
+    assert 0 < row["nothing_us"] < 1000
+    assert 0 < row["some_pairs_us"] < 1000
