@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torture.campaign import Kind, Outcome, replay, show, torture
+from torture.guided import why_not
 from torture.kinds import KINDS
 from torture.record import Finding
 from torture.results import merge, table
@@ -34,6 +35,8 @@ def main(argv: list[str], kinds: list[Kind]) -> int:
     seed = int(time.time()) * 1000 if options.seed is None else options.seed
     chosen = [kind for kind in kinds if not options.kind or kind.name in options.kind]
     show(f"seed {seed}, {options.seconds:g} s, kinds: {', '.join(k.name for k in chosen)}")
+    if reason := why_not():
+        show(f"the guided kinds are left out: {reason}")
     outcomes = campaign(chosen, seed, options.seconds, options.json)
     show(table(outcomes))
     found = [finding for outcome in outcomes.values() for finding in outcome.findings]

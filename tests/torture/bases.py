@@ -15,6 +15,7 @@ from pyroclast.errors import PyroclastError
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.rope import RopeScaling
+from pyroclast.model.write_packed import write_packed
 from torture.gguf_image import Image, typed
 from vocabularies import CONTROL, USER_DEFINED, sentencepiece
 
@@ -75,6 +76,16 @@ def gguf_images(folder: Path) -> list[Image]:
     # Half go without their vocabulary: it is most of a tiny file, and has a kind of its own.
     bare = [image if i % 2 == 0 else without_tokenizer(image) for i, image in enumerate(images)]
     return [*bare, pieces]
+
+
+def packed_files(folder: Path) -> Iterator[Path]:
+    """Packed files of several formats."""
+    bases = [(SMALL, "Q8_0"), (SMALL, "F16"), (SMALL, "F32"), (WIDE, "Q4_0"), (WIDE, "Q6_K")]
+    for i, (config, quant) in enumerate(bases):
+        source, target = folder / "source.gguf", folder / f"base-{i}.pyro"
+        tiny.write_gguf(source, config, tiny.random_weights(config), "F32")
+        write_packed(str(source), str(target), quant.lower(), threads=1)
+        yield target
 
 
 def without_tokenizer(image: Image) -> Image:

@@ -3,7 +3,9 @@ over: nothing is refused here, so a KernelError is a finding as well."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +14,7 @@ from pyroclast_kernels import tables
 from pyroclast_kernels.numba import abi
 from pyroclast_kernels.registry import OP_NAMES
 from pyroclast_kernels.selection import Selection
+from pyroclast_kernels.triton import choices
 from torture import mutate
 from torture.cases import kind_of
 
@@ -55,6 +58,50 @@ class TunedTables:
             for shape in _SHAPES:
                 selection.variants(op, self._format(op), shape)
         assert all(isinstance(note, str) for note in selection.table_notes)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """As the tiles of the products are: a few whole numbers."""
+
+    rows: int
+    cols: int
+    warps: int
+
+
+class TileTables:
+    """The table of tiles of this GPU and build, as `pyroclast tune --device cuda` writes it."""
+
+    def __init__(self) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(Path.cwd())
+        setattr(choices, "machine", lambda: {"gpu": "made up"})  # noqa: B010 - needs no torch
+        self.default, *self.others = [_Tile(16 << i, 32, 4) for i in range(4)]
+        self.products = [
+            choices.TiledProduct(kernel, format, 64, 1024, n_tokens, normed)
+            for kernel in ("blocks", "values", "gate_up")
+            for format in ("q8_0", "f16")
+            for n_tokens in choices.TOKENS
+            for normed in (False, True)
+        ]
+        tiles = {each: asdict(self.others[i % 3]) for i, each in enumerate(self.products)}
+        ratios = dict.fromkeys(tiles, 0.5)
+        table = choices.TileTable(choices.fingerprint(), choices.build_id(), tiles, ratios, {})
+        self.path = choices.save(table)
+        self.tree = json.loads(self.path.read_bytes())
+        self.words = mutate.words_of(self.tree)
+        assert choices.current()[0] is not None
+
+    def draw(self, dice: Random) -> bytes:
+        return mutate.json_bytes(dice, self.tree, self.words)
+
+    def check(self, payload: bytes) -> None:
+        self.path.write_bytes(payload)
+        choices._read.cache_clear()
+        table, why = choices.current()
+        assert table.name if table is not None else str(self.path) in why
+        for product in self.products:
+            tile = choices.choose(product, True, self.default, lambda: self.others, ())
+            assert tile in (self.default, *self.others)
 
 
 class NumbaCache:
@@ -104,5 +151,6 @@ def _kernel(args: Any, part: int, n_parts: int) -> None:
 
 CACHES = [
     kind_of("tuned-table", TunedTables),
+    kind_of("tile-table", TileTables),
     kind_of("numba-cache", NumbaCache, weight=0.5),
 ]

@@ -48,7 +48,11 @@ if ending == "code": sys.exit(3)
 if ending == "error": raise ValueError("planned")
 if ending == "in a step":
     def leave(token_ids, logits): sys.exit(4)
-    llm.generate([1, 2], params.replace(logits_processors=[leave]))
+    try:
+        llm.generate([1, 2], params.replace(logits_processors=[leave]))
+    except PyroclastError as error:  # the pump of a coroutine ran that step
+        assert "SystemExit(4)" in str(error)
+        sys.exit(4)
 """
 _CODES = {"code": 3, "error": 1, "in a step": 4}
 _ENDINGS = ("end", "close", "handler", "handler first", *_CODES)

@@ -14,9 +14,10 @@ from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.files.small_file import CONFIG_BYTES, read_small_json
 from pyroclast.text.tokenizer import Tokenizer
-from torture import bases, mutate, use
+from torture import bases, mutate, others, use
 from torture.cases import kind_of
 from torture.gguf_image import mutated
+from torture.packed_image import PackedImage, mutated_packed
 from torture.tokenizer_parts import TOKENIZERS
 
 # ---- GGUF ----------------------------------------------------------------------------------
@@ -45,7 +46,7 @@ class GGUFFiles:
     """Whole files: header, metadata, table of tensors, blocks of every format."""
 
     def __init__(self) -> None:
-        self.images = bases.gguf_images(Path())
+        self.images = [*bases.gguf_images(Path()), *others.gguf_images()]
         self.path = Path("case.gguf")
 
     def draw(self, dice: Random) -> bytes:
@@ -72,6 +73,7 @@ class Vocabularies(GGUFFiles):
         both = [
             self.images[0],
             next(i for i in self.images if b"tokenizer.ggml.scores" in i.values),
+            *others.gguf_images(),
         ]
         self.images = [
             replace(i, keys=[pair for pair in i.keys if pair[0].startswith(b"tokenizer.")])
@@ -109,6 +111,22 @@ class SplitFiles:
             use.use_model(self.paths[0], payload)
         finally:
             self.paths[number].write_bytes(self.sound[number])
+
+
+class PackedFiles:
+    """Packed files: prefix, keys, table of entries, packed blocks; most with a true digest."""
+
+    def __init__(self) -> None:
+        self.images = [PackedImage.read(path) for path in bases.packed_files(Path())]
+        self.path = Path("case.pyro")
+
+    def draw(self, dice: Random) -> bytes:
+        return mutated_packed(dice, dice.choice(self.images), KEYS)
+
+    def check(self, payload: bytes) -> None:
+        self.path.unlink(missing_ok=True)  # a mapping may still be there
+        self.path.write_bytes(payload)
+        use.use_model(self.path, payload)
 
 
 # ---- folders -------------------------------------------------------------------------------
@@ -163,7 +181,7 @@ class Configs(Folder):
                 config = json.loads((folder / "config.json").read_bytes())
                 trees[f"{folder}/config.json:{i}"] = config
                 trees[f"{folder}/config.json:rope{i}"] = config | {"rope_parameters": rope}
-        return trees
+        return trees | _of_others("config.json") | _of_others("generation_config.json")
 
     def use(self, folder: Path, payload: bytes) -> None:
         # First alone: most are refused here, which saves opening the weights.
@@ -189,10 +207,19 @@ class TokenizerFiles(Folder):
         }  # fmt: skip
         trees = {f"folder/tokenizer.json:{i}": base | steps for i, steps in enumerate(TOKENIZERS)}
         names = ("folder/tokenizer_config.json", "folder/special_tokens_map.json")
-        return trees | {f"{name}:{i}": config for name in names for i in range(4)}
+        trees |= {f"{name}:{i}": config for name in names for i in range(4)}
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            trees |= _of_others(name)
+        return trees
 
     def use(self, folder: Path, payload: bytes) -> None:
         use.use_tokenizer(Tokenizer.from_folder(folder))
+
+
+def _of_others(name: str) -> dict[str, Any]:
+    """What other programs wrote to files of that name, in the place of ours."""
+    trees = others.json_trees(name)
+    return {f"folder/{name}:other{i}": tree for i, tree in enumerate(trees)}
 
 
 # ---- safetensors ---------------------------------------------------------------------------
@@ -202,14 +229,17 @@ class Safetensors(Folder):
     """Header and data of model.safetensors."""
 
     def make_trees(self) -> Mapping[str, Any]:
-        data = Path("folder/model.safetensors").read_bytes()
+        name = "folder/model.safetensors"
+        data = Path(name).read_bytes()
         length = int.from_bytes(data[:8], "little")
         self.data = data[8 + length :]
-        return {"folder/model.safetensors": json.loads(data[8 : 8 + length])}
+        own = json.loads(data[8 : 8 + length])
+        headers = {f"{name}:{i}": tree for i, tree in enumerate(others.safetensors_headers())}
+        return {f"{name}:": own, **headers}
 
     def draw(self, dice: Random) -> bytes:
-        [(name, tree)] = self.trees.items()
-        header = mutate.json_bytes(dice, tree, self.words)
+        name, _, _ = (key := dice.choice(list(self.trees))).partition(":")
+        header = mutate.json_bytes(dice, self.trees[key], self.words)
         data, length = self.data, len(header)
         if dice.random() < 0.15:
             length = mutate.integer(dice, length) % (1 << 64)
@@ -239,6 +269,7 @@ FILES = [
     kind_of("gguf-split", SplitFiles),
     kind_of("gguf-vocabulary", Vocabularies),
     kind_of("convert", ConvertedFiles),
+    kind_of("packed", PackedFiles),
     kind_of("config", Configs, weight=2),
     kind_of("tokenizer", TokenizerFiles, weight=2),
     kind_of("safetensors", Safetensors),

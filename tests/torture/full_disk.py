@@ -28,18 +28,18 @@ if mounts:
     done = done or libc.mount(b"tmpfs", bytes(path.parent), b"tmpfs", 0, options)
     if done:
         mounts = False
-    else:
+    elif not WRITERS[name].makes:
         path.write_bytes(content)
 if not mounts:
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.RLIM_INFINITY))
 try:
-    WRITERS[name][1](path, 1)
+    WRITERS[name].write(path, 1)
     said = "written"
 except (PyroclastError, KernelError, OSError) as error:
     said = f"refused: {error}"
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 if mounts:
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else content
     litter = [each.name for each in path.parent.iterdir() if each != path]
     libc.umount2(bytes(path.parent), 2)
     path.write_bytes(content)
@@ -53,15 +53,20 @@ def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
     mounts = os.geteuid() == 0 and rng.random() < 0.5
     size = desk.size(name, 1)
     n_bytes = rng.randint(0, size - 1)
-    if mounts:  # the old file lies there as well
+    if mounts:
         page = resource.getpagesize()
-        n_bytes = (desk.size(name, 0) // page + 1) * page + n_bytes // page * page
+        n_bytes = n_bytes // page * page
+        if WRITERS[name].makes:
+            n_bytes = max(n_bytes, page)  # a tmpfs of 0 bytes has no limit
+        else:  # the old file lies there as well
+            n_bytes += (desk.size(name, 0) // page + 1) * page
     ended = nursery.run(_CODE, name, desk.path(name), n_bytes, "mount" if mounts else "limit")
     found = []
     if ended.code or not ended.out.startswith("refused") or "Traceback" in ended.err:
         found.append(f"{name} with {n_bytes} bytes: {ended}")
-    if desk.versions(name) != [0] or desk.litter(name):
+    if 0 not in desk.versions(name) or desk.litter(name):
         found.append(f"{name} with {n_bytes} bytes: the old file is gone, or {desk.litter(name)}")
+    if desk.versions(name) != [0]:
         found += filter(None, [desk.write(name, 0)])
     return found
 

@@ -50,7 +50,8 @@ class Image:
     words: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path) -> Image:
+    def read(cls, path: Path, max_data: int = -1) -> Image:
+        """Of a file; max_data: only so many bytes of its tensors, -1 for all."""
         file = GGUFFile(path)
         keys = [(key.encode(), file.metadata.raw(key)) for key in file.metadata]
         values = {key.encode(): file.metadata[key] for key in file.metadata}
@@ -60,7 +61,9 @@ class Image:
             TensorEntry(i.name.encode(), i.shape[::-1], i.ggml_type, i.offset - start)
             for i in infos
         ]
-        data = path.read_bytes()[start:]
+        with path.open("rb") as whole:
+            whole.seek(start)
+            data = whole.read(max_data)
         words = mutate.words_of(list(file.metadata), list(values.values()))
         file.close()
         return cls(keys, values, tensors, data, words=words)
@@ -135,18 +138,19 @@ def mutated(dice: Random, base: Image, extra_keys: list[bytes]) -> bytes:
     for _ in range(dice.choice([1, 1, 1, 2, 3])):
         kind = dice.randrange(20)
         if kind < 9:
-            _change_key(dice, image, extra_keys)
+            change_key(dice, image, extra_keys)
         elif kind < 17 and image.tensors:
             _change_tensor(dice, image)
         elif kind < 19:
-            _change_data(dice, image)
+            change_data(dice, image)
         else:
             _change_header(dice, image)
     data = image.to_bytes()
     return mutate.raw(dice, data) if dice.random() < 0.1 else data
 
 
-def _change_key(dice: Random, image: Image, extra_keys: list[bytes]) -> None:
+def change_key(dice: Random, image: Any, extra_keys: list[bytes]) -> None:
+    """Changes one of image.keys, of a file that has keys as GGUF files have them."""
     if not image.keys:
         return
     at = dice.randrange(len(image.keys))
@@ -231,7 +235,8 @@ def _retype(dice: Random, image: Image, at: int) -> None:
     image.data += dice.randbytes(blocks * layout.block_bytes)
 
 
-def _change_data(dice: Random, image: Image) -> None:
+def change_data(dice: Random, image: Any) -> None:
+    """Changes image.data."""
     kind = dice.randrange(4)
     at = dice.randrange(len(image.data) + 1)
     if kind == 0:

@@ -16,7 +16,7 @@ from pathlib import Path
 from torture.writers import WRITERS
 print("begun", flush=True)
 for i in range(10**6):
-    WRITERS[argv[0]][1](Path(argv[1]), i % 2)
+    WRITERS[argv[0]].write(Path(argv[1]), i % 2)
 """
 
 
@@ -24,7 +24,7 @@ def _case(rng: random.Random, nursery: Nursery, desk: Desk) -> list[str]:
     name = rng.choice(sorted(WRITERS))
     nursery.start(_CODE, name, desk.path(name))
     nursery.said("begun")
-    time.sleep(rng.random() * 0.05)
+    time.sleep(rng.random() * max(0.05, 2 * desk.seconds[name]))
     nursery.send(signal.SIGKILL)
     ended = nursery.end()
     if ended.code != -signal.SIGKILL:

@@ -7,7 +7,7 @@ import random
 import time
 
 from torture.campaign import Kind, Record
-from torture.nursery import Nursery
+from torture.nursery import Ended, Nursery
 from torture.tiny_model import tiny_path
 
 # Root may have any number of threads: there large stacks fill the address space instead.
@@ -52,6 +52,13 @@ print(said)
 _LIMITS = ("memory", "threads", "files", "available")
 
 
+def judge(case: str, ended: Ended, record: Record) -> None:
+    """A finding, unless it was said in words."""
+    is_said = ended.out == "8 tokens\n" or ended.out.startswith("refused: ")
+    if ended.code != 0 or ended.err or not is_said:
+        record.finding(f"{case}: {ended}")
+
+
 def run(seed: int, deadline: float, record: Record) -> None:
     """Cases until the deadline."""
     path, number = tiny_path(), 0
@@ -61,9 +68,7 @@ def run(seed: int, deadline: float, record: Record) -> None:
             what, share = rng.choice(_LIMITS), rng.random()
             with record.case():
                 ended = nursery.run(_CODE, path, what, share)
-                is_said = ended.out == "8 tokens\n" or ended.out.startswith("refused: ")
-                if ended.code != 0 or ended.err or not is_said:
-                    record.finding(f"{what} {share}: {ended}")
+                judge(f"{what} {share}", ended, record)
             number += 1
 
 
