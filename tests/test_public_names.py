@@ -13,9 +13,10 @@ HEAVY = ("numpy", "numba", "tokenizers", "jinja2", "tqdm", "safetensors", "torch
 PUBLIC = {
     "LLM", "AsyncLLM", "SamplingParams", "Tokenizer", "Stream", "AsyncStream",
     "Chunk", "Completion", "Score", "Timings", "TokenLogprobs",
-    "PyroclastError", "ClosedError", "ContextOverflowError", "KernelError", "MemoryBudgetError",
-    "ModelFileError", "NumericalError", "QueueFullError", "ReentryError", "RequestError",
-    "SamplingError", "TemplateError", "TokenizerError", "UnsupportedModelError",
+    "PyroclastError", "CacheFileError", "ClosedError", "ContextOverflowError", "KernelError",
+    "MemoryBudgetError", "ModelFileError", "NumericalError", "QueueFullError", "ReentryError",
+    "RequestError", "SamplingError", "TemplateError", "TokenizerError", "TrainingError",
+    "UnsupportedModelError",
 }  # fmt: skip
 
 

@@ -38,3 +38,10 @@ def test_each_function_keeps_a_sample_in_order(n: int) -> None:
     assert len(sample) == min(n, quick.MAX_PER_FUNCTION)
     assert sample == sorted(sample, key=many.index)
     assert (sample[0], sample[-1]) == (many[0], many[-1])
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 50])
+def test_a_sample_of_any_size_leaves_nothing_else_out(n: int) -> None:
+    slow = [Item(f"a.py::slow[{i}]", ("slow",)) for i in range(n)]
+    kept = quick.sampled(slow, 3)
+    assert len(kept) == min(n, 3) and (kept[0], kept[-1]) == (slow[0], slow[-1])

@@ -16,7 +16,11 @@ TECHNOLOGIES = ("numba", "cython", "cpp", "triton", "gpu")
 # Longer than MAX_FUNCTION: kernels, whose loops are read as one; and these.
 LONG_FUNCTIONS = {
     "attention/reference.py attention": "the contract of the op's 24 parameters is its docstring",
+    "experts/reference.py expert_gate_up": "the contract of 16 parameters is its docstring",
     "rope/reference.py rope": "the contract of the op's 17 parameters is its docstring",
+    "conv1d/reference.py conv1d": "the contract of the op's 14 parameters is its docstring",
+    "delta_rule/reference.py delta_rule": "the contract of the op's 17 parameters is its docstring",
+    "ssm/reference.py ssm": "the contract of the op's 18 parameters is its docstring",
 }
 
 

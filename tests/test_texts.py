@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_no_text_installs_somebody_elses_package() -> None:
         if WRONG_INSTALL.search(line)
     ]
     assert found == []
+
+
+def test_texts_name_extras_that_there_are() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {
+        extra
+        for path in tracked()
+        for extras in re.findall(r"pyroclast-lm\[([\w,-]+)\]", path.read_text(errors="replace"))
+        for extra in extras.split(",")
+    }
+    assert {"gpu", "server"} <= named <= project["optional-dependencies"].keys()
+    assert project["name"] == "pyroclast-lm"
 
 
 @pytest.mark.parametrize(
