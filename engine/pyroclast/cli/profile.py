@@ -210,8 +210,11 @@ class ProfileTables:
         rows: Rows = []
         for each in replay["ops"]:
             us = "" if each["alone_us"] is None else f"{each['alone_us']:.1f}"
+            scaled = f"scaled up from {counted(each['n_calls'], 'call')}"
             inside = "" if each["in_step_us"] is None else f"{each['in_step_us']:.1f}"
             mark = "chosen" if each["chosen"] else each["reason"]
+            if each["scaled"]:
+                mark += f"; {scaled}" if mark else scaled
             rows.append((each["op"], each["variant"], us, inside, mark))
         heads = ("op", "variant", "us alone", "us in the step", "")
         title = f"Each op alone, from a step of {counted(replay['n_tokens'], 'token')}"

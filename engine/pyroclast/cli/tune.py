@@ -131,7 +131,11 @@ def _row(choice: Choice, held: bool) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    """Prints the choices, then the check of whole steps and where the table is."""
+    """Prints the choices, then the check of whole steps and where the table is.
+
+    A choice serves a class of shapes: all sizes up to the power of two that is shown."""
+    from pyroclast_kernels.tables import FEW_TOKENS
+
     rows = []
     for row in sorted(found["choices"], key=lambda row: (row["tokens"], -row["share"])):
         ratio = row["ratios"].get(row["chosen"], 1.0)
@@ -139,7 +143,9 @@ def _show(found: dict[str, Any]) -> None:
         best = min(row["ratios"].values(), default=1.0)
         note = f"{row['reason']} ({best:.3f})" if row["reason"] else ""
         shares = f"{row['share']:.1%}", f"{ratio:.3f}", f"{row['noise']:.1%}"
-        cells = (op, row["shape"], row["tokens"], shares[0], row["chosen"], *shares[1:], note)
+        size = f"≤{row['shape']}" if row["shape"][:1].isdigit() else row["shape"]
+        n_tokens = {"few": f"≤{FEW_TOKENS}", "many": f">{FEW_TOKENS}"}[row["tokens"]]
+        cells = (op, size, n_tokens, shares[0], row["chosen"], *shares[1:], note)
         rows.append((cells, row["chosen"] != row["default"]))
     widths = [max(len(cells[i]) for cells, _ in [(_COLUMNS, False), *rows]) for i in range(8)]
     for cells, changed in [(_COLUMNS, False), *rows]:

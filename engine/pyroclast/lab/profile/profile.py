@@ -84,6 +84,7 @@ def _replay(
                 "alone_us": alone.us,
                 "in_step_us": in_step[alone.op] if alone.chosen else None,
                 "n_calls": alone.n_calls,
+                "scaled": alone.scaled,
                 "reason": alone.reason,
             }
             for alone in replayed.alone

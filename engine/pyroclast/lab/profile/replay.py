@@ -34,7 +34,7 @@ _MOST_VALUES = 48 << 20
 @dataclass(frozen=True)
 class Alone:
     """One op under one variant: microseconds per step, or the reason why there are none.  n_calls:
-    how many of the step's calls ran; the time is scaled to all of them."""
+    how many of the step's n_in_step calls ran; the time is scaled to all of them."""
 
     op: str
     variant: str
@@ -42,6 +42,12 @@ class Alone:
     n_calls: int
     chosen: bool
     reason: str = ""
+    n_in_step: int = 0
+
+    @property
+    def scaled(self) -> bool:
+        """Whether fewer calls ran than the step has."""
+        return 0 < self.n_calls < self.n_in_step
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,8 @@ def _python(
         for call in first:
             kernel.function(**call.arguments)
     us = (time.perf_counter() - start) * 1e6 * scale
-    return Alone(name, kernel.variant, us, len(first), kernel.variant in chosen)
+    is_chosen = kernel.variant in chosen
+    return Alone(name, kernel.variant, us, len(first), is_chosen, n_in_step=len(calls))
 
 
 def _n_values(call: OpCall) -> int:
