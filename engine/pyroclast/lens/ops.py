@@ -3,7 +3,7 @@ the grammar and the cache spare."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.engine.inspection import Lease
 from pyroclast.engine.output import Timings
-from pyroclast.errors import QueueFullError, RequestError
+from pyroclast.errors import RequestError
 from pyroclast.lens.inside import between, model_of
+from pyroclast.lens.one_step import OneStep
 from pyroclast.lens.text import Context, some_ids_of
 from pyroclast.lens.writing import watched
-from pyroclast.model.inspect import borrowed_batch, check_device, fill
+from pyroclast.model.inspect import check_device
 from pyroclast.model.model import Model
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels import ceiling
@@ -38,8 +38,8 @@ _rates: dict[tuple[int, int], float] = {}  # (threads, bytes) -> measured GB/s
 
 @dataclass(frozen=True, slots=True)
 class OpTime:
-    """An op of the step, all its calls together: the median of a few steps.  n_bytes: weights and
-    cache that it reads, None where that is next to nothing.  share: of the streaming rate."""
+    """An op of the step, all its calls together: the median of a few steps.  n_bytes: weights,
+    cache and adapter that it reads, None where that is next to nothing.  share: of the streaming rate."""
 
     op: str
     variant: str
@@ -59,7 +59,7 @@ class GrammarState:
 
 @dataclass(frozen=True, slots=True)
 class Hood:
-    """One step that decodes one token after n_context tokens.  read_gb_s: what this machine streams
+    """One step that decodes and samples one token after n_context tokens.  read_gb_s: what this machine streams
     from memory on the same threads, None without compiled kernels.  timings: of a short answer,
     with its cached and drafted tokens."""
 
@@ -88,7 +88,8 @@ def hood(
         raise RequestError(f"max_tokens must be 1 to {MAX_TOKENS}, got {max_tokens}")
     given = watched(params or SamplingParams(), len(ids), llm.max_seq_len, max_tokens)
     [answer] = llm.generate(ids, given, adapter=adapter)
-    runs = [between(llm, lambda: _profiled(llm, model, ids)) for _ in range(_N_PROFILES)]
+    step = OneStep(llm, ids, given, adapter)
+    runs = [between(llm, step.profile) for _ in range(_N_PROFILES)]
     rate = _read_rate(llm, model)
     times = np.median(np.array(runs), axis=0)
     return Hood(
@@ -96,43 +97,25 @@ def hood(
         n_threads=model.n_threads,
         step_us=float(times.sum()),
         read_gb_s=rate,
-        ops=_by_op(model, times, len(ids), rate),
+        ops=_by_op(step, times, len(ids), rate),
         timings=answer.timings,
         grammar=_grammar(llm, given),
     )
 
 
-def _profiled(llm: LLM, model: Model, ids: Sequence[int]) -> list[float]:
-    """Microseconds of each call of a step that decodes the last of the ids.  What the cache holds
-    does not change the time."""
-    scheduler = llm._loop.stepper.scheduler  # noqa: SLF001 - the lens is a face of the LLM
-    lease = Lease(scheduler)
-    try:
-        if not lease.take(scheduler.n_blocks_for(len(ids))):
-            raise QueueFullError("the requests that run leave no cache blocks; try again later")
-        with borrowed_batch(model) as batch:
-            fill(batch, ids[-1:], len(ids) - 1, lease.blocks)
-            batch.logit_rows[0] = 0
-            batch.n_logits_at[0] = 1
-            model.adapters.assign([None])
-            return [microseconds for *_, microseconds in model.profile()]
-    finally:
-        lease.end()
-
-
 def _by_op(
-    model: Model, times: NDArray[np.float64], n_context: int, rate: float | None
+    step: OneStep, times: NDArray[np.float64], n_context: int, rate: float | None
 ) -> tuple[OpTime, ...]:
     """The calls by op and variant, what takes longest first."""
     groups: dict[tuple[str, str], list[int]] = {}
-    calls = model.program().calls
+    calls = step.calls
     for i, call in enumerate(calls):
         kernel = call.kernel
         groups.setdefault((f"{kernel.op}.{kernel.format}", kernel.variant), []).append(i)
     found = []
     for (op, variant), indices in groups.items():
         time_us = float(times[indices].sum())
-        n_bytes = sum(_n_bytes(calls[i], n_context) for i in indices)
+        n_bytes = sum(_n_bytes(calls[i], n_context, step.slot) for i in indices)
         share = None
         if n_bytes and rate and time_us > 0:
             share = n_bytes / time_us / 1e3 / rate
@@ -140,9 +123,13 @@ def _by_op(
     return tuple(sorted(found, key=lambda each: -each.time_us))
 
 
-def _n_bytes(call: OpCall, n_context: int) -> int:
-    """The weights or the cached positions that a call reads for one token."""
+def _n_bytes(call: OpCall, n_context: int, slot: int | None) -> int:
+    """The weights, the cached positions or the adapter's numbers that a call reads for one token;
+    slot: the adapter's."""
     arguments = call.arguments
+    if call.kernel.op == "low_rank":
+        rank = 0 if slot is None else int(arguments["ranks"][slot])
+        return 4 * rank * (arguments["n_rows"] + arguments["n_cols"])
     if call.kernel.op == "attention":
         window = arguments["window"] or n_context
         n_positions = min(window, n_context)
