@@ -93,15 +93,19 @@ class AsyncLLM:
         adapter: str | None = None,
         priority: str = "interactive",
         request_id: str | None = None,
+        n_answered: int = 0,
     ) -> AsyncStream:
         """Completes one prompt: `async for chunk in llm.stream(...)`.  The prompt is checked and
-        queued by `await stream.start()`, or with the first chunk that is asked for."""
+        queued by `await stream.start()`, or with the first chunk that is asked for.  n_answered: as
+        `LLM.stream`."""
 
         def encode() -> list[list[int]]:
             return [self._intake.encode_one(prompt, "stream", "; use generate()")]
 
         call, name = self._begin(priority, request_id, adapter, streams=True)
-        make = self._maker(call, encode, params, prompt, continues_text=True)
+        make = self._maker(
+            call, encode, params, prompt, continues_text=True, n_answered=n_answered
+        )
         return AsyncStream(self._calls, call, name, make)
 
     def stream_chat(
@@ -251,7 +255,14 @@ class AsyncLLM:
         return call, self._calls.begin(call, request_id)
 
     def _maker(
-        self, call: Call, encode: Encode, params: Params, source: Any, *, continues_text: bool
+        self,
+        call: Call,
+        encode: Encode,
+        params: Params,
+        source: Any,
+        *,
+        continues_text: bool,
+        n_answered: int = 0,
     ) -> Callable[[], Any]:
         """Makes the requests of a call.  A thread does it where that may take longer than a step:
         long texts, and grammars, which are compiled."""
@@ -263,7 +274,7 @@ class AsyncLLM:
         def make() -> list[GenerateRequest]:
             encoded = encode()
             return self._intake.generate_requests(
-                encoded, params, call, continues_text=continues_text
+                encoded, params, call, continues_text=continues_text, n_answered=n_answered
             )
 
         return lambda: run(make, is_slow)

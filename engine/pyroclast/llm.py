@@ -141,14 +141,20 @@ class LLM(UpdatableModel):
         *,
         add_special_tokens: bool = True,
         adapter: str | None = None,
+        n_answered: int = 0,
     ) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
+
+        n_answered: how many of the prompt's last tokens are an answer that goes on: penalties count
+        them as its own.
 
         Closing the stream, or dropping it, ends the work before the next step."""
         call = self._call(adapter, collects_chunks=True)
         remedy = "; use generate()"
         encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]
-        requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
+        requests = self._intake.generate_requests(
+            encoded, params, call, continues_text=True, n_answered=n_answered
+        )
         return Stream(self, self._loop, call, requests)
 
     def chat(

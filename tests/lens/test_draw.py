@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,44 @@ def test_generate_tells_what_the_model_said_of_each_token(tiny_llm: LLM) -> None
     assert np.isclose(found[4].entropy, -(p * np.log(p)).sum(), rtol=1e-9)
     forked = list(lens.generate(tiny_llm, IDS + want.token_ids[:5], params, max_tokens=7))
     assert [step.id for step in forked] == want.token_ids[5:]  # the same numbers by position
+
+
+PENALTIES: dict[str, Any] = {
+    "temperature": 0.9, "top_p": 0.95, "seed": 5, "ignore_eos": True,
+    "presence_penalty": 1.1, "frequency_penalty": 0.7, "repetition_penalty": 1.2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cuts", [range(1, 24), (5, 6, 17)])
+def test_penalties_see_the_answer_so_far(tiny_llm: LLM, cuts: Sequence[int]) -> None:
+    """Step by step or in any pieces: the tokens of one request."""
+    params = SamplingParams(**PENALTIES)
+    [whole] = tiny_llm.generate(IDS, params.replace(max_tokens=24))
+    found: list[int] = []
+    for end in (*cuts, 24):
+        steps = lens.generate(
+            tiny_llm, IDS + found, params, max_tokens=end - len(found), n_prompt=len(IDS)
+        )
+        found += [step.id for step in steps]
+    assert found == whole.token_ids
+    fresh = lens.generate(tiny_llm, IDS + found[:12], params, max_tokens=12)
+    assert [step.id for step in fresh] != whole.token_ids[12:]  # an answer of its own
+
+
+def test_an_answer_that_goes_on_is_drafted_and_batched_alike(tiny_llm: LLM) -> None:
+    """Speculation has its own counts: the same tokens with it, beside another request."""
+    params = SamplingParams(**PENALTIES | {"presence_penalty": -2.0, "frequency_penalty": -1.0})
+    [whole] = tiny_llm.generate(IDS, params.replace(max_tokens=40))
+    begun = IDS + whole.token_ids[:20]
+    with (
+        tiny_llm.stream(begun, params.replace(max_tokens=20), n_answered=20) as stream,
+        tiny_llm.stream(IDS[:3], params.replace(max_tokens=40)) as other,
+    ):
+        next(other)
+        assert [i for chunk in stream for i in chunk.token_ids] == whole.token_ids[20:]
+    for wrong in (-1, 26, 1.5, True):
+        with pytest.raises(RequestError, match="n_answered must be"):
+            tiny_llm.stream(begun, n_answered=wrong)  # type: ignore[arg-type]
 
 
 def test_generate_ends_with_the_context(tiny_llm: LLM) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pyroclast import LLM, RequestError, SamplingParams, lens
+from pyroclast.lens import versus
 from tiny import CONFIGS, random_weights, write_gguf
 
 IDS = [256, 7, 99, 3, 7]
@@ -45,6 +47,30 @@ def test_kl_is_that_of_both_models_on_a_s_tokens(
     assert len(found.kl) == 30 and (found.kl > 0).all()
     differs = [i for i, (x, y) in enumerate(zip(*texts, strict=True)) if x != y]
     assert found.first_difference == differs[0]
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 40])
+def test_kl_does_not_depend_on_the_pieces_it_is_read_in(
+    tiny_llm: LLM, q4_llm: LLM, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    """And no more rows of logits than fit are there at a time."""
+    params = SamplingParams(temperature=1.2, seed=3, ignore_eos=True)
+    sides = lens.Setting(tiny_llm, params), lens.Setting(q4_llm, params)
+    ids = [7 * i % 250 for i in range(70)]
+    whole = lens.compare(*sides, ids, max_tokens=40)
+    shapes: list[int] = []
+    rows_of = versus._rows
+
+    def noted(*args: Any) -> Any:
+        rows = rows_of(*args)
+        shapes.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(versus, "_ROW_BYTES", 2 * 4 * 320 * n_rows)
+    monkeypatch.setattr(versus, "_rows", noted)
+    found = lens.compare(*sides, ids, max_tokens=40)
+    assert found.kl.tolist() == whole.kl.tolist()
+    assert max(shapes) == n_rows and sum(shapes) == 2 * 40
 
 
 def test_equal_settings_give_equal_texts(tiny_llm: LLM) -> None:

@@ -99,6 +99,13 @@ def test_generate_streams_a_step_for_each_token(ask: Any, llm: AsyncLLM) -> None
     ]
     assert end["done"] is True and end["finish_reason"] == "length" and end["seed"] == 5
     assert end["timings"]["n_completion_tokens"] == 9
+    # A step of an answer that has begun: penalties count its tokens.
+    params |= {"presence_penalty": 2.0, "frequency_penalty": 2.0}
+    [whole] = llm.llm.generate(IDS, SamplingParams(**params, max_tokens=20))
+    ids = [*IDS, *whole.token_ids[:12]]
+    answer = ask("generate", token_ids=ids, n_prompt=5, params=params, max_tokens=8)
+    found = [json.loads(line[6:]) for line in answer.text.splitlines() if line[:6] == "data: "]
+    assert [each["id"] for each in found[:-1]] == whole.token_ids[12:]
 
 
 def test_the_views_of_the_inside_equal_the_public_functions(ask: Any, llm: AsyncLLM) -> None:
@@ -172,6 +179,7 @@ def test_compare_equals_the_public_function(ask: Any, llm: AsyncLLM) -> None:
         ("trace", {"token_ids": IDS, "top": 10**9}, "200"),
         ("redraw", {"token_ids": IDS, "n": 1001}, "1000"),
         ("generate", {"token_ids": IDS, "max_tokens": 513}, "512"),
+        ("generate", {"token_ids": IDS, "n_prompt": 6}, "n_prompt must be 0 to 5"),
         ("compare", {"token_ids": IDS, "max_tokens": 257}, "256"),
         ("compare", {"token_ids": IDS, "b": {"params": {"top_p": 2}}}, "top_p"),
         ("attention", {"token_ids": IDS, "layers": [2]}, "0..1, got 2"),

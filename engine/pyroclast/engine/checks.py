@@ -162,6 +162,15 @@ def check_one(n_prompts: int, method: str, remedy: str) -> None:
         raise RequestError(f"{method}() takes one prompt, got {n_prompts}{remedy}")
 
 
+def check_answered(n_answered: Any, n_prompt: int) -> None:
+    if isinstance(n_answered, bool) or not isinstance(n_answered, int):
+        raise RequestError(f"n_answered must be a whole number, got {n_answered!r}")
+    if not 0 <= n_answered <= n_prompt:
+        raise RequestError(
+            f"n_answered must be 0 to {n_prompt}, the tokens of the prompt; got {n_answered}"
+        )
+
+
 def check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -28,8 +28,9 @@ class RequestFailedError(Exception):
 class GenerateRequest(ReadRequest):
     """Grows by sampled tokens, one a step or more with drafts, until something ends it.
 
-    n_forced: how many tokens a grammar decided after the last one that was sampled.  takes_drafts:
-    a user's callable sees no token that may turn out not to be in the text."""
+    n_forced: how many tokens a grammar decided after the last one that was sampled.  n_answered:
+    how many of the prompt's last tokens penalties count as the answer's.  takes_drafts: a user's
+    callable sees no token that may turn out not to be in the text."""
 
     __slots__ = (
         "_flush",
@@ -43,6 +44,7 @@ class GenerateRequest(ReadRequest):
         "logprobs",
         "matcher",
         "min_length",
+        "n_answered",
         "n_forced",
         "params",
         "prompt_index",
@@ -65,6 +67,7 @@ class GenerateRequest(ReadRequest):
         index: int = 0,
         root: bytes = b"",
         matcher: Matcher | None = None,
+        n_answered: int = 0,
     ) -> None:
         """`stop_ids`: the tokens that end it, each with the stop reason that is reported.
         matcher: what its text must look like; it belongs to this request."""
@@ -88,7 +91,7 @@ class GenerateRequest(ReadRequest):
         self._max_length = self.n_prompt + max_tokens
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
-        self.matcher, self.n_forced = matcher, 0
+        self.matcher, self.n_forced, self.n_answered = matcher, 0, n_answered
         self.takes_drafts = not params.logits_processors
 
     @property

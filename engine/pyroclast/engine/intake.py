@@ -64,15 +64,23 @@ class Intake:
         checks.check_fits(len(token_ids), self.max_seq_len, "the prompt")
 
     def generate_requests(
-        self, encoded: list[list[int]], params: Params, call: Call, *, continues_text: bool
+        self,
+        encoded: list[list[int]],
+        params: Params,
+        call: Call,
+        *,
+        continues_text: bool,
+        n_answered: int = 0,
     ) -> list[GenerateRequest]:
-        """`n` requests for each prompt; those of one prompt share its blocks."""
+        """`n` requests for each prompt; those of one prompt share its blocks.  n_answered: how many
+        of each prompt's last tokens penalties count as the answer's."""
         each_params = checks.as_params(params, len(encoded))
         limits = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             each.check_vocabulary(self.vocab_size)
             where = _where(i, len(encoded))
             n_prompt = len(token_ids)
+            checks.check_answered(n_answered, n_prompt)
             self.matcher(each)  # compiled, and kept: refused before any request is made
             limits.append(checks.resolve_max_tokens(each, n_prompt, self.max_seq_len, where))
         requests: list[GenerateRequest] = []
@@ -92,6 +100,7 @@ class Intake:
                     index=index,
                     root=root,
                     matcher=self.matcher(each),
+                    n_answered=n_answered,
                 )
                 requests.append(request)
         return requests

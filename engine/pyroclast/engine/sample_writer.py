@@ -195,8 +195,9 @@ class SampleWriter:
         values["penalty_start"], values["n_penalties"] = start, 0
         if not request.params.has_penalties:
             return {}
-        prompt = Counter(request.token_ids[: request.n_prompt])
-        output = Counter(request.token_ids[request.n_prompt :])
+        n_prompt = request.n_prompt - request.n_answered
+        prompt = Counter(request.token_ids[:n_prompt])
+        output = Counter(request.token_ids[n_prompt:])
         token_ids = list(prompt | output)
         values["n_penalties"] = len(token_ids)
         self._arrays.penalties[start : start + len(token_ids)] = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyroclast import sampling
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import logits_after
-from pyroclast.lens.text import Context, some_ids_of, text_of
+from pyroclast.lens.text import Context, prompt_length, some_ids_of, text_of
 from pyroclast.lens.words import stage_words
 from pyroclast.sampling import stages
 from pyroclast.sampling.params import SamplingParams
@@ -156,11 +156,8 @@ def _prepared(
             "logits_processors"
         )
     ids = some_ids_of(llm, context)
-    if n_prompt is not None and not 0 <= n_prompt <= len(ids):
-        raise RequestError(
-            f"n_prompt must be 0 to {len(ids)}, the tokens there are; got {n_prompt}"
-        )
-    return params.replace(seed=params.fixed_seed()), ids, len(ids) if n_prompt is None else n_prompt
+    n_prompt = prompt_length(n_prompt, len(ids))
+    return params.replace(seed=params.fixed_seed()), ids, n_prompt
 
 
 def _rows(

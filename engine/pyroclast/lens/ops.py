@@ -39,7 +39,8 @@ _rates: dict[tuple[int, int], float] = {}  # (threads, bytes) -> measured GB/s
 @dataclass(frozen=True, slots=True)
 class OpTime:
     """An op of the step, all its calls together: the median of a few steps.  n_bytes: weights,
-    cache and adapter that it reads, None where that is next to nothing.  share: of the streaming rate."""
+    cache and adapter that it reads, None where that is next to nothing.  share: of the streaming
+    rate."""
 
     op: str
     variant: str
@@ -59,9 +60,9 @@ class GrammarState:
 
 @dataclass(frozen=True, slots=True)
 class Hood:
-    """One step that decodes and samples one token after n_context tokens.  read_gb_s: what this machine streams
-    from memory on the same threads, None without compiled kernels.  timings: of a short answer,
-    with its cached and drafted tokens."""
+    """One step that computes the last of n_context tokens and draws the next.  read_gb_s: what this
+    machine streams from memory on the same threads, None without compiled kernels.  timings: of a
+    short answer, with its cached and drafted tokens."""
 
     n_context: int
     n_threads: int

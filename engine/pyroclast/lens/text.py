@@ -82,6 +82,13 @@ def is_conversation(context: Context) -> bool:
     return not isinstance(context, str) and len(context) > 0 and isinstance(context[0], Mapping)
 
 
+def prompt_length(given: int | None, n_tokens: int) -> int:
+    """How many of a context's tokens are the prompt; None: all.  RequestError for more."""
+    if given is not None and not 0 <= given <= n_tokens:
+        raise RequestError(f"n_prompt must be 0 to {n_tokens}, the tokens there are; got {given}")
+    return n_tokens if given is None else given
+
+
 def check_ids(llm: LLM, ids: list[int]) -> list[int]:
     """RequestError for a token id that the model does not have."""
     for token_id in ids:

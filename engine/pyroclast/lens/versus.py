@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast.engine.read_request import ReadRequest
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import Floats
 from pyroclast.lens.text import Context, Piece, pieces, some_ids_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pyroclast.llm import LLM
 
 MAX_TOKENS = 256
+_ROW_BYTES = 64 << 20  # of the logits that are there at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +68,11 @@ def compare(a: Setting, b: Setting, context: Context, *, max_tokens: int = 64) -
         [answer] = side.llm.generate(ids, given, adapter=side.adapter)
         texts.append(answer.token_ids)
     first, second = texts
-    rows_a = _rows(a, ids, first)
-    same = a.llm is b.llm and a.adapter == b.adapter
-    rows_b = rows_a if same else _rows(b, ids, first)
-    kl = [
-        divergence(x, y, _temperature(a), _temperature(b))
-        for x, y in zip(rows_a, rows_b, strict=True)
-    ]
     return Compared(
         pieces(a.llm, first),
         pieces(b.llm, second),
         _first_difference(first, second),
-        np.array(kl, np.float64),
+        _divergences(a, b, ids, first),
         seed,
     )
 
@@ -95,22 +90,40 @@ def _temperature(side: Setting) -> float:
     return 1.0 if side.params.greedy else side.params.temperature
 
 
-def _rows(side: Setting, before: Sequence[int], text: Sequence[int]) -> Floats:
-    """float32 (len(text), vocab_size): the logits from which each token of `text` was drawn, all of
-    it read at once."""
+def _divergences(
+    a: Setting, b: Setting, before: Sequence[int], text: Sequence[int]
+) -> NDArray[np.float64]:
+    """KL(a || b) at each token of `text`, read in pieces whose logits take at most _ROW_BYTES."""
+    same = a.llm is b.llm and a.adapter == b.adapter
+    n = max(1, _ROW_BYTES // (4 * a.llm.vocab_size * (1 if same else 2)))
+    found: list[float] = []
+    for first in range(0, len(text), n):
+        ids = [*before, *text[: min(first + n, len(text)) - 1]]
+        start = len(before) - 1 + first
+        rows_a = _rows(a, ids, start)
+        rows_b = rows_a if same else _rows(b, ids, start)
+        found += [
+            divergence(x, y, _temperature(a), _temperature(b))
+            for x, y in zip(rows_a, rows_b, strict=True)
+        ]
+    return np.array(found, np.float64)
+
+
+def _rows(side: Setting, token_ids: list[int], start: int) -> Floats:
+    """float32 (len(token_ids) - start, vocab_size): the logits after each token from `start` on.
+    The prefix cache serves what it holds of those before."""
     llm = side.llm
     call = llm._call(side.adapter)  # noqa: SLF001 - the lens is a face of the LLM
-    found = np.empty((len(text), llm.vocab_size), np.float32)
-    first_wanted = len(before) - 1
+    found = np.empty((len(token_ids) - start, llm.vocab_size), np.float32)
 
     def keep(first: int, rows: Floats) -> None:
-        skipped = max(0, first_wanted - first)
-        start = first + skipped - first_wanted
-        found[start : start + len(rows) - skipped] = rows[skipped:]
+        skipped = max(0, start - first)
+        at = first + skipped - start
+        found[at : at + len(rows) - skipped] = rows[skipped:]
 
-    token_ids = [*before, *text[:-1]]
-    requests = [llm._intake.read_request(token_ids, call, keep)]  # noqa: SLF001
-    llm._loop.complete(call, requests, progress=False)  # noqa: SLF001
+    root = llm._intake.root(call)  # noqa: SLF001
+    request = ReadRequest(token_ids, call, first_row=start, on_rows=keep, root=root)
+    llm._loop.complete(call, [request], progress=False)  # noqa: SLF001
     return found
 
 

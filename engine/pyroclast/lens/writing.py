@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyroclast.lens.choice import Candidate, Floats, candidates, entropy_of
-from pyroclast.lens.text import Context, some_ids_of, text_of
+from pyroclast.lens.text import Context, prompt_length, some_ids_of, text_of
 from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.sample.reference import log_softmax
 
@@ -91,13 +91,19 @@ def generate(
     params: SamplingParams | None = None,
     *,
     max_tokens: int = 128,
+    n_prompt: int | None = None,
     adapter: str | None = None,
 ) -> Iterator[Step]:
-    """The answer, a step at a time.  To fork it, pass the ids up to any token and another one."""
+    """The answer, a step at a time.  To fork it, pass the ids up to any token and another one.
+    n_prompt: how many tokens of the context are the prompt; penalties count those behind it as the
+    answer's.  None: all."""
     ids = some_ids_of(llm, context)
+    n_prompt = prompt_length(n_prompt, len(ids))
     watcher = Watcher(llm.tokenizer, len(ids))
     given = watched(params or SamplingParams(), len(ids), llm.max_seq_len, max_tokens)
     processors = (*given.logits_processors, watcher)
-    with llm.stream(ids, given.replace(logits_processors=processors), adapter=adapter) as stream:
+    watching = given.replace(logits_processors=processors)
+    n_answered = len(ids) - n_prompt
+    with llm.stream(ids, watching, adapter=adapter, n_answered=n_answered) as stream:
         for chunk in stream:
             yield from watcher.steps(chunk)

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from pyroclast import lens
 from pyroclast.lens import answers, versus
 from pyroclast.lens.draw import MAX_REDRAWS
-from pyroclast.lens.text import some_ids_of
+from pyroclast.lens.text import prompt_length, some_ids_of
 from pyroclast.lens.writing import MAX_TOKENS, Watcher, watched
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.server.generation import Generation
@@ -56,8 +56,8 @@ class CompareBody(ContextBody, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1, le=versus.MAX_TOKENS)] = 64
 
 
-class GenerateBody(SamplingBody, kw_only=True):
-    """max_tokens: of the answer.  All of the context is its prompt."""
+class GenerateBody(DrawBody, kw_only=True):
+    """max_tokens: of the answer, or of what follows the tokens of it that are there."""
 
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 128
 
@@ -121,11 +121,14 @@ async def generate(room: Room, exchange: Exchange) -> Reply:
     body = exchange.body(GenerateBody)
     context, params = body.context(), params_of(body.params)
     ids = await room.view(exchange, body, lambda llm, _: some_ids_of(llm, context))
+    n_answered = len(ids) - prompt_length(body.n_prompt, len(ids))
     served = exchange.served(body.model)
     watcher = Watcher(served.tokenizer, len(ids))
     params = watched(params, len(ids), served.max_model_len, body.max_tokens)
     params = params.replace(logits_processors=(watcher,))
-    generation = await exchange.generate(served, [ids], [params], structure="params")
+    generation = await exchange.generate(
+        served, [ids], [params], structure="params", n_answered=n_answered
+    )
     return exchange.events(_events(generation, watcher), generation)
 
 

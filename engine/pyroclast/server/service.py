@@ -153,9 +153,10 @@ class Exchange:
         params: Sequence[SamplingParams],
         *,
         structure: str = "response_format",
+        n_answered: int = 0,
     ) -> Generation:
         """Queues the prompts; HttpError for what is wrong with them, and 429 where the queue is
-        full.  structure: the field that asks for one."""
+        full.  structure: the field that asks for one.  n_answered: as `LLM.stream`."""
         n_requests = sum(each.n for each in params)
         if n_requests > served.llm.max_queued_requests:
             raise HttpError(
@@ -164,7 +165,13 @@ class Exchange:
                 f"{served.llm.max_queued_requests}; ask for fewer at once",
             )
         streams = [
-            served.llm.stream(ids, each, adapter=served.adapter, priority=self.priority)
+            served.llm.stream(
+                ids,
+                each,
+                adapter=served.adapter,
+                priority=self.priority,
+                n_answered=n_answered,
+            )
             for ids, each in zip(prompts, params, strict=True)
         ]
         generation = Generation(streams, [each.n for each in params], self.metrics, served.name)

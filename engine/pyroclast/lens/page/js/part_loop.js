@@ -106,7 +106,7 @@ async function write(n) {
     setPlaying(n > 1);
     const start = performance.now();
     const asked = { token_ids: [...prompt, ...branches.path().map((node) => node.token)],
-      params: sampling(context.state), max_tokens: n };
+      n_prompt: prompt.length, params: sampling(context.state), max_tokens: n };
     let first = null;
     for await (const step of context.stream("generate", asked, { context: false })) {
       if (step.done) {
