@@ -103,9 +103,7 @@ class AsyncLLM:
             return [self._intake.encode_one(prompt, "stream", "; use generate()")]
 
         call, name = self._begin(priority, request_id, adapter, streams=True)
-        make = self._maker(
-            call, encode, params, prompt, continues_text=True, n_answered=n_answered
-        )
+        make = self._maker(call, encode, params, prompt, continues_text=True, n_answered=n_answered)
         return AsyncStream(self._calls, call, name, make)
 
     def stream_chat(
@@ -255,27 +253,17 @@ class AsyncLLM:
         return call, self._calls.begin(call, request_id)
 
     def _maker(
-        self,
-        call: Call,
-        encode: Encode,
-        params: Params,
-        source: Any,
-        *,
-        continues_text: bool,
-        n_answered: int = 0,
+        self, call: Call, encode: Encode, params: Params, source: Any, **options: Any
     ) -> Callable[[], Any]:
-        """Makes the requests of a call.  A thread does it where that may take longer than a step:
-        long texts, and grammars, which are compiled."""
+        """Makes the requests of a call; options: those of Intake.generate_requests.  A thread does
+        it where that may take longer than a step: long texts, and grammars, which are compiled."""
         each_params = [params] if isinstance(params, SamplingParams) else params or []
         is_slow = is_long(source) or any(
             getattr(each, "structured", None) is not None for each in each_params
         )
 
         def make() -> list[GenerateRequest]:
-            encoded = encode()
-            return self._intake.generate_requests(
-                encoded, params, call, continues_text=continues_text, n_answered=n_answered
-            )
+            return self._intake.generate_requests(encode(), params, call, **options)
 
         return lambda: run(make, is_slow)
 

@@ -80,21 +80,16 @@ class LLM(UpdatableModel):
     ) -> None:
         check_speculation(speculation)
         cache = CacheOptions(prefix_cache, prefix_cache_bytes, cache_dir, cache_dir_bytes)
+        options: dict[str, Any] = {
+            "compute": compute, "kernels": kernels, "threads": threads, "kv_dtype": kv_dtype,
+            "max_batch_tokens": max_batch_tokens, "max_seqs": max_seqs, "n_blocks": n_blocks,
+        }  # fmt: skip
+        adapters = dict(adapters or {})
+        hidden_layers = ("final",) if embeddings else ()
         with resource_errors():
-            parts = load(
-                model,
-                device,
-                adapters or {},
-                compute=compute,
-                kernels=kernels,
-                threads=threads,
-                kv_dtype=kv_dtype,
-                max_batch_tokens=max_batch_tokens,
-                max_seqs=max_seqs,
-                n_blocks=n_blocks,
-                hidden_layers=("final",) if embeddings else (),
-            )
+            parts = load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self.embeddings = embeddings
+            self._source = model, {**options, "adapters": adapters}
             self._start(parts, kernels, cache, speculation)
 
     def _start(
@@ -145,10 +140,8 @@ class LLM(UpdatableModel):
     ) -> Stream:
         """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
 
-        n_answered: how many of the prompt's last tokens are an answer that goes on: penalties count
-        them as its own.
-
-        Closing the stream, or dropping it, ends the work before the next step."""
+        Closing the stream, or dropping it, ends the work before the next step.  n_answered: how
+        many of the prompt's last tokens penalties count as those of the answer, which goes on."""
         call = self._call(adapter, collects_chunks=True)
         remedy = "; use generate()"
         encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]

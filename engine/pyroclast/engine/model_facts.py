@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.tiered_cache import TieredCache
 
@@ -13,6 +16,8 @@ class ModelFacts:
     # Bytes per second that this machine can stream.  Set it, and timings tell the share.
     memory_bandwidth: float | None = None
     _prefixes: TieredCache
+    # What it was loaded from, and how; None if it was made of parts.
+    _source: tuple[str | Path, dict[str, Any]] | None = None
 
     @property
     def kernels(self) -> dict[str, str]:

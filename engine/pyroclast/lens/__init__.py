@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyroclast.lens.places import analogy, neighbours, sentences, word_map
     from pyroclast.lens.runs import learning, training, training_runs
     from pyroclast.lens.text import pieces, tokens
+    from pyroclast.lens.variants import Variant, variant
     from pyroclast.lens.versus import Setting, compare
     from pyroclast.lens.writing import generate
 
@@ -41,6 +42,7 @@ _HOMES = {
     "places": ["analogy", "neighbours", "sentences", "word_map"],
     "runs": ["learning", "training", "training_runs"],
     "text": ["pieces", "tokens"],
+    "variants": ["Variant", "variant"],
     "versus": ["Setting", "compare"],
     "writing": ["generate"],
 }
@@ -48,6 +50,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Setting",
+    "Variant",
     "analogy",
     "attention",
     "compare",
@@ -68,6 +71,7 @@ __all__ = [
     "trace",
     "training",
     "training_runs",
+    "variant",
     "word_map",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,9 +48,17 @@ class Compared:
     seed: int
 
 
-def compare(a: Setting, b: Setting, context: Context, *, max_tokens: int = 64) -> Compared:
+def compare(
+    a: Setting,
+    b: Setting,
+    context: Context,
+    *,
+    max_tokens: int = 64,
+    timeout_s: float | None = None,
+) -> Compared:
     """Two texts after one context.  b draws with a's seed unless it has its own; RequestError where
-    the models read the context differently."""
+    the models read the context differently, or where it takes longer than timeout_s."""
+    deadline = Deadline(timeout_s)
     if not 1 <= max_tokens <= MAX_TOKENS:
         raise RequestError(f"max_tokens must be 1 to {MAX_TOKENS}, got {max_tokens}")
     ids = some_ids_of(a.llm, context)
@@ -65,16 +74,30 @@ def compare(a: Setting, b: Setting, context: Context, *, max_tokens: int = 64) -
         own = side.params.seed
         params = side.params.replace(seed=seed if own is None else own)
         given = watched(params, len(ids), side.llm.max_seq_len, max_tokens)
-        [answer] = side.llm.generate(ids, given, adapter=side.adapter)
-        texts.append(answer.token_ids)
+        texts.append(_text(side, ids, given, deadline))
     first, second = texts
     return Compared(
         pieces(a.llm, first),
         pieces(b.llm, second),
         _first_difference(first, second),
-        _divergences(a, b, ids, first),
+        _divergences(a, b, ids, first, deadline),
         seed,
     )
+
+
+class Deadline:
+    """Until when a comparison may take; None: as long as it takes."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s, self._until_s = timeout_s, perf_counter() + (timeout_s or 0.0)
+
+    def check(self) -> None:
+        """RequestError after it."""
+        if self._timeout_s is not None and perf_counter() > self._until_s:
+            raise RequestError(
+                f"the comparison took longer than {self._timeout_s:g} s; ask for fewer tokens, a "
+                "shorter context, or kernels that are faster"
+            )
 
 
 def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -> float:
@@ -86,12 +109,21 @@ def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -
     return max(found, 0.0)  # rounding may leave less than nothing of equal distributions
 
 
+def _text(side: Setting, ids: list[int], params: SamplingParams, deadline: Deadline) -> list[int]:
+    found: list[int] = []
+    with side.llm.stream(ids, params, adapter=side.adapter) as stream:
+        for chunk in stream:
+            found += chunk.token_ids
+            deadline.check()
+    return found
+
+
 def _temperature(side: Setting) -> float:
     return 1.0 if side.params.greedy else side.params.temperature
 
 
 def _divergences(
-    a: Setting, b: Setting, before: Sequence[int], text: Sequence[int]
+    a: Setting, b: Setting, before: Sequence[int], text: Sequence[int], deadline: Deadline
 ) -> NDArray[np.float64]:
     """KL(a || b) at each token of `text`, read in pieces whose logits take at most _ROW_BYTES."""
     same = a.llm is b.llm and a.adapter == b.adapter
@@ -102,6 +134,7 @@ def _divergences(
         start = len(before) - 1 + first
         rows_a = _rows(a, ids, start)
         rows_b = rows_a if same else _rows(b, ids, start)
+        deadline.check()
         found += [
             divergence(x, y, _temperature(a), _temperature(b))
             for x, y in zip(rows_a, rows_b, strict=True)

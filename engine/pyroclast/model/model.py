@@ -66,7 +66,7 @@ class Model:
         self._sampling_program: Program | None = None
         self._fetched: NDArray[np.float32] | None = None  # logits of a GPU
         self._is_fetched = False
-        self._n_updates = 0
+        self.n_updates = 0
         self._identity: tuple[int, CacheIdentity] | None = None  # after how many updates
 
     def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None]) -> None:
@@ -243,7 +243,7 @@ class Model:
     @property
     def cache_identity(self) -> CacheIdentity:
         """What decides the bits of a cache block beside the tokens.  Reads all weights, once."""
-        n_updates = self._n_updates  # of now: another thread may lay new weights meanwhile
+        n_updates = self.n_updates  # of now: another thread may lay new weights meanwhile
         if self._identity is None or self._identity[0] != n_updates:
             self._identity = n_updates, self._read_identity()
         return self._identity[1]
@@ -269,7 +269,7 @@ class Model:
             with kernel_errors():
                 prepared.lay(self.memory, self.plan, self._executor)
         finally:  # Ctrl-C is raised when they are there
-            self._n_updates += 1
+            self.n_updates += 1
 
     def close(self) -> None:
         """Frees threads, weights, cache and graphs; harmless when repeated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import logging
 import time
@@ -55,7 +56,7 @@ class App:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _lifespan(receive, send, self._look)
             return
         if scope["type"] != "http":
             return
@@ -229,9 +230,11 @@ def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
         metrics.tokens(each.name).n_disk_pages = each.llm.llm.n_disk_pages
 
 
-async def _lifespan(receive: Any, send: Any) -> None:
+async def _lifespan(receive: Any, send: Any, look: Look | None) -> None:
     while True:
         message = await receive()
+        if message["type"] == "lifespan.shutdown" and look is not None:
+            await asyncio.to_thread(look.close)  # it waits for a step that is being run
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

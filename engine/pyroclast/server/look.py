@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pyroclast.server import (
+    look_compare,
     look_hood,
     look_inside,
     look_places,
@@ -26,7 +27,7 @@ _POSTS: dict[str, Callable[[Room, Exchange], Awaitable[Reply]]] = {
     "trace": look_sampling.trace,
     "redraw": look_sampling.redraw,
     "generate": look_sampling.generate,
-    "compare": look_sampling.compare,
+    "compare": look_compare.compare,
     "neighbours": look_places.neighbours,
     "analogy": look_places.analogy,
     "map": look_places.word_map,
@@ -47,6 +48,10 @@ class Look:
     def __init__(self, training: str | Path | None = None) -> None:
         self.page = LookFiles()
         self._room = Room(None if training is None else Path(training))
+
+    def close(self) -> None:
+        """Frees what views keep; harmless when repeated."""
+        self._room.variants.close()
 
     def routes(self) -> list[Route]:
         """Every endpoint under /look/api/."""

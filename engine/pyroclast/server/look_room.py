@@ -12,6 +12,7 @@ from pyroclast.lens.text import Context
 from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.server.errors import HttpError
+from pyroclast.server.look_variants import Variants
 from pyroclast.server.look_work import Views
 from pyroclast.server.messages_in import ChatMessage, for_template
 from pyroclast.server.served import Served
@@ -60,6 +61,7 @@ class Room:
     def __init__(self, training: Path | None = None) -> None:
         self.training = training
         self._views = Views()
+        self.variants = Variants()
 
     async def view(
         self, exchange: Exchange, body: ModelBody, work: Callable[[LLM, str | None], T]

@@ -1,21 +1,20 @@
-"""POST /look/api/trace, redraw, compare, generate: the sampler's stages, the draw, the loop."""
+"""POST /look/api/trace, redraw, generate: the sampler's stages, the draw, the loop."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta
 
 from pyroclast import lens
-from pyroclast.lens import answers, versus
+from pyroclast.lens import answers
 from pyroclast.lens.draw import MAX_REDRAWS
 from pyroclast.lens.text import prompt_length, some_ids_of
 from pyroclast.lens.writing import MAX_TOKENS, Watcher, watched
-from pyroclast.sampling.params import SamplingParams
 from pyroclast.server.generation import Generation
-from pyroclast.server.look_room import ContextBody, Room, SamplingBody, params_of
+from pyroclast.server.look_room import Room, SamplingBody, params_of
 from pyroclast.server.service import Exchange, Reply
 from pyroclast.server.sse import event
 
@@ -39,21 +38,6 @@ class RedrawBody(DrawBody, kw_only=True):
     """n: how many draws."""
 
     n: Annotated[int, Meta(ge=1, le=MAX_REDRAWS)] = 200
-
-
-class SideIn(Struct, kw_only=True):
-    """One side of a comparison: a model and the fields of SamplingParams."""
-
-    model: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-
-
-class CompareBody(ContextBody, kw_only=True):
-    """Two settings on the same random numbers."""
-
-    a: SideIn = field(default_factory=SideIn)
-    b: SideIn = field(default_factory=SideIn)
-    max_tokens: Annotated[int, Meta(ge=1, le=versus.MAX_TOKENS)] = 64
 
 
 class GenerateBody(DrawBody, kw_only=True):
@@ -89,31 +73,6 @@ async def redraw(room: Room, exchange: Exchange) -> Reply:
         ),
     )
     return exchange.json(answers.redraw_json(found))
-
-
-async def compare(room: Room, exchange: Exchange) -> Reply:
-    """Two texts, and how far their distributions are apart at each token."""
-    body = exchange.body(CompareBody)
-    context = body.context()
-    sides = []
-    for side in (body.a, body.b):
-        served = exchange.served(side.model or body.model)
-        params = SamplingParams.from_dict(side.params)
-        sides.append(lens.Setting(served.llm.llm, params, served.adapter))
-    seed = params_of(body.a.params).seed
-    sides[0] = replace(sides[0], params=sides[0].params.replace(seed=seed))
-
-    def work(*_: Any) -> dict[str, Any]:
-        found = lens.compare(sides[0], sides[1], context, max_tokens=body.max_tokens)
-        return {
-            "a": [answers.piece_json(each) for each in found.a],
-            "b": [answers.piece_json(each) for each in found.b],
-            "first_difference": found.first_difference,
-            "kl": found.kl.tolist(),
-            "seed": found.seed,
-        }
-
-    return exchange.json(await room.view(exchange, body, work))
 
 
 async def generate(room: Room, exchange: Exchange) -> Reply:

@@ -17,12 +17,13 @@ _MAX_VIEWS = 32
 
 
 class Views:
-    """Runs views in threads of their own, max_views of them at most, those that wait included."""
+    """Runs views in n_workers threads of their own, max_views of them at most, those that wait
+    included."""
 
-    def __init__(self, max_views: int = _MAX_VIEWS) -> None:
+    def __init__(self, max_views: int = _MAX_VIEWS, n_workers: int = _N_WORKERS) -> None:
         self._room = threading.Semaphore(max_views)
         self._max_views = max_views
-        self._pool = ThreadPoolExecutor(_N_WORKERS, thread_name_prefix="pyroclast-look")
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="pyroclast-look")
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`; HttpError 429 where too many views wait already.  Cancelling ends
