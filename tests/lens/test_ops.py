@@ -81,24 +81,22 @@ def test_the_step_draws_the_token_of_the_engine(tiny_llm: LLM) -> None:
         assert step.calls[-1].arguments["out"]["token_id"][0] == answer.token_ids[0]
 
 
-def test_an_adapter_is_read_and_timed(tmp_path: Path) -> None:
+def test_an_adapter_is_read_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_folder(tmp_path / "model", CONFIGS["llama"], random_weights(CONFIGS["llama"]))
     adapter = write_peft(tmp_path / "x", random_pairs(CONFIGS["llama"], 4))
     with LLM(path, threads=1, adapters={"x": adapter}) as llm:
-        reads = []
+        reads, assigned = [], []
+        assign = llm.model.adapters.assign
+
+        def noted(slots: Any) -> None:
+            assigned.append(list(slots))
+            assign(slots)
+
+        monkeypatch.setattr(llm.model.adapters, "assign", noted)
         for name in ("x", None):
             step = OneStep(llm, IDS, SamplingParams(max_tokens=1, seed=1), name)
-            n_adapted: list[int] = []
-            run = llm.model.profile
-
-            def watched(run: Any = run, seen: list[int] = n_adapted) -> Any:
-                seen.append(int(llm.model.adapters.assigned[0][0]))  # type: ignore[attr-defined]
-                return run()
-
-            llm.model.profile = watched  # type: ignore[attr-defined]
             between(llm, step.profile)
-            llm.model.profile = run  # type: ignore[attr-defined]
-            assert n_adapted == [int(name == "x")]
+            assert assigned[-1] == [0 if name else None]
             found = lens.hood(llm, IDS, max_tokens=1, adapter=name)
             reads.append(sum(op.n_bytes or 0 for op in found.ops if op.op.startswith("low_rank")))
         pairs = random_pairs(CONFIGS["llama"], 4)

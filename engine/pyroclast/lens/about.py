@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.lens.inside import attention_of, model_of
+from pyroclast.lens.variants import choices
 
 if TYPE_CHECKING:
     from pyroclast.llm import LLM
@@ -37,4 +38,5 @@ def facts(llm: LLM) -> dict[str, Any]:
         "can_embed": llm.embeddings,
         "device": llm.device,
         "adapters": list(llm.adapters),
+        "variants": choices(llm),
     }

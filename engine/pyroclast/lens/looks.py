@@ -14,7 +14,7 @@ from pyroclast.lens.about import MAX_TOKENS_ATTENTION
 from pyroclast.lens.choice import Floats
 from pyroclast.lens.inside import attention_of, inspected, model_of
 from pyroclast.lens.text import Context, Piece, pieces, some_ids_of
-from pyroclast.lens.vectors import cosines, vector_of
+from pyroclast.lens.vectors import cosines, vectors_of
 
 if TYPE_CHECKING:
     from pyroclast.llm import LLM
@@ -107,7 +107,7 @@ def movement(
     river and with money.  A context comes with the index of the token in it."""
     if not 1 <= len(words) <= MAX_WORDS:
         raise RequestError(f"give 1 to {MAX_WORDS} words, got {len(words)}")
-    towards = np.stack([vector_of(llm, word) for word in words])
+    towards = vectors_of(llm, words)
     found, tokens = [], []
     for context, index in (a, b):
         ids = some_ids_of(llm, context)

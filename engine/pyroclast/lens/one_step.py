@@ -51,14 +51,16 @@ class OneStep:
         apply_processors(writer.processed, self._logits)
         recorder = Recorder(self._model.plan.selection)
         recorder.call("sample", logits=self._logits, **arrays.arguments())
-        # After users' callables the engine samples outside the model's program, on one thread.
-        executor = None if writer.processed else self._model.program().executor
-        self._sampler = Program(recorder.calls, executor)
+        step = self._model.program()
+        if writer.processed:  # then the engine samples outside the program, on one thread
+            self._programs = [step, Program(recorder.calls)]
+        else:
+            self._programs = [Program([*step.calls, *recorder.calls], step.executor)]
 
     @property
     def calls(self) -> list[OpCall]:
         """Those of the model, in order, and the sampler's."""
-        return [*self._model.program().calls, *self._sampler.calls]
+        return [call for program in self._programs for call in program.calls]
 
     def profile(self) -> list[float]:
         """Runs the step, and gives the microseconds of each of `calls`.  No other step may run
@@ -75,7 +77,7 @@ class OneStep:
                 batch.logit_rows[0] = 0
                 batch.n_logits_at[0] = 1
                 model.adapters.assign([self.slot])
-                times = [microseconds for *_, microseconds in model.profile()]
+                each = [timeline.profile(program) for program in self._programs]
+                return [microseconds for times in each for microseconds in times]
         finally:
             lease.end()
-        return times + timeline.profile(self._sampler)

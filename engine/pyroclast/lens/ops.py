@@ -130,7 +130,7 @@ def _n_bytes(call: OpCall, n_context: int, slot: int | None) -> int:
     arguments = call.arguments
     if call.kernel.op == "low_rank":
         rank = 0 if slot is None else int(arguments["ranks"][slot])
-        return 4 * rank * (arguments["n_rows"] + arguments["n_cols"])
+        return 4 * rank * int(arguments["n_rows"] + arguments["n_cols"])
     if call.kernel.op == "attention":
         window = arguments["window"] or n_context
         n_positions = min(window, n_context)

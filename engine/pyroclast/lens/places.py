@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import Floats
 from pyroclast.lens.text import check_ids, text_of
-from pyroclast.lens.vectors import every_row, ids_of_word, rows_of, unit, vector_of
+from pyroclast.lens.vectors import every_row, ids_of_word, rows_of, unit, vectors_of
 
 if TYPE_CHECKING:
     from pyroclast.llm import LLM
@@ -71,7 +71,7 @@ def analogy(
 ) -> Analogy:
     """The k tokens nearest to a - b + c (king - man + woman), of unit vectors."""
     _check_k(k)
-    first, second, third = (unit(vector_of(llm, word)) for word in (a, b, c))
+    first, second, third = unit(vectors_of(llm, (a, b, c)))
     goal = first - second + third
     scores = _scores(llm, goal)
     taken = [i for word in (a, b, c) for i in ids_of_word(llm, word)]
@@ -82,7 +82,7 @@ def word_map(llm: LLM, words: Sequence[str]) -> WordMap:
     """Chosen words on a plane, by the principal components of their vectors."""
     if not 3 <= len(words) <= MAX_WORDS:
         raise RequestError(f"a map takes 3 to {MAX_WORDS} words, got {len(words)}")
-    points, explained = plane(np.stack([vector_of(llm, word) for word in words]))
+    points, explained = plane(vectors_of(llm, words))
     return WordMap(tuple(words), points, explained)
 
 

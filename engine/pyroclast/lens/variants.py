@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMPUTE = ("auto", "float32")
-# In the page's order: what a newcomer would try first stands first.
 KV_DTYPES = ("auto", *DTYPES)
 
 
@@ -44,6 +43,18 @@ class Variant:
                 raise RequestError(f"{name} must be one of {', '.join(allowed)}, got {given!r:.40}")
         if all(getattr(self, name) is None for name in self.__slots__):
             raise RequestError(f"a variant must differ in one of {', '.join(self.__slots__)}")
+
+
+def choices(llm: LLM) -> dict[str, list[str]]:
+    """What `weights`, `kv_dtype` and `compute` of a variant may be; nothing for a model that was
+    made of parts."""
+    if llm._source is None:  # noqa: SLF001 - the lens is a face of the LLM
+        return {}
+    lists = quantizable_formats(), KV_DTYPES, COMPUTE
+    return {
+        name: [each for each in known if each != "auto"]
+        for name, known in zip(("weights", "kv_dtype", "compute"), lists, strict=True)
+    }
 
 
 def variant(llm: LLM, change: Variant, *, threads: int | None = None) -> LLM:

@@ -43,9 +43,15 @@ def ids_of_word(llm: LLM, word: str) -> list[int]:
     return min(found, key=len)
 
 
-def vector_of(llm: LLM, word: str) -> Floats:
-    """float32 (d_model,): the vector of a word, the mean of its tokens' where it has several."""
-    return np.asarray(rows_of(llm, ids_of_word(llm, word)).mean(axis=0))
+def vectors_of(llm: LLM, words: Sequence[str]) -> Floats:
+    """float32 (n, d_model): the vector of each word, the mean of its tokens' where it has several.
+    All are read at once: between two steps, not between many."""
+    ids = [ids_of_word(llm, word) for word in words]
+    rows = rows_of(llm, [i for each in ids for i in each])
+    ends = np.cumsum([len(each) for each in ids])
+    return np.stack(
+        [rows[end - len(own) : end].mean(axis=0) for own, end in zip(ids, ends, strict=True)]
+    )
 
 
 def unit(vectors: Floats) -> NDArray[np.float64]:

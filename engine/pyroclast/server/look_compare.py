@@ -56,7 +56,11 @@ async def compare(room: Room, exchange: Exchange) -> Reply:
         params = SamplingParams.from_dict(side.params)
         sides.append(lens.Setting(served.llm.llm, params, served.adapter))
     sides[0] = replace(sides[0], params=params_of(body.a.params))
-    changed = [i for i, side in enumerate(given) if side.variant is not None]
+    changed = [
+        (i, lens.Variant(**structs.asdict(side.variant)))
+        for i, side in enumerate(given)
+        if side.variant is not None
+    ]
     if len(changed) > 1:
         raise HttpError(
             400, "only one side can be a variant; compare it with the model itself", param="variant"
@@ -65,8 +69,7 @@ async def compare(room: Room, exchange: Exchange) -> Reply:
         return exchange.json(
             await room.view(exchange, body, lambda *_: _compared(sides, context, body.max_tokens))
         )
-    [i] = changed
-    change = lens.Variant(**structs.asdict(given[i].variant))
+    [(i, change)] = changed
 
     def work() -> dict[str, Any]:
         with room.variants.lent(sides[i].llm, change) as other:
@@ -77,7 +80,8 @@ async def compare(room: Room, exchange: Exchange) -> Reply:
 
 
 def _compared(sides: list[lens.Setting], context: Context, max_tokens: int) -> dict[str, Any]:
-    found = lens.compare(*sides, context, max_tokens=max_tokens, timeout_s=_TIMEOUT_S)
+    a, b = sides
+    found = lens.compare(a, b, context, max_tokens=max_tokens, timeout_s=_TIMEOUT_S)
     return {
         "a": [answers.piece_json(each) for each in found.a],
         "b": [answers.piece_json(each) for each in found.b],

@@ -43,8 +43,12 @@ export function arcs(pieces, onQuery) {
     reveal(node, tokens[query]);
   }
 
-  const observer = new ResizeObserver(draw);
+  const observer = new ResizeObserver(() => {
+    draw();
+    if (shown) reveal(node, tokens[shown.query]);
+  });
   observer.observe(row);
+  observer.observe(node);
   return { node, show, stop: () => observer.disconnect() };
 }
 

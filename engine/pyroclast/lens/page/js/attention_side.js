@@ -89,7 +89,7 @@ function figure(caption, ...children) {
   return el("figure", {}, el("figcaption", {}, caption), children);
 }
 
-/** “bank” gives 61.7 % of its attention to “river”, ... */
+/** “bank” shares out its attention: it gives 61.7 % to “river”, ... */
 function told(pieces, shares, { layer, head, query }) {
   const most = [...shares.keys()]
     .slice(0, query + 1)
@@ -102,7 +102,8 @@ function told(pieces, shares, { layer, head, query }) {
     query > 0 && shares[0] > RESTING
       ? " A head that finds nothing to look for rests on the first token."
       : "";
-  return `In ${where}, ${quoted(pieces[query])} gives ${joined(most)}.${lost(shares)}${rest}`;
+  const shared = `${quoted(pieces[query])} shares out its attention: it gives ${joined(most)}.`;
+  return `In ${where}, ${shared}${lost(shares)}${rest}`;
 }
 
 // Heads of some families have a sink: a share that goes nowhere, so that the others are less than 1.

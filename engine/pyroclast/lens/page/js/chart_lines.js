@@ -82,7 +82,7 @@ function labels({ right, height, y }, series) {
     end.at = Math.max(end.at, free);
     free = end.at + LABEL_HEIGHT;
   }
-  let limit = height - BOTTOM + LABEL_HEIGHT / 2;
+  let limit = height - BOTTOM - 4; // above the numbers of the axis
   for (const end of ends.toReversed()) {
     end.at = Math.min(end.at, limit);
     limit = end.at - LABEL_HEIGHT;

@@ -194,6 +194,7 @@ class App {
       event.preventDefault();
       at("main").focus();
     });
+    window.addEventListener("resize", () => this.#center());
     window.addEventListener("hashchange", () => this.change(parse(location.hash)));
     text.readOnly = this.isSaved;
     at("export").hidden = at("reading").hidden = this.isSaved;

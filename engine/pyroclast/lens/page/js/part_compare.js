@@ -3,11 +3,12 @@
 import { counted, el, fixed, head, region, replace, visible } from "./text.js";
 import { DEFAULT_PARAMS } from "./state.js";
 import { FEW, controls } from "./controls.js";
+import { fromView, toView, told, variantFields } from "./variant.js";
 
 const N_TOKENS = 32;
 const HOTTER = 1.3;
 
-let context, sides, forms, result, run, found;
+let context, sides, forms, numbers, result, run, found;
 
 export const part = {
   id: "compare",
@@ -29,13 +30,15 @@ export const part = {
       a: { params: { ...DEFAULT_PARAMS, ...context.state.params }, model: context.state.model },
       b: { params: { ...DEFAULT_PARAMS, ...context.state.params,
         temperature: numberOf(context.state.view.bt) ?? HOTTER },
-      model: context.state.view.bm ?? context.state.model },
+      model: context.state.view.bm ?? context.state.model, variant: fromView(context.state.view) },
     };
     result = el("div", { class: "stack" });
     forms = { a: form("a", "First"), b: form("b", "Second") };
     run = el("button", { type: "button", class: "strong", disabled: context.saved !== null,
       onclick: () => compare().catch((error) => context.notice(error.message)) }, "Compare");
-    root.append(el("div", { class: "columns" }, forms.a.node, forms.b.node),
+    numbers = context.saved ? null : variantFields(context.meta.variants, sides.b.variant,
+      (variant) => change("b", { variant }));
+    root.append(el("div", { class: "columns" }, forms.a.node, forms.b.node), numbers?.node ?? "",
       el("div", { class: "actions" }, run), result);
     show();
     if (!context.saved) await compare();
@@ -65,8 +68,9 @@ function form(name, title) {
   const own = controls(context, (patch) => change(name, patch), {
     only: FEW, id: `side-${name}`, hasSeed: name === "a", get: (state) => ({ ...state, ...sides[name] }),
   });
-  return { choice, controls: own, node: el("section", { class: "card stack", "data-side": name },
-    el("h2", {}, title), choice, own.node) };
+  return { choice, controls: own,
+    node: el("section", { class: "card stack", "data-side": name },
+      el("h2", {}, title), choice, own.node) };
 }
 
 // The page's model has changed: the sides go with it, the second one unless it has its own.
@@ -83,22 +87,24 @@ function change(name, patch) {
     context.onChange({ seed: patch.seed });
     return;
   }
-  sides[name] = { ...sides[name], ...patch };
+  // With other numbers, the sliders go with the first side's: one thing differs, not two.
+  const params = patch.variant && !sides.b.variant ? { params: { ...sides.a.params } } : {};
+  sides[name] = { ...sides[name], ...params, ...patch };
   if (name === "a") context.onChange({ params: sides.a.params });
   else context.onChange({ view: { ...context.state.view, bt: String(sides.b.params.temperature),
-    bm: sides.b.model } });
+    bm: sides.b.model, ...toView(sides.b.variant) } });
   forms[name].controls.show(context.state);
 }
 
 async function compare() {
   run.disabled = true;
-  const side = ({ params, model }) => ({ params: { ...params, seed: context.state.seed },
-    ...(model ? { model } : {}) });
+  const side = ({ params, model, variant }) => ({ params: { ...params, seed: context.state.seed },
+    ...(model ? { model } : {}), ...(variant ? { variant } : {}) });
   try {
     const answer = await context.ask("compare",
       { a: side(sides.a), b: side(sides.b), max_tokens: N_TOKENS });
     if (!answer) return;
-    found = answer;
+    found = { ...answer, variant: sides.b.variant };
     show();
   } finally {
     run.disabled = false;
@@ -116,7 +122,8 @@ function show() {
         note: first === null ? "the settings made no difference here" : "then the texts part" },
       { title: "Mean divergence", value: `${fixed(mean, 4)} nats`, note: "over the first text" },
     ]),
-    el("div", { class: "columns" }, running("First", a, first), running("Second", b, first)),
+    el("div", { class: "columns" }, running("First", a, first),
+      running(found.variant ? `Second: ${told(found.variant)}` : "Second", b, first)),
     el("section", { class: "card stack" }, el("h2", {}, "Divergence at each token of the first text"),
       chart(kl), klTable(a, kl)));
   context.announce(first === null ? "The texts are alike"

@@ -16,7 +16,8 @@ export const part = {
   explain: [
     "After the words so far, the model gives every token of its vocabulary a probability. They add "
     + "up to 1, and this list is all that the model says.",
-    "The entropy tells how unsure it is: as unsure as a fair die with that many sides.",
+    "The entropy tells how unsure it is. Equal sides say the same: a fair die with so many sides is "
+    + "just as unsure.",
   ],
   code: "engine/pyroclast/lens/choice.py",
 

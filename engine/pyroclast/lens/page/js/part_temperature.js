@@ -97,8 +97,8 @@ function draw(found, ids, counts) {
       note: chosen === null ? "every token is forbidden" : `number ${integer(rank)} of the model's list` },
     { title: "Its probability", value: chosen === null ? "–" : percent(last.p[chosen]),
       note: chosen === null ? "" : `${percent(given.p[chosen])} before` },
-    { title: "Tokens left", value: integer(last.n_kept) },
-    { title: "Equal sides", value: fixed(last.perplexity, 1),
+    { title: "Tokens left", value: integer(last.n_kept), note: `of ${integer(given.p.length)}` },
+    { title: "As unsure as a die of", value: `${fixed(last.perplexity, 1)} sides`,
       note: `${fixed(given.n_equal_sides, 1)} before` },
   ]), el("p", { class: "verdict" }, verdict(found)));
   const rows = ids.map((id) => row(id, found));
@@ -125,7 +125,9 @@ function verdict({ token_id, u, stages: all }) {
   const best = p.reduce((most, x, id) => (x > p[most] ? id : most), 0);
   if (u === null) return ["Temperature 0 takes the most likely token, ", token(best), "."];
   if (best === token_id)
-    return ["The random number fell on ", token(best), ", which is also the most likely token."];
+    return ["The random number fell on ", token(best), ", which is also the most likely token. ",
+      p[best] < 1 ? `With another seed it may not: ${percent(1 - p[best])} of all draws pick another.`
+        : "No other token is left."];
   return ["The most likely token is ", token(best), ` with ${percent(p[best])}, but the random number `
     + "fell on ", token(token_id), ". ", `${percent(1 - p[best])} of all draws pick another token than `,
   token(best), "."];
@@ -161,12 +163,22 @@ function redrawButton() {
   return el("div", { class: "actions" }, button);
 }
 
+// What a stage did to the token that the model finds most likely.
+function moved({ stages: all }, i) {
+  const id = given.order[0];
+  const [before, after] = [all[i - 1].p[id], all[i].p[id]];
+  if (before === 0) return null;
+  const name = el("span", { class: "token" }, visible(texts.of(id)));
+  if (Math.abs(after - before) < 5e-5) return [" ", name, ` keeps its ${percent(before)}.`];
+  return [" ", name, ` goes from ${percent(before)} to ${percent(after)}.`];
+}
+
 function stageTable(found) {
   return el("ol", { class: "stages" }, found.stages.map((stage, i) => el("li", {
     "data-stage": stage.name,
   },
   el("h3", {}, names[stage.name]),
-  el("p", {}, inWords(stage.name, context.state.params)),
+  el("p", {}, inWords(stage.name, context.state.params), i ? moved(found, i) : null),
   el("p", { class: "faint num" },
     `${integer(stage.n_kept)} left${stage.n_removed && i ? `, ${integer(stage.n_removed)} removed` : ""}`
     + ` · entropy ${fixed(stage.entropy)} nats · ${fixed(stage.perplexity, 1)} equal sides`))));

@@ -50,5 +50,5 @@ function segment({ id, from, to }, i, found, texts) {
     class: kinds.filter(Boolean).join(" "), title: id === null ? "many rare tokens" : visible(texts.of(id)),
     style: { left: `${100 * from}%`, width: `${100 * (to - from)}%`,
       ...(id === null ? {} : { background: fill, color: ink }) },
-  }, label);
+  }, label && el("span", {}, label));
 }
