@@ -43,6 +43,7 @@ def test_trace_is_the_sampler_s_and_chooses_the_engine_s_token(tiny_llm: LLM) ->
     draw = found.draw
     assert (draw.token, draw.uniform, draw.interval) == (want.token_id, want.u, want.cdf)
     assert (draw.seed, draw.position) == (11, len(IDS))
+    assert "2 tokens so far" in next(s.words for s in found.stages if s.name == "penalties")
     assert "divided by 0.8" in next(s.words for s in found.stages if s.name == "temperature")
     whole = lens.trace(tiny_llm, IDS, params)
     [completion] = tiny_llm.generate(IDS, params.replace(max_tokens=1))

@@ -78,8 +78,7 @@ class Intake:
         limits = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             each.check_vocabulary(self.vocab_size)
-            where = _where(i, len(encoded))
-            n_prompt = len(token_ids)
+            where, n_prompt = _where(i, len(encoded)), len(token_ids)
             checks.check_answered(n_answered, n_prompt)
             self.matcher(each)  # compiled, and kept: refused before any request is made
             limits.append(checks.resolve_max_tokens(each, n_prompt, self.max_seq_len, where))

@@ -105,7 +105,7 @@ def trace(
     shown = tuple(
         Stage(
             stage.name,
-            stage_words(stage.name, params, rescales=i > 0 and stage.n_removed > 0),
+            _words(stage, params, i, len(ids) - n_prompt),
             stage.n_kept,
             stage.n_removed,
             stage.entropy,
@@ -117,6 +117,11 @@ def trace(
     text = text_of(llm.tokenizer, found.token_id)
     draw = Draw(found.seed, found.position, found.u, found.token_id, text, found.cdf)
     return Traced(shown, draw)
+
+
+def _words(stage: stages.StageTrace, params: SamplingParams, i: int, n_answered: int) -> str:
+    rescales = i > 0 and stage.n_removed > 0
+    return stage_words(stage.name, params, rescales=rescales, n_answered=n_answered)
 
 
 def redraw(

@@ -15,7 +15,7 @@ _WORDS = {
     "logit_bias": "The given biases are added to the logits of the given tokens.",
     "penalties": "Tokens that have occurred get lower logits: repetition {repetition_penalty:g} "
     "(prompt and answer), presence {presence_penalty:g}, frequency {frequency_penalty:g} (answer "
-    "only, which is still empty).",
+    "only, {answer}).",
     "allowed": "Only the allowed tokens stay; all others are removed.",
     "temperature": "Every logit is divided by {temperature:g}: ",
     "top_n_sigma": "Keeps logits within {top_n_sigma:g} standard deviations of the maximum.",
@@ -30,10 +30,11 @@ _WORDS = {
 _RESCALED = " The remaining probabilities are scaled up to add up to 1 again."
 
 
-def stage_words(name: str, params: SamplingParams, *, rescales: bool) -> str:
+def stage_words(name: str, params: SamplingParams, *, rescales: bool, n_answered: int = 0) -> str:
     """What the stage does under these parameters.  rescales: it removed tokens, so that the
-    probabilities of the others grow."""
-    words = _WORDS[name].format(**params.as_dict())
+    probabilities of the others grow.  n_answered: how many tokens of the answer there are."""
+    answer = f"which has {n_answered} tokens so far" if n_answered else "which is still empty"
+    words = _WORDS[name].format(**params.as_dict(), answer=answer)
     if name == "temperature":
         words += _temperature_words(params.temperature)
     return words + _RESCALED if rescales and name != "greedy" else words
