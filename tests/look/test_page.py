@@ -57,8 +57,11 @@ def test_an_exported_view_opens_from_disk_without_a_network(
 ) -> None:
     page = watched.open(f"#part={part}&text=The+sky+is&t=0.7&seed=5")
     if part == "loop":
+        words = "document.querySelectorAll('.running-text button').length"
+        until(page, f"{words} === 12")
+        page.get_by_role("button", name="Play", exact=True).wait_for()
         page.get_by_role("button", name="Step").click()
-        page.wait_for_selector(".tree circle >> nth=1")
+        until(page, f"{words} === 13")
     path = saved_page(page, tmp_path)
     of_the_part = ".running-text" if part == "loop" else ".figures"
 

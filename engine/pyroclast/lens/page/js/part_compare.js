@@ -8,7 +8,7 @@ import { fromView, toView, told, variantFields } from "./variant.js";
 const N_TOKENS = 32;
 const HOTTER = 1.3;
 
-let context, sides, forms, numbers, result, run, found;
+let context, sides, forms, numbers, result, run, status, found;
 
 export const part = {
   id: "compare",
@@ -33,13 +33,14 @@ export const part = {
       model: context.state.view.bm ?? context.state.model, variant: fromView(context.state.view) },
     };
     result = el("div", { class: "stack" });
+    status = el("p", { class: "faint", role: "status" });
     forms = { a: form("a", "First"), b: form("b", "Second") };
     run = el("button", { type: "button", class: "strong", disabled: context.saved !== null,
       onclick: () => compare().catch((error) => context.notice(error.message)) }, "Compare");
     numbers = context.saved ? null : variantFields(context.meta.variants, sides.b.variant,
       (variant) => change("b", { variant }));
     root.append(el("div", { class: "columns" }, forms.a.node, forms.b.node), numbers?.node ?? "",
-      el("div", { class: "actions" }, run), result);
+      el("div", { class: "actions" }, run, status), result);
     show();
     if (!context.saved) await compare();
   },
@@ -98,6 +99,8 @@ function change(name, patch) {
 
 async function compare() {
   run.disabled = true;
+  status.textContent = sides.b.variant
+    ? "Comparing with a second engine, which is loaded first…" : "Comparing…";
   const side = ({ params, model, variant }) => ({ params: { ...params, seed: context.state.seed },
     ...(model ? { model } : {}), ...(variant ? { variant } : {}) });
   try {
@@ -108,6 +111,7 @@ async function compare() {
     show();
   } finally {
     run.disabled = false;
+    status.textContent = "";
   }
 }
 
