@@ -9,21 +9,21 @@ LINK = "text=Once+upon+a"
 
 
 def test_the_same_model_with_other_numbers(watched: Watched, llm: LLM) -> None:
-    page = watched.open(f"#part=compare&{LINK}&t=0.6&seed=4&v.bt=0.6&v.b_weights=q4_0")
+    page = watched.open(f"#part=compare&{LINK}&t=0.6&seed=4&v.bt=0.6&v.b_kv_dtype=q8_0")
     params = SamplingParams(temperature=0.6, seed=4)
-    with lens.variant(llm, lens.Variant(weights="q4_0")) as coarse:
+    with lens.variant(llm, lens.Variant(kv_dtype="q8_0")) as coarse:
         sides = [lens.Setting(each, params) for each in (llm, coarse)]
         found = lens.compare(sides[0], sides[1], "Once upon a", max_tokens=32)
     texts = page.locator(".running-text").all_text_contents()
     assert texts == ["".join(each.text for each in side) for side in (found.a, found.b)]
     rows = page.locator("table:has(caption:has-text('Divergence')) td").all_text_contents()
-    assert rows == [f"{x:.4f}" for x in found.kl]
-    assert page.get_by_role("heading", name="Second: weights q4_0").is_visible()
-    assert page.get_by_label("Weights").input_value() == "q4_0"
-    page.get_by_label("Weights").select_option("")
-    until(page, "!location.hash.includes('b_weights')")
+    assert rows == [f"{x:.4f}" for x in found.kl] and set(rows) != {"0.0000"}
+    assert page.get_by_role("heading", name="Second: keys and values q8_0").is_visible()
+    assert page.get_by_label("Memory of the text").input_value() == "q8_0"
+    page.get_by_label("Memory of the text").select_option("")
+    until(page, "!location.hash.includes('b_kv_dtype')")
     page.get_by_role("button", name="Compare").click()
-    page.wait_for_selector(".figures dd:text-is('all')")
+    page.wait_for_selector(".figures dd:text-is('0.0000 nats')")
 
 
 def test_other_numbers_come_with_the_sliders_of_the_first(watched: Watched) -> None:
