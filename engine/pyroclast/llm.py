@@ -84,12 +84,12 @@ class LLM(UpdatableModel):
             "compute": compute, "kernels": kernels, "threads": threads, "kv_dtype": kv_dtype,
             "max_batch_tokens": max_batch_tokens, "max_seqs": max_seqs, "n_blocks": n_blocks,
         }  # fmt: skip
-        adapters = dict(adapters or {})
+        adapters = adapters or {}
         hidden_layers = ("final",) if embeddings else ()
         with resource_errors():
             parts = load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self.embeddings = embeddings
-            self._source = model, {**options, "adapters": adapters}
+            self._source = model, {**options, "adapters": dict(adapters)}
             self._start(parts, kernels, cache, speculation)
 
     def _start(

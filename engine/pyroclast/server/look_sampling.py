@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pyroclast.engine.output import Completion
 
 
+_FEW_TOKENS = 8192  # are checked within a step
+
+
 class DrawBody(SamplingBody, kw_only=True):
     """n_prompt: how many of the context's tokens are the prompt, for penalties; null is all."""
 
@@ -79,9 +82,12 @@ async def generate(room: Room, exchange: Exchange) -> Reply:
     """The answer, an event for each token."""
     body = exchange.body(GenerateBody)
     context, params = body.context(), params_of(body.params)
-    ids = await room.view(exchange, body, lambda llm, _: some_ids_of(llm, context))
-    n_answered = len(ids) - prompt_length(body.n_prompt, len(ids))
     served = exchange.served(body.model)
+    if body.token_ids is not None and len(body.token_ids) <= _FEW_TOKENS:
+        ids = some_ids_of(served.llm.llm, context)  # so a fork waits for no view of others
+    else:
+        ids = await room.view(exchange, body, lambda llm, _: some_ids_of(llm, context))
+    n_answered = len(ids) - prompt_length(body.n_prompt, len(ids))
     watcher = Watcher(served.tokenizer, len(ids))
     params = watched(params, len(ids), served.max_model_len, body.max_tokens)
     params = params.replace(logits_processors=(watcher,))

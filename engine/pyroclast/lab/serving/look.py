@@ -120,9 +120,14 @@ def slider_ms(browser: Any, url: str, n: int) -> list[float]:
 
 
 def fork_ms(browser: Any, url: str, n: int) -> list[float]:
-    """Forks at another token each time, behind a context of several cached blocks."""
+    """Forks at another token each time, behind a context of several cached blocks.  A bias keeps
+    the model from ending the text."""
+    context = browser.new_context()
+    ends = context.request.get(f"{url}api/meta").json()["eos_token_ids"]
+    context.close()
+    bias = ",".join(f"{token_id}:-100" for token_id in ends)
     text = "+".join(["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog."] * 8)
-    page = opened(browser, f"{url}#part=loop&text={text}&t=0.8")
+    page = opened(browser, f"{url}#part=loop&text={text}&t=0.8&bias={bias}")
     play = page.get_by_role("button", name="Play", exact=True)
     found = []
     for i in range(n + 1):
