@@ -170,10 +170,13 @@ class FakeModel:
         self.closed = True
 
 
-def fake_llm(*args: Any, speculation: str = "off", **options: Any) -> LLM:
+def fake_llm(
+    *args: Any, speculation: str = "off", draft: FakeModel | None = None, **options: Any
+) -> LLM:
     names = [field.name for field in fields(CacheOptions)]
     cache = {name: options.pop(name) for name in names if name in options}
-    return assemble(FakeModel(*args, **options), ByteTokenizer(), "fake", speculation, **cache)
+    model = FakeModel(*args, **options)
+    return assemble(model, ByteTokenizer(), "fake", speculation, draft=draft, **cache)
 
 
 def free_blocks(llm: LLM) -> int:

@@ -13,18 +13,18 @@ from pyroclast.engine import checks
 from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.engine.call import Call
 from pyroclast.engine.checks import Params, Prompt, Prompts
+from pyroclast.engine.draft_options import DraftOptions
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
 from pyroclast.engine.saved_states import SavedStates
-from pyroclast.engine.speculate import check_speculation, speculator
 from pyroclast.engine.step_model import warm_up
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
 from pyroclast.engine.weight_updates import UpdatableModel
 from pyroclast.model.host_memory import resource_errors
-from pyroclast.model.load import AdapterPaths, load
+from pyroclast.model.load import AdapterPaths
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class LLM(UpdatableModel):
     max_batch_tokens (None: 512 on the CPU, 2048 on the GPU) and max_seqs bound one step; n_blocks
     is the size of the KV cache in blocks (None: several full contexts, within the memory there is).
     embeddings: keep the final states that `embed` reads.  prefix_cache: keep cache blocks, while
-    there is room (prefix_cache_bytes of them; None: all), for later prompts that begin with the
-    same tokens.  cache_dir: a folder where such blocks outlive the LLM; the oldest go when it holds
-    more than cache_dir_bytes (None: 8 GiB).  speculation: "suffix" tries several tokens in a step
-    where the text repeats itself or an earlier answer; "auto" does so on the CPU unless the model
-    has recurrent layers, "off" never; the text is the same.  adapters: {"name": path} of LoRA
-    adapters, peft's folders or GGUF files; every method takes adapter="name", and requests with
-    different ones, or with none, share their steps.
+    there is room (prefix_cache_bytes of them; None: all), for prompts that begin with the same
+    tokens.  cache_dir: a folder where such blocks outlive the LLM; the oldest go when it holds more
+    than cache_dir_bytes (None: 8 GiB).  speculation tries several tokens in a step, for the same
+    text: "suffix" where it repeats itself or an earlier answer, "auto" so on the CPU unless layers
+    are recurrent, "draft" those of `draft`, a smaller model with the same vocabulary, which "auto"
+    asks where nothing repeats; or "off".  adapters: {"name": path} of LoRA adapters, peft's folders
+    or GGUF files; every method takes adapter="name"; requests with any or none share their steps.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -76,9 +76,10 @@ class LLM(UpdatableModel):
         cache_dir: str | Path | None = None,
         cache_dir_bytes: int | None = None,
         speculation: str = "auto",
+        draft: str | Path | None = None,
         adapters: AdapterPaths | None = None,
     ) -> None:
-        check_speculation(speculation)
+        drafts = DraftOptions(speculation, draft)
         cache = CacheOptions(prefix_cache, prefix_cache_bytes, cache_dir, cache_dir_bytes)
         options: dict[str, Any] = {
             "compute": compute, "kernels": kernels, "threads": threads, "kv_dtype": kv_dtype,
@@ -87,13 +88,13 @@ class LLM(UpdatableModel):
         adapters = adapters or {}
         hidden_layers = ("final",) if embeddings else ()
         with resource_errors():
-            parts = load(model, device, adapters, hidden_layers=hidden_layers, **options)
+            parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self.embeddings = embeddings
             self._source = model, {**options, "adapters": dict(adapters)}
-            self._start(parts, kernels, cache, speculation)
+            self._start(parts, kernels, cache, drafts)
 
     def _start(
-        self, parts: Parts, kernels: str | None, cache: CacheOptions, speculation: str
+        self, parts: Parts, kernels: str | None, cache: CacheOptions, drafts: DraftOptions
     ) -> None:
         self.model, self.tokenizer, self.name, self._adapters = parts
         self.adapters = tuple(self._adapters)
@@ -102,8 +103,7 @@ class LLM(UpdatableModel):
         self._cache, self._prefixes = cache, cache.make(self.model)
         shared = cache.prefix_cache
         self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len, shared)
-        drafting = speculator(speculation, self.model.device, self.model.n_slots > 0)
-        self._loop = Loop(Stepper(self.model, kernels, self._prefixes, drafting))
+        self._loop = Loop(Stepper(self.model, kernels, self._prefixes, drafts.make(self.model)))
         self._states = SavedStates(self._loop, self._prefixes, self._intake, is_cached=shared)
         warm_up(self.model)
 
@@ -138,10 +138,9 @@ class LLM(UpdatableModel):
         adapter: str | None = None,
         n_answered: int = 0,
     ) -> Stream:
-        """Completes one prompt; iterate over it for a `Chunk` per token, as they come.
-
-        Closing the stream, or dropping it, ends the work before the next step.  n_answered: how
-        many of the prompt's last tokens penalties count as those of the answer, which goes on."""
+        """Completes one prompt; iterate over it for a `Chunk` per token, as they come.  Closing the
+        stream, or dropping it, ends the work before the next step.  n_answered: how many of the
+        prompt's last tokens penalties count as those of the answer, which goes on."""
         call = self._call(adapter, collects_chunks=True)
         remedy = "; use generate()"
         encoded = [self._intake.encode_one(prompt, "stream", remedy, add_special_tokens)]
@@ -217,8 +216,7 @@ class LLM(UpdatableModel):
         def keep(first: int, rows: NDArray[np.float32]) -> None:
             found[first : first + len(rows)] = rows
 
-        requests = [self._intake.read_request(token_ids, call, keep)]
-        self._loop.complete(call, requests, progress=False)
+        self._loop.complete(call, [self._intake.read_request(token_ids, call, keep)], False)
         return found
 
     def embed(
@@ -289,11 +287,13 @@ class LLM(UpdatableModel):
 
 
 def assemble(
-    model: StepModel, tokenizer: Tokenizer, name: str, speculation: str = "off", **cache: Any
+    model: StepModel, tokenizer: Tokenizer, name: str, speculation: str = "off", **more: Any
 ) -> LLM:
-    """An LLM of parts that are loaded already.  `name` is what it calls itself."""
+    """An LLM of parts that are loaded already.  `name` is what it calls itself.  more: `draft`, a
+    model that drafts, and what CacheOptions takes."""
     llm = LLM.__new__(LLM)
     llm.embeddings = False
     parts: Parts = model, tokenizer, name, {}
-    llm._start(parts, None, CacheOptions(**cache), speculation)  # noqa: SLF001 - a constructor
+    drafts = DraftOptions(speculation, model=more.pop("draft", None))
+    llm._start(parts, None, CacheOptions(**more), drafts)  # noqa: SLF001 - a constructor
     return llm

@@ -150,7 +150,7 @@ def test_speculation_changes_how_tokens_come_and_not_which(run, model):
     assert found["off"]["timings"]["n_drafted_tokens"] == 0
     code, out, err = run(*args, "--speculation", "mtp")
     assert (code, out) == (1, "")
-    assert "speculation must be one of 'auto', 'off', 'suffix', got 'mtp'" in err
+    assert "speculation must be one of 'auto', 'off', 'suffix', 'draft', got 'mtp'" in err
 
 
 def test_prompt_from_standard_input(run, model):

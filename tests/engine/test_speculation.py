@@ -12,49 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from babble import FLAT, babbling, eager, plain
+from babble import FLAT, PARAMS, accepted, babbling, drafted, eager, params_of, plain
 from demo import demo_path
-from fake_model import EOS, FakeModel, fake_llm, free_blocks, spells
-from pyroclast import LLM, Completion, RequestError, SamplingError, SamplingParams
+from fake_model import FakeModel, fake_llm, free_blocks, spells
+from pyroclast import LLM, RequestError, SamplingError, SamplingParams
 from pyroclast.engine.speculate import Speculator, speculator
 from pyroclast.llm import assemble
 from pyroclast.sampling.grammar import Matcher
 from random_answers import SpecialByteTokenizer
-
-
-def accepted(outs: list[Completion]) -> int:
-    return sum(out.timings.n_accepted_tokens for out in outs)
-
-
-def drafted(outs: list[Completion]) -> int:
-    return sum(out.timings.n_drafted_tokens for out in outs)
-
-
-PARAMS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0},
-    "sampled": {"temperature": 0.8},
-    "penalties": {"repetition_penalty": 1.1, "frequency_penalty": 0.3, "presence_penalty": 0.2},
-    "min tokens": {"min_tokens": 40, "stop_token_ids": (97,), "ignore_eos": False},
-    "bias": {"logit_bias": {99: 3.0}, "allowed_token_ids": tuple(range(200))},
-    "stop string": {"stop": ("abca", "ff"), "min_tokens": 8},
-    "end of text": {"ignore_eos": False, "logit_bias": {EOS: 2.0}},
-    "logprobs": {"logprobs": 2, "prompt_logprobs": 1},
-    "cuts": {"top_p": 0.9, "top_k": 4, "min_p": 0.05},
-    "grammar": {"structured": {"regex": "(ab|cd|ef){3,40}"}},
-    "grammar and logprobs": {"structured": {"regex": "(ab|cd|ef){3,40}"}, "logprobs": 1},
-    "grammar and forced text": {"structured": {"regex": "((abcdefab|cabc|d){2}e){2,9}"}},
-    "grammar and penalties": {
-        "structured": {"regex": "[a-f]{9,60}"},
-        "frequency_penalty": 0.4,
-        "min_tokens": 5,
-        "allowed_token_ids": tuple(range(97, 102)),
-    },
-}
-
-
-def params_of(name: str, seed: int = 5, **changes: Any) -> SamplingParams:
-    given = {"seed": seed, "max_tokens": 60, "ignore_eos": True}
-    return SamplingParams(**{**given, **PARAMS[name], **changes})
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -355,9 +320,9 @@ def test_where_it_is_on(speculation: str, device: str, is_on: bool) -> None:
     assert (llm._loop.stepper._speculator is not None) == is_on
 
 
-@pytest.mark.parametrize("given", ["mtp", "draft", "on", ""])
+@pytest.mark.parametrize("given", ["mtp", "on", ""])
 def test_an_unknown_kind_names_those_that_there_are(given: str) -> None:
-    with pytest.raises(RequestError, match=f"'auto', 'off', 'suffix', got '{given}'"):
+    with pytest.raises(RequestError, match=f"'auto', 'off', 'suffix', 'draft', got '{given}'"):
         LLM("no such file.gguf", speculation=given)
 
 

@@ -78,6 +78,13 @@ def test_drafts_are_counted_when_a_choice_ends():
     timings = chunk.completion.timings
     assert 0 < timings.n_accepted_tokens <= timings.n_drafted_tokens
     text = metrics.text().decode()
+    assert timings.drafts["suffix"].n_drafted == timings.n_drafted_tokens
+    for name, n in (
+        ("draft", timings.n_drafted_tokens),
+        ("accepted_draft", timings.n_accepted_tokens),
+    ):
+        line = f'pyroclast:{name}_tokens_total{{model_name="demo",source="suffix"}}'
+        assert f"{line} {n:.1f}" in text
     for name, n in (("draft", timings.n_drafted_tokens), ("accepted", timings.n_accepted_tokens)):
         assert f'vllm:spec_decode_num_{name}_tokens_total{{model_name="demo"}} {n}.0' in text
 

@@ -137,7 +137,8 @@ def test_a_replica_loads_the_model_that_the_settings_describe(
         "max_queued_requests": 5,
         "embeddings": True,
         "prefix_cache": False,
-        "speculation": "off",
+        "speculation": "draft",
+        "draft": "small.gguf",
         "adapters": {"sql": "folder"},
     }
     http = {"answer_parser": "plain", "cors_origins": ["http://page.example"]}

@@ -102,12 +102,15 @@ def add_device(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_speculation(command: argparse.ArgumentParser) -> None:
-    """The flag that says where draft tokens come from."""
+    """The flags that say where draft tokens come from."""
     command.add_argument(
         "--speculation",
         default="auto",
         metavar="HOW",
-        help="try several tokens in a step: auto, suffix (where the text repeats) or off",
+        help="try several tokens in a step: auto, suffix (where the text repeats), draft or off",
+    )
+    command.add_argument(
+        "--draft", metavar="MODEL", help="a smaller model with the same vocabulary proposes tokens"
     )
 
 

@@ -199,6 +199,7 @@ def _load(args: Namespace) -> dict[str, AsyncLLM]:
             cache_dir=args.cache_dir,
             cache_dir_bytes=args.cache_dir_bytes,
             speculation=args.speculation,
+            draft=args.draft,
             adapters=adapter_paths(args),
             max_queued_requests=args.max_queued_requests,
         )

@@ -34,6 +34,7 @@ def load(args: Namespace) -> LLM:
         cache_dir=getattr(args, "cache_dir", None),
         cache_dir_bytes=getattr(args, "cache_dir_bytes", None),
         speculation=getattr(args, "speculation", "off"),  # score and next write no text
+        draft=getattr(args, "draft", None),
         adapters=one_adapter(args),
     )
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from pyroclast.engine.output import Timings
+from dataclasses import replace
+
+from pyroclast.engine.output import DraftCount, Timings
 
 
 class Clock:
     """When a request came, started, gave its first token and its last (perf_counter); how many
     drafts were tried for it, and how many of them became tokens of its text."""
 
-    __slots__ = ("arrived_s", "end_s", "first_token_s", "n_accepted", "n_drafted", "started_s")
+    __slots__ = ("arrived_s", "drafts", "end_s", "first_token_s", "started_s")
 
     def __init__(self, arrived_s: float) -> None:
         self.arrived_s = arrived_s
         self.started_s: float | None = None
         self.first_token_s: float | None = None
         self.end_s = arrived_s
-        self.n_drafted = self.n_accepted = 0
+        self.drafts: dict[str, DraftCount] = {}  # by their source
+
+    @property
+    def n_drafted(self) -> int:
+        """Drafts of all sources that were tried."""
+        return sum(each.n_drafted for each in self.drafts.values())
+
+    def note_drafts(self, source: str, n_drafts: int) -> DraftCount:
+        """So many drafts were tried; where those that were right are counted."""
+        found = self.drafts.setdefault(source, DraftCount())
+        found.n_drafted += n_drafts
+        return found
 
     def tick(self, start_s: float, end_s: float) -> None:
         """A step from `start_s` to `end_s` computed some of the request's tokens."""
@@ -38,7 +51,8 @@ class Clock:
             n_cached_tokens=n_cached,
             n_completion_tokens=n_generated,
             n_drafted_tokens=self.n_drafted,
-            n_accepted_tokens=self.n_accepted,
+            n_accepted_tokens=sum(each.n_accepted for each in self.drafts.values()),
+            drafts={source: replace(each) for source, each in self.drafts.items()},
             queue_s=started_s - self.arrived_s,
             prompt_s=prompt_s,
             decode_s=decode_s,

@@ -7,6 +7,7 @@ more.  It brings a token if it and the drafts before it are right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 MAX_DRAFTS = 8  # of one request in a step
 # Of 1 to 16 rows; further rows cost what the last one does.  A step of 8 sequences takes 2.30 times
@@ -28,30 +29,51 @@ def cost_of(n_rows: int, costs: Sequence[float] = STEP_COSTS) -> float:
     return costs[n_rows - 1] if n_more <= 0 else costs[-1] + n_more * (costs[-1] - costs[-2])
 
 
+class DraftCounts(NamedTuple):
+    """counts: the drafts of each request.  gain: how many times the tokens per second of a step
+    without drafts they promise; 1.0 where none does."""
+
+    counts: list[int]
+    gain: float
+
+
 def n_drafts(
     chances: Sequence[float], n_rows: int, costs: Sequence[float] = STEP_COSTS
 ) -> list[int]:
+    """The counts of `plan_drafts`, for drafts that are there anyway."""
+    return plan_drafts(chances, n_rows, costs).counts
+
+
+def plan_drafts(
+    chances: Sequence[float],
+    n_rows: int,
+    costs: Sequence[float] = STEP_COSTS,
+    round_cost: float = 0.0,
+) -> DraftCounts:
     """How many drafts to try for each request: the numbers that promise the most tokens per second.
 
     chances: that a draft of a request is right if those before it are.  n_rows: of the step without
-    drafts, which gives a token a row."""
+    drafts, which gives a token a row.  round_cost: what it takes to make the next draft of every
+    request, relative to a step of a single row."""
     # What the j-th draft of a request brings becomes less with j, so the best come in their order.
     gains = sorted(
-        ((chance**j, i) for i, chance in enumerate(chances) for j in range(1, MAX_DRAFTS + 1)),
+        ((chance**j, i, j) for i, chance in enumerate(chances) for j in range(1, MAX_DRAFTS + 1)),
         key=lambda each: -each[0],
     )
     expected: float = n_rows
-    best = _MIN_GAIN * n_rows / cost_of(n_rows, costs)
-    n_tried = 0
-    for k, (gain, _) in enumerate(gains, start=1):
+    plain = n_rows / cost_of(n_rows, costs)
+    best = _MIN_GAIN * plain
+    n_tried = n_rounds = 0
+    for k, (gain, _, j) in enumerate(gains, start=1):
         expected += gain
-        rate = expected / cost_of(n_rows + k, costs)
+        n_rounds = max(n_rounds, j)
+        rate = expected / (cost_of(n_rows + k, costs) + n_rounds * round_cost)
         if rate > best:
             best, n_tried = rate, k
     found = [0] * len(chances)
-    for _, i in gains[:n_tried]:
+    for _, i, _ in gains[:n_tried]:
         found[i] += 1
-    return found
+    return DraftCounts(found, best / plain if n_tried else 1.0)
 
 
 def least_chance(n_rows: int, costs: Sequence[float] = STEP_COSTS) -> float:

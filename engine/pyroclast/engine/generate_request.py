@@ -12,6 +12,7 @@ from pyroclast.engine.stop import StopText
 from pyroclast.engine.text_decoder import TextDecoder
 
 if TYPE_CHECKING:
+    from pyroclast.engine.follower import Follower
     from pyroclast.sampling.grammar import Matcher
     from pyroclast.sampling.params import SamplingParams
 
@@ -40,6 +41,7 @@ class GenerateRequest(ReadRequest):
         "_stop_text",
         "clock",
         "finish_reason",
+        "follower",
         "index",
         "logprobs",
         "matcher",
@@ -92,6 +94,7 @@ class GenerateRequest(ReadRequest):
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
         self.matcher, self.n_forced, self.n_answered = matcher, 0, n_answered
+        self.follower: Follower | None = None  # its text in the cache of a draft model
         self.takes_drafts = not params.logits_processors
 
     @property
@@ -113,12 +116,15 @@ class GenerateRequest(ReadRequest):
             or self.matcher is not None
         )
 
+    @property
+    def max_drafts(self) -> int:
+        """One less than the tokens that are still wanted."""
+        return self._max_length - len(self.token_ids) - 1 if self.takes_drafts else 0
+
     def usable_drafts(self, draft_ids: list[int]) -> list[int]:
         """Those that may be tried: at most one less than the tokens that are still wanted, none
         that ends the text, and only what the grammar allows."""
-        if not self.takes_drafts:
-            return []
-        draft_ids = draft_ids[: self._max_length - len(self.token_ids) - 1]
+        draft_ids = draft_ids[: self.max_drafts]
         for i, token_id in enumerate(draft_ids):
             if token_id in self.stop_ids:
                 draft_ids = draft_ids[:i]
@@ -183,6 +189,12 @@ class GenerateRequest(ReadRequest):
             return [token_id]
         n_new, self.n_forced = 1 + self.n_forced, 0
         return self.token_ids[-n_new:]
+
+    def abort(self) -> None:
+        """It ends before its end, with what it has; an error of its call says it all."""
+        text = self.finish("abort")
+        if self.call.error is None:
+            self.emit(text, [])
 
     def finish(self, reason: FinishReason) -> str:
         """No more tokens; returns the text that had been held back."""

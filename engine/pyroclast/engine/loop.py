@@ -253,7 +253,7 @@ class Loop:
             return
         self._end_all(self.closed_error())
         self._wake()
-        self.stepper.model.close()
+        self.stepper.close()
         self._freed = True
 
     def _clean_up(self) -> None:

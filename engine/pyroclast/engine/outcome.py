@@ -78,7 +78,7 @@ class Outcome:
         If the first of these rows has no token, returns that row."""
         drafts, n_before = request.draft_ids, len(request.token_ids)
         rows = range(start, start + request.n_step_rows)
-        request.clock.n_drafted += len(drafts)
+        tried = request.clock.note_drafts(request.draft_source, len(drafts))
         if not all(map(self._results.is_finite, rows)):
             self._undo_drafts(request)
             return None
@@ -96,7 +96,7 @@ class Outcome:
                 break
         if n_before == len(request.token_ids):
             return start
-        request.clock.n_accepted += n_right
+        tried.n_accepted += n_right
         # The last token of a text is not computed, even if it was a draft.
         request.n_computed = min(n_before + n_right, len(request.token_ids) - 1)
         return None

@@ -21,6 +21,14 @@ class TokenLogprobs:
 
 
 @dataclass(slots=True)
+class DraftCount:
+    """Drafts of one source: how many were tried, and how many of them became tokens."""
+
+    n_drafted: int = 0
+    n_accepted: int = 0
+
+
+@dataclass(slots=True)
 class Timings:
     """Where the time of one completion went, in seconds and tokens per second.
 
@@ -40,6 +48,8 @@ class Timings:
     prompt_tokens_per_s: float | None  # of those that were computed
     decode_tokens_per_s: float | None
     bandwidth_share: float | None  # weights read per second of decoding / the measured bandwidth
+    # By where they came from: "suffix" (the text itself), "draft" (the draft model).
+    drafts: dict[str, DraftCount] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ class Request:
         "branch",
         "coming",
         "draft_ids",
+        "draft_source",
         "drafter",
         "found",
         "is_paused",
@@ -75,7 +76,7 @@ class Request:
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
         self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
         self.draft_ids: list[int] = []
-        self.takes_drafts = False
+        self.takes_drafts, self.draft_source = False, ""  # of the last drafts: "suffix", "draft"
         self.drafter: Drafter | None = None  # the speculator's
         # What is due first goes first.  It never changes, so everyone is the first one day.
         self.order: tuple[float, int] = (0.0, 0)
@@ -102,6 +103,11 @@ class Request:
     def tables_vary(self) -> bool:
         """Whether a row of logits needs sampler tables of its own, apart from other positions'."""
         return False
+
+    @property
+    def max_drafts(self) -> int:
+        """How many drafts may become tokens of its text."""
+        return 0
 
     def advance(self) -> None:
         """The step has computed the tokens planned for it."""

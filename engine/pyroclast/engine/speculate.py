@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pyroclast.engine.draft_costs import STEP_COSTS, least_chance, n_drafts
 from pyroclast.engine.drafter import Drafter
@@ -21,7 +21,7 @@ log = logging.getLogger("pyroclast")
 
 R = TypeVar("R", bound=Request)
 
-SPECULATIONS = ("auto", "off", "suffix")
+SPECULATIONS = ("auto", "off", "suffix", "draft")
 _PAST_BYTES = 16 << 20  # what the answers of the past may take
 
 
@@ -44,6 +44,18 @@ def speculator(speculation: str, device: str, is_recurrent: bool = False) -> Spe
         log.info('speculation="auto" tries no drafts, because %s; "suffix" tries them', why)
         return None
     return Speculator()
+
+
+class Drafting(Protocol):
+    """A source of drafts, or several.  drafts: those for the next step of `requests`.  keep: these
+    requests have ended; drop: these were given up.  forget: nothing that it knows of `requests`
+    can be trusted."""
+
+    def drafts(self, requests: Iterable[Any], /) -> Sequence[tuple[Any, list[int]]]: ...
+    def keep(self, requests: Iterable[Request], /) -> None: ...
+    def drop(self, requests: Iterable[Request], /) -> None: ...
+    def forget(self, requests: Iterable[Request], /) -> None: ...
+    def close(self) -> None: ...
 
 
 class Speculator:
@@ -79,11 +91,12 @@ class Speculator:
         if not matched or max(chances) < self._least_chance(n_rows):
             return []
         counts = n_drafts(chances, n_rows, self._costs)
-        return [
-            (request, drafter.draft(n))
-            for (request, drafter), n in zip(matched, counts, strict=True)
-            if n
-        ]
+        found: list[tuple[R, list[int]]] = []
+        for (request, drafter), n in zip(matched, counts, strict=True):
+            if n:
+                request.draft_source = "suffix"
+                found.append((request, drafter.draft(n)))
+        return found
 
     def keep(self, requests: Iterable[Request]) -> None:
         """Stores the answers of requests that have ended, and frees their drafters."""
@@ -91,6 +104,12 @@ class Speculator:
             if request.drafter is not None:
                 request.drafter = None
                 self.past.add(request.root, request.token_ids[request.n_prompt :])
+
+    def drop(self, requests: Iterable[Request]) -> None:
+        """Requests that were given up leave nothing behind."""
+
+    def close(self) -> None:
+        """It holds nothing but memory."""
 
     def forget(self, requests: Iterable[Request]) -> None:
         """After an interruption at an unknown place: everything is built again."""

@@ -13,7 +13,7 @@ from pyroclast.engine.generate_request import GenerateRequest, RequestFailedErro
 from pyroclast.engine.logits_processing import HostSampler
 from pyroclast.engine.outcome import Outcome
 from pyroclast.engine.read_request import ReadRequest
-from pyroclast.engine.speculate import Speculator
+from pyroclast.engine.speculate import Drafting
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_parts import sample_arrays, scheduler, step_writer
 from pyroclast.engine.step_results import StepResults
@@ -34,7 +34,7 @@ class Stepper:
         model: StepModel,
         sample_rules: str | None,
         prefixes: TieredCache,
-        speculator: Speculator | None = None,
+        speculator: Drafting | None = None,
     ) -> None:
         arrays = sample_arrays(model)
         self.model = model
@@ -92,14 +92,18 @@ class Stepper:
         self.scheduler.resume(call.open)
 
     def propose(self, request: GenerateRequest, draft_ids: list[int]) -> None:
-        """Puts up tokens that may follow those of `request`.  The next step verifies them: it gives
-        as many tokens as the drafts are right, and one more, the same as step by step.  Drafts
-        that the step has no room for are dropped."""
-        vocab_size = self.model.logits.shape[1]
-        assert all(0 <= token_id < vocab_size for token_id in draft_ids), "no such token"
+        """Puts up tokens that may follow those of `request`.  The next step verifies as many as it
+        has room for, and gives those that are right and one more, the same as step by step."""
+        assert all(0 <= i < self.model.logits.shape[1] for i in draft_ids), "no such token"
         if usable := request.usable_drafts(draft_ids):
             self.scheduler.propose(request, usable)
             self._steady = None
+
+    def close(self) -> None:
+        """Frees the model, and what proposes drafts."""
+        if self._speculator is not None:
+            self._speculator.close()
+        self.model.close()
 
     def step(self) -> None:
         """Runs one step.  An error of the model, or of what one request brought in, is not raised
@@ -137,25 +141,24 @@ class Stepper:
         call.error = call.error or error
         for request in requests:
             if isinstance(request, GenerateRequest) and request.finish_reason is None:
-                text = request.finish("abort")
-                if call.error is None:
-                    request.emit(text, [])
+                request.abort()
+        if self._speculator is not None:
+            self._speculator.drop(requests)
         call.open.clear()
         call.note()
         self._live.difference_update(requests)
         return freed
 
-    def _propose(self, speculator: Speculator) -> None:
+    def _propose(self, speculator: Drafting) -> None:
         for request, draft_ids in speculator.drafts(self._steady or self.scheduler.running):
             assert isinstance(request, GenerateRequest), "others take no drafts"
             self.propose(request, draft_ids)
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
         """Runs a step in which everybody decodes, as in the step before: nothing to plan, little
-        to write.  False, with nothing done, if somebody needs a new block.
-
-        One piece on purpose: the weights that a step reads push everything else out of the
-        caches, and then each function that is called costs microseconds (bench/overhead.py)."""
+        to write.  False, with nothing done, if somebody needs a new block.  One piece on purpose:
+        the weights that a step reads push everything else out of the caches, and then each function
+        that is called costs microseconds (bench/overhead.py)."""
         start_s = perf_counter()
         if not self._write_next(steady):
             return False
@@ -197,9 +200,8 @@ class Stepper:
         if not step:
             assert not self.scheduler, "requests wait, but none can run"
             return
-        writer = self._writer
-        writer.write(step, self.scheduler.layout)
-        processed = writer.processed
+        self._writer.write(step, self.scheduler.layout)
+        processed = self._writer.processed
         self._results.has_top = bool(processed)  # the CPU writes it
         if processed:
             self.model.forward()

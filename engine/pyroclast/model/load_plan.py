@@ -76,6 +76,8 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
         n_bytes = {"weights": memory.n_bytes}
         if options.adapters is not None:
             n_bytes["adapters"] = slot_bytes(options.adapters, config)
+        if options.draft_bytes:
+            n_bytes["draft model and its cache"] = options.draft_bytes
         n_slots = choose_n_slots(
             config, options.max_seqs, available_bytes() - sum(n_bytes.values())
         )

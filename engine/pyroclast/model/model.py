@@ -39,7 +39,8 @@ class Model:
     """A loaded model and its one step: fill `batch`, call forward(), read `logits`.
 
     plan says where it lies and what it runs on; on_layer(i) is called when layer i is loaded.  The
-    checkpoint may be closed afterwards.  KernelError if the GPU fails meanwhile."""
+    checkpoint may be closed afterwards.  executor: another model's, whose threads run this one too,
+    in turn.  KernelError if the GPU fails meanwhile."""
 
     block_size = BLOCK_SIZE
 
@@ -49,6 +50,7 @@ class Model:
         plan: Plan,
         *,
         on_layer: Callable[[int], None] = lambda _: None,
+        executor: Any = None,
     ) -> None:
         self.config, self.plan = checkpoint.config, plan
         self.device, self.device_note = plan.device, plan.note
@@ -58,7 +60,7 @@ class Model:
         self.n_slots = plan.n_slots
         try:
             with kernel_errors():
-                self._load(checkpoint, on_layer)
+                self._load(checkpoint, on_layer, executor)
         except RuntimeError as error:
             if plan.device != "cuda":
                 raise
@@ -69,12 +71,14 @@ class Model:
         self.n_updates = 0
         self._identity: tuple[int, CacheIdentity] | None = None  # after how many updates
 
-    def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None]) -> None:
+    def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None], given: Any) -> None:
         """Memory, batch, weights, cache and workspace, then the recorded step."""
         plan, config = self.plan, self.config
-        self._executor = make_executor(plan.n_threads) if plan.device == "cpu" else None
-        self.n_threads = plan.n_threads if self._executor is not None else 1
-        self.memory = make_memory(plan, self._executor)
+        self.executor = given
+        if given is None and plan.device == "cpu":
+            self.executor = make_executor(plan.n_threads)
+        self.n_threads = plan.n_threads if self.executor is not None else 1
+        self.memory = make_memory(plan, self.executor)
         self.batch = Batch(
             plan.max_batch_tokens, plan.max_seqs, plan.max_blocks, plan.max_logits, self.memory
         )
@@ -107,7 +111,7 @@ class Model:
 
     def _make_program(self, calls: list[OpCall]) -> Program:
         if isinstance(self.memory, HostMemory):
-            return Program(calls, self._executor)
+            return Program(calls, self.executor)
         from pyroclast_kernels.gpu.memory import DeviceMemory
         from pyroclast_kernels.gpu.program import DeviceProgram
 
@@ -267,7 +271,7 @@ class Model:
         """Lays them in place.  No step may run meanwhile."""
         try:
             with kernel_errors():
-                prepared.lay(self.memory, self.plan, self._executor)
+                prepared.lay(self.memory, self.plan, self.executor)
         finally:  # Ctrl-C is raised when they are there
             self.n_updates += 1
 
@@ -277,7 +281,7 @@ class Model:
             return
         self._program = self._sampling_program = self._fetched = None
         self._calls, self._packed = [], None
-        del self._weights, self._cache, self._decoder, self._executor
+        del self._weights, self._cache, self._decoder, self.executor
         self.memory.close()
 
 

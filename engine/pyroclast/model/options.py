@@ -26,7 +26,7 @@ class LoadOptions:
     suits the device.  max_logits None: every sequence's, or more for scoring.  n_blocks None:
     several full contexts, within the memory there is.  hidden_layers: states that every step
     keeps, which Model.hidden reads.  adapters: room for low-rank additions, which Model.adapters
-    fills.
+    fills.  draft_bytes: what a draft model will take beside it on the CPU.
     """
 
     kernels: str | None = None
@@ -39,6 +39,7 @@ class LoadOptions:
     n_blocks: int | None = None
     hidden_layers: tuple[HiddenLayer, ...] = ()
     adapters: AdapterSlots | None = None
+    draft_bytes: int = 0
 
     def check(self) -> None:
         """KernelError or RequestError for a value that cannot be."""

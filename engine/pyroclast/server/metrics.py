@@ -159,6 +159,13 @@ class Metrics:
             ("status",),
             registry=registry,
         )
+        self.drafts_by_source = [
+            Counter(name, text, (*_LABEL, "source"), registry=registry)
+            for name, text in (
+                ("pyroclast:draft_tokens", "Draft tokens tried, by where they came from"),
+                ("pyroclast:accepted_draft_tokens", "Draft tokens that became text, likewise"),
+            )
+        ]
         self._tokens: dict[str, TokenCounts] = {}
         registry.register(_TokenCollector(self._tokens))
         self._before_scrape: list[Callable[[], None]] = []
@@ -212,6 +219,10 @@ class Watched:
             timings = chunk.completion.timings
             self._metrics.drafted.labels(self._model).inc(timings.n_drafted_tokens)
             self._metrics.accepted.labels(self._model).inc(timings.n_accepted_tokens)
+            tried, right = self._metrics.drafts_by_source
+            for source, count in timings.drafts.items():
+                tried.labels(self._model, source).inc(count.n_drafted)
+                right.labels(self._model, source).inc(count.n_accepted)
         return is_first
 
     def failed(self) -> None:

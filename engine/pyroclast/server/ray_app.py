@@ -128,6 +128,7 @@ class Replica:
             embeddings=settings.embeddings,
             prefix_cache=settings.prefix_cache,
             speculation=settings.speculation,
+            draft=settings.draft,
             adapters=settings.adapters,
             max_queued_requests=settings.max_queued_requests,
         )

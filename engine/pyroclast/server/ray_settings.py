@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: bool = False
     prefix_cache: bool = True
     speculation: str = "auto"
+    draft: str | None = None
     adapters: dict[str, str] = {}
     answer_parser: str | None = None
     cors_origins: list[str] = []
