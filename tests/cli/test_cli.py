@@ -148,6 +148,8 @@ def test_speculation_changes_how_tokens_come_and_not_which(run, model):
     timings = found["auto"]["timings"]
     assert 0 < timings["n_accepted_tokens"] <= timings["n_drafted_tokens"]
     assert found["off"]["timings"]["n_drafted_tokens"] == 0
+    second = json.loads(run(*args, "--speculation", "draft", "--draft", model)[1])
+    assert second["token_ids"] == found["off"]["token_ids"]
     code, out, err = run(*args, "--speculation", "mtp")
     assert (code, out) == (1, "")
     assert "speculation must be one of 'auto', 'off', 'suffix', 'draft', got 'mtp'" in err
@@ -524,7 +526,8 @@ def test_a_model_by_position_or_by_flag(command):
 def test_commands_that_write_texts_speculate(command):
     argv = [command, "in", "--out", "out"]
     assert cli.make_parser().parse_args(argv).speculation == "auto"
-    assert cli.make_parser().parse_args([*argv, "--speculation", "off"]).speculation == "off"
+    args = cli.make_parser().parse_args([*argv, "--speculation", "draft", "--draft", "small.gguf"])
+    assert (args.speculation, args.draft) == ("draft", "small.gguf")
 
 
 # ---- help, colours, terminals --------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fake_model import fake_llm
+from fake_model import FakeModel, fake_llm
 from pyroclast.engine import stepper
 from pyroclast.lab.speed import speculation, verify_costs
 from pyroclast.lab.speed.speculation_tasks import TASKS
@@ -19,6 +19,8 @@ def rows(tmp_path, monkeypatch):
 
     def load(model, threads=None, **options):
         limits = {"max_seq_len": 2048, "n_blocks": 2048, "max_batch_tokens": 64, "max_logits": 64}
+        if "draft" in options:
+            options["draft"] = FakeModel(**limits)
         llm = fake_llm(**limits, **options)
 
         def take_time():
@@ -58,6 +60,16 @@ def test_each_task_is_a_row_for_each_batch(rows):
     assert {row["n_tokens"] for row in found} == {2 * 8, 2 * 3 * 8}
 
 
+def test_a_draft_model_is_a_row_for_each_task_and_batch(rows):
+    found = rows("--part draft --model one --draft two -n 12 -b 1 -b 3 --repeat 2")
+    assert [(row["test"], row["n_batch"], row["draft"]) for row in found] == [
+        ("draft model, random tokens", n, "two") for n in (1, 3)
+    ]
+    assert {row["n_tokens"] for row in found} == {2 * 12, 2 * 3 * 12}
+    [first, *_] = rows("--part draft -n 4 -b 1 --repeat 2")
+    assert first["test"] == f"draft model, {next(iter(TASKS))}"
+
+
 def test_each_row_costs_what_it_adds_to_a_step(rows):
     [shallow, deep] = rows("--part costs --model one --depth 20 --depth 100 --repeat 4")
     assert (shallow["n_depth"], deep["n_depth"]) == (20, 100)
@@ -71,6 +83,12 @@ def test_one_repetition_has_no_quartiles(capsys):
     with pytest.raises(SystemExit):
         speculation.main("", ["--part", "drafter", "--repeat", "1"])
     assert "--repeat must be at least 2, got 1" in capsys.readouterr().err
+
+
+def test_a_draft_model_wants_one_model(capsys):
+    with pytest.raises(SystemExit):
+        speculation.main("", ["--part", "draft", "--draft", "small"])
+    assert "--draft needs one --model" in capsys.readouterr().err
 
 
 def test_reading_a_token_is_timed(rows):

@@ -2,8 +2,10 @@
 
 tasks: answers of a chat model to prompts that they repeat more or less.  copy: a model of random
 weights whose text is forced: after each step, the tokens that it drew are replaced by those of a
-given text, of which a share copies the prompt.  costs: see verify_costs.  drafter: what reading a
-token costs where nothing repeats.
+given text, of which a share copies the prompt.  draft: a draft model alone proposes, the same tasks
+for a chat model with wide weights and itself in few bits, and random tokens for models of random
+weights, whose drafts are never right: what they cost.  costs: see verify_costs.  drafter: what
+reading a token costs where nothing repeats.
 
 Each repetition has a `cache_salt` of its own, so no answer of an earlier one is found.
 """
@@ -34,6 +36,10 @@ _DUMMIES = [
     for kind in ("q4_0", "q8_0")
 ]
 _MODELS = {"tasks": [_CHAT_MODEL], "copy": ["dummy:llama-3.2-1b@q4_0"], "costs": _DUMMIES}
+_PAIRS = [
+    (f"{_CHAT_MODEL}@f32", _CHAT_MODEL),
+    ("dummy:llama-3.2-1b@q4_0", "dummy:llama-3.2-1b:2@q4_0"),
+]
 _N_PROMPT, _N_COPIED, _N_NEW = 512, 24, 16  # of a forced text: 60% are copied
 Generate = Callable[[LLM, SamplingParams], list[Completion]]
 
@@ -103,6 +109,29 @@ def copy_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str,
     yield {"test": "forced copy", "n_batch": 1, "copied": _N_COPIED / (_N_COPIED + _N_NEW), **row}
 
 
+def pair_rows(model: str, draft: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of a model and the one that drafts for it."""
+    with (
+        LLM(model, threads=args.threads, speculation="off") as off,
+        LLM(model, threads=args.threads, speculation="draft", draft=draft) as on,
+    ):
+        for row in task_rows(off, on, args) if _CHAT_MODEL in model else random_rows(off, on, args):
+            yield {**row, "test": f"draft model, {row['test']}", "draft": draft}
+
+
+def random_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row of a random prompt for each batch."""
+    chance = np.random.default_rng(1)
+    for n_batch in args.batch or [1, 8]:
+        prompts = chance.integers(20, off.vocab_size, (n_batch, 64)).tolist()
+
+        def generate(llm: LLM, params: SamplingParams, each: Any = prompts) -> list[Completion]:
+            return llm.generate(each, params.replace(ignore_eos=True), progress=False)
+
+        row = in_turn(off, on, generate, args.n, args.repeat)
+        yield {"test": "random tokens", "n_batch": n_batch, **row}
+
+
 def force(llm: LLM, text: Sequence[int]) -> None:
     """From now on each token that a step draws is replaced by the one of `text` in its place."""
     model: Any = llm.model
@@ -148,9 +177,10 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    parts = [*_MODELS, "drafter"]
+    parts = [*_MODELS, "draft", "drafter"]
     add("--part", action="append", choices=parts, help="default: all; repeat")
     add("--model", action="append", help="default: those of the part; repeat")
+    add("--draft", metavar="MODEL", help="with --part draft and one --model; default: two pairs")
     add("-n", type=int, default=256, help="tokens to generate (256)")
     add("-b", "--batch", type=int, action="append", help="of the tasks; default: 1 and 8; repeat")
     add("--depth", type=int, action="append", help="of the costs; default: 100 and 4096; repeat")
@@ -160,6 +190,8 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     if args.repeat < 2:
         parser.error(f"--repeat must be at least 2, got {args.repeat}: quartiles need two times")
+    if args.draft and len(args.model or ()) != 1:
+        parser.error("--draft needs one --model, for which it drafts")
     rows = []
     for part in args.part or parts:
         for row in _rows(part, args):
@@ -172,6 +204,10 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
 def _rows(part: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if part == "drafter":
         yield drafter_row(4096, args.repeat)
+        return
+    if part == "draft":
+        for model, draft in [(args.model[0], args.draft)] if args.draft else _PAIRS:
+            yield from pair_rows(model, draft, args)
         return
     for model in args.model or _MODELS[part]:
         if part == "costs":
