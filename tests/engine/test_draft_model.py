@@ -273,6 +273,19 @@ def test_a_model_that_is_right_saves_time() -> None:
     assert found.timings.n_drafted_tokens < 5
 
 
+def test_steps_that_take_longer_than_the_table_says_are_noticed() -> None:
+    """Every draft is right, and none is worth its row."""
+    params = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    dear = {**COSTS, "row_s": 1.0, "draft_s": 0.01}
+    on, off = (Timed(babbles, sizes=LONG, **dear, **LONG) for _ in range(2))
+    off.llm._loop.stepper._speculator = None
+    found = on.llm.generate(["abc"], params)
+    assert 0 < accepted(found) == drafted(found) < 60
+    before = on.now_s
+    assert drafted(on.llm.generate(["cde"], params)) < 10
+    assert 0.98 * (on.now_s - before) < seconds(off, params, ["cde"])
+
+
 def test_trials_notice_that_a_model_is_right_again() -> None:
     is_right = [False]
 

@@ -49,12 +49,14 @@ def plan_drafts(
     n_rows: int,
     costs: Sequence[float] = STEP_COSTS,
     round_cost: float = 0.0,
+    scale: float = 1.0,
 ) -> DraftCounts:
     """How many drafts to try for each request: the numbers that promise the most tokens per second.
 
     chances: that a draft of a request is right if those before it are.  n_rows: of the step without
     drafts, which gives a token a row.  round_cost: what it takes to make the next draft of every
-    request, relative to a step of a single row."""
+    request, relative to a step of a single row.  scale: what steps with drafts take, relative to
+    what `costs` say."""
     # What the j-th draft of a request brings becomes less with j, so the best come in their order.
     gains = sorted(
         ((chance**j, i, j) for i, chance in enumerate(chances) for j in range(1, MAX_DRAFTS + 1)),
@@ -67,7 +69,7 @@ def plan_drafts(
     for k, (gain, _, j) in enumerate(gains, start=1):
         expected += gain
         n_rounds = max(n_rounds, j)
-        rate = expected / (cost_of(n_rows + k, costs) + n_rounds * round_cost)
+        rate = expected / (scale * cost_of(n_rows + k, costs) + n_rounds * round_cost)
         if rate > best:
             best, n_tried = rate, k
     found = [0] * len(chances)

@@ -22,6 +22,10 @@ class MedianTimes:
         times.append(seconds)
         self._medians[n] = sorted(times)[len(times) // 2]
 
+    def known(self, n: int) -> float | None:
+        """None unless that very number was noted."""
+        return self._medians.get(n)
+
     def of(self, n: int) -> float | None:
         """None before the first note."""
         found = self._medians.get(n)
