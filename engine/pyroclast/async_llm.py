@@ -14,7 +14,7 @@ from pyroclast.engine import checks
 from pyroclast.engine.async_calls import AsyncCalls, queue_limits
 from pyroclast.engine.async_stream import AsyncStream
 from pyroclast.engine.call import Call
-from pyroclast.engine.checks import Params, Prompt, Prompts
+from pyroclast.engine.checks import AdapterNames, Params, Prompt, Prompts
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.long_work import is_long, run
 from pyroclast.engine.output import Completion, Score
@@ -130,7 +130,7 @@ class AsyncLLM:
         prompts: Prompts,
         params: Params = None,
         *,
-        adapter: str | None = None,
+        adapter: AdapterNames = None,
         priority: str = "interactive",
         request_id: str | None = None,
     ) -> list[Completion]:
@@ -244,7 +244,7 @@ class AsyncLLM:
     # ---- inside ----------------------------------------------------------------------------
 
     def _begin(
-        self, priority: str, request_id: str | None, adapter: str | None, *, streams: bool = False
+        self, priority: str, request_id: str | None, adapter: AdapterNames, *, streams: bool = False
     ) -> tuple[Call, str]:
         """A call begins: its times count from here."""
         checks.check_priority(priority)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyroclast.engine import checks
 from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.engine.call import Call
-from pyroclast.engine.checks import Params, Prompt, Prompts
+from pyroclast.engine.checks import AdapterNames, Params, Prompt, Prompts
 from pyroclast.engine.draft_options import DraftOptions
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.intake import Intake
@@ -115,15 +115,15 @@ class LLM(UpdatableModel):
         params: Params = None,
         *,
         add_special_tokens: bool = True,
-        adapter: str | None = None,
+        adapter: AdapterNames = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """Completes text, token ids, or a list of either; all prompts run together.
 
         Gives `n` completions for each prompt, in the order of the prompts.  Text gets the model's
         special tokens (BOS, unless it begins with it), with add_special_tokens=False none; token
-        ids are taken as they are.  progress: a bar on stderr; None shows one for long batches on a
-        terminal."""
+        ids are taken as they are.  Like params, adapter may be a list, a name or None for each
+        prompt.  progress: a bar on stderr; None shows one for long batches on a terminal."""
         call = self._call(adapter)
         encoded = self._intake.encode(prompts, add_special_tokens)
         requests = self._intake.generate_requests(encoded, params, call, continues_text=True)
@@ -155,7 +155,7 @@ class LLM(UpdatableModel):
         params: Params = None,
         *,
         template: Mapping[str, Any] | None = None,
-        adapter: str | None = None,
+        adapter: AdapterNames = None,
         progress: bool | None = None,
     ) -> list[Completion]:
         """The assistant's next message in a conversation, or in each of several.
@@ -269,10 +269,10 @@ class LLM(UpdatableModel):
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _call(self, adapter: str | None, *, collects_chunks: bool = False) -> Call:
+    def _call(self, adapter: AdapterNames, *, collects_chunks: bool = False) -> Call:
         """A call begins: its times count from here."""
         self._loop.check_open()
-        key = checks.find_adapter(adapter, self._adapters)
+        key = checks.find_adapters(adapter, self._adapters)
         rate, noted = self.memory_bandwidth, self._loop.noted
         share = self.model.weight_bytes / rate if rate else 0.0
         return Call(

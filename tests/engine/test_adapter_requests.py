@@ -112,6 +112,34 @@ def test_the_cache_is_shared_within_an_adapter_only(llm: LLM) -> None:
     assert first == [0] * 9 and again == [64] * 9
 
 
+def test_each_prompt_of_a_call_may_have_its_own(llm: LLM, folder: Path) -> None:
+    """In one call as in one call each, cached or not, with `n` answers each; params go along."""
+    names = ["y", None, "x", None, "y", "x"]
+    prompts = [PROMPT, PROMPT, PROMPT, OTHER, OTHER, OTHER]
+    params = [SamplingParams(seed=i, max_tokens=6, logprobs=1, n=1 + i % 2) for i in range(6)]
+    alone = [
+        answer(found)
+        for prompt, each, name in zip(prompts, params, names, strict=True)
+        for found in llm.generate([prompt], each, adapter=name)
+    ]
+    with load(folder, "chat@q8_0") as fresh:
+        for n_cached in (0, 64):
+            together = fresh.generate(prompts, params, adapter=names)
+            assert [answer(found) for found in together] == alone
+            assert [found.prompt_index for found in together] == [0, 1, 1, 2, 3, 3, 4, 5, 5]
+            assert together[0].timings.n_cached_tokens == n_cached
+    assert len({str(each) for each in alone}) == len(alone)
+    [one] = llm.generate(PROMPT, params[0], adapter=("y",))
+    assert answer(one) == alone[0]
+    replies = llm.chat([MESSAGES] * 3, PARAMS, adapter=NAMES)
+    for name, reply in zip(NAMES, replies, strict=True):
+        assert answer(reply) == answer(llm.chat(MESSAGES, PARAMS, adapter=name)[0])
+    with pytest.raises(RequestError, match=r"got 2 adapters for 6 prompts; give one name, or"):
+        llm.generate(prompts, params, adapter=["x", "y"])
+    with pytest.raises(RequestError, match="there is no adapter 'z'; this model has: x, y"):
+        llm.generate([PROMPT, OTHER], adapter=["x", "z"])
+
+
 def test_each_method_uses_the_adapter_it_is_given(llm: LLM, folder: Path) -> None:
     """The logits of each method are those of `logits`, which tests/families compares with peft."""
     rows = {name: llm.logits(PROMPT, adapter=name) for name in NAMES}
@@ -153,6 +181,8 @@ def test_coroutines_use_it_too(llm: LLM) -> None:
             for name, [completion] in zip(NAMES, await asyncio.gather(*calls), strict=True):
                 [want] = llm.generate([PROMPT], PARAMS, adapter=name)
                 assert answer(completion) == answer(want)
+            several = await other.generate([PROMPT] * 3, PARAMS, adapter=NAMES)
+            assert answer(several[2]) == answer(want)
             for name in NAMES:
                 [want] = llm.generate([PROMPT], PARAMS, adapter=name)
                 chunks = [c async for c in other.stream(PROMPT, PARAMS, adapter=name)]
@@ -175,8 +205,11 @@ def test_an_unknown_name_is_told_the_others(llm: LLM, folder: Path) -> None:
     for use in (llm.generate, llm.stream, llm.score, llm.logits, llm.embed):
         with pytest.raises(RequestError, match="there is no adapter 'z'; this model has: x, y"):
             use(PROMPT, adapter="z")
+    for use in (llm.score, llm.logits, llm.embed):
+        with pytest.raises(RequestError, match=r"only generate\(\) and chat\(\) take a list"):
+            use(PROMPT, adapter=["x"])
     with pytest.raises(RequestError, match=r"no adapter \['x'\]"):
-        llm.generate(PROMPT, adapter=["x"])  # type: ignore[arg-type]
+        llm.generate(PROMPT, adapter=[["x"]])  # type: ignore[list-item]
     with (
         load(folder, adapters=None) as plain,
         pytest.raises(RequestError, match=r"no adapter 'x'; this model has: none; load them with"),

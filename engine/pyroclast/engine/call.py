@@ -8,6 +8,7 @@ from typing import Any
 
 from pyroclast.engine.output import Chunk
 from pyroclast.engine.request import Request
+from pyroclast.errors import RequestError
 from pyroclast.model.adapters import BASE, AdapterKey
 
 MAX_UNREAD_CHUNKS = 128
@@ -19,11 +20,11 @@ class Call:
     step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
     not known.  `future` is where a coroutine waits for news, if one does; `noted` lists the calls
     that have some, for whoever ran the step.  priority: "interactive" or "batch".  adapter:
-    the one that its requests use.  A call whose reader is slow is paused when `max_unread` chunks
-    wait, until half of them are fetched."""
+    the one that its requests use, or a list of one for each of its prompts.  A call whose reader is
+    slow is paused when `max_unread` chunks wait, until half of them are fetched."""
 
     __slots__ = (
-        "adapter",
+        "_adapter",
         "arrived_s",
         "chunks",
         "error",
@@ -42,7 +43,7 @@ class Call:
         collects_chunks: bool = False,
         step_bandwidth_share: float = 0.0,
         noted: list[Call] | None = None,
-        adapter: AdapterKey = BASE,
+        adapter: AdapterKey | list[AdapterKey] = BASE,
     ) -> None:
         self.arrived_s = perf_counter()
         self.step_bandwidth_share = step_bandwidth_share
@@ -54,7 +55,25 @@ class Call:
         self.is_paused = False
         self.future: Any = None
         self.noted = noted
-        self.adapter = adapter
+        self._adapter = adapter
+
+    @property
+    def adapter(self) -> AdapterKey:
+        """The one of all requests; RequestError where each prompt has its own."""
+        if isinstance(self._adapter, list):
+            raise RequestError("only generate() and chat() take a list of adapters; give one name")
+        return self._adapter
+
+    def adapters(self, n_prompts: int) -> list[AdapterKey]:
+        """The one of each prompt; RequestError for a list of another length."""
+        if not isinstance(self._adapter, list):
+            return [self._adapter] * n_prompts
+        if len(self._adapter) != n_prompts:
+            raise RequestError(
+                f"got {len(self._adapter)} adapters for {n_prompts} prompts; give one name, or a "
+                "list with a name or None for each prompt"
+            )
+        return self._adapter
 
     @property
     def has_news(self) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]] | Mapping[str, Any]"
 Prompts: TypeAlias = "Prompt | Sequence[Prompt]"
 Params: TypeAlias = SamplingParams | Sequence[SamplingParams] | None
+AdapterNames: TypeAlias = str | Sequence[str | None] | None
 
 # How vLLM spells a prompt in a mapping, and what a tokenizer of transformers gives.
 _PROMPT_KEYS = ("prompt", "prompt_token_ids", "input_ids")
@@ -46,6 +47,13 @@ def find_adapter(name: Any, known: Mapping[str, AdapterKey]) -> AdapterKey:
         there = ", ".join(known) or "none; load them with LLM(..., adapters={name: path})"
         raise RequestError(f"there is no adapter {name!r:.100}; this model has: {there}")
     return known[name]
+
+
+def find_adapters(names: Any, known: Mapping[str, AdapterKey]) -> AdapterKey | list[AdapterKey]:
+    """The adapter of a name, or those of a list of names."""
+    if isinstance(names, list | tuple):
+        return [find_adapter(each, known) for each in names]
+    return find_adapter(names, known)
 
 
 def as_list(prompts: Any) -> list[Any]:

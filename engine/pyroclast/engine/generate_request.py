@@ -13,6 +13,7 @@ from pyroclast.engine.text_decoder import TextDecoder
 
 if TYPE_CHECKING:
     from pyroclast.engine.follower import Follower
+    from pyroclast.model.adapters import AdapterKey
     from pyroclast.sampling.grammar import Matcher
     from pyroclast.sampling.params import SamplingParams
 
@@ -70,9 +71,9 @@ class GenerateRequest(ReadRequest):
         root: bytes = b"",
         matcher: Matcher | None = None,
         n_answered: int = 0,
+        adapter: AdapterKey | None = None,
     ) -> None:
-        """`stop_ids`: the tokens that end it, each with the stop reason that is reported.
-        matcher: what its text must look like; it belongs to this request."""
+        """stop_ids: the tokens that end it, and the reasons reported.  matcher: its own."""
         wants_prompt = params.prompt_logprobs is not None
         super().__init__(
             token_ids,
@@ -81,6 +82,7 @@ class GenerateRequest(ReadRequest):
             scored=[None] * len(token_ids) if wants_prompt else None,
             n_top=params.prompt_logprobs or 0,
             root=root,
+            adapter=adapter,
         )
         self.params, self.seed, self.stop_ids = params, seed, stop_ids
         self.prompt_index, self.index = prompt_index, index

@@ -75,6 +75,7 @@ class Intake:
         """`n` requests for each prompt; those of one prompt share its blocks.  n_answered: how many
         of each prompt's last tokens penalties count as the answer's."""
         each_params = checks.as_params(params, len(encoded))
+        adapters = call.adapters(len(encoded))
         limits = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             each.check_vocabulary(self.vocab_size)
@@ -85,7 +86,7 @@ class Intake:
         requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             seed, stop_ids = each.fixed_seed(), self._stop_ids(each)
-            root = self.root(call, each.cache_salt)
+            root = self._roots.of(call, each.cache_salt, adapters[i].fingerprint)
             for index in range(each.n):
                 request = GenerateRequest(
                     list(token_ids),
@@ -100,6 +101,7 @@ class Intake:
                     root=root,
                     matcher=self.matcher(each),
                     n_answered=n_answered,
+                    adapter=adapters[i],
                 )
                 requests.append(request)
         return requests
@@ -161,9 +163,9 @@ class Intake:
         """A request that hands out the logits after each token."""
         return ReadRequest(token_ids, call, on_rows=on_rows, root=self.root(call))
 
-    def root(self, call: Call, salt: str | None = None) -> bytes:
+    def root(self, call: Call) -> bytes:
         """What the prefix cache tells requests apart by, beside their tokens."""
-        return self._roots.of(call, salt, call.adapter.fingerprint)
+        return self._roots.of(call, adapter=call.adapter.fingerprint)
 
     def _encode(self, prompt: Any, where: str, add_special_tokens: bool = True) -> list[int]:
         tokenizer, size = self._tokenizer, self.vocab_size

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pyroclast.model.adapters import AdapterKey
+
     OnRows = Callable[[int, NDArray[np.float32]], None]
 
 
@@ -40,11 +42,13 @@ class ReadRequest(Request):
         on_rows: OnRows | None = None,
         on_states: OnRows | None = None,
         root: bytes = b"",
+        adapter: AdapterKey | None = None,
     ) -> None:
+        """adapter None: the call's."""
         wants_rows = not (scored is None and on_rows is None and on_states is None)
         super().__init__(token_ids, wants_prompt_rows=wants_rows, root=root)
         self.call = call
-        self.adapter_slot = call.adapter.slot
+        self.adapter_slot = (adapter or call.adapter).slot
         self.n_rows_done = first_row
         self.targets = [0] * len(token_ids) if targets is None else targets
         self.scored = scored
