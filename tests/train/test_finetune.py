@@ -15,7 +15,7 @@ import tiny
 from pyroclast import LLM, SamplingParams
 from pyroclast.errors import ModelFileError, PyroclastError, TrainingError
 from pyroclast.train import FinetuneSettings, finetune
-from pyroclast.train.finetuning import indices
+from pyroclast.train.descent import indices
 from pyroclast.train.log import read_lines
 from training_chats import CHAT, TEMPLATE, UNMARKED
 
@@ -111,12 +111,11 @@ def test_all_weights_of_a_gguf_file_resumed_bit_for_bit(data: Path, tmp_path: Pa
 
 
 def test_every_epoch_reads_every_example_in_another_order() -> None:
-    settings = replace(SETTINGS, batch=3)
-    read = [i for step in range(1, 11) for i in indices(5, settings, step)]
+    read = [i for step in range(1, 11) for i in indices(5, 3, 0, step)]
     epochs = [read[at : at + 5] for at in range(0, 30, 5)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
     assert Counter(map(tuple, epochs)).most_common(1)[0][1] < len(epochs)
-    assert read[:3] == indices(5, settings, 1) != indices(5, replace(settings, seed=3), 1)
+    assert read[:3] == indices(5, 3, 0, 1) != indices(5, 3, 3, 1)
 
 
 def test_an_adapter_of_another_base_is_refused(base: Path, data: Path, tmp_path: Path) -> None:

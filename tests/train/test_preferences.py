@@ -226,7 +226,7 @@ def test_rollouts_follow_the_trainer_and_its_seed(model: Path, trainer: Any) -> 
         with pytest.raises(TrainingError, match=r"off policy.*allowed is 0\.0001"):
             rollouts(prompts, trainer)
         Rollouts(llm, tolerance=None)._check(
-            trainer, trainer.model, [[1]], [[2]], [[-1.0]]
+            1, [[1]], [[2]], [[-1.0]], [[-9.0]]
         )  # which nobody refuses
 
 

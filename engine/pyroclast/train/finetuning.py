@@ -17,6 +17,7 @@ import numpy as np
 from pyroclast.errors import TrainingError
 from pyroclast.train.base_model import open_base
 from pyroclast.train.curve import draw
+from pyroclast.train.descent import indices
 from pyroclast.train.examples import (
     NO_LOSS,
     Example,
@@ -89,7 +90,14 @@ class _Run:
             self.model = _with_adapter(self.model, settings, str(model))
 
     def result(self, on_line: Callable[[dict[str, Any]], None] | None) -> Result:
-        loop = Loop(self.model, self.settings, self.folder, self.batch, self.save, self.after)
+        loop = Loop(
+            model=self.model,
+            settings=self.settings,
+            folder=self.folder,
+            batch_of=self.batch,
+            save=self.save,
+            after=self.after,
+        )
         loop.run(on_line)
         with self.folder.writing("final") as part:
             self.save(part)
@@ -114,7 +122,9 @@ class _Run:
         """The examples of a step, each epoch in another order; filled up at the end, which no token
         before it sees.  Logits are computed from the first answer on."""
         torch = needed("torch")
-        rows = [self.train[i] for i in indices(len(self.train), self.settings, step)]
+        settings = self.settings
+        chosen = indices(len(self.train), settings.batch, settings.seed, step)
+        rows = [self.train[i] for i in chosen]
         length = max(len(row.ids) for row in rows) - 1
         ids = np.zeros((len(rows), length), np.int64)
         labels = np.full((len(rows), length), NO_LOSS, np.int64)
@@ -145,16 +155,6 @@ class _Run:
         with load(model, adapter) as llm:
             found, results = measure(llm, self.items, self.answer_tokens)
         log.sample(step, results[0].text or "", **found)
-
-
-def indices(n: int, settings: FinetuneSettings, step: int) -> list[int]:
-    """Which of n examples a step (counted from 1) reads."""
-    found = []
-    for at in range((step - 1) * settings.batch, step * settings.batch):
-        epoch, place = divmod(at, n)
-        order = np.random.default_rng([settings.seed, epoch]).permutation(n)
-        found.append(int(order[place]))
-    return found
 
 
 def _default() -> list[Example]:

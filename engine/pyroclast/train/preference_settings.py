@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyroclast.errors import TrainingError
 from pyroclast.train.settings import Settings, setting
 
 
@@ -42,13 +43,22 @@ class RewardSettings(TrainerSettings):
 
 @dataclass(frozen=True)
 class RlSettings(TrainerSettings):
-    """GRPO: of several answers to a prompt, those above the mean reward become more likely."""
+    """Answers with a larger reward become more likely.  GRPO compares several answers to a prompt;
+    PPO compares each token's reward with what a value head expected."""
 
+    algorithm: str = setting("grpo", "how it learns", choices=("grpo", "ppo"))
     method: str = setting("full", "what is trained", choices=("lora", "full"))
     rank: int = setting(16, "of the adapter", minimum=1, maximum=1024)
-    group: int = setting(4, "answers to each prompt; batch is a multiple", minimum=2)
+    group: int = setting(4, "answers to each prompt; batch is a multiple", minimum=1)
     max_tokens: int = setting(64, "of an answer", minimum=1)
     beta: float = setting(0.04, "weight of the KL divergence to the start", minimum=0, maximum=10)
+    passes: int = setting(2, "over the answers of a step (PPO)", minimum=1)
+    minibatches: int = setting(2, "updates in a pass (PPO)", minimum=1)
+    clip_range: float = setting(
+        0.2, "how far a ratio may move in a step (PPO)", minimum=1e-3, maximum=1
+    )
+    gae_decay: float = setting(0.95, "weight of the next token's error (PPO)", minimum=0, maximum=1)
+    value_weight: float = setting(0.1, "of the value head's loss (PPO)", minimum=0, maximum=100)
     rollouts: str = setting(
         "float32", "what generates", choices=("float32", "q8_0", "q4_0", "bf16")
     )
@@ -57,3 +67,10 @@ class RlSettings(TrainerSettings):
         choices=("none", "q8_0", "q4_0", "bf16"),
     )  # fmt: skip
     samples: int = setting(4, "to each held-out prompt, for measuring", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm == "grpo" and self.group < 2:
+            raise TrainingError(
+                f"group must be at least 2 for grpo, which compares the answers, got {self.group}"
+            )

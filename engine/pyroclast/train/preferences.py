@@ -92,7 +92,7 @@ def _learn(
         peft_config=lora(settings.method, settings.rank, model),
     )
     train(trainer, settings, folder, on_line, kept=_KEPT)
-    return save_final(trainer, tokenizer, folder)
+    return save_final(trainer.model, tokenizer, folder)
 
 
 def _measured(

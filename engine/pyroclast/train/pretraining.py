@@ -99,7 +99,13 @@ class _Run:
 
     def result(self, on_line: Callable[[dict[str, Any]], None] | None) -> Result:
         loop = Loop(
-            self.model, self.settings, self.folder, self.batch, self.save, self.after, _SHOWN_AT
+            model=self.model,
+            settings=self.settings,
+            folder=self.folder,
+            batch_of=self.batch,
+            save=self.save,
+            after=self.after,
+            stops=_SHOWN_AT,
         )
         loop.run(on_line)
         with self.folder.writing("final") as part:

@@ -90,7 +90,7 @@ def _learn(
         processing_class=tokenizer,
     )
     train(trainer, settings, folder, on_line, kept=_KEPT)
-    return save_final(trainer, tokenizer, folder)
+    return save_final(trainer.model, tokenizer, folder)
 
 
 def _accuracy(folder: Path, pairs: Sequence[dict[str, Any]]) -> float:

@@ -58,21 +58,41 @@ class Rollouts:
         self._n_calls = 0  # since then
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
-        model, step = (
-            trainer.accelerator.unwrap_model(trainer.model),
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        pad = int(trainer.processing_class.pad_token_id or 0)
+        n_rows = int(trainer.args.per_device_train_batch_size)
+        return self.sample(
+            [encoded(prompt, trainer.processing_class) for prompt in prompts],
+            lambda seed: _params(trainer.args, seed),
+            model,
             int(trainer.state.global_step),
+            lambda prompt_ids, completion_ids: trainer_logprobs(
+                model, prompt_ids, completion_ids, pad, n_rows
+            ),
         )
+
+    def sample(
+        self,
+        prompt_ids: TokenIds,
+        params_of: Callable[[int], SamplingParams],
+        model: Any,
+        step: int,
+        logprobs_of: Callable[[TokenIds, TokenIds], Logprobs],
+    ) -> dict[str, Any]:
+        """The same for a trainer that is not trl's.  params_of gives the parameters of a seed;
+        model has the weights of `step`, the updates that were done; logprobs_of gives the
+        log-probabilities of completions as the trainer computes them."""
         if step != self._taken_over:
             self.take_over(model)
             self._taken_over, self._n_calls = step, 0
-        prompt_ids = [_encoded(prompt, trainer.processing_class) for prompt in prompts]
         draw = np.random.default_rng([self.seed, step, self._n_calls])
         self._n_calls += 1
-        params = [_params(trainer.args, int(draw.integers(1 << 31))) for _ in prompts]
-        answers = self.llm.generate(prompt_ids, params, adapter=self.adapter, progress=False)
+        params = [params_of(int(draw.integers(1 << 31))) for _ in prompt_ids]
+        answers = self.llm.generate(list(prompt_ids), params, adapter=self.adapter, progress=False)
         completion_ids = [answer.token_ids for answer in answers]
         logprobs = [[token.logprob for token in answer.logprobs or []] for answer in answers]
-        self._check(trainer, model, prompt_ids, completion_ids, logprobs)
+        expected = logprobs_of(prompt_ids, completion_ids)
+        self._check(step, prompt_ids, completion_ids, logprobs, expected)
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": logprobs}
 
     def take_over(self, model: Any) -> None:
@@ -86,21 +106,18 @@ class Rollouts:
 
     def _check(
         self,
-        trainer: Any,
-        model: Any,
+        step: int,
         prompt_ids: TokenIds,
         completion_ids: TokenIds,
         logprobs: Logprobs,
+        expected: Logprobs,
     ) -> None:
-        pad = int(trainer.processing_class.pad_token_id or 0)
-        n_rows = int(trainer.args.per_device_train_batch_size)
-        expected = trainer_logprobs(model, prompt_ids, completion_ids, pad, n_rows)
-        found = _flat(logprobs)
-        worst = float(np.abs(found - _flat(expected)).max(initial=0.0))
+        found, theirs = _flat(logprobs), _flat(expected)
+        worst = float(np.abs(found - theirs).max(initial=0.0))
         check: dict[str, float] = {
-            "step": int(trainer.state.global_step),
+            "step": step,
             "max_logprob_diff": worst,
-            "kl": kl_estimate(found, _flat(expected)),
+            "kl": kl_estimate(found, theirs),
         }
         for name, llm in self.beside.items():
             scored = engine_logprobs(llm, prompt_ids, completion_ids, self.adapter)
@@ -108,7 +125,7 @@ class Rollouts:
         self.on_check(check)
         if self.tolerance is not None and not worst <= self.tolerance:
             raise TrainingError(
-                f"the rollouts of step {check['step']:.0f} are off policy: log-probabilities of "
+                f"the rollouts of step {step} are off policy: log-probabilities of "
                 f"engine and trainer differ by {worst:.2g}, allowed is {self.tolerance:g}; "
                 'generate with LLM(..., compute="float32") and train in float32, or pass '
                 "tolerance=None"
@@ -119,7 +136,8 @@ def _flat(logprobs: Logprobs) -> Any:
     return np.array([each for row in logprobs for each in row], np.float64)
 
 
-def _encoded(prompt: Any, tokenizer: Any) -> list[int]:
+def encoded(prompt: Any, tokenizer: Any) -> list[int]:
+    """The token ids of text, or of messages by the model's template."""
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
     ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)

@@ -31,8 +31,10 @@ _CURVES = {
     "accuracy": "accuracy",
     "reward": "reward",
     "kl": "KL from the start",
+    "value_loss": "loss of the values",
     "rollout_max_logprob_diff": "rollout, difference",
 }
+_OUR_NAMES = {"clip_ratio/region_mean": "clip_fraction"}
 _WORK = ".trl.part"  # trl writes a checkpoint there, and the run takes it when it is whole
 
 
@@ -171,15 +173,15 @@ def _disk_errors(folder: RunFolder) -> Iterator[None]:
         shutil.rmtree(folder.path / _WORK, ignore_errors=True)
 
 
-def save_final(trainer: Any, tokenizer: Any, folder: RunFolder) -> dict[str, Any]:
+def save_final(model: Any, tokenizer: Any, folder: RunFolder) -> dict[str, Any]:
     """Writes what was trained: a model, or an adapter.  Gives the facts of the run."""
     with folder.writing("final") as part:
-        trainer.model.save_pretrained(part)
+        model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     lines = read_lines(folder.path / "log.jsonl")
     draw_figures(folder.path / "curve.svg", lines, _CURVES)
     return {
-        "parameters": n_parameters(trainer.model),
+        "parameters": n_parameters(model),
         "precision": "float32",
         **speed_of(lines),
     }
@@ -216,7 +218,11 @@ def _callback(
                     "learning_rate and use a new folder"
                 )
             n_all = int(logs.get("num_tokens", 0))
-            line = {name: float(logs[name]) for name in kept if logs.get(name) is not None}
+            line = {
+                _OUR_NAMES.get(name, name): float(logs[name])
+                for name in kept
+                if logs.get(name) is not None
+            }
             log.step(state.global_step, loss, n_all - n_before, **line, **more())
             n_before = n_all
 
