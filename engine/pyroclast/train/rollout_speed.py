@@ -1,8 +1,10 @@
 """How fast rollouts are: Pyroclast and transformers.generate in turn (A B A B), on the same weights
-in float32, the same prompts, the same number of tokens.
+in float32, the same prompts and seeds of each round.
 
-Every answer has exactly max_tokens tokens.  transformers runs the whole batch at once, padded on
-the left, with its own cache; both use the same number of threads.
+Two kinds of work: answers of exactly max_tokens tokens each, and answers that end where the model
+ends them, at max_tokens at the latest, as trainers sample them.  transformers runs the whole batch
+at once, padded on the left, with its own cache, until the longest answer has ended.  Both use the
+same number of threads.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,19 @@ _PROMPTS = (
 )
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a round generates; is_open: until the model ends each answer."""
+
+    prompts: list[list[int]]
+    max_tokens: int
+    is_open: bool
+
+
 def compare(
     model: str, group: int, max_tokens: int, repeat: int, threads: int
 ) -> list[dict[str, Any]]:
-    """A row for each engine, and one for each kind of update."""
+    """A row for each engine and kind of work, and one for each kind of update."""
     torch = needed("torch")
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -45,28 +58,54 @@ def compare(
             LLM(folder, compute="float32", device="cpu", threads=threads) as llm,
             LLM(f"{folder}@q8_0", device="cpu", threads=threads) as quantized,
         ):
-            prompts = [llm.tokenizer.encode(each) for each in _PROMPTS for _ in range(group)]
-            tokenizer = needed("transformers").AutoTokenizer.from_pretrained(folder)
-            runs = {
-                "pyroclast": lambda i: _ours(llm, prompts, max_tokens, i),
-                "transformers": lambda i: _theirs(policy, tokenizer, prompts, max_tokens, i),
-                "pyroclast q8_0": lambda i: _ours(quantized, prompts, max_tokens, i),
-            }
-            n_tokens = len(prompts) * max_tokens
-            times = _in_turn(runs, repeat)
+            rows = []
+            for is_open in (False, True):
+                work = Work(_prompts(llm, group, is_open), max_tokens, is_open)
+                runs = {
+                    "pyroclast": partial(_ours, llm, work),
+                    "transformers": partial(_theirs, policy, llm, work),
+                    "pyroclast q8_0": partial(_ours, quantized, work),
+                }
+                rows += _speed_rows(_in_turn(runs, repeat), model, work)
             state = policy.state_dict()
             updates = {
-                "update float32": lambda _: llm.update_weights(state),
-                "update q8_0": lambda _: quantized.update_weights(state),
+                "update float32": partial(_updated, llm, state),
+                "update q8_0": partial(_updated, quantized, state),
             }
             taken = _in_turn(updates, repeat)
-    work = {"model": model, "n_prompts": len(prompts), "max_tokens": max_tokens}
-    rows = [
-        {"engine": name, **work, "tokens_per_s": _figures([n_tokens / each for each in found])}
-        for name, found in times.items()
+    return rows + [
+        {"engine": name, "model": model, "seconds": _figures([1 / each for each in rates])}
+        for name, rates in taken.items()
     ]
-    rows += [{"engine": name, **work, "seconds": _figures(each)} for name, each in taken.items()]
-    return rows
+
+
+def _prompts(llm: LLM, group: int, is_open: bool) -> list[list[int]]:
+    """Text to be continued; to be answered, messages, where the model has a template."""
+    encode = llm.tokenizer.encode
+    if is_open and llm.tokenizer.chat_template is not None:
+        chats = [[{"role": "user", "content": each}] for each in _PROMPTS]
+        return [list(llm.tokenizer.encode_chat(each)) for each in chats for _ in range(group)]
+    return [encode(each) for each in _PROMPTS for _ in range(group)]
+
+
+def _speed_rows(rates: Mapping[str, list[float]], model: str, work: Work) -> list[dict[str, Any]]:
+    """Tokens a second, and how many times as many as transformers in the same round."""
+    about = {
+        "answers": "ended" if work.is_open else "full",
+        "model": model,
+        "n_prompts": len(work.prompts),
+        "max_tokens": work.max_tokens,
+    }
+    theirs = rates["transformers"]
+    return [
+        {
+            "engine": name,
+            **about,
+            "tokens_per_s": _figures(found),
+            "ratio": _figures([a / b for a, b in zip(found, theirs, strict=True)]),
+        }
+        for name, found in rates.items()
+    ]
 
 
 def _figures(values: Sequence[float]) -> dict[str, float]:
@@ -74,46 +113,64 @@ def _figures(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "n_samples": len(values)}
 
 
-def _in_turn(runs: Mapping[str, Callable[[int], object]], repeat: int) -> dict[str, list[float]]:
-    """Seconds of each run, after one of each that is not timed."""
+def _in_turn(runs: Mapping[str, Callable[[int], int]], repeat: int) -> dict[str, list[float]]:
+    """How many of what a run counts it does in a second, after one that is not timed."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeat + 1):
         for name, run in runs.items():
             start_s = time.perf_counter()
-            run(i)
+            n_done = run(i)
             if i:
-                found[name].append(time.perf_counter() - start_s)
+                found[name].append(n_done / (time.perf_counter() - start_s))
     return found
 
 
-def _ours(llm: LLM, prompts: list[list[int]], max_tokens: int, seed: int) -> None:
+def _updated(llm: LLM, state: Mapping[str, Any], _: int) -> int:
+    """One update of the weights."""
+    llm.update_weights(state)
+    return 1
+
+
+def _ours(llm: LLM, work: Work, seed: int) -> int:
+    """The number of tokens that Pyroclast generated."""
     params = [
-        SamplingParams(max_tokens=max_tokens, seed=seed * 1000 + i, ignore_eos=True, logprobs=0)
-        for i in range(len(prompts))
+        SamplingParams(
+            max_tokens=work.max_tokens,
+            seed=seed * 1000 + i,
+            ignore_eos=not work.is_open,
+            logprobs=0,
+        )
+        for i in range(len(work.prompts))
     ]
-    answers = llm.generate(prompts, params, progress=False)
-    assert all(len(answer.token_ids) == max_tokens for answer in answers)
+    answers = llm.generate(work.prompts, params, progress=False)
+    n_tokens = [len(answer.token_ids) for answer in answers]
+    assert work.is_open or set(n_tokens) == {work.max_tokens}
+    return sum(n_tokens)
 
 
-def _theirs(
-    policy: Any, tokenizer: Any, prompts: list[list[int]], max_tokens: int, seed: int
-) -> None:
-    torch, longest = needed("torch"), max(map(len, prompts))
+def _theirs(policy: Any, llm: LLM, work: Work, seed: int) -> int:
+    """The number of tokens that transformers generated, without what comes after an end."""
+    torch, longest = needed("torch"), max(map(len, work.prompts))
     torch.manual_seed(seed)
-    pad = tokenizer.pad_token_id or tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (longest - len(each)) + each for each in prompts])
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
+    ends = sorted(llm.tokenizer.eos_token_ids)
+    ids = torch.tensor([[ends[0]] * (longest - len(each)) + each for each in work.prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in work.prompts])
     with torch.no_grad():
         out = policy.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=True,
             top_k=0,
-            min_new_tokens=max_tokens,
-            max_new_tokens=max_tokens,
-            pad_token_id=pad,
-        )
-    assert out.shape[1] == longest + max_tokens
+            min_new_tokens=0 if work.is_open else work.max_tokens,
+            max_new_tokens=work.max_tokens,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
+        )[:, longest:]
+    if not work.is_open:
+        assert out.shape[1] == work.max_tokens
+        return int(out.numel())
+    ended = torch.isin(out, torch.tensor(ends)).long()
+    return int((ended.cumsum(1) - ended == 0).sum())
 
 
 def main(description: str, words: Sequence[str] | None = None) -> None:
@@ -131,10 +188,13 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     rows = compare(args.model, args.group, args.max_tokens, args.repeat, args.threads)
     for row in rows:
-        figure = row.get("tokens_per_s") or row["seconds"]
-        unit = "tokens/s" if "tokens_per_s" in row else "s"
-        print(f"{row['engine']:<16} {figure['median']:10.3f} {unit}")
-    speed = {row["engine"]: row["tokens_per_s"]["median"] for row in rows if "tokens_per_s" in row}
-    print(f"pyroclast / transformers: {speed['pyroclast'] / speed['transformers']:.2f}")
+        if "seconds" in row:
+            print(f"{row['engine']:<16} {row['seconds']['median']:10.3f} s")
+        else:
+            speed, ratio = row["tokens_per_s"]["median"], row["ratio"]["median"]
+            print(
+                f"{row['engine']:<16} {speed:10.1f} tokens/s, {row['answers']} answers, "
+                f"{ratio:.2f} times transformers"
+            )
     if args.json:
         write_result(args.json, {"made_with": environment(), "rows": rows})
