@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -24,6 +26,11 @@ def test_every_public_name_is_there() -> None:
         assert getattr(train, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         _ = train.pretrian
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="contributors may do without")
+def test_ci_does_not_skip_the_trainers() -> None:
+    assert find_spec("trl") and find_spec("datasets"), "`make oracle-deps` installs them"
 
 
 @pytest.mark.usefixtures("child_paths")
