@@ -161,7 +161,7 @@ def test_an_adapter_learns_from_quantized_rollouts(
             model, asked, tmp_path / "run", reward=liked, settings=settings, on_line=lines.append
         )
 
-    monkeypatch.setattr(reinforcement, "_measured", lambda *_: 1 / 0)
+    monkeypatch.setattr(reinforcement, "measured", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run()
     monkeypatch.undo()
