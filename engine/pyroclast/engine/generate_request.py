@@ -56,6 +56,10 @@ class GenerateRequest(ReadRequest):
         "stop_reason",
     )
 
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None
+    follower: Follower | None  # its text in the cache of a draft model
+
     def __init__(
         self,
         token_ids: list[int],
@@ -87,8 +91,7 @@ class GenerateRequest(ReadRequest):
         self.params, self.seed, self.stop_ids = params, seed, stop_ids
         self.prompt_index, self.index = prompt_index, index
         self.clock = Clock(call.arrived_s)
-        self.finish_reason: FinishReason | None = None
-        self.stop_reason: str | int | None = None
+        self.finish_reason, self.stop_reason = None, None
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self._stop_text = StopText(params.stop) if params.stop else None
         self._step_text, self._flush = decoder.step, decoder.flush
@@ -96,8 +99,7 @@ class GenerateRequest(ReadRequest):
         self.min_length = self.n_prompt + params.min_tokens
         self._pieces: list[str] = []
         self.matcher, self.n_forced, self.n_answered = matcher, 0, n_answered
-        self.follower: Follower | None = None  # its text in the cache of a draft model
-        self.takes_drafts = not params.logits_processors
+        self.follower, self.takes_drafts = None, not params.logits_processors
 
     @property
     def is_done(self) -> bool:

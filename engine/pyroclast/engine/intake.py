@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.engine import checks
@@ -76,13 +76,7 @@ class Intake:
         of each prompt's last tokens penalties count as the answer's."""
         each_params = checks.as_params(params, len(encoded))
         adapters = call.adapters(len(encoded))
-        limits = []
-        for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
-            each.check_vocabulary(self.vocab_size)
-            where, n_prompt = _where(i, len(encoded)), len(token_ids)
-            checks.check_answered(n_answered, n_prompt)
-            self.matcher(each)  # compiled, and kept: refused before any request is made
-            limits.append(checks.resolve_max_tokens(each, n_prompt, self.max_seq_len, where))
+        limits = self._limits(encoded, each_params, n_answered)
         requests: list[GenerateRequest] = []
         for i, (token_ids, each) in enumerate(zip(encoded, each_params, strict=True)):
             seed, stop_ids = each.fixed_seed(), self._stop_ids(each)
@@ -105,6 +99,19 @@ class Intake:
                 )
                 requests.append(request)
         return requests
+
+    def _limits(
+        self, encoded: list[list[int]], params: Sequence[SamplingParams], n_answered: int
+    ) -> list[int]:
+        """max_tokens of each prompt.  What cannot be is refused before any request is made."""
+        limits = []
+        for i, (token_ids, each) in enumerate(zip(encoded, params, strict=True)):
+            each.check_vocabulary(self.vocab_size)
+            where, n_prompt = _where(i, len(encoded)), len(token_ids)
+            checks.check_answered(n_answered, n_prompt)
+            self.matcher(each)  # compiled, and kept
+            limits.append(checks.resolve_max_tokens(each, n_prompt, self.max_seq_len, where))
+        return limits
 
     def score_requests(
         self, prompts: Prompts, n_top: int, call: Call, continuations: Prompts | None = None
