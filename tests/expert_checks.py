@@ -72,7 +72,7 @@ def _glu(gate_up: Any, d_ff: int, variant: str) -> Any:
         "activation": ACTIVATIONS.index("silu"),
         "gated": 1,
     }
-    run("glu", "f32", variant if variant in all_variants("glu") else "cpp-avx512vnni", arguments)
+    run("glu", "f32", variant if variant in all_variants("glu") else "cpp-avx2", arguments)
     return out
 
 

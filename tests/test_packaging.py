@@ -255,7 +255,16 @@ def test_no_level_uses_instructions_of_a_higher_one(native: Installed) -> None:
     assert not uses("_executor", "ymm")
     assert uses("_cpp_avx2", "ymm")
     assert not uses("_cpp_avx2", "zmm")
-    assert uses("_cpp_avx512vnni", "zmm")
+    assert not uses("_cpp_avxvnni", "zmm")
+    assert all(uses(f"_cpp_{level}", "zmm") for level in ("avx512", "avx512int8", "avx512vnni"))
+
+    def has(level: str, instruction: str) -> bool:
+        path = folder / f"_cpp_{level}{SUFFIX}"
+        return f"{instruction} " in run([objdump, "-d", str(path)])
+
+    levels = ("avx2", "avx512", "avxvnni", "avx512int8", "avx512vnni")
+    assert [has(level, "vpdpbusd") for level in levels] == [False, False, True, True, True]
+    assert [has(level, "vdpbf16ps") for level in levels] == [False] * 4 + [True]
 
 
 @pytest.mark.slow

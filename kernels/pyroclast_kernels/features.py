@@ -1,6 +1,6 @@
 """Detects what this machine offers: instruction sets and threads.  No other module asks.
 
-PYROCLAST_MAX_ISA=avx2|baseline caps the instruction sets, to test what an older CPU would run.
+PYROCLAST_MAX_ISA=LEVEL, a key of LEVEL_FLAGS, caps them, to test what an older CPU would run.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from pathlib import Path
 from pyroclast_kernels import cgroups
 from pyroclast_kernels.errors import KernelError
 
+_V3 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm")  # Linux calls LZCNT abm
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 # Best first.  A level's shared object is opened only if the CPU has every flag (as Linux spells
 # them, which it does only if the operating system saves the registers as well).
 LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
-    "avx512vnni": (
-        "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
-        "avx512vbmi", "avx512_vbmi2", "avx2", "fma", "f16c", "bmi2",
-    ),
-    "avx2": ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"),
+    "avx512vnni": (*_V4, "avx512_vnni", "avx512_bf16", "avx512vbmi", "avx512_vbmi2"),  # Zen 4
+    "avx512int8": (*_V4, "avx512_vnni"),  # Cascade Lake, Ice Lake
+    "avx512": _V4,  # Skylake-X
+    "avxvnni": (*_V3, "avx_vnni"),  # Alder Lake and later, without AVX-512
+    "avx2": _V3,
     "baseline": ("sse4_2", "ssse3", "popcnt", "cx16"),
-}  # fmt: skip
+}
 
 
 @cache

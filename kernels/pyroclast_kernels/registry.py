@@ -6,7 +6,8 @@ the variant `numpy`.
 
 Where variants come from, none of them listed anywhere else:
     numpy                  the op's reference
-    cpp-<level>            <op>/cpp.cpp or <op>/cpp/*.cpp, compiled once per instruction-set level
+    cpp-<level>            <op>/cpp.cpp or <op>/cpp/*.cpp, compiled once per instruction-set level;
+                           of a partial level, those in PARTIAL_LEVELS
     cpp-<name>             one that CPP_VARIANTS of the op's folder names beside those
     numba, cython          <op>/<technology>_cpu.py, which registers itself with @op.variant
     triton                 <op>/triton_gpu.py, which registers itself with @op.gpu_variant
@@ -33,6 +34,14 @@ from pyroclast_kernels.triton import device as triton_device
 Bind = Callable[[str], "int | Callable[..., None]"]  # format -> what runs
 _GetLaunch = Callable[[str], Callable[..., None]]
 CPP_LEVELS = tuple(features.LEVEL_FLAGS)
+_PRODUCTS = ("matmul", "gate_up", "expert_gate_up", "expert_down")
+# level -> the ops that are built at it, because its instructions make them faster; the others run
+# a lower level, with the same bits.  CMakeLists.txt names the sources of these ops.
+PARTIAL_LEVELS = {
+    "avxvnni": _PRODUCTS,
+    "avx512": (*_PRODUCTS, "attention"),
+    "avx512int8": (*_PRODUCTS, "attention"),
+}
 # A technology's file in an op's folder, where it is not a folder of the technology's name.
 TECHNOLOGIES = {"numba": "numba_cpu", "cython": "cython_cpu", "triton": "triton_gpu"}
 OP_NAMES = (
@@ -150,7 +159,8 @@ def get_op(name: str) -> Op:
     formats = getattr(contract, "OP_FORMATS", {}).get(name, contract.FORMATS)
     op = Op(name, getattr(reference, name), formats)
     for level in CPP_LEVELS:
-        _add_cpp(op, level, level, "baseline" if level == "baseline" else "fma")
+        if name in PARTIAL_LEVELS.get(level, (name,)):
+            _add_cpp(op, level, level, "baseline" if level == "baseline" else "fma")
     for marked, level in getattr(contract, "CPP_VARIANTS", {}).get(name, {}).items():
         _add_cpp(op, level, marked, marked, f"@{marked}")
     return op

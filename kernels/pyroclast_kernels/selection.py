@@ -21,7 +21,8 @@ from pyroclast_kernels.tuned import Tuned
 
 FROZEN = "frozen"  # among the rules: no tuned tables
 PREFERENCE = (
-    "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx2", "cython", "cpp-baseline", "numba", "numpy",
+    "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx512int8", "cpp-avx512", "cpp-avxvnni", "cpp-avx2",
+    "cython", "cpp-baseline", "numba", "numpy",
 )  # fmt: skip
 GPU_PREFERENCE = ("triton",)  # all that device="cuda" runs
 # An op that does the work of others in one pass, with the same bits -> those others.
@@ -135,19 +136,22 @@ class Selection:
     def fused(
         self, op_name: str, format: str, args: Mapping[str, Any]
     ) -> tuple[Kernel, Kernel] | None:
-        """`kernels` of an op of FUSED, or None where it does not stand for its parts: a rule or the
-        order gives them variants that differ, or that have no such kernel.  A rule for the fused
-        op itself wins over its parts."""
+        """`kernels` of an op of FUSED, or None where it does not stand for its parts: a rule gives
+        them variants that differ, the order gives them variants whose bits differ, or the first
+        part's variant has no such kernel.  A rule for the fused op itself wins over its parts."""
         op = get_op(op_name)
         if not {(op_name, format), (op_name, "")} & self._wanted.keys():
             parts = {
                 part: format if format in get_op(part).formats else "f32" for part in FUSED[op_name]
             }
-            names = {self.variant(part, f).name for part, f in parts.items()}
-            variant = op.variants.get(names.pop()) if len(names) == 1 else None
+            ruled = any(self._rule(part, f) for part, f in parts.items())
+            chosen = [self.variant(part, f) for part, f in parts.items()]
+            if len({part.name if ruled else part.bit_group for part in chosen}) > 1:
+                return None
+            variant = op.variants.get(chosen[0].name)
             if variant is None or variant.unavailable or format not in variant.formats:
                 return None
-            if any(self._rule(part, f) for part, f in parts.items()):
+            if ruled:
                 kernel = self._bind(op, variant, format)
                 return kernel, kernel
         return self.kernels(op_name, format, args)

@@ -395,6 +395,9 @@ def test_technologies_are_told_by_name() -> None:
     levels = ("cpp-baseline", "cpp-avx2", "cpp-avx512vnni", "cpp-mine")
     names = ("numpy", "numpy-blas", "numba-rows", "cython", *levels, "triton", "mine")
     assert [technology_of(name) for name in names] == list(TECHNOLOGIES)
+    assert [technology_of(f"cpp-{level}") for level in ("avxvnni", "avx512", "avx512int8")] == [
+        "C++ AVX2", "C++ AVX-512", "C++ AVX-512",
+    ]  # fmt: skip
 
 
 def test_views_and_tooltips() -> None:

@@ -53,19 +53,21 @@ void multiply_add(const void *args, int part, int) {
 PYRO_KERNEL("ceiling.read", read);
 PYRO_KERNEL("ceiling.fma", multiply_add);
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 void vnni(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
-  __m512i acc[kAccumulators], w = _mm512_set1_epi8(char(a.data[0])), x = _mm512_set1_epi8(3);
+  const NativeI w = NativeI{} + a.data[0] * 0x01010101;
+  i32x16 acc[kInFlight];
 #pragma GCC unroll 12
-  for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_set1_epi32(k);
-  for (int64_t i = 0; i < a.count; i++) {
+  for (int k = 0; k < kInFlight; k++) acc[k] = set1i(k);
+  for (int64_t i = 0; i < a.count * (kAccumulators / kInFlight); i++) {
 #pragma GCC unroll 12
-    for (int k = 0; k < kAccumulators; k++) acc[k] = _mm512_dpbusd_epi32(acc[k], w, x);
+    for (int k = 0; k < kInFlight; k++)
+      PYRO_EACH acc[k].v[r] = dot_small(acc[k].v[r], w, 0x03030303);
   }
 #pragma GCC unroll 12
-  for (int k = 1; k < kAccumulators; k++) acc[0] = _mm512_add_epi32(acc[0], acc[k]);
-  a.sink[part % 64] = _mm512_reduce_add_epi32(acc[0]);
+  for (int k = 1; k < kInFlight; k++) acc[0] = acc[0] + acc[k];
+  a.sink[part % 64] = reduce_add(acc[0]);
 }
 PYRO_KERNEL("ceiling.vnni", vnni);
 #endif

@@ -373,16 +373,27 @@ PYRO_INLINE f32x16 load_bfloat(const uint16_t *p) {
 // acc[lane] += sum over 4 bytes of w[lane][j] * x[j].  `w` holds 16 lanes of 4 bytes, `x` is 4
 // signed bytes broadcast to every lane.  dot_small takes unsigned w <= 127; dot_offset takes
 // w + 128 stored unsigned and, where kOffsetInDot is false, already works on w itself.
+// The sums are exact, so that every level gives the same bits.
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr bool kOffsetInDot = true;  // the caller starts acc at -128 * sum(x)
-#else
-constexpr bool kOffsetInDot = false;
-#endif
 
-PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
+PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
 #if defined(__AVX512VNNI__)
   return (NativeI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
+#else
+  return (NativeI)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, _mm256_set1_epi32(x));
+#endif
+}
+PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) { return dot_offset(acc, w, x); }
+
+#else
+constexpr bool kOffsetInDot = false;
+
+PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
+#if defined(__AVX512BW__)
+  __m512i pairs = _mm512_maddubs_epi16((__m512i)w, _mm512_set1_epi32(x));
+  return acc + (NativeI)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #elif defined(__AVX2__)
   __m256i pairs = _mm256_maddubs_epi16((__m256i)w, _mm256_set1_epi32(x));
   return acc + (NativeI)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
@@ -396,11 +407,17 @@ PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
 #endif
 }
 
+// maddubs needs one unsigned side: |w| and x with w's sign.  |w| * |x| * 2 <= 32512: no overflow.
 PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
-#if defined(__AVX512VNNI__)
-  return (NativeI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
+#if defined(__AVX512BW__)
+  // There is no sign_epi8 of 512 bits.  Where w is 0, x may keep its sign.
+  const __m512i ws = _mm512_xor_si512((__m512i)w, _mm512_set1_epi8(-128));
+  const __m512i xs = _mm512_set1_epi32(x);
+  const __m512i signed_xs =
+      _mm512_mask_sub_epi8(xs, _mm512_movepi8_mask(ws), _mm512_setzero_si512(), xs);
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(ws), signed_xs);
+  return acc + (NativeI)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #elif defined(__AVX2__)
-  // maddubs needs one unsigned side: |w| and x with w's sign.  |w| * |x| * 2 <= 32512: no overflow.
   __m256i ws = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
   __m256i pairs =
       _mm256_maddubs_epi16(_mm256_abs_epi8(ws), _mm256_sign_epi8(_mm256_set1_epi32(x), ws));
@@ -415,3 +432,4 @@ PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
   return acc;
 #endif
 }
+#endif

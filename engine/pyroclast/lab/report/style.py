@@ -60,6 +60,7 @@ def technology_of(variant: str) -> str:
     if variant == "numpy-blas":
         return "NumPy + BLAS"
     levels = {"cpp-baseline": "baseline", "cpp-avx2": "AVX2", "cpp-avx512": "AVX-512"}
+    levels["cpp-avxvnni"] = "AVX2"  # registers of the same width
     for begin, level in levels.items():
         if variant.startswith(begin):
             return f"C++ {level}"

@@ -119,6 +119,8 @@ struct PairCells {
 PYRO_INLINE NativeI dot_words(NativeI acc, NativeI a, NativeI b) {
 #if defined(__AVX512VNNI__)
   return (NativeI)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+  return acc + (NativeI)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
   return acc + (NativeI)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
