@@ -18,7 +18,7 @@ bin=$work/guest/bin
 if [ ! -d "$root" ]; then
   mkdir -p "$work/deb"
   kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2}')
-  (cd "$work/deb" && apt-get download -qq bochs bochsbios vgabios libltdl7 isolinux \
+  (cd "$work/deb" && apt-get download -qq bochs bochs-term bochsbios vgabios libltdl7 isolinux \
     syslinux-common xorriso libisoburn1 libburn4 libisofs6 libjte2 cpio busybox-static "$kernel")
   for package in "$work"/deb/*.deb; do dpkg -x "$package" "$root"; done
 fi
@@ -64,7 +64,7 @@ cp "$root"/boot/vmlinuz-* "$work/disc/vmlinuz"
 
 cat > "$work/bochsrc" << END
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1
-display_library: rfb, options="timeout=1" # a screen that nobody need look at
+display_library: term
 cpu: model=$cpu, count=1, ips=20000000, reset_on_triple_fault=0
 memory: guest=1536, host=1536
 romimage: file=$root/usr/share/bochs/BIOS-bochs-latest
@@ -77,9 +77,15 @@ clock: sync=none
 END
 echo c > "$work/continue" # Debian's Bochs has the debugger built in, which waits for a command
 rm -f "$work/serial"
-"$root/usr/bin/bochs-bin" -q -f "$work/bochsrc" -rc "$work/continue" > "$work/screen" 2>&1 < /dev/null &
+TERM=xterm "$root/usr/bin/bochs-bin" -q -f "$work/bochsrc" -rc "$work/continue" \
+  > "$work/screen" 2>&1 < /dev/null &
 emulator=$!
 trap 'kill -9 $emulator 2> /dev/null || true' EXIT
+# Its screen is a terminal that somebody has to read, or it waits.
+until terminal=$(grep -ao '/dev/pts/[0-9]*' "$work/screen"); do
+  kill -0 $emulator && sleep 1
+done
+cat "$terminal" > /dev/null &
 for _ in $(seq "${SECONDS_AT_MOST:-1200}"); do
   sleep 1
   grep -q '^all replayed' "$work/serial" 2> /dev/null && break
