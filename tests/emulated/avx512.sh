@@ -42,6 +42,7 @@ for replay in /bin/replay-*; do
   echo "$replay: exit code $?"
 done
 echo all replayed
+/bin/busybox sleep 1 # until the line is out
 /bin/busybox poweroff -f
 END
 chmod +x "$work/guest/init"

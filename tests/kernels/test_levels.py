@@ -53,7 +53,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def become(flags: str) -> None:
         monkeypatch.setattr(features, "cpu_flags", lambda: frozenset(flags.split()))
-        monkeypatch.setattr(features.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
     monkeypatch.delenv("PYROCLAST_MAX_ISA", raising=False)
     return become
