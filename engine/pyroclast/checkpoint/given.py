@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pyroclast.checkpoint.convert.keys import written_family
 from pyroclast.checkpoint.folder_tensors import squeezed
-from pyroclast.checkpoint.match import Naming, StoredTensor, pairs_apart
+from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, pairs_apart
 from pyroclast.checkpoint.parts import part_tensor, seek_part
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import ModelFileError, RequestError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, Family
 from pyroclast.families.hf_names import table_names
-from pyroclast.families.recurrent import GatedDeltaSpec
+from pyroclast.families.recurrent import GatedDeltaSpec, Mamba2Spec
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.tensors import name_in_file, template_of, tensor_shapes
 from pyroclast.files.model_file import ModelFile
@@ -107,10 +107,11 @@ def match_given(config: ModelConfig, arrays: Any) -> GivenWeights:
 
 
 def _check_decay(config: ModelConfig, *, is_gguf: bool) -> None:
-    """RequestError for gated delta layers by the names of the other kind of file: a folder has the
+    """RequestError for layers with decays by the names of the other kind of file: a folder has the
     logarithm of a decay, a GGUF file the decay."""
     for layer in config.layers:
-        if isinstance(layer.recurrent, GatedDeltaSpec) and layer.recurrent.log_decay == is_gguf:
+        mixer = layer.recurrent
+        if isinstance(mixer, GatedDeltaSpec | Mamba2Spec) and mixer.log_decay == is_gguf:
             wanted = "a GGUF file" if not is_gguf else "a Hugging Face folder"
             raise RequestError(
                 f"this {config.family} model was loaded from {wanted}, which stores recurrent "
@@ -162,7 +163,8 @@ def _match(
         for name, table in tables.items()
         if not table.endswith(IGNORED_TENSOR_SUFFIXES)
     }
-    wanted, shapes = squeezed(wanted, FAMILIES[config.family]), tensor_shapes(config)
+    family, shapes = FAMILIES[config.family], tensor_shapes(config)
+    wanted = flattened(squeezed(wanted, family), family)
     found: dict[str, Tensor] = {}
     used: set[str] = set()
     try:

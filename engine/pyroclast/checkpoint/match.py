@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,11 @@ from pyroclast.checkpoint.scales import scale_key, scaled
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES
+from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, Family
 from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast.families.tensors import template_of, tensor_shapes
 
-__all__ = ["Naming", "StoredTensor", "match_tensors"]
+__all__ = ["Naming", "StoredTensor", "flattened", "match_tensors"]
 
 
 def match_tensors(
@@ -55,6 +57,18 @@ def match_tensors(
             f"layers: {', '.join(map(repr, surplus[:4]))}{', ...' if len(surplus) > 4 else ''}"
         )
     return tensors
+
+
+def flattened(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
+    """The tensors of a GGUF file, with the vectors that it has as matrices (Family.gguf_flat)."""
+    names = (family.gguf_tensors[f"layers.{{i}}.{each}"] for each in family.gguf_flat)
+    suffixes = tuple(name.partition("{i}")[2] for name in names)
+    return {
+        name: replace(each, shape=(math.prod(each.shape),))
+        if suffixes and name.endswith(suffixes) and len(each.shape) == 2
+        else each
+        for name, each in stored.items()
+    }
 
 
 def pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:

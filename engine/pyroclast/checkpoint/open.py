@@ -16,7 +16,7 @@ from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.drafting import without_drafting
 from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
-from pyroclast.checkpoint.match import Naming, StoredTensor, match_tensors
+from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, match_tensors
 from pyroclast.checkpoint.packed import PackedWeights, source_facts
 from pyroclast.checkpoint.parts import vector_values
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
@@ -190,7 +190,7 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
         )
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
-        stored = without_drafting(stored, hyperparameters)
+        stored = flattened(without_drafting(stored, hyperparameters), family)
         tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
     def make_tokenizer() -> Tokenizer:

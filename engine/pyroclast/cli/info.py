@@ -100,19 +100,21 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
     """Of the layers, the heads of the first with attention (0 where there is none) and the first
     one's widths; windows of those that have one, and the experts and width of the first that has
     some."""
-    first = config.layers[0]
-    ffn = next((each.ffn for each in config.layers if each.ffn.experts is not None), first.ffn)
+    ffns = [spec.ffn for spec in config.layers if spec.ffn is not None]
+    ffn = next((each for each in ffns if each.experts is not None), ffns[0] if ffns else None)
+    experts = None if ffn is None else ffn.experts
     attentions = list(config.attentions.values())
     first_heads = attentions[0] if attentions else None
     windows = {attention.window for attention in attentions} - {None}
     return {
         "n_layers": config.n_layers,
-        "n_recurrent_layers": config.n_layers - len(attentions),
+        "n_recurrent_layers": sum(spec.recurrent is not None for spec in config.layers),
         **{name: getattr(first_heads, name, 0) for name in ("n_heads", "n_kv_heads", "head_dim")},
         "d_model": config.d_model,
-        "d_ff": ffn.d_ff,
-        "n_experts": ffn.experts.n_experts if ffn.experts else 0,
-        "n_active_experts": ffn.experts.n_active if ffn.experts else 0,
+        "d_ff": 0 if ffn is None else ffn.d_ff,
+        "n_experts": experts.n_experts if experts else 0,
+        "n_active_experts": experts.n_active if experts else 0,
+        "d_ff_shared": experts.shared_d_ff if experts else 0,
         "vocab_size": config.vocab_size,
         "max_seq_len": config.max_seq_len,
         "windows": sorted(window for window in windows if window is not None),

@@ -64,9 +64,9 @@ class ModelConfig:
     @property
     def attentions(self) -> dict[int, AttentionSpec]:
         """Attention by layer, of the layers that have it."""
-        return {i: spec.attention for i, spec in enumerate(self.layers) if spec.recurrent is None}
+        return {i: spec.attention for i, spec in enumerate(self.layers) if spec.has_attention}
 
     @property
     def is_recurrent(self) -> bool:
         """Whether a layer keeps a state that no position can be taken out of."""
-        return len(self.attentions) < self.n_layers
+        return any(spec.recurrent is not None for spec in self.layers)

@@ -10,7 +10,9 @@ from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_flag, check_positive, check_size
 
 Scoring = Literal["softmax", "sigmoid"]
-MAX_EXPERTS = 4096  # far above any published model; see layer_spec
+# Far above any published model; see layer_spec.
+MAX_EXPERTS = 4096
+MAX_D_FF = 1 << 22
 
 # What GGUF files call a router and the experts of a layer.
 GGUF_EXPERTS = {
@@ -18,6 +20,12 @@ GGUF_EXPERTS = {
     "layers.{i}.w_gate_experts": "blk.{i}.ffn_gate_exps.weight",
     "layers.{i}.w_up_experts": "blk.{i}.ffn_up_exps.weight",
     "layers.{i}.w_down_experts": "blk.{i}.ffn_down_exps.weight",
+}
+# And the expert that all tokens share.
+GGUF_SHARED = {
+    "layers.{i}.w_gate": "blk.{i}.ffn_gate_shexp.weight",
+    "layers.{i}.w_up": "blk.{i}.ffn_up_shexp.weight",
+    "layers.{i}.w_down": "blk.{i}.ffn_down_shexp.weight",
 }
 _DENSE = frozenset(
     f"layers.{{i}}.{kind}_{name}" for kind in "wb" for name in ("gate", "up", "down")
@@ -39,6 +47,10 @@ class ExpertsSpec:
     over the chosen logits is "softmax" with it), scale multiplies them.  router_bias: the router's
     product has a bias.  selection_bias: a bias is added to the scores for the choice, and is none
     of the gates'.
+
+    shared_d_ff: width of one more expert, which every token passes through and no router weighs; 0
+    is none.  Its products are called w_gate, w_up and w_down, as those of a layer without experts.
+    shared_gate: the sigmoid of a product of x, one number a token, multiplies its result.
     """
 
     n_experts: int
@@ -48,6 +60,8 @@ class ExpertsSpec:
     scale: float = 1.0
     router_bias: bool = False
     selection_bias: bool = False
+    shared_d_ff: int = 0
+    shared_gate: bool = False
 
     def __post_init__(self) -> None:
         check_size("n_experts", self.n_experts, MAX_EXPERTS)
@@ -60,3 +74,7 @@ class ExpertsSpec:
         check_flag("renormalize of experts", self.renormalize)
         check_flag("selection_bias of experts", self.selection_bias)
         check_positive("scale of experts", self.scale)
+        if self.shared_d_ff != 0:
+            check_size("width of the shared expert", self.shared_d_ff, MAX_D_FF)
+        elif self.shared_gate:
+            raise ModelFileError("a gate of the shared expert needs one with a width of at least 1")

@@ -51,6 +51,10 @@ class Family:
     lists the weights that a folder stores (in, out), hf_alternating those whose rows take turns
     in a fused tensor instead; by_head those whose heads do, in both formats.
     hf_quantizations are the methods of quantization_config that it reads.
+    hf_condition: of families that share a model_type, whether a config.json is of this one; the
+    first that says so counts.  gguf_flat lists the vectors that GGUF files have as matrices.
+    parts_alone: each layer is a mixer or a feed-forward alone; of the former GGUF files say a
+    width of 0, of both but attention no heads of keys.
     """
 
     name: str
@@ -78,3 +82,6 @@ class Family:
     hf_renamed: Mapping[str, str] = field(default_factory=dict)
     hf_window_key: str | None = None
     is_recurrent: bool = False
+    parts_alone: bool = False
+    hf_condition: Callable[[Mapping[str, Any]], bool] | None = None
+    gguf_flat: frozenset[str] = frozenset()

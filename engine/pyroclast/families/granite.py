@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pyroclast.errors import UnsupportedModelError
 from pyroclast.families import llama
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.experts import GGUF_EXPERTS, ExpertsSpec, without_dense
+from pyroclast.families.experts import GGUF_EXPERTS, GGUF_SHARED, ExpertsSpec, without_dense
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import LayerSpec
 
@@ -54,16 +53,8 @@ GRANITE = replace(
 
 
 def granite4_config(h: Hyperparameters) -> ModelConfig:
-    """The same for a file that could also have experts or recurrent layers, and has none."""
-    if h.extra.get("n_experts", 8):
-        raise UnsupportedModelError(
-            f"num_local_experts {h.extra.get('n_experts', 8)!r} is not supported; supported: 0"
-        )
-    if h.windowed is None:
-        raise UnsupportedModelError(
-            "layer_types is missing, which stands for recurrent layers (mamba) only; supported: "
-            "attention"
-        )
+    """The same for a folder of the type that could also have experts or recurrent layers, and has
+    none: see granite_hybrid.py."""
     rotates = h.extra.get("position_embedding_type") == "rope"
     return config(replace(h, extra={**h.extra, "rotates": rotates}))
 
@@ -83,19 +74,21 @@ GRANITE4 = replace(
     hf_keys={
         **{field: key for field, key in GRANITE.hf_keys.items() if field != "ffn_bias"},
         "d_ff": "shared_intermediate_size",
-        "windowed": "layer_types",
-        "n_experts": "num_local_experts",
         "position_embedding_type": "position_embedding_type",
     },
 )
 
 
 def granite_moe_config(h: Hyperparameters) -> ModelConfig:
-    """Granite's layers with experts."""
+    """Granite's layers with experts, and one more that all tokens share where files have it."""
     dense = config(h)
-    experts = ExpertsSpec(h.extra.get("n_experts", 8), h.extra.get("n_active", 2), renormalize=True)
-    layers = (replace(spec, ffn=replace(spec.ffn, experts=experts)) for spec in dense.layers)
-    return replace(dense, layers=tuple(layers))
+    experts = ExpertsSpec(
+        h.extra.get("n_experts", 8),
+        h.extra.get("n_active", 2),
+        renormalize=True,
+        shared_d_ff=h.extra.get("d_shared", 0),
+    )
+    return replace(dense, layers=tuple(spec.with_ffn(experts=experts) for spec in dense.layers))
 
 
 _EXPERTS_KEYS = {"n_experts": "num_local_experts", "n_active": "num_experts_per_tok"}
@@ -114,7 +107,7 @@ GRANITE_MOE = replace(
     hf_fused={
         "model.layers.{i}.block_sparse_moe.input_linear.weight": ("w_gate_experts", "w_up_experts")
     },
-    gguf_tensors=without_dense(GRANITE.gguf_tensors) | GGUF_EXPERTS,
+    gguf_tensors=without_dense(GRANITE.gguf_tensors) | GGUF_EXPERTS | GGUF_SHARED,
     hf_keys={
         **{field: key for field, key in GRANITE.hf_keys.items() if field != "ffn_bias"},
         **_EXPERTS_KEYS,
@@ -123,5 +116,20 @@ GRANITE_MOE = replace(
         **GRANITE.gguf_keys,
         "n_experts": "expert_count",
         "n_active": "expert_used_count",
+        "d_shared": "expert_shared_feed_forward_length",
     },
+)
+
+# Its folders have the shared expert, which GGUF files of both may have.
+GRANITE_MOE_SHARED = replace(
+    GRANITE_MOE,
+    name="granitemoeshared",
+    hf_model_type="granitemoeshared",
+    gguf_architecture=None,
+    hf_tensors={
+        **GRANITE_MOE.hf_tensors,
+        "layers.{i}.w_down": "model.layers.{i}.shared_mlp.output_linear.weight",
+    },
+    hf_fused={**GRANITE_MOE.hf_fused, **GRANITE4.hf_fused},
+    hf_keys={**GRANITE_MOE.hf_keys, "d_shared": "shared_intermediate_size"},
 )

@@ -8,12 +8,12 @@ names the field, what it got, and what is allowed.  A spec may ask for what no k
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_number, check_positive, check_size
-from pyroclast.families.experts import ExpertsSpec
+from pyroclast.families.experts import MAX_D_FF, ExpertsSpec
 from pyroclast.families.recurrent import RecurrentSpec
 from pyroclast.families.rope import RopeSpec
 
@@ -21,7 +21,6 @@ from pyroclast.families.rope import RopeSpec
 # (a cos/sin table of 2**60 rows) before its tensors have been compared with the file's size.
 _MAX_HEADS = 4096
 _MAX_HEAD_DIM = 4096
-_MAX_D_FF = 1 << 22
 _MAX_WINDOW = 1 << 28
 _MAX_OFFSET = 1e6
 
@@ -128,7 +127,8 @@ class FeedForwardSpec:
     """w_down @ (activation(w_gate @ x) * (w_up @ x)); ungated, w_down @ activation(w_up @ x).
     bias: every product has one.  limit bounds the gate from above, and up to -limit..limit, before
     anything else; up_offset is then added to up.  experts: there are many such feed-forwards, each
-    of width d_ff, and a token passes through some."""
+    of width d_ff, and a token passes through some; of the shared expert, which is one more, only
+    the width differs."""
 
     d_ff: int
     activation: str = "silu"
@@ -139,33 +139,34 @@ class FeedForwardSpec:
     experts: ExpertsSpec | None = None
 
     def __post_init__(self) -> None:
-        check_size("d_ff", self.d_ff, _MAX_D_FF)
+        check_size("d_ff", self.d_ff, MAX_D_FF)
         if self.limit is not None:
             check_positive("limit of gate and up", self.limit)
         check_number("offset of up", self.up_offset, -_MAX_OFFSET, _MAX_OFFSET)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The products of x, in the order in which their rows lie."""
-        names = ("w_gate", "w_up") if self.gated else ("w_up",)
-        return names if self.experts is None else tuple(f"{name}_experts" for name in names)
+        """The products of x, in the order in which their rows lie.  Those of experts have names
+        that end in _experts."""
+        return ("w_gate", "w_up") if self.gated else ("w_up",)
 
     @property
-    def output(self) -> str:
-        """The product that comes last."""
-        return "w_down" if self.experts is None else "w_down_experts"
+    def dense_d_ff(self) -> int:
+        """The width of what every token passes through; 0 where there is no such thing."""
+        return self.d_ff if self.experts is None else self.experts.shared_d_ff
 
 
 @dataclass(frozen=True)
 class LayerSpec:
     """One layer: x += mixer(norm(x)), then x += ffn(norm(x)).
 
-    norm_before and norm_after say where the norms are: before the mixer and the feed-forward, after
-    them, or both.  residual_scale multiplies what is added to x, after a norm that comes after.
+    Either may be None; a layer with one part has one norm before it, called `norm`.  norm_before
+    and norm_after say where the norms are: before the mixer and the feed-forward, after them, or
+    both.  residual_scale multiplies what is added to x, after a norm that comes after.
     """
 
-    mixer: AttentionSpec | RecurrentSpec
-    ffn: FeedForwardSpec
+    mixer: AttentionSpec | RecurrentSpec | None
+    ffn: FeedForwardSpec | None
     norm: NormSpec
     norm_before: bool = True
     norm_after: bool = False
@@ -173,14 +174,37 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         check_positive("residual_scale", self.residual_scale)
+        if self.mixer is None and self.ffn is None:
+            raise ModelFileError("a layer needs a mixer or a feed-forward, got neither")
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the mixer keeps keys and values."""
+        return isinstance(self.mixer, AttentionSpec)
 
     @property
     def attention(self) -> AttentionSpec:
         """The mixer, which has to be attention."""
-        assert isinstance(self.mixer, AttentionSpec), f"the mixer is {self.mixer.kind}"
+        assert isinstance(self.mixer, AttentionSpec), f"the mixer is {self.mixer}"
         return self.mixer
 
     @property
     def recurrent(self) -> RecurrentSpec | None:
         """The mixer, where it has a state in place of keys and values."""
         return None if isinstance(self.mixer, AttentionSpec) else self.mixer
+
+    @property
+    def experts(self) -> ExpertsSpec | None:
+        """Those of the feed-forward, where it has some."""
+        return None if self.ffn is None else self.ffn.experts
+
+    def with_ffn(self, **changes: Any) -> LayerSpec:
+        """The same layer, with these fields of its feed-forward changed."""
+        assert self.ffn is not None
+        return replace(self, ffn=replace(self.ffn, **changes))
+
+    @property
+    def norms(self) -> tuple[str, str]:
+        """What the norms before the mixer and before the feed-forward are called."""
+        is_alone = self.mixer is None or self.ffn is None
+        return ("norm", "norm") if is_alone else ("attn_norm", "ffn_norm")

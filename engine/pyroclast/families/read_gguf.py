@@ -58,6 +58,9 @@ def hyperparameters_from_gguf(
         values["windowed"] = _windowed(keys["windowed"], values["windowed"], values["n_layers"])
     if "n_experts" in family.gguf_keys:
         values["dense_layers"] = _dense_layers(tensors, keys, values)
+    if "n_ssm_heads" in family.gguf_keys:
+        is_bias = (name.endswith(".ssm_conv1d.bias") for name in tensors)
+        values["conv_bias"] = any(is_bias)
     for field, names in _BIASES.items():
         values.setdefault(field, any(name in tensors for name in names))
     bos = read_token_ids(metadata.get("tokenizer.ggml.bos_token_id"))
@@ -126,6 +129,10 @@ def _settle_layers(family: Family, keys: Mapping[str, str], values: dict[str, An
     if family.is_recurrent and isinstance(heads, list):
         values["recurrent"] = tuple(each == 0 for each in heads)
         values["n_kv_heads"] = [each for each in heads if each != 0]
+    widths = values.get("d_ff")
+    if family.parts_alone and isinstance(widths, list):
+        values["ffn_alone"] = tuple(each != 0 for each in widths)
+        values["d_ff"] = [each for each in widths if each != 0]
     for field in _PER_LAYER:
         if isinstance(values.get(field), list):
             values[field] = _the_same_in_all_layers(keys[field], values[field])

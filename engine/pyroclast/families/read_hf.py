@@ -18,6 +18,7 @@ from pyroclast.families.read_values import (
     read_token_ids,
     with_extra,
 )
+from pyroclast.families.registry import FAMILIES
 
 # The text model of a model that also sees pictures: its model_type where config.json has none.
 TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral", "qwen3_5": "qwen3_5_text"}
@@ -28,7 +29,15 @@ _MAX_HEAD_DIM = 1 << 20  # far above any published model; see layer_spec
 _OFF_BY_NULL = ("sliding_window", "attention_softcap", "logit_softcap")
 # Of layer_types: whether such a layer attends through the window, and whether it is recurrent.
 _LAYER_KINDS = {"full_attention": False, "attention": False, "sliding_attention": True}
-_MIXER_KINDS = {"full_attention": False, "conv": True, "linear_attention": True}
+_MIXER_KINDS = {
+    "full_attention": False,
+    "attention": False,
+    "conv": True,
+    "linear_attention": True,
+    "mamba": True,
+}
+# Of families whose files may state the layers' kinds in place of their number.
+_OF_LAYERS = ("layer_kinds", "layer_pattern")
 
 
 def hyperparameters_from_hf(
@@ -36,12 +45,15 @@ def hyperparameters_from_hf(
 ) -> Hyperparameters:
     """What config.json's object says; generation_config.json may add end-of-text ids."""
     config = _text_config(config)
-    family = find_family("hf_model_type", config.get("model_type"), "model_type")
+    family = _family_of(config)
     _check_options(family, config)
     values = _table_values(family, config)
     values |= rope_values(family, config, values)
     if family.hf_d_ff_ratio is not None and isinstance(values.get("d_model"), int):
         values.setdefault("d_ff", family.hf_d_ff_ratio * values["d_model"])
+    for field in _OF_LAYERS:
+        if isinstance(values.get(field), list | str):
+            values.setdefault("n_layers", len(values[field]))
     fill_head_sizes(values, family.hf_keys)
     values["rotary_dim"] = _rotary_dim(family, config, values["head_dim"])
     if "windowed" in values:
@@ -57,6 +69,14 @@ def hyperparameters_from_hf(
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=read_token_ids(config.get("eos_token_id"), generation.get("eos_token_id")),
     )
+
+
+def _family_of(config: Mapping[str, Any]) -> Family:
+    """The family of the model_type; of several, the first whose condition the file meets."""
+    found = find_family("hf_model_type", config.get("model_type"), "model_type")
+    alike = [each for each in FAMILIES.values() if each.hf_model_type == found.hf_model_type]
+    fits = (each for each in alike if each.hf_condition is None or each.hf_condition(config))
+    return next(fits, found)
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,7 +127,7 @@ def _check_options(family: Family, config: Mapping[str, Any]) -> None:
         if config.get(key) is not None and config[key] not in values:
             raise UnsupportedModelError(
                 f"{key} {config[key]!r} is not supported; supported: "
-                + ", ".join(repr(value) for value in values)
+                + (", ".join(repr(value) for value in values) or "null")
             )
     _check_quantization(family, config.get("quantization_config"))
 

@@ -17,7 +17,7 @@ def config(h: Hyperparameters) -> ModelConfig:
 
     def layer(i: int) -> LayerSpec:
         spec = llama.layer(h, i)
-        return replace(spec, norm=norm, ffn=replace(spec.ffn, gated=False))
+        return replace(spec.with_ffn(gated=False), norm=norm)
 
     return h.config((layer(i) for i in range(h.n_layers)), output_norm=norm)
 

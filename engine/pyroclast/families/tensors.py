@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 
 Shape = tuple[int, ...]
@@ -25,7 +24,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["position_embd"] = (config.learned_positions, config.d_model)
     for i, spec in enumerate(config.layers):
         layer = _usual_shapes(config.d_model, spec) | _more_vectors(config.d_model, spec)
-        layer |= _expert_biases(config.d_model, spec.ffn)
+        layer |= {} if spec.ffn is None else _expert_biases(config.d_model, spec.ffn)
         for name, shape in layer.items():
             shapes[f"layers.{i}.{name}"] = shape
     return shapes
@@ -33,20 +32,15 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def _usual_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
     """Of a layer: its products, and the norms before them."""
-    d_ff = spec.ffn.d_ff
-    shapes: dict[str, Shape] = {
-        "attn_norm": (d_model,),
-        **_mixer_shapes(d_model, spec),
-        "ffn_norm": (d_model,),
-        "w_gate": (d_ff, d_model),
-        "w_up": (d_ff, d_model),
-        "w_down": (d_model, d_ff),
-    }
-    if not spec.ffn.gated:
-        del shapes["w_gate"]
-    if not spec.norm_before:
-        del shapes["attn_norm"], shapes["ffn_norm"]
-    return shapes if spec.ffn.experts is None else _with_experts(d_model, shapes, spec.ffn.experts)
+    shapes: dict[str, Shape] = {}
+    before_mixer, before_ffn = spec.norms
+    norm: dict[str, Shape] = {before_mixer: (d_model,)} if spec.norm_before else {}
+    if spec.mixer is not None:
+        shapes |= norm | _mixer_shapes(d_model, spec)
+    if spec.ffn is not None:
+        norm = {before_ffn: (d_model,)} if spec.norm_before else {}
+        shapes |= norm | _ffn_shapes(d_model, spec.ffn)
+    return shapes
 
 
 def _mixer_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
@@ -63,29 +57,29 @@ def _mixer_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
     return shapes | ({"w_q_gate": (attention.q_dim, d_model)} if attention.gate else {})
 
 
-def _with_experts(d_model: int, shapes: dict[str, Shape], experts: ExpertsSpec) -> dict[str, Shape]:
-    """A layer's products with those of its feed-forward once for each expert, and its router."""
+def _ffn_shapes(d_model: int, ffn: FeedForwardSpec) -> dict[str, Shape]:
+    """Of a feed-forward: its products, those of experts once for each, and its router."""
     found: dict[str, Shape] = {}
-    for name, shape in shapes.items():
-        if name in ("w_gate", "w_up", "w_down"):
-            found[f"{name}_experts"] = (experts.n_experts, *shape)
-        else:
-            found[name] = shape
-    return found | {"w_router": (experts.n_experts, d_model)}
+    if d_ff := ffn.dense_d_ff:
+        found |= dict.fromkeys(ffn.inputs, (d_ff, d_model)) | {"w_down": (d_model, d_ff)}
+    if (experts := ffn.experts) is None:
+        return found
+    n = experts.n_experts
+    found |= {f"{name}_experts": (n, ffn.d_ff, d_model) for name in ffn.inputs}
+    found |= {"w_down_experts": (n, d_model, ffn.d_ff), "w_router": (n, d_model)}
+    return found | ({"w_shared_gate": (1, d_model)} if experts.shared_gate else {})
 
 
 def _more_vectors(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
     """Of a layer: biases, norms after blocks and of q and k, sinks."""
-    ffn = spec.ffn
-    sizes = _attention_sizes(d_model, spec.attention) if spec.recurrent is None else {}
-    if ffn.experts is not None and ffn.experts.router_bias:
-        sizes["b_router"] = ffn.experts.n_experts
-    if ffn.experts is not None and ffn.experts.selection_bias:
-        sizes["b_selection"] = ffn.experts.n_experts
-    if ffn.bias and ffn.experts is None:
-        sizes |= {"b_gate": ffn.d_ff} if ffn.gated else {}
-        sizes |= {"b_up": ffn.d_ff, "b_down": d_model}
-    for norm in ("attn_norm", "ffn_norm"):
+    sizes = _attention_sizes(d_model, spec.attention) if spec.has_attention else {}
+    if (experts := spec.experts) is not None:
+        sizes |= {"b_router": experts.n_experts} if experts.router_bias else {}
+        sizes |= {"b_selection": experts.n_experts} if experts.selection_bias else {}
+    elif spec.ffn is not None and spec.ffn.bias:
+        sizes |= {f"b{name[1:]}": spec.ffn.d_ff for name in spec.ffn.inputs} | {"b_down": d_model}
+    parts = zip(spec.norms, (spec.mixer, spec.ffn), strict=True)
+    for norm in (name for name, part in parts if part is not None):
         sizes |= {f"{norm}_after": d_model} if spec.norm_after else {}
         if spec.norm.bias:
             sizes |= {f"{norm}_bias": d_model} if spec.norm_before else {}
@@ -113,10 +107,10 @@ def _expert_biases(d_model: int, ffn: FeedForwardSpec) -> dict[str, Shape]:
     """Of a layer with experts: the biases of each, one row an expert."""
     if ffn.experts is None or not ffn.bias:
         return {}
-    names = (*ffn.inputs, ffn.output)
+    names = (*ffn.inputs, "w_down")
     widths = (ffn.d_ff,) * len(ffn.inputs) + (d_model,)
     return {
-        f"b{name[1:]}": (ffn.experts.n_experts, width)
+        f"b{name[1:]}_experts": (ffn.experts.n_experts, width)
         for name, width in zip(names, widths, strict=True)
     }
 

@@ -25,7 +25,7 @@ from pyroclast.model.calls import (
     call_quantize,
     call_residual,
 )
-from pyroclast.model.experts import call_experts, expert_buffers
+from pyroclast.model.experts import call_experts, call_shared, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
@@ -101,8 +101,10 @@ class Decoder:
         for i, (spec, layer) in enumerate(zip(self.config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
-            self._mixer_block(ops, i, spec, layer, buffers)
-            self._ffn_block(ops, i, spec, layer, buffers)
+            if spec.mixer is not None:
+                self._mixer_block(ops, i, spec, layer, buffers)
+            if spec.ffn is not None:
+                self._ffn_block(ops, i, spec, spec.ffn, layer, buffers)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
         self._output(ops)
@@ -201,33 +203,52 @@ class Decoder:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
 
     def _ffn_block(
-        self, ops: Recorder, i: int, spec: LayerSpec, layer: Layer, buffers: LayerBuffers
+        self,
+        ops: Recorder,
+        i: int,
+        spec: LayerSpec,
+        ffn: FeedForwardSpec,
+        layer: Layer,
+        buffers: LayerBuffers,
     ) -> None:
         """x += w_down @ (activation(gate) * up), gate and up being products of x, with norms
-        before, after, or both; without a gate w_down @ activation(up).  Or that of some experts."""
-        n, ffn = self.batch.n_tokens_at, spec.ffn
+        before, after, or both; without a gate w_down @ activation(up).  Or that of some experts,
+        and of one that all tokens share."""
+        n, x = self.batch.n_tokens_at, self.work.x
         self._block_in(ops, spec, layer.ffn_norm, buffers.ffn_in)
         if ffn.experts is not None:
-            x = self.work.x
-            call_experts(ops, spec, layer, self.experts[ffn], buffers.ffn_in, x, n)
+            work, scale = self.experts[ffn], spec.residual_scale
+            call_experts(ops, ffn, scale, layer, work, buffers.ffn_in, x, n)
+        if not ffn.dense_d_ff:
             return
-        adapts = self.adapters.change(*ffn.inputs)
-        if adapts or not self._fused_gate_up(ops, ffn, layer, buffers):
-            for product in layer.gate_up:
-                call_product(ops, buffers.ffn_in, product, buffers.gate_up, n)
-            self.adapters.record(ops, i, ffn.inputs, buffers.ffn_in, buffers.gate_up)
-            ops.call(
-                "glu",
-                n_tokens=n,
-                gate_up=buffers.gate_up,
-                out=buffers.ffn_out.values,
-                out_q8=buffers.ffn_out.q8,
-                d_ff=ffn.d_ff,
-                activation=activation_of(ffn),
-                gated=int(ffn.gated),
-            )
+        self._gate_and_up(ops, i, ffn, layer, buffers)
+        if ffn.experts is not None and (shared := self.experts[ffn].shared) is not None:
+            hidden, scale = buffers.ffn_out, spec.residual_scale
+            call_shared(ops, scale, layer, shared, hidden, buffers.ffn_in, x, n)
+            return
         last = ("w_down", layer.w_down)
         self._block_out(ops, i, spec, last, layer.ffn_norm_after, buffers.ffn_out, buffers.added)
+
+    def _gate_and_up(
+        self, ops: Recorder, i: int, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers
+    ) -> None:
+        """From ffn_in to ffn_out: the first products and the activation."""
+        n = self.batch.n_tokens_at
+        if not self.adapters.change(*ffn.inputs) and self._fused_gate_up(ops, ffn, layer, buffers):
+            return
+        for product in layer.gate_up:
+            call_product(ops, buffers.ffn_in, product, buffers.gate_up, n)
+        self.adapters.record(ops, i, ffn.inputs, buffers.ffn_in, buffers.gate_up)
+        ops.call(
+            "glu",
+            n_tokens=n,
+            gate_up=buffers.gate_up,
+            out=buffers.ffn_out.values,
+            out_q8=buffers.ffn_out.q8,
+            d_ff=ffn.dense_d_ff,
+            activation=activation_of(ffn),
+            gated=int(ffn.gated),
+        )
 
     def _fused_gate_up(
         self, ops: Recorder, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers
@@ -237,7 +258,7 @@ class Decoder:
         fits = ffn.gated and len(layer.gate_up) == 1 and product.bias is None
         return (
             fits
-            and ffn.d_ff % 16 == 0
+            and ffn.dense_d_ff % 16 == 0
             and weight.format in get_op("gate_up").formats
             and ops.call_fused(
                 "gate_up",
@@ -247,7 +268,7 @@ class Decoder:
                 weight=weight,
                 out=buffers.ffn_out.values,
                 out_q8=buffers.ffn_out.q8,
-                d_ff=ffn.d_ff,
+                d_ff=ffn.dense_d_ff,
                 n_cols=weight.n_cols,
                 activation=activation_of(ffn),
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.experts import ExpertsSpec
-from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec
+from pyroclast.families.layer_spec import FeedForwardSpec
 from pyroclast.model.calls import call_product
 from pyroclast.model.packer import Product
 from pyroclast.model.weights import Layer
@@ -25,10 +25,29 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class SharedBuffers:
+    """Of a shared expert whose result a gate multiplies: out (max_batch_tokens, d_model), its
+    result; logits and gates (max_batch_tokens, 1); experts likewise, all 0, as `route` wants."""
+
+    out: Array
+    logits: Array
+    gates: Array
+    experts: Array
+
+    @classmethod
+    def zeros(cls, d_model: int, n: int, memory: Memory) -> SharedBuffers:
+        """For steps of up to n tokens."""
+        zeros = memory.zeros
+        logits, gates = zeros((n, 1), np.float32), zeros((n, 1), np.float32)
+        return cls(zeros((n, d_model), np.float32), logits, gates, zeros((n, 1), np.int32))
+
+
+@dataclass(frozen=True)
 class ExpertBuffers:
     """Of a step: logits (max_batch_tokens, n_experts); experts and gates (max_batch_tokens,
     n_active); the order of the pairs of token and expert, and where each expert's start; and a row
-    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide)."""
+    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide).  shared is
+    what a shared expert with a gate needs."""
 
     logits: Array
     experts: Array
@@ -37,6 +56,7 @@ class ExpertBuffers:
     starts: Array
     hidden: Activations
     out: Array
+    shared: SharedBuffers | None
 
     @property
     def groups(self) -> dict[str, Any]:
@@ -50,7 +70,8 @@ class ExpertBuffers:
         """For the layers that are like ffn, and steps of up to n tokens."""
         experts = experts_of(ffn)
         n_pairs, zeros = n * experts.n_active, memory.zeros
-        readers = [product.weight for layer in layers for product in layer.w_down]
+        readers = [product.weight for layer in layers for product in layer.expert_down]
+        shared = SharedBuffers.zeros(d_model, n, memory) if experts.shared_gate else None
         return cls(
             logits=zeros((n, experts.n_experts), np.float32),
             experts=zeros((n, experts.n_active), np.int32),
@@ -59,6 +80,7 @@ class ExpertBuffers:
             starts=zeros((experts.n_experts + 1,), np.int32),
             hidden=Activations.zeros(n_pairs, ffn.d_ff, readers, memory, keep=False),
             out=zeros((n_pairs, d_model), np.float32),
+            shared=shared,
         )
 
 
@@ -68,7 +90,7 @@ def expert_buffers(
     """By what they are for: layers with equal feed-forwards share them."""
     alike: dict[FeedForwardSpec, list[Layer]] = {}
     for spec, layer in zip(config.layers, layers, strict=True):
-        if spec.ffn.experts is not None:
+        if spec.ffn is not None and spec.ffn.experts is not None:
             alike.setdefault(spec.ffn, []).append(layer)
     return {
         ffn: ExpertBuffers.zeros(ffn, config.d_model, those, n, memory)
@@ -84,7 +106,8 @@ def experts_of(ffn: FeedForwardSpec) -> ExpertsSpec:
 
 def call_experts(
     ops: Recorder,
-    spec: LayerSpec,
+    ffn: FeedForwardSpec,
+    residual_scale: float,
     layer: Layer,
     work: ExpertBuffers,
     x: Activations,
@@ -92,11 +115,11 @@ def call_experts(
     n_tokens: Array,
 ) -> None:
     """out += residual_scale * the weighted sum of what each token's experts make of x."""
-    experts = experts_of(spec.ffn)
+    experts = experts_of(ffn)
     _choose(ops, experts, layer, work, x, n_tokens)
-    [gate_up], [down] = layer.gate_up, layer.w_down
-    hidden = work.hidden.part(spec.ffn.d_ff, [down.weight])
-    _gate_and_up(ops, spec.ffn, gate_up, work, x, hidden, n_tokens)
+    [gate_up], [down] = layer.expert_gate_up, layer.expert_down
+    hidden = work.hidden.part(ffn.d_ff, [down.weight])
+    _gate_and_up(ops, ffn, gate_up, work, x, hidden, n_tokens)
     ops.call(
         "expert_down",
         down.weight.format,
@@ -109,15 +132,42 @@ def call_experts(
         n_rows=out.shape[1],
         n_cols=down.weight.n_cols,
     )
+    _combine(ops, work.out, work.gates, residual_scale, out, n_tokens)
+
+
+def call_shared(
+    ops: Recorder,
+    residual_scale: float,
+    layer: Layer,
+    work: SharedBuffers,
+    hidden: Activations,
+    x: Activations,
+    out: Array,
+    n_tokens: Array,
+) -> None:
+    """out += residual_scale * gate * (w_down @ hidden), gate being the sigmoid of a product of x.
+    A choice of one expert out of one makes that sigmoid."""
+    for product in layer.w_down:
+        call_product(ops, hidden, product, work.out, n_tokens)
+    [gate] = layer.shared_gate
+    call_product(ops, x, gate, work.logits, n_tokens)
+    _route(ops, ExpertsSpec(1, 1, scoring="sigmoid"), None, work, n_tokens)
+    _combine(ops, work.out, work.gates, residual_scale, out, n_tokens)
+
+
+def _combine(
+    ops: Recorder, y: Array, gates: Array, scale: float, out: Array, n_tokens: Array
+) -> None:
+    """out += scale * the sum of each token's rows of y, weighed by its gates."""
     ops.call(
         "combine",
         n_tokens=n_tokens,
-        y=work.out,
-        gates=work.gates,
+        y=y,
+        gates=gates,
         out=out,
-        n_active=experts.n_active,
+        n_active=gates.shape[1],
         n_cols=out.shape[1],
-        scale=float(spec.residual_scale),
+        scale=float(scale),
         accumulate=1,
     )
 
@@ -170,22 +220,33 @@ def _choose(
     """The router: which experts each token takes, and the tokens of each expert."""
     [router] = layer.router
     call_product(ops, x, router, work.logits, n_tokens)
-    ops.call(
-        "route",
-        n_tokens=n_tokens,
-        logits=work.logits,
-        bias=layer.selection_bias,
-        experts=work.experts,
-        gates=work.gates,
-        **_sizes(experts),
-        scoring=SCORINGS.index(experts.scoring),
-        renormalize=int(experts.renormalize),
-        scale=float(experts.scale),
-    )
+    _route(ops, experts, layer.selection_bias, work, n_tokens)
     ops.call(
         "group",
         n_tokens=n_tokens,
         experts=work.experts,
         **work.groups,
         **_sizes(experts),
+    )
+
+
+def _route(
+    ops: Recorder,
+    experts: ExpertsSpec,
+    bias: Array | None,
+    work: ExpertBuffers | SharedBuffers,
+    n_tokens: Array,
+) -> None:
+    """Experts and gates of each token, of its logits."""
+    ops.call(
+        "route",
+        n_tokens=n_tokens,
+        logits=work.logits,
+        bias=bias,
+        experts=work.experts,
+        gates=work.gates,
+        **_sizes(experts),
+        scoring=SCORINGS.index(experts.scoring),
+        renormalize=int(experts.renormalize),
+        scale=float(experts.scale),
     )

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.recurrent import GatedDeltaSpec, RecurrentSpec
+from pyroclast.families.recurrent import (
+    GatedDeltaSpec,
+    Mamba2Spec,
+    RecurrentSpec,
+    ShortConvSpec,
+)
 from pyroclast.model.calls import call_product, call_quantize
 from pyroclast.model.recurrent_weights import RecurrentWeights
 from pyroclast.model.state_cache import StateCache
@@ -28,8 +33,9 @@ _L2_EPS = 1e-6  # of q and k, in every published model
 
 @dataclass(frozen=True)
 class RecurrentBuffers:
-    """Of a step: mixed, what the products of x give; and of the gated delta rule convolved, q, k
-    and v behind the convolution, and values, what its heads read out.  A row for each token."""
+    """Of a step: mixed, what the products of x give; and of mixers with heads convolved, what the
+    convolution makes of its channels, and values, what the heads read out.  A row for each token.
+    """
 
     mixed: Array
     convolved: Array
@@ -39,11 +45,11 @@ class RecurrentBuffers:
     def zeros(cls, config: ModelConfig, n: int, memory: Memory) -> RecurrentBuffers:
         """For steps of up to n tokens, wide enough for every layer."""
         mixers = [spec.recurrent for spec in config.layers if spec.recurrent is not None]
-        deltas = [mixer for mixer in mixers if isinstance(mixer, GatedDeltaSpec)]
+        headed = [mixer for mixer in mixers if not isinstance(mixer, ShortConvSpec)]
         widths = (
             max((mixer.width for mixer in mixers), default=0),
-            max((mixer.n_channels for mixer in deltas), default=0),
-            max((mixer.value_dim for mixer in deltas), default=0),
+            max((mixer.n_channels for mixer in headed), default=0),
+            max((mixer.value_dim for mixer in headed), default=0),
         )
         return cls(*(memory.zeros((n, width), np.float32) for width in widths))
 
@@ -54,8 +60,10 @@ def recurrent_ops(config: ModelConfig) -> tuple[str, ...]:
     found: tuple[str, ...] = ("conv1d",) if mixers else ()
     if any(isinstance(mixer, GatedDeltaSpec) for mixer in mixers):
         found += ("l2_norm", "delta_rule", "gated_norm")
+    if any(isinstance(mixer, Mamba2Spec) for mixer in mixers):
+        found += ("ssm", "gated_norm")
     gated = any(attention.gate for attention in config.attentions.values())
-    return found + (("sigmoid_gate",) if gated else ())
+    return tuple(dict.fromkeys(found + (("sigmoid_gate",) if gated else ())))
 
 
 class RecurrentCalls:
@@ -75,11 +83,14 @@ class RecurrentCalls:
         for product in layer.qkv:
             call_product(ops, buffers.attn_in, product, mixed, self._batch.n_tokens_at)
         out = buffers.attn_out
-        if not isinstance(spec, GatedDeltaSpec):
+        if isinstance(spec, ShortConvSpec):
             self._convolve(ops, i, spec, layer, mixed, out)
             return
         direct = Activations(out.values, None) if buffers.quantizes_apart else out
-        self._delta_rule(ops, i, spec, layer, mixed, direct)
+        if isinstance(spec, Mamba2Spec):
+            self._mamba2(ops, i, spec, layer, mixed, direct)
+        else:
+            self._delta_rule(ops, i, spec, layer, mixed, direct)
         if buffers.quantizes_apart:
             call_quantize(ops, out, self._batch.n_tokens_at)
 
@@ -93,13 +104,13 @@ class RecurrentCalls:
         out: Activations,
     ) -> None:
         assert layer.recurrent is not None
-        kind = "silu" if isinstance(spec, GatedDeltaSpec) else "gated"
+        kind = "gated" if isinstance(spec, ShortConvSpec) else "silu"
         ops.call(
             "conv1d",
             **self._slots(),
             x=mixed,
             weight=layer.recurrent.filters,
-            bias=None,
+            bias=layer.recurrent.bias,
             state=self._states.states[i][0],
             out=out.values,
             out_q8=out.q8,
@@ -108,6 +119,42 @@ class RecurrentCalls:
             x_stride=spec.width,
             kind=CONV_KINDS.index(kind),
         )
+
+    def _mamba2(
+        self,
+        ops: Recorder,
+        i: int,
+        spec: Mamba2Spec,
+        layer: Layer,
+        mixed: Array,
+        out: Activations,
+    ) -> None:
+        """mixed has, side by side, z, the channels of the convolution and the steps."""
+        weights, n_values = layer.recurrent, spec.value_dim
+        assert weights is not None
+        xbc = as_rows(self._buffers.convolved, spec.n_channels)
+        values = as_rows(self._buffers.values, n_values)
+        self._convolve(ops, i, spec, layer, mixed[:, n_values:], Activations(xbc, None))
+        ops.call(
+            "ssm",
+            **self._slots(),
+            xbc=xbc,
+            dt=mixed[:, n_values + spec.n_channels :],
+            a=weights.decay,
+            d=weights.skip,
+            dt_bias=weights.dt_bias,
+            state=self._states.states[i][1],
+            out=values,
+            n_heads=spec.n_heads,
+            head_dim=spec.head_dim,
+            n_groups=spec.n_groups,
+            d_state=spec.d_state,
+            dt_stride=spec.width,
+            dt_min=float(spec.dt_min),
+            dt_max=float(spec.dt_max),
+        )
+        sizes = spec.n_groups, spec.norm_width, spec.norm_width
+        self._norm(ops, spec, values, mixed, weights, out, sizes, "gate_first")
 
     def _delta_rule(
         self,
@@ -134,20 +181,37 @@ class RecurrentCalls:
             q_scale=spec.k_head_dim**-0.5,
         )
         self._learn(ops, i, spec, weights, mixed, (qkv, values))
+        gate, sizes = mixed[:, spec.n_channels :], (spec.n_v_heads, spec.v_head_dim, 0)
+        self._norm(ops, spec, values, gate, weights, out, sizes, "norm_first")
+
+    def _norm(
+        self,
+        ops: Recorder,
+        spec: GatedDeltaSpec | Mamba2Spec,
+        values: Array,
+        gate: Array,
+        weights: RecurrentWeights,
+        out: Activations,
+        sizes: tuple[int, int, int],
+        kind: str,
+    ) -> None:
+        """The norm of what the heads read out, with a gate.  sizes: how many are normed apart, the
+        width of each, and how far apart their weights lie."""
+        n_groups, width, weight_stride = sizes
         ops.call(
             "gated_norm",
-            n_tokens=n,
+            n_tokens=self._batch.n_tokens_at,
             x=values,
-            gate=mixed[:, spec.n_channels :],
+            gate=gate,
             weight=weights.norm,
             out=out.values,
             out_q8=out.q8,
-            n_groups=spec.n_v_heads,
-            width=spec.v_head_dim,
+            n_groups=n_groups,
+            width=width,
             gate_stride=spec.width,
-            weight_stride=0,
+            weight_stride=weight_stride,
             eps=spec.norm_eps,
-            kind=NORM_KINDS.index("norm_first"),
+            kind=NORM_KINDS.index(kind),
         )
 
     def _learn(

@@ -1,4 +1,4 @@
-"""The weights of a recurrent mixer that are no products: filters, decay, steps and a norm."""
+"""The weights of a recurrent mixer that are no products: filters, decays, steps and a norm."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.families.recurrent import GatedDeltaSpec, RecurrentSpec
+from pyroclast.families.recurrent import Mamba2Spec, RecurrentSpec, ShortConvSpec
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class RecurrentWeights:
-    """filters (width, n_channels), the oldest token first.  Of the gated delta rule: decay and
-    dt_bias (n_v_heads,), and the norm of each head (v_head_dim,)."""
+    """filters (width, n_channels), the oldest token first, and their bias (n_channels,).  Of a
+    mixer with heads: decay and dt_bias (n_heads,), and a norm: of each head (v_head_dim,) for the
+    gated delta rule, of all values (value_dim,) for Mamba 2, which also has skip (n_heads,)."""
 
     filters: Floats
+    bias: Floats | None = None
     decay: Floats | None = None
     dt_bias: Floats | None = None
+    skip: Floats | None = None
     norm: Floats | None = None
 
 
@@ -35,13 +38,17 @@ class Reader(Protocol):
 def load_recurrent(reader: Reader, prefix: str, spec: RecurrentSpec) -> RecurrentWeights:
     """Those of the layer whose names begin like that."""
     filters = reader.array(prefix + "conv", np.transpose)  # files have a row for each channel
-    if not isinstance(spec, GatedDeltaSpec):
+    if isinstance(spec, ShortConvSpec):
         return RecurrentWeights(filters)
+    is_mamba = isinstance(spec, Mamba2Spec)
+    has_bias = isinstance(spec, Mamba2Spec) and spec.conv_bias
     return RecurrentWeights(
         filters,
+        bias=reader.vector(prefix + "conv_bias") if has_bias else None,
         decay=reader.array(prefix + "decay", _minus_exp if spec.log_decay else np.asarray),
         dt_bias=reader.vector(prefix + "dt_bias"),
-        norm=reader.vector(prefix + "delta_norm"),
+        skip=reader.vector(prefix + "skip") if is_mamba else None,
+        norm=reader.vector(prefix + ("ssm_norm" if is_mamba else "delta_norm")),
     )
 
 

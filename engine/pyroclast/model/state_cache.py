@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.recurrent import GatedDeltaSpec, RecurrentSpec
-from pyroclast_kernels.delta_rule import state_shape
+from pyroclast.families.recurrent import GatedDeltaSpec, Mamba2Spec, RecurrentSpec
+from pyroclast_kernels import delta_rule, ssm
 
 if TYPE_CHECKING:
     from pyroclast_kernels.batch import Batch
@@ -39,7 +39,9 @@ def state_shapes(mixer: RecurrentSpec) -> list[tuple[int, ...]]:
     head."""
     found: list[tuple[int, ...]] = [(mixer.kernel - 1, mixer.n_channels)]
     if isinstance(mixer, GatedDeltaSpec):
-        found.append(state_shape(mixer.n_v_heads, mixer.k_head_dim, mixer.v_head_dim))
+        found.append(delta_rule.state_shape(mixer.n_v_heads, mixer.k_head_dim, mixer.v_head_dim))
+    if isinstance(mixer, Mamba2Spec):
+        found.append(ssm.state_shape(mixer.n_heads, mixer.d_state, mixer.head_dim))
     return found
 
 

@@ -99,16 +99,19 @@ class StepReader:
         for i in range(self._model.config.n_layers):
             section = self._sections[f"layer {i}"]
             if i in self.layers and len(kept):
-                self._read_layer(section, self.layers[i], kept, rows)
+                has_mixer = self._model.config.layers[i].mixer is not None
+                self._read_layer(section, self.layers[i], kept, rows, has_mixer)
             else:
                 self._run(section)
         if not np.isfinite(self._x[:n_tokens]).all():
             where = self._model.find_non_finite()
             raise NumericalError(f"the model's states are not finite, first in {where}")
 
-    def _read_layer(self, section: list[int], found: LayerInspection, kept: Any, rows: Any) -> None:
-        before = self._x[rows]
-        end_of_attention = self._end_of_attention(section)
+    def _read_layer(
+        self, section: list[int], found: LayerInspection, kept: Any, rows: Any, has_mixer: bool
+    ) -> None:
+        before = between = self._x[rows]
+        end_of_attention = self._end_of_attention(section, has_mixer)
         for index in section:
             self._run([index])
             call = self._calls[index]
@@ -133,9 +136,12 @@ class StepReader:
             self._run(self._sections["output"])
             found[kept[i : i + size]] = self._model.logits[: len(chunk)]
 
-    def _end_of_attention(self, section: list[int]) -> int:
+    def _end_of_attention(self, section: list[int], has_mixer: bool) -> int:
         """The last of the layer's first neighbouring calls that write to x: a layer adds to x what
-        its attention gives, and later what its feed-forward part gives."""
+        its attention gives, and later what its feed-forward part gives.  -1 for one that has the
+        latter alone."""
+        if not has_mixer:
+            return -1
         runs = groupby(section, lambda i: _writes(self._calls[i], self._x))
         return next(list(run)[-1] for writes, run in runs if writes)
 

@@ -23,7 +23,7 @@ def check_supported(config: ModelConfig) -> None:
     """UnsupportedModelError that names the first layer and what it asks for in vain."""
     if not config.attentions:
         raise UnsupportedModelError(
-            f"all {config.n_layers} layers are recurrent; a model needs one with attention"
+            f"none of the {config.n_layers} layers has attention; a model needs one that has"
         )
     for i, spec in enumerate(config.layers):
         for feature in _unsupported_in_layer(spec):
@@ -31,10 +31,11 @@ def check_supported(config: ModelConfig) -> None:
 
 
 def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
-    if spec.recurrent is None:
+    if spec.has_attention:
         yield from _unsupported_in_attention(spec.attention)
-    yield from _unsupported_in_ffn(spec.ffn)
-    if spec.ffn.experts is not None and spec.norm_after:
+    if spec.ffn is not None:
+        yield from _unsupported_in_ffn(spec.ffn)
+    if spec.experts is not None and spec.norm_after:
         yield "a norm after its experts"
 
 

@@ -17,7 +17,7 @@ from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.experts import ExpertsSpec
-from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
+from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 from pyroclast.model.packer import Norm, Packer, Place, Product
 from pyroclast.model.recurrent_weights import RecurrentWeights, load_recurrent
 from pyroclast_kernels.memory import Memory, Weight
@@ -29,9 +29,10 @@ Floats = NDArray[np.float32]
 class Layer:
     """A decoder layer's weights; qkv and gate_up are single products where the formats agree.  In a
     recurrent layer qkv and wo are the first and the last products of its mixer.  gate_up is w_up
-    alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of all
-    experts, router has the product that chooses, and selection_bias what is added to its scores.
-    None is what the layer does not have."""
+    alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of the
+    shared one, which shared_gate weighs; expert_gate_up and expert_down are those of all others,
+    router has the product that chooses, and selection_bias what is added to its scores.  None, and
+    no product, is what the layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
@@ -45,6 +46,9 @@ class Layer:
     experts: ExpertsSpec | None
     router: tuple[Product, ...]
     selection_bias: Floats | None
+    expert_gate_up: tuple[Product, ...]
+    expert_down: tuple[Product, ...]
+    shared_gate: tuple[Product, ...]
     gate_up: tuple[Product, ...]
     w_down: tuple[Product, ...]
     ffn_norm_after: Norm | None
@@ -68,9 +72,11 @@ class Weights:
         those that it chose."""
         total = self.output.n_bytes
         for layer in self.layers:
-            total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
-            ffn, experts = _n_bytes(layer.gate_up, layer.w_down), layer.experts
-            total += ffn if experts is None else ffn * experts.n_active // experts.n_experts
+            total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router, layer.shared_gate)
+            total += _n_bytes(layer.gate_up, layer.w_down)
+            if (experts := layer.experts) is not None:
+                n_bytes = _n_bytes(layer.expert_gate_up, layer.expert_down)
+                total += n_bytes * experts.n_active // experts.n_experts
         return total
 
 
@@ -111,35 +117,56 @@ def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]
 
 def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
     """The weights of the layer whose names begin like that."""
-    ffn = spec.ffn
+    before_mixer, before_ffn = spec.norms
 
     def products(names: Sequence[str], has_bias: bool) -> tuple[Product, ...]:
         biases = [f"{prefix}b{name[1:]}" for name in names] if has_bias else None
         return packer.products([prefix + name for name in names], biases)
 
-    def norm(name: str, is_there: bool) -> Norm | None:
-        return packer.norm(prefix + name, spec.norm) if is_there else None
+    def norm(name: str, part: object, is_there: bool) -> Norm | None:
+        return packer.norm(prefix + name, spec.norm) if is_there and part is not None else None
 
-    def feed_forward(*names: str) -> tuple[Product, ...]:
-        if ffn.experts is None:
-            return products(names, ffn.bias)
-        biases = [f"{prefix}b{name[1:]}" for name in names] if ffn.bias else []
-        return packer.experts([prefix + name for name in names], biases)
-
-    selects = ffn.experts is not None and ffn.experts.selection_bias
-    router = () if ffn.experts is None else products(("w_router",), ffn.experts.router_bias)
     return Layer(
-        attn_norm=norm("attn_norm", spec.norm_before),
+        attn_norm=norm(before_mixer, spec.mixer, spec.norm_before),
         **_load_mixer(packer, prefix, spec, products),
-        attn_norm_after=norm("attn_norm_after", spec.norm_after),
-        ffn_norm=norm("ffn_norm", spec.norm_before),
-        experts=ffn.experts,
-        router=router,
-        selection_bias=packer.vector(prefix + "b_selection") if selects else None,
-        gate_up=feed_forward(*ffn.inputs),
-        w_down=feed_forward(ffn.output),
-        ffn_norm_after=norm("ffn_norm_after", spec.norm_after),
+        attn_norm_after=norm(f"{before_mixer}_after", spec.mixer, spec.norm_after),
+        ffn_norm=norm(before_ffn, spec.ffn, spec.norm_before),
+        experts=spec.experts,
+        **_load_feed_forward(packer, prefix, spec.ffn, products),
+        ffn_norm_after=norm(f"{before_ffn}_after", spec.ffn, spec.norm_after),
     )
+
+
+def _load_feed_forward(
+    packer: Packer,
+    prefix: str,
+    ffn: FeedForwardSpec | None,
+    products: Callable[..., tuple[Product, ...]],
+) -> dict[str, Any]:
+    """The fields of Layer that hold the feed-forward's weights."""
+    experts = None if ffn is None else ffn.experts
+    found: dict[str, Any] = dict.fromkeys(
+        ("router", "expert_gate_up", "expert_down", "shared_gate", "gate_up", "w_down"), ()
+    )
+    found["selection_bias"] = None
+    if ffn is None:
+        return found
+    if experts is not None:
+
+        def stacks(*names: str) -> tuple[Product, ...]:
+            biases = [f"{prefix}b{name[1:]}_experts" for name in names] if ffn.bias else []
+            return packer.experts([f"{prefix}{name}_experts" for name in names], biases)
+
+        selects, is_weighed = experts.selection_bias, experts.shared_gate
+        found["router"] = products(("w_router",), experts.router_bias)
+        found["selection_bias"] = packer.vector(prefix + "b_selection") if selects else None
+        found["expert_gate_up"], found["expert_down"] = stacks(*ffn.inputs), stacks("w_down")
+        found["shared_gate"] = products(("w_shared_gate",), False) if is_weighed else ()
+    if ffn.dense_d_ff:
+        has_bias = ffn.bias and experts is None
+        found["gate_up"] = products(ffn.inputs, has_bias)
+        found["w_down"] = products(("w_down",), has_bias)
+    return found
 
 
 def _load_mixer(
@@ -155,6 +182,9 @@ def _load_mixer(
             "sinks": None,
             "wo": products((recurrent.output,), False),
         }
+    if spec.mixer is None:
+        none = dict.fromkeys(("recurrent", "qk_norm", "sinks"))
+        return dict.fromkeys(("qkv", "gate", "wo"), ()) | none
     attention = spec.attention
     return {
         "qkv": products(("wq", "wk", "wv"), attention.qkv_bias),

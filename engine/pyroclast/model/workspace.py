@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
-from pyroclast.families.recurrent import GatedDeltaSpec
+from pyroclast.families.recurrent import Mamba2Spec, RecurrentSpec, ShortConvSpec
 from pyroclast.families.rope import RopeSpec, inv_freq
 from pyroclast.model.kv_cache import value_stride
 from pyroclast.model.packer import Product
@@ -31,6 +31,8 @@ RopeKey = tuple[RopeSpec | None, int]  # with head_dim
 # Steps of at most this many tokens share one token's positions among threads; larger ones have
 # enough tokens to go round.
 MAX_SPLIT_TOKENS = 16
+# The products of a layer that read what comes before its feed-forward.
+_FFN_INPUTS = ("router", "expert_gate_up", "shared_gate", "gate_up")
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Workspace:
         keep = keep or any(map(_quantizes_apart, config.layers, weights.layers))
         self._attn_out = for_readers(mixed, "wo", keep=keep)
         self._gate = zeros((n, max(map(_gate_width, config.layers))), np.float32)
-        self._ffn_in = for_readers(d_model, "router", "gate_up")
+        self._ffn_in = for_readers(d_model, *_FFN_INPUTS)
         self._ffn_out = for_readers(d_ff, "w_down")
         head = [weights.output]
         self.head_in = Activations.zeros(batch.max_logits, d_model, head, memory, keep=False)
@@ -185,14 +187,14 @@ class Workspace:
             ),
             attention=self._of_attention(spec),
             quantizes_apart=quantizes,
-            ffn_in=self._block_in(spec, self._ffn_in, (*layer.router, *layer.gate_up)),
+            ffn_in=self._block_in(spec, self._ffn_in, _products(layer, _FFN_INPUTS)),
             gate_up=as_rows(self._gate_up, _gate_up_width(spec)),
             ffn_out=self._ffn_out.part(d_ff, _weights_of(layer.w_down), keep=keep),
             added=self._added if _adds_later(spec) else self.x,
         )
 
     def _of_attention(self, spec: LayerSpec) -> AttentionBuffers | None:
-        if spec.recurrent is not None:
+        if not spec.has_attention:
             return None
         attention = spec.attention
         return AttentionBuffers(
@@ -217,20 +219,20 @@ def _adds_later(spec: LayerSpec) -> bool:
 
 def _dense_width(spec: LayerSpec) -> int:
     """Of a feed-forward that every token passes through; experts have other buffers."""
-    return spec.ffn.d_ff if spec.ffn.experts is None else 0
+    return 0 if spec.ffn is None else spec.ffn.dense_d_ff
 
 
 def _gate_up_width(spec: LayerSpec) -> int:
-    return len(spec.ffn.inputs) * _dense_width(spec)
+    return 0 if spec.ffn is None else len(spec.ffn.inputs) * spec.ffn.dense_d_ff
 
 
 def _readers(weights: Weights, groups: Sequence[str]) -> list[Weight]:
-    """What multiplies one buffer: those groups of products, of all layers.  Where they are the last
-    ones, experts have buffers of their own."""
-    layers = weights.layers
-    if "w_down" in groups:
-        layers = tuple(layer for layer in layers if layer.experts is None)
-    return [w for layer in layers for group in groups for w in _weights_of(getattr(layer, group))]
+    """What multiplies one buffer: those groups of products, of all layers."""
+    return [w for layer in weights.layers for w in _weights_of(_products(layer, groups))]
+
+
+def _products(layer: Layer, groups: Sequence[str]) -> list[Product]:
+    return [product for group in groups for product in getattr(layer, group)]
 
 
 def _weights_of(products: Sequence[Product]) -> list[Weight]:
@@ -239,22 +241,32 @@ def _weights_of(products: Sequence[Product]) -> list[Weight]:
 
 def _mixed_width(spec: LayerSpec) -> int:
     """Values of a token that the last product of a mixer reads."""
-    return spec.attention.q_dim if spec.recurrent is None else spec.recurrent.out_width
+    if spec.recurrent is not None:
+        return spec.recurrent.out_width
+    return spec.attention.q_dim if spec.has_attention else 0
 
 
 def _gate_width(spec: LayerSpec) -> int:
-    has_gate = spec.recurrent is None and spec.attention.gate
+    has_gate = spec.has_attention and spec.attention.gate
     return spec.attention.q_dim if has_gate else 0
 
 
 def _quantizes_apart(spec: LayerSpec, layer: Layer) -> bool:
-    """Attention and the gated delta rule quantize head by head; where a block of 32 spans two
-    heads, or a gate comes between, they cannot."""
+    """Attention and the gated delta rule quantize head by head, Mamba 2 by what it norms together;
+    where a block of 32 spans two of these, or a gate comes between, they cannot."""
     takes_q8 = any(weight.takes_q8 for weight in _weights_of(layer.wo))
     if spec.recurrent is not None:
-        size = spec.recurrent.v_head_dim if isinstance(spec.recurrent, GatedDeltaSpec) else BLOCK
-        return takes_q8 and size % BLOCK != 0
+        return takes_q8 and _normed_together(spec.recurrent) % BLOCK != 0
+    if not spec.has_attention:
+        return False
     return spec.attention.gate or (takes_q8 and spec.attention.head_dim % BLOCK != 0)
+
+
+def _normed_together(mixer: RecurrentSpec) -> int:
+    """How many neighbouring values of its result it makes at once."""
+    if isinstance(mixer, ShortConvSpec):
+        return BLOCK
+    return mixer.norm_width if isinstance(mixer, Mamba2Spec) else mixer.v_head_dim
 
 
 def _rope_tables(

@@ -86,7 +86,7 @@ def layer_multiply_adds(config: ModelConfig) -> int:
         _, layer = template_of(name)
         if layer is None or not is_matrix(name):
             continue
-        experts = config.layers[layer].ffn.experts
+        experts = config.layers[layer].experts
         n_active = experts.n_active if experts is not None and len(shape) == 3 else 1
         total += n_active * math.prod(shape[-2:])
     return total
