@@ -99,7 +99,7 @@ _MAMBA2 = {
     "mamba_d_state": 24,
 }
 _NEMOTRON_H = {
-    "head_dim": 24,
+    "head_dim": 16,
     "mamba_num_heads": 8,
     "mamba_head_dim": 16,
     "n_groups": 2,
@@ -448,7 +448,8 @@ def published(config: dict[str, Any], name: str) -> dict[str, Any]:
         config["num_hidden_layers"] = len(kinds)
         config["rms_norm_eps"] = config["layer_norm_epsilon"]
     if name == "nemotron-h":  # by such keys the converter knows those with experts
-        config = {key: each for key, each in config.items() if "expert" not in key}
+        others = ("n_group", "topk_group")
+        config = {key: config[key] for key in config if "expert" not in key and key not in others}
     return config
 
 

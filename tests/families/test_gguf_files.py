@@ -33,9 +33,13 @@ TOLERANCE = 1e-4
 # weights to float16; transformers differs from it as much.
 LLAMA_TOLERANCE = {"f32": 1e-4, "f32 with GELU": 1e-3, "f16": 3e-3, "f16 with a memory": 3e-2}
 # Rounded so, a few tokens whose experts nearly tie take others.
-HAS_EXPERTS = ("qwen3-moe", "gpt-oss", "granite-moe")
+HAS_EXPERTS = (
+    "qwen3-moe", "gpt-oss", "granite-moe", "granite-moe-shared", "granite4-hybrid-moe",
+    "nemotron-h-moe",
+)  # fmt: skip
 HAS_GELU = ("gemma", "gpt2", "starcoder2")
-HAS_MEMORY = ("qwen3_5",)  # its recurrent layers keep what is rounded so
+# Their recurrent layers keep what is rounded so.
+HAS_MEMORY = ("qwen3_5", "granite4-hybrid", "nemotron-h")
 
 
 def peer(variable: str) -> str:

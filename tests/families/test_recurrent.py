@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
 from pyroclast.families.read_hf import hyperparameters_from_hf
-from pyroclast.families.recurrent import GatedDeltaSpec
+from pyroclast.families.recurrent import GatedDeltaSpec, Mamba2Spec
 from pyroclast.families.registry import config_of
 from pyroclast.families.tensors import tensor_shapes
 from pyroclast.files.gguf_metadata import Metadata
@@ -94,7 +95,7 @@ def test_gguf_files_order_value_heads_and_store_the_decay_itself() -> None:
         ({"conv_L_cache": 2**40}, "width of the convolution must be"),
         ({"layer_types": ["conv"] * 3}, "of 3 layers whether they are recurrent"),
         ({"layer_types": "conv"}, "layer_types must be a list of names"),
-        ({"layer_types": ["conv", "mamba"] * 2}, "mamba are not supported; supported: full_att"),
+        ({"layer_types": ["conv", "rwkv"] * 2}, "rwkv are not supported; supported: full_att"),
         ({"layer_types": None, "full_attn_idxs": [1.5]}, "full_attn_idxs must be a list of layer"),
         ({"block_multiple_of": 0}, "block_multiple_of must be a whole number"),
         ({"block_ffn_dim_multiplier": -1.0}, "d_ff_multiplier must be"),
@@ -158,6 +159,109 @@ def test_a_gguf_file_s_scoring_is_one_of_two() -> None:
 def test_qwen3_5_that_lies(changes: dict[str, Any], words: str) -> None:
     with pytest.raises((ModelFileError, UnsupportedModelError), match=words):
         read_hf(QWEN3_5 | changes)
+
+
+GRANITE: dict[str, Any] = LFM2 | {
+    "model_type": "granitemoehybrid",
+    "max_position_embeddings": 512,
+    "layer_types": ["mamba", "attention"] * 2,
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 2,
+    "num_local_experts": 4,
+}
+NEMOTRON: dict[str, Any] = LFM2 | {
+    "model_type": "nemotron_h",
+    "hybrid_override_pattern": "M-*E",
+    "layer_types": None,
+    "mamba_num_heads": 8,
+}
+MAMBA_2_FILE: dict[str, Any] = {
+    "block_count": 4,
+    "attention.head_count_kv": [0, 2, 0, 2],
+    "ssm.time_step_rank": 8,
+    "ssm.inner_size": 128,
+    "nextn_predict_layers": 0,
+}
+
+
+def test_granite_s_and_nemotron_s_layers() -> None:
+    granite = read_hf(GRANITE)
+    assert kinds(granite) == [True, False] * 2
+    assert [spec.experts.shared_d_ff for spec in granite.layers if spec.experts] == [1024] * 4
+    mixer = granite.layers[0].recurrent
+    assert isinstance(mixer, Mamba2Spec)
+    assert (mixer.head_dim, mixer.norm_width, mixer.dt_max) == (16, 64, math.inf)
+    nemotron = read_hf(NEMOTRON)
+    parts = [(spec.recurrent is not None, spec.has_attention) for spec in nemotron.layers]
+    assert parts == [(True, False), (False, False), (False, True), (False, False)]
+    assert [spec.experts is not None for spec in nemotron.layers] == [False] * 3 + [True]
+    assert [spec.ffn is not None for spec in nemotron.layers] == [False, True] * 2
+    file = read_gguf("granitehybrid", **MAMBA_2_FILE)
+    assert kinds(file) == [True, False] * 2
+    assert isinstance(found := file.layers[0].recurrent, Mamba2Spec)
+    assert (found.log_decay, found.conv_bias, found.head_dim) == (False, False, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mamba_n_heads": 0}, "heads of Mamba 2 must be a whole number"),
+        ({"mamba_n_heads": 7}, "values of Mamba 2 must be a multiple of its 7 heads, got 128"),
+        ({"mamba_n_groups": 0}, "groups of Mamba 2 must be a whole number in 1..8, got 0"),
+        ({"mamba_n_groups": 3}, "heads of Mamba 2 must be a multiple of its 3 groups, got 8"),
+        ({"mamba_d_state": 2**31}, "state size of Mamba 2 must be"),
+        ({"mamba_d_head": 32}, "that hold 128 values must have a size of 16, got 32"),
+        ({"mamba_expand": -1}, "mamba_expand must be"),
+        ({"mamba_d_conv": 1}, "width of the convolution must be at least 2, got 1"),
+        ({"mamba_conv_bias": 1}, "conv_bias must be true or false, got 1"),
+        ({"mamba_proj_bias": True}, "mamba_proj_bias True is not supported"),
+        ({"time_step_limit": [0.2, 0.1]}, "largest step of Mamba 2 must be"),
+        ({"time_step_limit": [0.2]}, "time_step_limit must be a list of two numbers"),
+        ({"shared_intermediate_size": -1}, "width of the shared expert must be"),
+        ({"num_experts_per_tok": 5}, "n_active .* must be a whole number in 1..4"),
+    ],
+)
+def test_granite_that_lies(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=words):
+        read_hf(GRANITE | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hybrid_override_pattern": "M-*"}, "of 3 layers what they are, and that there are 4"),
+        ({"hybrid_override_pattern": "M-*X"}, "layers of type 'X' are not supported"),
+        ({"hybrid_override_pattern": 7}, "hybrid_override_pattern a text, got 7"),
+        ({"hybrid_override_pattern": None}, "must say of each of the 4 layers what it is"),
+        ({"layers_block_type": [[]] * 4}, r"layers of type \[\] are not supported"),
+        ({"mamba_num_heads": 12}, "heads of Mamba 2 must be a multiple of its 8 groups, got 12"),
+        ({"mamba_head_dim": 2**20}, "head size of Mamba 2 must be"),
+        ({"n_group": 2}, "experts in 2 groups are not supported"),
+        ({"moe_latent_size": 16}, "experts in a space of 16 dimensions"),
+        ({"n_routed_experts": 0}, "n_experts must be a whole number"),
+    ],
+)
+def test_nemotron_that_lies(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=words):
+        read_hf(NEMOTRON | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ssm.inner_size": 130}, "values of Mamba 2 must be a multiple of its 8 heads, got 130"),
+        ({"ssm.inner_size": 0}, "values of Mamba 2 must be"),
+        ({"ssm.state_size": 1 << 40}, "state size of Mamba 2 must be"),
+        ({"ssm.group_count": 0}, "groups of Mamba 2 must be a whole number in 1..8, got 0"),
+        ({"ssm.time_step_rank": 0}, "heads of Mamba 2 must be"),
+        ({"attention.head_count_kv": [0, 2, 0]}, "of 3 layers whether they are recurrent"),
+    ],
+)
+def test_a_mamba_2_file_that_lies(changes: dict[str, Any], words: str) -> None:
+    for architecture in ("granitehybrid", "nemotron_h"):
+        ffn = {"feed_forward_length": [0, 0, 96, 0]} if architecture == "nemotron_h" else {}
+        with pytest.raises((ModelFileError, UnsupportedModelError), match=words):
+            read_gguf(architecture, **(MAMBA_2_FILE | ffn | changes))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -73,8 +74,24 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "adjusts_d_ff": (True, False),
     "d_ff_multiple": (32, 48),
     "d_ff_multiplier": (1.0, 2.0),
+    "d_shared": (48, 64),
+    "n_ssm_heads": (6, 12),
+    "n_ssm_groups": (2, 3),
+    "ssm_head_dim": (32, 16),
+    "ssm_dim": (192, 96),
+    "d_state": (16, 8),
+    "conv_bias": (True, False),
+    "expand": (2, 3),
+    "dt_limits": ([0.0, math.inf], [0.1, 0.2]),
+    "layer_kinds": (None, ["mlp", "mamba", "attention"] * 2),
+    "layer_pattern": ("M-*M-*", "M-**-M"),
+    "n_expert_groups": (1, 2),
+    "d_latent": (None, 32),
 }
-EXPERTS = ("gpt_oss", "granitemoe", "lfm2_moe", "qwen3_moe")
+EXPERTS = (
+    "gpt_oss", "granitehybrid", "granitemoe", "granitemoeshared", "lfm2_moe", "nemotron_h_moe",
+    "qwen3_moe",
+)  # fmt: skip
 GGUF_VALUES = {
     **HF_VALUES,
     "windowed": (None, [False, False, True] * 2),
@@ -88,8 +105,10 @@ BIASES = {"blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_down.bias"}
 def hf_object(family: Family) -> dict[str, Any]:
     """A config.json that names every key of the family."""
     values = {field: HF_VALUES[field][0] for field in {**family.hf_keys, **family.hf_rope_keys}}
-    if family.name == "granitemoehybrid":
-        values["windowed"] = ["attention"] * 6
+    if family.name == "granitehybrid":
+        values |= {"recurrent": ["mamba", "mamba", "attention"] * 2}
+    if family.name == "nemotron_h_moe":
+        values |= {"layer_pattern": "ME*M-*"}
     if family.name in EXPERTS:
         values["n_experts"] = 8
     if family.name == "lfm2_moe":
@@ -98,6 +117,8 @@ def hf_object(family: Family) -> dict[str, Any]:
     rope |= {key: values.pop(field) for field, key in family.hf_rope_keys.items()}
     found = {key: values[field] for field, key in family.hf_keys.items()}
     found = {key: value for key, value in found.items() if value is not None}
+    if family.name == "granitemoehybrid":
+        found |= {"layer_types": ["attention"] * 6, "num_local_experts": 0}
     switch = {} if family.hf_window_key is None else {family.hf_window_key: True}
     return {"model_type": family.hf_model_type, "rope_parameters": rope, **found, **switch}
 
@@ -142,8 +163,6 @@ def check_differs(read: Any, before: ModelConfig) -> None:
 def test_every_key_of_config_json_changes_the_config(family: Family, field: str) -> None:
     config = hf_object(family)
     changed = config | {family.hf_keys[field]: HF_VALUES[field][1]}
-    if family.name == "granitemoehybrid" and field == "windowed":
-        changed["layer_types"] = ["attention", "mamba"] * 3
     check_differs(lambda: read_hf(changed), read_hf(config))
 
 
@@ -159,7 +178,10 @@ def test_every_key_of_the_rope_parameters_changes_the_config(family: Family, fie
 def test_every_key_of_gguf_changes_the_config(family: Family, field: str) -> None:
     values = {name: GGUF_VALUES[name][0] for name in family.gguf_keys}
     values |= {"n_experts": 8} if family.name in EXPERTS else {}
-    values |= {"n_kv_heads": [0, 2] * 3} if family.name.startswith("lfm2") else {}
+    listed = family.name.startswith("lfm2") or family.name == "granitehybrid"
+    values |= {"n_kv_heads": [0, 2] * 3} if listed else {}
+    if family.parts_alone:
+        values |= {"n_kv_heads": [0, 0, 2] * 2, "d_ff": [0, 64, 0] * 2}
     changed = values | {field: GGUF_VALUES[field][1]}
     check_differs(lambda: read_gguf(family, changed), read_gguf(family, values))
 

@@ -22,7 +22,7 @@ from tiny_families import PROMPT
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
-NAMES = ("lfm2-moe@q8_0", "qwen3_5", "qwen3_5@q8_0")
+NAMES = ("lfm2-moe@q8_0", "qwen3_5", "qwen3_5@q8_0", "nemotron-h-moe@q8_0")
 TOKENS = PROMPT[:75]
 # A recurrence in NumPy has the bits of its loop; products are compiled.
 RULES = "frozen"

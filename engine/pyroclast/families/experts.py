@@ -50,7 +50,6 @@ class ExpertsSpec:
 
     shared_d_ff: width of one more expert, which every token passes through and no router weighs; 0
     is none.  Its products are called w_gate, w_up and w_down, as those of a layer without experts.
-    shared_gate: the sigmoid of a product of x, one number a token, multiplies its result.
     """
 
     n_experts: int
@@ -61,7 +60,6 @@ class ExpertsSpec:
     router_bias: bool = False
     selection_bias: bool = False
     shared_d_ff: int = 0
-    shared_gate: bool = False
 
     def __post_init__(self) -> None:
         check_size("n_experts", self.n_experts, MAX_EXPERTS)
@@ -76,5 +74,3 @@ class ExpertsSpec:
         check_positive("scale of experts", self.scale)
         if self.shared_d_ff != 0:
             check_size("width of the shared expert", self.shared_d_ff, MAX_D_FF)
-        elif self.shared_gate:
-            raise ModelFileError("a gate of the shared expert needs one with a width of at least 1")

@@ -37,7 +37,8 @@ def config(h: Hyperparameters) -> ModelConfig:
         check_size("mamba_expand", expand, 1 << 10)
         h = replace(h, extra={**h.extra, "ssm_dim": expand * h.d_model})
     mixer, ffn = mamba2.mixer_of(h), _ffn(h)
-    recurrent = h.recurrent or (True,) * h.n_layers
+    attends = h.extra.get("attention_layers", ())  # of shapes without a file
+    recurrent = h.recurrent or tuple(i not in attends for i in range(h.n_layers))
     if (kind := h.extra.get("position_embedding_type")) is not None:  # of folders, too
         h = replace(h, extra={**h.extra, "rotates": kind == "rope"})
 
@@ -89,7 +90,11 @@ GRANITE_HYBRID = replace(
     },
     gguf_flat=mamba2.GGUF_FLAT,
     hf_keys={
-        **{field: key for field, key in GRANITE4.hf_keys.items() if field not in ("activation",)},
+        **{
+            field: key
+            for field, key in GRANITE4.hf_keys.items()
+            if field not in ("activation", "qkv_bias", "o_bias")
+        },
         "d_ff": "intermediate_size",
         "d_shared": "shared_intermediate_size",
         "recurrent": "layer_types",

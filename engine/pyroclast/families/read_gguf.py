@@ -59,8 +59,7 @@ def hyperparameters_from_gguf(
     if "n_experts" in family.gguf_keys:
         values["dense_layers"] = _dense_layers(tensors, keys, values)
     if "n_ssm_heads" in family.gguf_keys:
-        is_bias = (name.endswith(".ssm_conv1d.bias") for name in tensors)
-        values["conv_bias"] = any(is_bias)
+        values["conv_bias"] = any(name.endswith(".ssm_conv1d.bias") for name in tensors)
     for field, names in _BIASES.items():
         values.setdefault(field, any(name in tensors for name in names))
     bos = read_token_ids(metadata.get("tokenizer.ggml.bos_token_id"))

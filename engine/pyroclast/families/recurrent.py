@@ -18,6 +18,7 @@ _MAX_KERNEL = 64
 _MAX_HEADS = 1024
 _MAX_HEAD_DIM = 1024
 _MAX_STATE = 4096
+_MAX_STEP = 1e30
 _MAX_CHANNELS = 1 << 20
 
 Shape = tuple[int, ...]
@@ -181,8 +182,9 @@ class Mamba2Spec:
         check_size("channels of the convolution", self.n_channels, _MAX_CHANNELS)
         check_positive("norm_eps of Mamba 2", self.norm_eps, largest=1)
         check_flag("bias of the convolution", self.conv_bias)
-        check_number("smallest step of Mamba 2", self.dt_min, 0, math.inf)
-        check_number("largest step of Mamba 2", self.dt_max, self.dt_min, math.inf)
+        check_number("smallest step of Mamba 2", self.dt_min, 0, _MAX_STEP)
+        if self.dt_max != math.inf:
+            check_number("largest step of Mamba 2", self.dt_max, self.dt_min, _MAX_STEP)
         _check_kernel(self.kernel)
         if self.n_heads % self.n_groups:
             raise ModelFileError(

@@ -66,8 +66,7 @@ def _ffn_shapes(d_model: int, ffn: FeedForwardSpec) -> dict[str, Shape]:
         return found
     n = experts.n_experts
     found |= {f"{name}_experts": (n, ffn.d_ff, d_model) for name in ffn.inputs}
-    found |= {"w_down_experts": (n, d_model, ffn.d_ff), "w_router": (n, d_model)}
-    return found | ({"w_shared_gate": (1, d_model)} if experts.shared_gate else {})
+    return found | {"w_down_experts": (n, d_model, ffn.d_ff), "w_router": (n, d_model)}
 
 
 def _more_vectors(d_model: int, spec: LayerSpec) -> dict[str, Shape]:

@@ -25,7 +25,7 @@ from pyroclast.model.calls import (
     call_quantize,
     call_residual,
 )
-from pyroclast.model.experts import call_experts, call_shared, expert_buffers
+from pyroclast.model.experts import call_experts, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
@@ -222,10 +222,6 @@ class Decoder:
         if not ffn.dense_d_ff:
             return
         self._gate_and_up(ops, i, ffn, layer, buffers)
-        if ffn.experts is not None and (shared := self.experts[ffn].shared) is not None:
-            hidden, scale = buffers.ffn_out, spec.residual_scale
-            call_shared(ops, scale, layer, shared, hidden, buffers.ffn_in, x, n)
-            return
         last = ("w_down", layer.w_down)
         self._block_out(ops, i, spec, last, layer.ffn_norm_after, buffers.ffn_out, buffers.added)
 

@@ -25,29 +25,10 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class SharedBuffers:
-    """Of a shared expert whose result a gate multiplies: out (max_batch_tokens, d_model), its
-    result; logits and gates (max_batch_tokens, 1); experts likewise, all 0, as `route` wants."""
-
-    out: Array
-    logits: Array
-    gates: Array
-    experts: Array
-
-    @classmethod
-    def zeros(cls, d_model: int, n: int, memory: Memory) -> SharedBuffers:
-        """For steps of up to n tokens."""
-        zeros = memory.zeros
-        logits, gates = zeros((n, 1), np.float32), zeros((n, 1), np.float32)
-        return cls(zeros((n, d_model), np.float32), logits, gates, zeros((n, 1), np.int32))
-
-
-@dataclass(frozen=True)
 class ExpertBuffers:
     """Of a step: logits (max_batch_tokens, n_experts); experts and gates (max_batch_tokens,
     n_active); the order of the pairs of token and expert, and where each expert's start; and a row
-    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide).  shared is
-    what a shared expert with a gate needs."""
+    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide)."""
 
     logits: Array
     experts: Array
@@ -56,7 +37,6 @@ class ExpertBuffers:
     starts: Array
     hidden: Activations
     out: Array
-    shared: SharedBuffers | None
 
     @property
     def groups(self) -> dict[str, Any]:
@@ -71,7 +51,6 @@ class ExpertBuffers:
         experts = experts_of(ffn)
         n_pairs, zeros = n * experts.n_active, memory.zeros
         readers = [product.weight for layer in layers for product in layer.expert_down]
-        shared = SharedBuffers.zeros(d_model, n, memory) if experts.shared_gate else None
         return cls(
             logits=zeros((n, experts.n_experts), np.float32),
             experts=zeros((n, experts.n_active), np.int32),
@@ -80,7 +59,6 @@ class ExpertBuffers:
             starts=zeros((experts.n_experts + 1,), np.int32),
             hidden=Activations.zeros(n_pairs, ffn.d_ff, readers, memory, keep=False),
             out=zeros((n_pairs, d_model), np.float32),
-            shared=shared,
         )
 
 
@@ -132,42 +110,15 @@ def call_experts(
         n_rows=out.shape[1],
         n_cols=down.weight.n_cols,
     )
-    _combine(ops, work.out, work.gates, residual_scale, out, n_tokens)
-
-
-def call_shared(
-    ops: Recorder,
-    residual_scale: float,
-    layer: Layer,
-    work: SharedBuffers,
-    hidden: Activations,
-    x: Activations,
-    out: Array,
-    n_tokens: Array,
-) -> None:
-    """out += residual_scale * gate * (w_down @ hidden), gate being the sigmoid of a product of x.
-    A choice of one expert out of one makes that sigmoid."""
-    for product in layer.w_down:
-        call_product(ops, hidden, product, work.out, n_tokens)
-    [gate] = layer.shared_gate
-    call_product(ops, x, gate, work.logits, n_tokens)
-    _route(ops, ExpertsSpec(1, 1, scoring="sigmoid"), None, work, n_tokens)
-    _combine(ops, work.out, work.gates, residual_scale, out, n_tokens)
-
-
-def _combine(
-    ops: Recorder, y: Array, gates: Array, scale: float, out: Array, n_tokens: Array
-) -> None:
-    """out += scale * the sum of each token's rows of y, weighed by its gates."""
     ops.call(
         "combine",
         n_tokens=n_tokens,
-        y=y,
-        gates=gates,
+        y=work.out,
+        gates=work.gates,
         out=out,
-        n_active=gates.shape[1],
+        n_active=experts.n_active,
         n_cols=out.shape[1],
-        scale=float(scale),
+        scale=float(residual_scale),
         accumulate=1,
     )
 
@@ -220,33 +171,22 @@ def _choose(
     """The router: which experts each token takes, and the tokens of each expert."""
     [router] = layer.router
     call_product(ops, x, router, work.logits, n_tokens)
-    _route(ops, experts, layer.selection_bias, work, n_tokens)
-    ops.call(
-        "group",
-        n_tokens=n_tokens,
-        experts=work.experts,
-        **work.groups,
-        **_sizes(experts),
-    )
-
-
-def _route(
-    ops: Recorder,
-    experts: ExpertsSpec,
-    bias: Array | None,
-    work: ExpertBuffers | SharedBuffers,
-    n_tokens: Array,
-) -> None:
-    """Experts and gates of each token, of its logits."""
     ops.call(
         "route",
         n_tokens=n_tokens,
         logits=work.logits,
-        bias=bias,
+        bias=layer.selection_bias,
         experts=work.experts,
         gates=work.gates,
         **_sizes(experts),
         scoring=SCORINGS.index(experts.scoring),
         renormalize=int(experts.renormalize),
         scale=float(experts.scale),
+    )
+    ops.call(
+        "group",
+        n_tokens=n_tokens,
+        experts=work.experts,
+        **work.groups,
+        **_sizes(experts),
     )

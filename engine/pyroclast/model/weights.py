@@ -30,9 +30,9 @@ class Layer:
     """A decoder layer's weights; qkv and gate_up are single products where the formats agree.  In a
     recurrent layer qkv and wo are the first and the last products of its mixer.  gate_up is w_up
     alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of the
-    shared one, which shared_gate weighs; expert_gate_up and expert_down are those of all others,
-    router has the product that chooses, and selection_bias what is added to its scores.  None, and
-    no product, is what the layer does not have."""
+    shared one; expert_gate_up and expert_down are those of all others, router has the product that
+    chooses, and selection_bias what is added to its scores.  None, and no product, is what the
+    layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
@@ -48,7 +48,6 @@ class Layer:
     selection_bias: Floats | None
     expert_gate_up: tuple[Product, ...]
     expert_down: tuple[Product, ...]
-    shared_gate: tuple[Product, ...]
     gate_up: tuple[Product, ...]
     w_down: tuple[Product, ...]
     ffn_norm_after: Norm | None
@@ -72,7 +71,7 @@ class Weights:
         those that it chose."""
         total = self.output.n_bytes
         for layer in self.layers:
-            total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router, layer.shared_gate)
+            total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
             total += _n_bytes(layer.gate_up, layer.w_down)
             if (experts := layer.experts) is not None:
                 n_bytes = _n_bytes(layer.expert_gate_up, layer.expert_down)
@@ -146,7 +145,7 @@ def _load_feed_forward(
     """The fields of Layer that hold the feed-forward's weights."""
     experts = None if ffn is None else ffn.experts
     found: dict[str, Any] = dict.fromkeys(
-        ("router", "expert_gate_up", "expert_down", "shared_gate", "gate_up", "w_down"), ()
+        ("router", "expert_gate_up", "expert_down", "gate_up", "w_down"), ()
     )
     found["selection_bias"] = None
     if ffn is None:
@@ -157,11 +156,10 @@ def _load_feed_forward(
             biases = [f"{prefix}b{name[1:]}_experts" for name in names] if ffn.bias else []
             return packer.experts([f"{prefix}{name}_experts" for name in names], biases)
 
-        selects, is_weighed = experts.selection_bias, experts.shared_gate
+        selects = experts.selection_bias
         found["router"] = products(("w_router",), experts.router_bias)
         found["selection_bias"] = packer.vector(prefix + "b_selection") if selects else None
         found["expert_gate_up"], found["expert_down"] = stacks(*ffn.inputs), stacks("w_down")
-        found["shared_gate"] = products(("w_shared_gate",), False) if is_weighed else ()
     if ffn.dense_d_ff:
         has_bias = ffn.bias and experts is None
         found["gate_up"] = products(ffn.inputs, has_bias)

@@ -32,7 +32,7 @@ RopeKey = tuple[RopeSpec | None, int]  # with head_dim
 # enough tokens to go round.
 MAX_SPLIT_TOKENS = 16
 # The products of a layer that read what comes before its feed-forward.
-_FFN_INPUTS = ("router", "expert_gate_up", "shared_gate", "gate_up")
+_FFN_INPUTS = ("router", "expert_gate_up", "gate_up")
 
 
 @dataclass(frozen=True)
