@@ -191,7 +191,7 @@ def test_a_model_without_attention_is_refused(folder: Path) -> None:
             replace(spec, mixer=ShortConvSpec(64, 3)) for spec in checkpoint.config.layers
         )
         checkpoint.config = replace(checkpoint.config, layers=layers)
-        with pytest.raises(UnsupportedModelError, match="all 4 layers are recurrent"):
+        with pytest.raises(UnsupportedModelError, match="none of the 4 layers has attention"):
             load_model(checkpoint)
 
 
