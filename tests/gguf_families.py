@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "gemma3": "gemma3",
     "granitemoeshared": "granitemoe",
+    "gemma4_text": "gemma4",
     "mistral": "llama",
     "mistral3": "mistral3",
     "ministral3": "mistral3",
@@ -47,6 +48,8 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     _add_sizes(writer, arch, config)
     _add_rope(writer, config)
     _add_constants(writer, arch, config)
+    if arch == "gemma4":
+        _add_of_layers(writer, config)
     tiny._add_gguf_vocabulary(writer, tiny.BASE)
     for name, values in _tensors(folder, arch, config).items():
         kept = (".bias", "ffn_gate_inp.weight", "conv.weight", "conv1d.weight")
@@ -158,7 +161,7 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
     if arch == "mistral3":
         writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
         writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
-    if arch in ("gemma2", "gemma3"):
+    if arch in ("gemma2", "gemma3", "gemma4"):
         writer.add_sliding_window(config["sliding_window"])
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
@@ -200,6 +203,33 @@ def _add_experts(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> 
     if arch == "lfm2moe":
         writer.add_leading_dense_block_count(config["num_dense_layers"])
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _add_of_layers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    """Gemma 4: what differs between layers, and the divisors of the frequencies."""
+    is_windowed = [kind == "sliding_attention" for kind in config["layer_types"]]
+    n_sharing = config["num_kv_shared_layers"]
+    writer.add_shared_kv_layers(n_sharing)
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    writer.add_sliding_window_pattern(is_windowed)
+    head_dim = config["global_head_dim"]
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_key_length_swa(config["head_dim"])
+    writer.add_value_length_swa(config["head_dim"])
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_dimension_count_swa(config["head_dim"])
+    if config["use_double_wide_mlp"]:
+        d_ff, n_layers = config["intermediate_size"], len(is_windowed)
+        n_own = n_layers - n_sharing
+        writer.add_feed_forward_length([d_ff if i < n_own else 2 * d_ff for i in range(n_layers)])
+    if n_whole := config["num_global_key_value_heads"]:
+        n_windowed = config["num_key_value_heads"]
+        writer.add_head_count_kv([n_windowed if each else n_whole for each in is_windowed])
+    share = config["rope_parameters"]["full_attention"]["partial_rotary_factor"]
+    n_turning = int(head_dim * share / 2)
+    factors = [1.0] * n_turning + [1e30] * (head_dim // 2 - n_turning)
+    writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
 
 
 def _add_delta_rule(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
@@ -253,6 +283,8 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
             parts = {"gate": gate, "up": up}
             found |= {f"blk.{layer}.ffn_{part}{kind}.weight": v for part, v in parts.items()}
             continue
+        if name.endswith("layer_scalar"):
+            name += ".weight"
         file_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert file_name is not None, name
         found[file_name] = _converted(name, values, arch, config)
@@ -313,7 +345,7 @@ def _converted(name: str, values: np.ndarray, arch: str, config: dict[str, Any])
         return values.reshape(_first(config, "mamba_n_groups", "n_groups"), -1)
     if arch == "qwen35" and name.endswith("norm.weight"):
         return values + np.float32(1)
-    if arch.startswith("gemma") and name.endswith("norm.weight"):
+    if arch in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return values + np.float32(1)
     for part, key in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if arch in (*PAIRED, *MAMBA_2) and f".{part}." in name:

@@ -78,8 +78,8 @@ RANKS = [
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
     "activation", "attention", "conv1d", "delta_rule", "embed", "experts", "gated_norm",
-    "gather_rows", "l2_norm", "low_rank", "matmul", "norm", "qk_norm", "residual", "rope", "route",
-    "sample", "scale_logits", "softmax", "ssm",
+    "gather_rows", "l2_norm", "layer_input", "low_rank", "matmul", "norm", "qk_norm", "residual",
+    "rope", "route", "sample", "scale_logits", "softmax", "ssm",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = (

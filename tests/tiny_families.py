@@ -68,6 +68,27 @@ _GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
 }
+# Windows on most layers; of the last four, two read the cache of each kind of layer before them.
+_GEMMA4 = {
+    "head_dim": 24,
+    "global_head_dim": 48,
+    "sliding_window": 50,
+    "num_hidden_layers": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "num_kv_shared_layers": 4,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 320,
+    "final_logit_softcapping": 3.0,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        "full_attention": {
+            "rope_type": "proportional",
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 20000.0,
+        },
+    },
+}
 # Few tokens of each expert, and experts whose rows fill no group of 16.
 _QWEN3_MOE = {
     "head_dim": 24,
@@ -234,6 +255,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         _GEMMA | {"sliding_window_pattern": 3, "final_logit_softcapping": 3.0},
     ),
     "gemma3-nested": ("Gemma3Config", _GEMMA | {"num_hidden_layers": 7}),
+    "gemma4": ("Gemma4TextConfig", _GEMMA4),
+    "gemma4-keys": (  # as the large ones: keys are values where all is seen, nothing of the token
+        "Gemma4TextConfig",
+        _GEMMA4
+        | {
+            "layer_types": None,
+            "num_kv_shared_layers": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+        },
+    ),
+    "gemma4-nested": ("Gemma4Config", _GEMMA4),
     "phi3": ("Phi3Config", {}),
     "phi3-long": (
         "Phi3Config",
@@ -366,6 +400,8 @@ GGUF_MODELS = (
     "gemma2",
     "gemma3",
     "gemma3-nested",
+    "gemma4",
+    "gemma4-keys",
     "phi3",
     "phi3-long",
     "gpt2",
@@ -393,6 +429,8 @@ def make_config(name: str) -> Any:
     if class_name == "GPT2Config":
         return config_class(**changes)
     if name.endswith("-nested"):
+        if class_name == "Gemma4Config":
+            return config_class(text_config=_SIZES | changes, vision_config=_EYE | {"head_dim": 16})
         kind = {"Gemma3Config": "siglip_vision_model", "Mistral3Config": "pixtral"}[class_name]
         return config_class(
             text_config=_SIZES | changes,
@@ -421,7 +459,7 @@ def write_folder(folder: Path, name: str) -> Any:
             values = random_values(rng, tensor_name, parameter.shape, name)
             parameter.copy_(torch.from_numpy(values))
         for tensor_name, buffer in model.named_buffers():
-            if tensor_name.endswith(("expert_bias", "e_score_correction_bias")):
+            if tensor_name.endswith(("expert_bias", "e_score_correction_bias", "layer_scalar")):
                 values = random_values(rng, tensor_name, buffer.shape, name)
                 buffer.copy_(torch.from_numpy(values))
     model.save_pretrained(folder)
@@ -447,10 +485,22 @@ def published(config: dict[str, Any], name: str) -> dict[str, Any]:
         config["hybrid_override_pattern"] = "".join(letters[kind] for kind in kinds)
         config["num_hidden_layers"] = len(kinds)
         config["rms_norm_eps"] = config["layer_norm_epsilon"]
+    if name.startswith("gemma4"):
+        config = _published_gemma4(config, name)
     if name == "nemotron-h":  # by such keys the converter knows those with experts
         others = ("n_group", "topk_group")
         config = {key: config[key] for key in config if "expert" not in key and key not in others}
     return config
+
+
+def _published_gemma4(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """With the sizes of the layers that see everything in place of an object for each of them."""
+    text = config.get("text_config", config)
+    del text["per_layer_config"]
+    changes = MODELS[name][1]
+    for key in ("global_head_dim", "num_global_key_value_heads"):
+        text[key] = changes.get(key)
+    return config | {"architectures": ["Gemma4ForConditionalGeneration"]}
 
 
 def random_values(
@@ -468,7 +518,9 @@ def random_values(
     if is_embedding and ("moe" in model or "oss" in model):
         values *= 8  # so that a token's own row decides its experts, and each expert has some
     is_norm = "norm" in tensor_name or "ln_" in tensor_name
-    if is_norm and tensor_name.endswith("weight") and not model.startswith("gemma"):
+    less_1 = model.startswith(("gemma2", "gemma3"))
+    is_norm = is_norm and tensor_name.endswith("weight") and not less_1
+    if is_norm or tensor_name.endswith("layer_scalar"):
         values += 1
     values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
     values[np.abs(values) < 1e-4] = 0

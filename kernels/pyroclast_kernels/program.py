@@ -46,7 +46,7 @@ PARTS_PER_THREAD = 2
 # share, so the threads need not wait for each other before the call.
 TOKEN_OPS = (
     "embed", "norm", "rope_table", "rope", "sample", "gather_rows", "residual", "qk_norm",
-    "route", "group", "combine", "l2_norm", "gated_norm",
+    "route", "group", "combine", "l2_norm", "gated_norm", "layer_input",
 )  # fmt: skip
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)

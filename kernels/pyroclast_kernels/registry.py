@@ -48,7 +48,7 @@ OP_NAMES = (
     "embed", "norm", "matmul", "rope_table", "rope", "attention", "quantize", "glu", "softmax",
     "sample", "gate_up", "pack", "low_rank", "gather_rows", "scale_logits", "residual", "qk_norm",
     "route", "group", "expert_gate_up", "expert_down", "combine",
-    "conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm",
+    "conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm", "layer_input",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",

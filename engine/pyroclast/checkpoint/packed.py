@@ -66,7 +66,8 @@ class PackedWeights:
         shapes = tensor_shapes(config)
         found: dict[str, Tensor] = {}
         for entry in self.file.entries.values():
-            for tensor in self._tensors(entry, shapes):
+            # A matrix that an entry has twice is the same rows.
+            for tensor in {t.name: t for t in self._tensors(entry, shapes)}.values():
                 if tensor.name in found:
                     raise ModelFileError(f"{tensor.name!r} is in two entries")
                 found[tensor.name] = tensor

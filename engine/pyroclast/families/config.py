@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_positive, check_size
-from pyroclast.families.layer_spec import AttentionSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import AttentionSpec, LayerInputSpec, LayerSpec, NormSpec
 
 _LIMITS = {"d_model": 1 << 20, "vocab_size": 1 << 24, "max_seq_len": 1 << 28}
 
@@ -22,7 +22,8 @@ class ModelConfig:
     family names an entry of `pyroclast.families.registry`.  embedding_scale multiplies the rows of
     the embedding.  learned_positions: each position adds a row of a table of so many rows, which
     the context cannot exceed.  logit_scale multiplies the logits; logit_softcap then bounds them
-    by logit_softcap * tanh(logit / logit_softcap).
+    by logit_softcap * tanh(logit / logit_softcap).  layer_input: what every layer is told of the
+    token itself.
     """
 
     family: str
@@ -36,6 +37,7 @@ class ModelConfig:
     learned_positions: int | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    layer_input: LayerInputSpec | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
@@ -49,6 +51,13 @@ class ModelConfig:
         if self.learned_positions is not None:
             check_size("learned_positions", self.learned_positions, _LIMITS["max_seq_len"])
             check_size("max_seq_len", self.max_seq_len, self.learned_positions)
+        if self.layer_input is not None and self.layer_input.n_rows < self.vocab_size:
+            raise ModelFileError(
+                f"the table of layer inputs has {self.layer_input.n_rows} rows, fewer than the "
+                f"vocabulary's {self.vocab_size}"
+            )
+        for i, attention in self.attentions.items():
+            self._check_cache_layer(i, attention)
         ids = self.eos_token_ids
         for token_id in ids if self.bos_token_id is None else (self.bos_token_id, *ids):
             if not 0 <= token_id < self.vocab_size:
@@ -65,6 +74,28 @@ class ModelConfig:
     def attentions(self) -> dict[int, AttentionSpec]:
         """Attention by layer, of the layers that have it."""
         return {i: spec.attention for i, spec in enumerate(self.layers) if spec.has_attention}
+
+    @property
+    def caches(self) -> dict[int, AttentionSpec]:
+        """Attention by layer, of the layers that keep keys and values of their own."""
+        return {i: each for i, each in self.attentions.items() if each.cache_layer is None}
+
+    def _check_cache_layer(self, i: int, attention: AttentionSpec) -> None:
+        """ModelFileError unless the cache that layer i reads is there, and fits its heads."""
+        if attention.cache_layer is None:
+            return
+        other = self.caches.get(attention.cache_layer)
+        if other is None or attention.cache_layer >= i:
+            raise ModelFileError(
+                f"layer {i} reads the cache of layer {attention.cache_layer}, which must be an "
+                "earlier layer that has one"
+            )
+        for field in ("n_kv_heads", "head_dim"):
+            if getattr(attention, field) != getattr(other, field):
+                raise ModelFileError(
+                    f"layer {i} reads the cache of layer {attention.cache_layer}, so its {field} "
+                    f"must be the same, {getattr(other, field)}, got {getattr(attention, field)}"
+                )
 
     @property
     def is_recurrent(self) -> bool:

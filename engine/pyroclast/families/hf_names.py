@@ -15,9 +15,10 @@ _TEXT = (
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
 )
-# The parts that see.
+# The parts that see and hear.
 _OTHERS = (
     "vision_tower.", "multi_modal_projector.", "vision_model.", "vision_encoder.", "visual.",
+    "embed_vision.", "vision_embedder.", "audio_tower.", "embed_audio.",
 )  # fmt: skip
 # A head that predicts further tokens, to be verified: it does not change what the model says.
 DRAFTING = "mtp."

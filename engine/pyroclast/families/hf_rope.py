@@ -16,6 +16,7 @@ from pyroclast.families.rope import RopeScaling
 _FULL, _WINDOWED = "full_attention", "sliding_attention"
 _LLAMA3 = ("low_freq_factor", "high_freq_factor")
 _YARN = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
+_PROPORTIONAL = "proportional"  # a share of the pairs turns, as if all did: the family's to say
 _KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -33,7 +34,7 @@ def rope_values(
     if _FULL in rope or _WINDOWED in rope:
         full, windowed = (_object(key, rope.get(key)) for key in (_FULL, _WINDOWED))
     found: dict[str, Any] = {
-        "rope_scaling": _scaling(full, config, values),
+        "rope_scaling": _scaling(_plain(family, full), config, values),
         "window_rope_scaling": _scaling(windowed, config, values),
     }
     if full.get("rope_theta") is not None:
@@ -41,6 +42,15 @@ def rope_values(
     if windowed.get("rope_theta") is not None:
         found["window_rope_theta"] = windowed["rope_theta"]
     return found | {field: full.get(key) for field, key in family.hf_rope_keys.items()}
+
+
+def _plain(family: Family, rope: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters without the kind that the family knows by itself; a factor beside it divides
+    all frequencies."""
+    if "rope_kind" not in family.hf_rope_keys or rope.get("rope_type") != _PROPORTIONAL:
+        return rope
+    factor = rope.get("factor")
+    return {**rope, "rope_type": "default" if factor in (None, 1) else "linear"}
 
 
 def rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:

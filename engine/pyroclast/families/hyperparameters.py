@@ -31,6 +31,7 @@ class Hyperparameters:
     divisors of the rotary frequencies that a GGUF may carry (`rope_freqs.weight`).  rotary_dim None
     rotates all of a head.  window_rope_theta and window_rope_scaling are for the windowed layers of
     families with two bases; None is rope_theta.
+    of_layers: fields that have a value for each layer, where these are not all the same.
     extra has what only one family's tables name; read it with `positive`, `optional`,
     `size` and `flag`.
     """
@@ -62,6 +63,7 @@ class Hyperparameters:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     rope_freq_factors: tuple[float, ...] | None = None
+    of_layers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,12 @@ class Hyperparameters:
             if each is not None and len(each) != self.n_layers:
                 raise ModelFileError(
                     f"the file says of {len(each)} layers whether they {what}, and that there are "
+                    f"{self.n_layers}"
+                )
+        for name, values in self.of_layers.items():
+            if len(values) != self.n_layers:
+                raise ModelFileError(
+                    f"the file has {name} of {len(values)} layers, and says that there are "
                     f"{self.n_layers}"
                 )
 
@@ -90,6 +98,10 @@ class Hyperparameters:
     def window_of(self, layer: int) -> int | None:
         """How many positions that layer sees; None for all."""
         return self.sliding_window if self.windowed is None or self.windowed[layer] else None
+
+    def of_layer(self, name: str, layer: int) -> Any:
+        """That field, of that layer."""
+        return self.of_layers[name][layer] if name in self.of_layers else getattr(self, name)
 
     def positive(self, name: str, default: float) -> float:
         """A positive number of `extra`, or the default."""

@@ -23,6 +23,7 @@ _MAX_HEADS = 4096
 _MAX_HEAD_DIM = 4096
 _MAX_WINDOW = 1 << 28
 _MAX_OFFSET = 1e6
+_MAX_TABLE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class AttentionSpec:
     bounds them by softcap * tanh(score / softcap).  qk_norm norms each head of q and of k before
     rotation; with qk_norm_whole it norms all heads of q as one vector, and all of k.  temperature
     makes later queries larger.  sinks: each head has a logit that takes probability and gives no
-    value.  gate: a sigmoid of a product of x, as wide as q, multiplies the result.  cache_layer:
-    the layer whose keys and values this one reads, None its own.
+    value.  gate: a sigmoid of a product of x, as wide as q, multiplies the result.  v_norm: each
+    head of v is normed as those of k, without weights.  keys_are_values: one product gives both, k
+    before its norm.  cache_layer: the layer whose keys and values this one reads, None its own;
+    then it has queries only.
     """
 
     n_heads: int
@@ -81,6 +84,8 @@ class AttentionSpec:
     temperature: TemperatureSpec | None = None
     sinks: bool = False
     gate: bool = False
+    v_norm: bool = False
+    keys_are_values: bool = False
     cache_layer: int | None = None
 
     def __post_init__(self) -> None:
@@ -105,6 +110,13 @@ class AttentionSpec:
     def score_scale(self) -> float:
         """What scores are multiplied by."""
         return 1 / math.sqrt(self.head_dim) if self.scale is None else float(self.scale)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The products of x, in the order in which their rows lie."""
+        if self.cache_layer is not None:
+            return ("wq",)
+        return ("wq", "wk", "wk" if self.keys_are_values else "wv")
 
     @property
     def q_dim(self) -> int:
@@ -157,12 +169,29 @@ class FeedForwardSpec:
 
 
 @dataclass(frozen=True)
+class LayerInputSpec:
+    """What every layer is told of the token itself (per-layer embeddings): after its feed-forward,
+    x += norm(w_input @ (activation(w_input_gate @ x) * input)).  The input has `width` values a
+    layer: (e * sqrt(width) + norm(w_layer_inputs @ x0 / sqrt(d_model))) / sqrt(2), e being the
+    token's row of a table of n_rows, and x0 the model's embedding of it, scaled."""
+
+    width: int
+    n_rows: int
+    activation: str
+
+    def __post_init__(self) -> None:
+        check_size("width of a layer's input", self.width, MAX_D_FF)
+        check_size("rows of the table of layer inputs", self.n_rows, _MAX_TABLE)
+
+
+@dataclass(frozen=True)
 class LayerSpec:
     """One layer: x += mixer(norm(x)), then x += ffn(norm(x)).
 
     Either may be None; a layer with one part has one norm before it, called `norm`.  norm_before
     and norm_after say where the norms are: before the mixer and the feed-forward, after them, or
     both.  residual_scale multiplies what is added to x, after a norm that comes after.
+    out_scale: the layer has a number of its own, which multiplies x at its end.
     """
 
     mixer: AttentionSpec | RecurrentSpec | None
@@ -171,6 +200,7 @@ class LayerSpec:
     norm_before: bool = True
     norm_after: bool = False
     residual_scale: float = 1.0
+    out_scale: bool = False
 
     def __post_init__(self) -> None:
         check_positive("residual_scale", self.residual_scale)

@@ -22,8 +22,9 @@ from pyroclast.files.gguf_metadata import Metadata
 
 # Any of these ids ends a turn.
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-# A file may have one value for each layer; they must be equal.
+# A file may have one value for each layer; they must be equal, but where the family says otherwise.
 _PER_LAYER = ("n_heads", "n_kv_heads", "d_ff")
+_KEYS, _VALUES = (re.compile(rf"blk\.(\d{{1,9}})\.attn_{each}\.weight") for each in "kv")
 _DENSE = re.compile(r"blk\.(\d{1,9})\.ffn_gate\.weight")
 # The tensor, of the first layer, that tells whether a product has a bias.
 _BIASES = {
@@ -50,7 +51,9 @@ def hyperparameters_from_gguf(
         values["vocab_size"] = n_tokens
     _settle_layers(family, keys, values)
     fill_head_sizes(values, keys)
-    values["rotary_dim"] = _rotary_dim(metadata, prefix, values["head_dim"])
+    values["rotary_dim"] = _rotary_dim(metadata, prefix, values)
+    if "keys_are_values" in family.hf_keys:
+        values["keys_are_values"] = bool(_layers_of(_KEYS, tensors) - _layers_of(_VALUES, tensors))
     window = values.get("sliding_window")
     if window == 0 and window is not False:
         values["sliding_window"] = None
@@ -93,12 +96,19 @@ def _dense_layers(
     for field in ("n_experts", "n_active"):
         if field not in values:
             raise ModelFileError(f"{keys[field]!r} is missing")
-    found = (_DENSE.fullmatch(name) for name in tensors)
-    return sorted(int(each[1]) for each in found if each is not None)
+    return sorted(_layers_of(_DENSE, tensors))
 
 
-def _rotary_dim(metadata: Metadata, prefix: str, head_dim: Any) -> int | None:
-    """How many dimensions of a head rotate; None for all of them."""
+def _layers_of(pattern: re.Pattern[str], tensors: Collection[str]) -> set[int]:
+    """The layers that have such a tensor."""
+    found = (pattern.fullmatch(name) for name in tensors)
+    return {int(each[1]) for each in found if each is not None}
+
+
+def _rotary_dim(metadata: Metadata, prefix: str, values: Mapping[str, Any]) -> int | None:
+    """How many dimensions of a head rotate; None for all of them.  Where heads differ in size,
+    it counts those of layers that see everything."""
+    head_dim = values.get("whole_head_dim", values["head_dim"])
     size = metadata.get(prefix + "attention.value_length", head_dim)
     if size != head_dim:
         raise UnsupportedModelError(
@@ -133,7 +143,12 @@ def _settle_layers(family: Family, keys: Mapping[str, str], values: dict[str, An
         values["ffn_alone"] = tuple(each != 0 for each in widths)
         values["d_ff"] = [each for each in widths if each != 0]
     for field in _PER_LAYER:
-        if isinstance(values.get(field), list):
+        if not isinstance(values.get(field), list):
+            continue
+        if field in family.gguf_of_layers and len(set(map(str, values[field]))) > 1:
+            values["of_layers"] = values.get("of_layers", {}) | {field: tuple(values[field])}
+            values[field] = values[field][0]
+        else:
             values[field] = _the_same_in_all_layers(keys[field], values[field])
 
 

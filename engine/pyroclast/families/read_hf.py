@@ -21,7 +21,12 @@ from pyroclast.families.read_values import (
 from pyroclast.families.registry import FAMILIES
 
 # The text model of a model that also sees pictures: its model_type where config.json has none.
-TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral", "qwen3_5": "qwen3_5_text"}
+TEXT_MODELS = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "mistral3": "mistral",
+    "qwen3_5": "qwen3_5_text",
+}
 # What config.json of such a model says beside its text_config and means for the text model.
 _OUTER_KEYS = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config")
 _MAX_HEAD_DIM = 1 << 20  # far above any published model; see layer_spec
@@ -144,7 +149,10 @@ def _check_quantization(family: Family, quantization: object) -> None:
 
 
 def _rotary_dim(family: Family, config: Mapping[str, Any], head_dim: object) -> int | None:
-    """How many dimensions of a head rotate; None for all of them."""
+    """How many dimensions of a head rotate; None for all of them, and where the family reads the
+    share by itself."""
+    if "rotary_share" in family.hf_rope_keys:
+        return None
     factor = partial_rotary_factor(config)
     factor = family.hf_rotary_factor if factor is None else factor
     if factor is None or (factor == 1 and factor is not True):

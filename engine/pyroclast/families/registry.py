@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyroclast.families import (
     gemma,
+    gemma4,
     gpt2,
     gpt_oss,
     granite,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family] = {
         smollm.SMOLLM3,
         gemma.GEMMA2,
         gemma.GEMMA3,
+        gemma4.GEMMA4,
         phi.PHI3,
         gpt2.GPT2,
         gpt_oss.GPT_OSS,

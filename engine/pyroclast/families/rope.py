@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Every divisor of a frequency lies in this range, so that no frequency, and no frequency times a
 # position, overflows float32.
 _SMALLEST_DIVISOR, _LARGEST_DIVISOR = 1e-6, 1e9
+# A divisor of a frequency after which no position turns a pair, as GGUF files have it: in float32,
+# which may be a little more.
+NOT_ROTATED, _LARGEST_FACTOR = 1e30, 2e30
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class RopeSpec:
         if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
             raise ModelFileError(f"rope_theta must be above 1 with yarn, got {self.theta}")
         for factor in self.freq_factors or ():
-            _check_divisor("every value of rope_freqs", factor)
+            check_positive("every value of rope_freqs", factor, _LARGEST_FACTOR, _SMALLEST_DIVISOR)
 
     def check_head_dim(self, head_dim: int) -> None:
         """ModelFileError unless heads of that size can rotate so."""

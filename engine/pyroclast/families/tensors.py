@@ -22,12 +22,29 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["output_norm_bias"] = (config.d_model,)
     if config.learned_positions is not None:
         shapes["position_embd"] = (config.learned_positions, config.d_model)
+    if (given := config.layer_input) is not None:
+        n_values = config.n_layers * given.width
+        shapes["layer_embd"] = (given.n_rows, n_values)
+        shapes["w_layer_inputs"] = (n_values, config.d_model)
+        shapes["layer_input_norm"] = (given.width,)
     for i, spec in enumerate(config.layers):
         layer = _usual_shapes(config.d_model, spec) | _more_vectors(config.d_model, spec)
         layer |= {} if spec.ffn is None else _expert_biases(config.d_model, spec.ffn)
+        layer |= _layer_input(config) | ({"out_scale": (1,)} if spec.out_scale else {})
         for name, shape in layer.items():
             shapes[f"layers.{i}.{name}"] = shape
     return shapes
+
+
+def _layer_input(config: ModelConfig) -> dict[str, Shape]:
+    """Of a layer: the weights by which it is told of the token itself."""
+    if (given := config.layer_input) is None:
+        return {}
+    return {
+        "w_input_gate": (given.width, config.d_model),
+        "w_input": (config.d_model, given.width),
+        "input_norm_after": (config.d_model,),
+    }
 
 
 def _usual_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
@@ -54,6 +71,7 @@ def _mixer_shapes(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
         "wv": (attention.kv_dim, d_model),
         "wo": (d_model, attention.q_dim),
     }
+    shapes = {name: shape for name, shape in shapes.items() if name in (*attention.inputs, "wo")}
     return shapes | ({"w_q_gate": (attention.q_dim, d_model)} if attention.gate else {})
 
 
@@ -90,13 +108,15 @@ def _attention_sizes(d_model: int, attention: AttentionSpec) -> dict[str, int]:
     """Values of attention's vectors."""
     sizes: dict[str, int] = {}
     if attention.qkv_bias:
-        sizes |= {"bq": attention.q_dim, "bk": attention.kv_dim, "bv": attention.kv_dim}
+        biases = {"bq": attention.q_dim, "bk": attention.kv_dim, "bv": attention.kv_dim}
+        sizes |= {f"b{name[1:]}": biases[f"b{name[1:]}"] for name in attention.inputs}
     if attention.o_bias:
         sizes["bo"] = d_model
     if attention.qk_norm is not None:
         whole, head_dim = attention.qk_norm_whole, attention.head_dim
         sizes["q_norm"] = attention.q_dim if whole else head_dim
-        sizes["k_norm"] = attention.kv_dim if whole else head_dim
+        if attention.cache_layer is None:
+            sizes["k_norm"] = attention.kv_dim if whole else head_dim
     if attention.sinks:
         sizes["sinks"] = attention.n_heads
     return sizes
@@ -118,7 +138,7 @@ def is_matrix(name: str) -> bool:
     """Whether the weight of that canonical name is one that a product reads, or an embedding:
     formats are chosen for these.  The biases of experts have two dimensions, and are none."""
     last = name.rpartition(".")[2]
-    return last.startswith("w") or last in ("token_embd", "position_embd", "output")
+    return last.startswith("w") or last in ("token_embd", "position_embd", "layer_embd", "output")
 
 
 def template_of(name: str) -> tuple[str, int | None]:

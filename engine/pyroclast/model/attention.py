@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyroclast.families.layer_spec import AttentionSpec
+from pyroclast.model.calls import head_sizes, new_head_sizes
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache, value_stride
 from pyroclast.model.workspace import AttentionBuffers, LayerBuffers, Workspace
 from pyroclast_kernels.batch import Batch
@@ -32,8 +33,7 @@ class AttentionCalls:
         """From q, k and v of the step's tokens to attn_out."""
         own = buffers.attention
         assert own is not None
-        shared = {**self._arrays(i, own), **_head_sizes(attention)}
-        self._rotate(ops, attention, own, shared)
+        self._rotate(ops, i, attention, own)
         batch, work, out = self._batch, self._work, buffers.attn_out
         ops.call(
             "attention",
@@ -48,7 +48,7 @@ class AttentionCalls:
             out_q8=None if buffers.quantizes_apart else out.q8,
             scratch=work.scratch,
             counters=work.counters,
-            **_head_sizes(attention),
+            **head_sizes(attention),
             **self._page_sizes(attention),
             window=attention.window or 0,
             scale=attention.score_scale,
@@ -59,13 +59,9 @@ class AttentionCalls:
         )
 
     def _rotate(
-        self,
-        ops: Recorder,
-        attention: AttentionSpec,
-        own: AttentionBuffers,
-        shared: dict[str, Any],
+        self, ops: Recorder, i: int, attention: AttentionSpec, own: AttentionBuffers
     ) -> None:
-        """Rotates q and k, and writes k and v to the cache."""
+        """Rotates q and k, and writes k and v to the cache, unless that is another layer's."""
         batch, temperature = self._batch, attention.temperature
         ops.call(
             "rope",
@@ -75,7 +71,8 @@ class AttentionCalls:
             seq_index=batch.seq_index,
             block_tables=batch.block_tables,
             table=own.rope_table.out,
-            **shared,
+            **self._arrays(i, own),
+            **new_head_sizes(attention),
             rotary_dim=2 * own.rope_table.half_dim,
             **self._page_sizes(attention),
             temperature=0.0 if temperature is None else temperature.beta,
@@ -93,11 +90,3 @@ class AttentionCalls:
             "max_blocks": self._batch.max_blocks,
             "value_stride": value_stride(attention.head_dim),
         }
-
-
-def _head_sizes(attention: AttentionSpec) -> dict[str, int]:
-    return {
-        "n_heads": attention.n_heads,
-        "n_kv_heads": attention.n_kv_heads,
-        "head_dim": attention.head_dim,
-    }

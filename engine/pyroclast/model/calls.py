@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from pyroclast.model.packer import Norm, Product
+from pyroclast.model.weights import QkNorm
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.memory import Weight
@@ -114,9 +115,15 @@ def call_gate(ops: Recorder, x: Activations, gate: Array, n_tokens: Array) -> No
 
 
 def call_residual(
-    ops: Recorder, x: Array, y: Array, norm: Norm | None, spec: LayerSpec, n_tokens: Array
+    ops: Recorder,
+    x: Array,
+    y: Array,
+    norm: Norm | None,
+    spec: LayerSpec,
+    n_tokens: Array,
+    x_scale: Array | None = None,
 ) -> None:
-    """x += residual_scale * y, y normed first where there is a norm."""
+    """x += residual_scale * y, y normed first where there is a norm; then x *= x_scale."""
     ops.call(
         "residual",
         n_tokens=n_tokens,
@@ -124,6 +131,7 @@ def call_residual(
         y=y,
         weight=None if norm is None else norm.weight,
         bias=None if norm is None else norm.bias,
+        x_scale=x_scale,
         d_model=x.shape[1],
         eps=spec.norm.eps,
         kind=AS_IT_IS if norm is None else KINDS.index(spec.norm.kind),
@@ -136,20 +144,39 @@ def activation_of(ffn: FeedForwardSpec) -> int:
     return ACTIVATIONS.index(ffn.activation)  # check_supported refuses others
 
 
+def head_sizes(attention: AttentionSpec) -> dict[str, int]:
+    """What a row of q, k and v is made of."""
+    return {
+        "n_heads": attention.n_heads,
+        "n_kv_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+    }
+
+
+def new_head_sizes(attention: AttentionSpec) -> dict[str, int]:
+    """The same for the ops that change what a step's products gave.  A layer that reads the cache
+    of another has no keys and values; its rows have room for them, which passes for queries that
+    nobody reads."""
+    sizes = head_sizes(attention)
+    if attention.cache_layer is None:
+        return sizes
+    return sizes | {"n_heads": attention.n_heads + 2 * attention.n_kv_heads, "n_kv_heads": 0}
+
+
 def call_qk_norm(
-    ops: Recorder, attention: AttentionSpec, weights: tuple[Array, Array], qkv: Array, n: Array
+    ops: Recorder, attention: AttentionSpec, weights: QkNorm, qkv: Array, n: Array
 ) -> None:
-    """Norms the queries and keys of n[0] tokens in place."""
+    """Norms the queries and keys of n[0] tokens in place, and values that have a norm."""
     assert attention.qk_norm is not None
     ops.call(
         "qk_norm",
+        "f32",
         n_tokens=n,
         qkv=qkv,
-        q_weight=weights[0],
-        k_weight=weights[1],
-        n_heads=attention.n_heads,
-        n_kv_heads=attention.n_kv_heads,
-        head_dim=attention.head_dim,
+        q_weight=weights.q,
+        k_weight=weights.k,
+        v_weight=weights.v,
+        **new_head_sizes(attention),
         eps=attention.qk_norm.eps,
         whole=int(attention.qk_norm_whole),
     )

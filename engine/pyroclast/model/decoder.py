@@ -29,6 +29,7 @@ from pyroclast.model.experts import call_experts, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
+from pyroclast.model.layer_input_calls import LayerInputs
 from pyroclast.model.packer import Norm, Product
 from pyroclast.model.recurrent import RecurrentCalls
 from pyroclast.model.state_cache import StateCache
@@ -75,6 +76,7 @@ class Decoder:
             keeps_values=adapts,
         )
         self.attention = AttentionCalls(batch, self.cache, self.work)
+        self.inputs = LayerInputs(config, weights, batch, self.work.x, memory)
         self.recurrent = RecurrentCalls(config, batch, self.states, memory)
         n_tokens = batch.max_batch_tokens
         self.experts = expert_buffers(config, weights.layers, n_tokens, memory)
@@ -105,6 +107,7 @@ class Decoder:
                 self._mixer_block(ops, i, spec, layer, buffers)
             if spec.ffn is not None:
                 self._ffn_block(ops, i, spec, spec.ffn, layer, buffers)
+            self.inputs.record_layer(ops, i, layer.out_scale)
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
         self._output(ops)
@@ -116,6 +119,7 @@ class Decoder:
         call_embed(ops, weights.token_embd, batch.token_ids, x, n, scale=scale)
         if weights.position_embd is not None:
             call_embed(ops, weights.position_embd, batch.positions, x, n, accumulate=True)
+        self.inputs.record(ops)
 
     def _output(self, ops: Recorder) -> None:
         """The final norm and the output head."""
@@ -163,7 +167,7 @@ class Decoder:
         assert own is not None
         for product in layer.qkv:
             call_product(ops, buffers.attn_in, product, own.qkv, n)
-        self.adapters.record(ops, i, ("wq", "wk", "wv"), buffers.attn_in, own.qkv)
+        self.adapters.record(ops, i, attention.inputs, buffers.attn_in, own.qkv)
         if layer.qk_norm is not None:
             call_qk_norm(ops, attention, layer.qk_norm, own.qkv, n)
         self.attention.record(ops, i, attention, layer.sinks, buffers)
@@ -192,15 +196,17 @@ class Decoder:
         norm: Norm | None,
         x: Activations,
         added: Array,
+        x_scale: Array | None = None,
     ) -> None:
-        """Adds the last product of a block to the state, normed or scaled where the spec says."""
+        """Adds the last product of a block to the state, normed or scaled where the spec says; then
+        x_scale multiplies the state."""
         name, products = last
         adds_at_once = added is self.work.x
         for product in products:
             call_product(ops, x, product, added, self.batch.n_tokens_at, accumulate=adds_at_once)
         self.adapters.record(ops, i, (name,), x, added)
         if not adds_at_once:
-            call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
+            call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at, x_scale)
 
     def _ffn_block(
         self,
@@ -223,7 +229,9 @@ class Decoder:
             return
         self._gate_and_up(ops, i, ffn, layer, buffers)
         last = ("w_down", layer.w_down)
-        self._block_out(ops, i, spec, last, layer.ffn_norm_after, buffers.ffn_out, buffers.added)
+        out, norm = buffers.ffn_out, layer.ffn_norm_after
+        x_scale = None if self.inputs.is_there else layer.out_scale  # which comes last
+        self._block_out(ops, i, spec, last, norm, out, buffers.added, x_scale)
 
     def _gate_and_up(
         self, ops: Recorder, i: int, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers

@@ -38,6 +38,7 @@ def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) 
     with devices.kernel_errors():
         selection = Selection(options.kernels, on_gpu=True)
         more = (*(_EXPERT_OPS if stacks else ()), *recurrent_ops(checkpoint.config))
+        more += () if checkpoint.config.layer_input is None else ("layer_input",)
         for op in (*_OPS, *more, *options.extras.ops):
             selection.variant(op)
         for format in sorted(matrices):

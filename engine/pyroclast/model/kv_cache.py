@@ -59,7 +59,7 @@ def automatic_dtype(selection: Selection, quantized: bool) -> str:
 
 def block_bytes(config: ModelConfig, dtype: str) -> int:
     """Bytes of one block over all layers, keys and values."""
-    return sum(layer_block_bytes(each, dtype) for each in config.attentions.values())
+    return sum(layer_block_bytes(each, dtype) for each in config.caches.values())
 
 
 def layer_block_bytes(attention: AttentionSpec, dtype: str) -> int:
@@ -91,21 +91,25 @@ def choose_n_blocks(
 
 
 class KVCache:
-    """k and v: per layer with attention (n_blocks, n_kv_heads, ...) as block_shapes says; zero
+    """k and v: per layer that keeps its own (n_blocks, n_kv_heads, ...) as block_shapes says; zero
     until written."""
 
     def __init__(self, config: ModelConfig, dtype: str, n_blocks: int, memory: Memory) -> None:
         self.dtype, self.n_blocks = dtype, n_blocks
-        attentions = config.attentions
-        self._place = {layer: i for i, layer in enumerate(attentions)}
-        shapes = [block_shapes(dtype, attention.head_dim) for attention in attentions.values()]
-        heads = [(n_blocks, attention.n_kv_heads) for attention in attentions.values()]
+        caches = config.caches
+        places = {layer: i for i, layer in enumerate(caches)}
+        self._place = {
+            layer: places[layer if attention.cache_layer is None else attention.cache_layer]
+            for layer, attention in config.attentions.items()
+        }
+        shapes = [block_shapes(dtype, attention.head_dim) for attention in caches.values()]
+        heads = [(n_blocks, attention.n_kv_heads) for attention in caches.values()]
         each = list(zip(heads, shapes, strict=True))
         self.k = [memory.zeros((*head, *k_shape), DTYPES[dtype]) for head, (k_shape, _) in each]
         self.v = [memory.zeros((*head, *v_shape), DTYPES[dtype]) for head, (_, v_shape) in each]
 
     def of_layer(self, layer: int) -> tuple[Any, Any]:
-        """Keys and values of a layer that has attention."""
+        """The keys and values that a layer with attention reads."""
         place = self._place[layer]
         return self.k[place], self.v[place]
 

@@ -35,12 +35,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Place:
-    """A matrix in a weight from first_row on (items of a stack `stride` rows apart); or an array of
-    what `change` makes of the tensor's values."""
+    """A matrix in a weight from first_row on (items of a stack `stride` rows apart), and once more
+    from each row of `again` on; or an array of what `change` makes of the tensor's values."""
 
     target: Any
     first_row: int = 0
     stride: int = 0
+    again: tuple[int, ...] = ()
     change: Callable[[Floats], Floats] = np.asarray
 
 
@@ -92,6 +93,10 @@ class Packer:
         self.places[name] = Place(array := self._memory.constant(values), change=change)
         return array
 
+    def ones(self, n: int) -> Any:
+        """The weights of a norm that multiplies by nothing."""
+        return self._memory.constant(np.ones(n, np.float32))
+
     def norm(self, name: str, spec: NormSpec) -> Norm:
         """The norm of that name."""
         bias = self.vector(f"{name}_bias") if spec.bias else None
@@ -120,7 +125,12 @@ class Packer:
     def _packed_run(self, run: list[Tensor]) -> Weight:
         weight, first_row = self.pack(run), 0
         for tensor in run:
-            self.places[tensor.name] = Place(weight, first_row)
+            before = self.places.get(tensor.name)
+            if before is not None and before.target is weight:
+                place = replace(before, again=(*before.again, first_row))
+            else:
+                place = Place(weight, first_row)
+            self.places[tensor.name] = place
             first_row += tensor.shape[0]
         return weight
 

@@ -21,6 +21,12 @@ from pyroclast_kernels.experts import EXPERT_ACTIVATIONS
 
 def check_supported(config: ModelConfig) -> None:
     """UnsupportedModelError that names the first layer and what it asks for in vain."""
+    given = config.layer_input
+    if given is not None and given.activation not in ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"the layers' inputs have the activation {given.activation!r} (supported: "
+            f"{', '.join(ACTIVATIONS)})"
+        )
     if not config.attentions:
         raise UnsupportedModelError(
             f"none of the {config.n_layers} layers has attention; a model needs one that has"
@@ -37,6 +43,8 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
         yield from _unsupported_in_ffn(spec.ffn)
     if spec.experts is not None and spec.norm_after:
         yield "a norm after its experts"
+    if spec.out_scale and (spec.ffn is None or spec.experts is not None):
+        yield "a number that multiplies the state after experts, or without a feed-forward"
 
 
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
@@ -46,8 +54,8 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         attention.qk_norm.kind != "rms" or attention.qk_norm.bias
     ):
         yield "a norm on queries and keys with a mean or a bias (supported: rms)"
-    if attention.cache_layer is not None:
-        yield f"the cache of layer {attention.cache_layer} instead of its own"
+    if attention.v_norm and attention.qk_norm is None:
+        yield "a norm on values alone (supported: beside one on queries and keys)"
 
 
 def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:

@@ -111,7 +111,8 @@ def _rows(tensor: Tensor, place: Place, threads: ThreadPoolExecutor) -> list[Row
     n_items = tensor.shape[0] if len(tensor.shape) == 3 else 1
     n_rows = tensor.shape[-2]
     return [
-        Rows(raw[i * n_rows : (i + 1) * n_rows], place.target, place.first_row + i * place.stride)
+        Rows(raw[i * n_rows : (i + 1) * n_rows], place.target, first + i * place.stride)
+        for first in (place.first_row, *place.again)
         for i in range(n_items)
     ]
 

@@ -18,6 +18,12 @@ from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
+from pyroclast.model.layer_inputs import (
+    InputWeights,
+    LayerInputWeights,
+    load_inputs,
+    load_layer_input,
+)
 from pyroclast.model.packer import Norm, Packer, Place, Product
 from pyroclast.model.recurrent_weights import RecurrentWeights, load_recurrent
 from pyroclast_kernels.memory import Memory, Weight
@@ -26,19 +32,29 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class QkNorm:
+    """Weights of the norms of q, k and v; v is None where values are not normed.  A layer without
+    keys of its own has those of q in place of k."""
+
+    q: Floats
+    k: Floats
+    v: Floats | None
+
+
+@dataclass(frozen=True)
 class Layer:
     """A decoder layer's weights; qkv and gate_up are single products where the formats agree.  In a
     recurrent layer qkv and wo are the first and the last products of its mixer.  gate_up is w_up
     alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of the
     shared one; expert_gate_up and expert_down are those of all others, router has the product that
-    chooses, and selection_bias what is added to its scores.  None, and no product, is what the
-    layer does not have."""
+    chooses, and selection_bias what is added to its scores.  out_scale (1,) multiplies the state
+    at the layer's end.  None, and no product, is what the layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
     gate: tuple[Product, ...]
     recurrent: RecurrentWeights | None
-    qk_norm: tuple[Floats, Floats] | None
+    qk_norm: QkNorm | None
     sinks: Floats | None
     wo: tuple[Product, ...]
     attn_norm_after: Norm | None
@@ -51,6 +67,8 @@ class Layer:
     gate_up: tuple[Product, ...]
     w_down: tuple[Product, ...]
     ffn_norm_after: Norm | None
+    input: LayerInputWeights | None
+    out_scale: Floats | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class Weights:
 
     token_embd: Weight
     position_embd: Weight | None
+    inputs: InputWeights | None
     layers: tuple[Layer, ...]
     output_norm: Norm
     output: Weight
@@ -67,15 +86,17 @@ class Weights:
 
     @property
     def step_bytes(self) -> int:
-        """Weight bytes that a step of one token reads: all but the embedding's, and of experts
+        """Weight bytes that a step of one token reads: all but the embeddings', and of experts
         those that it chose."""
         total = self.output.n_bytes
+        total += 0 if self.inputs is None else _n_bytes(self.inputs.projection)
         for layer in self.layers:
             total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
             total += _n_bytes(layer.gate_up, layer.w_down)
             if (experts := layer.experts) is not None:
                 n_bytes = _n_bytes(layer.expert_gate_up, layer.expert_down)
                 total += n_bytes * experts.n_active // experts.n_experts
+            total += 0 if layer.input is None else _n_bytes(layer.input.gate, layer.input.last)
         return total
 
 
@@ -105,16 +126,18 @@ def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]
 
     token_embd = matrix("token_embd")
     position_embd = None if config.learned_positions is None else matrix("position_embd")
+    inputs = load_inputs(packer, config)
     layers = []
     for i, spec in enumerate(config.layers):
-        layers.append(_load_layer(packer, f"layers.{i}.", spec))
+        layers.append(_load_layer(packer, f"layers.{i}.", spec, inputs is not None))
         on_layer(i)
     output = token_embd if config.tie_embeddings else matrix("output")
     output_norm = packer.norm("output_norm", config.output_norm)
-    return Weights(token_embd, position_embd, tuple(layers), output_norm, output, packer.places)
+    places = packer.places
+    return Weights(token_embd, position_embd, inputs, tuple(layers), output_norm, output, places)
 
 
-def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
+def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, has_input: bool) -> Layer:
     """The weights of the layer whose names begin like that."""
     before_mixer, before_ffn = spec.norms
 
@@ -133,6 +156,8 @@ def _load_layer(packer: Packer, prefix: str, spec: LayerSpec) -> Layer:
         experts=spec.experts,
         **_load_feed_forward(packer, prefix, spec.ffn, products),
         ffn_norm_after=norm(f"{before_ffn}_after", spec.ffn, spec.norm_after),
+        input=load_layer_input(packer, prefix, spec.norm) if has_input else None,
+        out_scale=packer.vector(prefix + "out_scale") if spec.out_scale else None,
     )
 
 
@@ -185,7 +210,7 @@ def _load_mixer(
         return dict.fromkeys(("qkv", "gate", "wo"), ()) | none
     attention = spec.attention
     return {
-        "qkv": products(("wq", "wk", "wv"), attention.qkv_bias),
+        "qkv": products(attention.inputs, attention.qkv_bias),
         "gate": products(("w_q_gate",), False) if attention.gate else (),
         "recurrent": None,
         "qk_norm": _load_qk_norm(packer, prefix, attention),
@@ -194,13 +219,10 @@ def _load_mixer(
     }
 
 
-def _load_qk_norm(
-    packer: Packer, prefix: str, attention: AttentionSpec
-) -> tuple[Floats, Floats] | None:
+def _load_qk_norm(packer: Packer, prefix: str, attention: AttentionSpec) -> QkNorm | None:
     if attention.qk_norm is None:
         return None
-    offset = attention.qk_norm.weight_offset
-    return (
-        packer.vector(prefix + "q_norm", offset=offset),
-        packer.vector(prefix + "k_norm", offset=offset),
-    )
+    offset, has_keys = attention.qk_norm.weight_offset, attention.cache_layer is None
+    q = packer.vector(prefix + "q_norm", offset=offset)
+    k = packer.vector(prefix + "k_norm", offset=offset) if has_keys else q
+    return QkNorm(q, k, packer.ones(attention.head_dim) if attention.v_norm and has_keys else None)

@@ -213,8 +213,8 @@ class Workspace:
 
 
 def _adds_later(spec: LayerSpec) -> bool:
-    """Whether what a block gives is normed or scaled before it is added to x."""
-    return spec.norm_after or spec.residual_scale != 1
+    """Whether what a block gives is normed or scaled before it is added to x, or x after it."""
+    return spec.norm_after or spec.residual_scale != 1 or spec.out_scale
 
 
 def _dense_width(spec: LayerSpec) -> int:

@@ -5,4 +5,4 @@ FORMATS = ("f32", "f16", "bf16", "q8_0")  # of the cache
 # Positions are summed in splits of this many, cut at its multiples: part of the contract, since
 # the bits of a result depend on it.
 SPLIT = 512
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512

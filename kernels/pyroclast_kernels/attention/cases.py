@@ -133,7 +133,8 @@ _SHAPES = [
     Shape(100, 1, 8, ((0, 2), (33, 5))),  # more query heads than a tile has rows
     Shape(3, 3, 128, ((0, 17),)),  # no group, 17 tokens
     Shape(7, 1, 80, ((1530, 9), (0, 33))),  # a tile that ends in another split than it begins
-    Shape(4, 2, 256, ((510, 3), (1023, 1))),  # the largest head; few tokens beside an edge
+    Shape(4, 2, 256, ((510, 3), (1023, 1))),  # few tokens beside an edge
+    Shape(2, 1, 512, ((510, 3), (40, 17))),  # the largest head
 ]
 
 # Scales, caps and sinks, alone and with each other and a window: small scores and scores far above

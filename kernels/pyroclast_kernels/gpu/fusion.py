@@ -122,6 +122,8 @@ def _feeds(first: OpCall, second: OpCall) -> bool:
         blocks = b["out_q8"] is None or b["d_ff"] % 32 == 0
         return whole and plain and blocks and _same(a["out"], b["gate_up"])
     shared = ("positions", "block_tables", "qkv", "k_cache", "v_cache")
+    if a["n_kv_heads"] != b["n_kv_heads"]:
+        return False  # the cache is another layer's, and rope writes nothing there
     return all(_same(a[name], b[name]) for name in shared)
 
 

@@ -1,3 +1,3 @@
-"""The op `qk_norm`: RMS norm of queries and keys, by head or over all heads, before rope."""
+"""The op `qk_norm`: RMS norm of queries, keys and, where asked, values, before rope."""
 
 FORMATS = ("f32",)

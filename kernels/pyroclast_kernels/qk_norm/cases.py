@@ -19,6 +19,7 @@ class _Shape:
     whole: bool = False
     scale: float = 1.0
     signs: bool = False  # the weights are 1 or -1
+    values: bool = False  # are normed too
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -30,6 +31,7 @@ class _Shape:
         return (
             f"{self.n_tokens}x{self.n_heads}h{self.n_kv_heads}k{self.head_dim}d"
             + "-whole" * self.whole
+            + "-values" * self.values
             + f"-scale{self.scale:g}" * (self.scale != 1)
         )
 
@@ -42,11 +44,13 @@ def _qk_norm(shape: _Shape) -> Arguments:
     q_weight, k_weight = (rng.standard_normal(n).astype(np.float32) for n in shape.widths)
     if shape.signs:
         q_weight, k_weight = np.sign(q_weight), np.sign(k_weight)
+    v_weight = rng.standard_normal(shape.head_dim).astype(np.float32)
     return {
         "n_tokens": np.array([shape.n_tokens]),
         "qkv": qkv.astype(np.float32),
         "q_weight": q_weight,
         "k_weight": k_weight,
+        "v_weight": v_weight if shape.values else None,
         "n_heads": shape.n_heads,
         "n_kv_heads": shape.n_kv_heads,
         "head_dim": shape.head_dim,
@@ -58,10 +62,12 @@ def _qk_norm(shape: _Shape) -> Arguments:
 def _bound(shape: _Shape, expected: Array) -> Array:
     q_end = shape.n_heads * shape.head_dim
     k_end = q_end + shape.n_kv_heads * shape.head_dim
-    bound = np.zeros_like(expected)  # the values, and the row of no token
+    bound = np.zeros_like(expected)  # values that stay, and the row of no token
     n, (q_width, k_width) = shape.n_tokens, shape.widths
     bound[:n, :q_end] = rms_bound(q_width, expected[:n, :q_end])
-    bound[:n, q_end:k_end] = rms_bound(k_width, expected[:n, q_end:k_end])
+    bound[:n, q_end:k_end] = rms_bound(max(k_width, 1), expected[:n, q_end:k_end])
+    if shape.values:
+        bound[:n, k_end:] = rms_bound(shape.head_dim, expected[:n, k_end:])
     return bound
 
 
@@ -94,6 +100,11 @@ CASES = [
     _case(_Shape(17, 16, 16, 128, whole=True)),
     _case(_Shape(2, 2, 1, 64, whole=True, scale=1e15)),
     _case(_Shape(2, 2, 1, 40, whole=True, scale=0)),
+    _case(_Shape(3, 4, 2, 24, values=True)),
+    _case(_Shape(2, 4, 1, 512, values=True)),
+    _case(_Shape(3, 5, 2, 24, whole=True, values=True)),
+    _case(_Shape(3, 6, 0, 40)),  # queries alone, as where a layer reads another's keys
+    _case(_Shape(3, 6, 0, 40, whole=True)),
 ]
 
 # Qwen3 1.7B norms each head, OLMo 2 1B the whole projection.  A benchmark norms its own results

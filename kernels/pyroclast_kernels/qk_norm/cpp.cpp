@@ -1,5 +1,6 @@
 // qk_norm: RMS norm of the query and key heads in qkv, in place: each head by itself, or all heads
-// of q, and all of k, as one row (norm/cpp/rows.h).  One token per item.
+// of q, and all of k, as one row (norm/cpp/rows.h); of value heads too, if they have a weight.  One
+// token per item.
 #include "norm/cpp/rows.h"
 
 namespace {
@@ -9,6 +10,7 @@ struct QkNormArgs {
   float *qkv;
   const float *q_weight;
   const float *k_weight;
+  const float *v_weight;
   int64_t n_heads;
   int64_t n_kv_heads;
   int64_t head_dim;
@@ -34,11 +36,12 @@ void qk_norm(const void *args, int part, int n_parts) {
     float *q = a.qkv + t * (q_dim + 2 * k_dim), *k = q + q_dim;
     if (a.whole) {
       norm_in_place(q, 1, q_dim, a.q_weight, eps);
-      norm_in_place(k, 1, k_dim, a.k_weight, eps);
+      norm_in_place(k, a.n_kv_heads > 0, k_dim, a.k_weight, eps);
     } else {
       norm_in_place(q, a.n_heads, a.head_dim, a.q_weight, eps);
       norm_in_place(k, a.n_kv_heads, a.head_dim, a.k_weight, eps);
     }
+    if (a.v_weight) norm_in_place(k + k_dim, a.n_kv_heads, a.head_dim, a.v_weight, eps);
   }
 }
 

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""qk_norm in Cython: RMS norm of the query and key heads in qkv, in place.
+"""qk_norm in Cython: RMS norm of the query, key and value heads in qkv, in place.
 
 See reference.py for the contract.  One token per item.
 """
@@ -15,6 +15,7 @@ cdef struct QkNormArgs:
     float *qkv
     const float *q_weight
     const float *k_weight
+    const float *v_weight
     int64_t n_heads
     int64_t n_kv_heads
     int64_t head_dim
@@ -43,6 +44,8 @@ cdef void qk_norm(const void *args, int part, int n_parts) noexcept nogil:
         q = a.qkv + t * (q_dim + 2 * k_dim)
         norm_in_place(q, q_dim, q_dim if a.whole else a.head_dim, a.q_weight, <float>a.eps)
         norm_in_place(q + q_dim, k_dim, k_dim if a.whole else a.head_dim, a.k_weight, <float>a.eps)
+        if a.v_weight is not NULL:
+            norm_in_place(q + q_dim + k_dim, k_dim, a.head_dim, a.v_weight, <float>a.eps)
 
 
 def kernels():

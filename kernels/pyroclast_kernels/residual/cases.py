@@ -23,6 +23,7 @@ class _Shape:
     has_bias: bool = False
     size: float = 1.0
     offset: float = 0.0
+    x_scale: float | None = None
 
     def __str__(self) -> str:
         return (
@@ -32,6 +33,7 @@ class _Shape:
             + f"-times{self.scale:g}" * (self.scale != 1)
             + f"-size{self.size:g}" * (self.size != 1)
             + f"-offset{self.offset:g}" * (self.offset != 0)
+            + f"-x{self.x_scale}" * (self.x_scale is not None)
         )
 
 
@@ -46,6 +48,7 @@ def _residual(shape: _Shape) -> Arguments:
         "y": (rng.standard_normal(size) * shape.size + shape.offset).astype(np.float32),
         "weight": None if shape.kind == AS_IT_IS else weight,
         "bias": bias if shape.has_bias else None,
+        "x_scale": None if shape.x_scale is None else np.array([shape.x_scale], np.float32),
         "d_model": d_model,
         "eps": 1e-6,
         "kind": shape.kind,
@@ -65,6 +68,9 @@ def _bound(arguments: Arguments, expected: Array) -> Array:
         bound[:n] += scale * rms_bound(d_model, np.abs(added) + shift)
     elif kind == LAYER:
         bound[:n] += scale * layer_bound(y, weight, eps)
+    if arguments["x_scale"] is not None:
+        bound *= abs(float(arguments["x_scale"][0]))
+        bound[:n] += EPS * np.abs(expected[:n])
     return bound
 
 
@@ -99,6 +105,9 @@ CASES = [
     _case(_Shape(5, 2048, LAYER, has_bias=True)),
     _case(_Shape(2, 45, LAYER, has_bias=True, offset=4096)),
     _case(_Shape(2, 77, LAYER, size=0, offset=3.1, has_bias=True)),
+    _case(_Shape(3, 77, x_scale=-0.3)),
+    _case(_Shape(5, 576, RMS, scale=0.5, x_scale=0.018)),
+    _case(_Shape(2, 45, LAYER, has_bias=True, x_scale=7.5)),
 ]
 
 BENCH_CASES = [

@@ -1,5 +1,5 @@
 // residual: x[t] += scale * N(y[t]), N being nothing, an RMS norm or a layer norm
-// (norm/cpp/rows.h). One token per item.
+// (norm/cpp/rows.h); then x[t] *= x_scale, if there is one. One token per item.
 #include "norm/cpp/rows.h"
 
 namespace {
@@ -10,18 +10,22 @@ struct ResidualArgs {
   const float *y;
   const float *weight;
   const float *bias;
+  const float *x_scale;
   int64_t d_model;
   double eps;
   int64_t kind;
   double scale;
 };
 
-// The row x += scale * value(i, n): columns i .. i + 15 of N(y), of which n are left.
+// Row t of x += scale * value(i, n): columns i .. i + 15 of N(y), of which n are left.  x times 1
+// is x to the bit.
 template <class Value>
-PYRO_INLINE void add_row(float *x, int64_t n_cols, float scale, Value value) {
-  for (int64_t i = 0; i < n_cols; i += kLanes) {
-    const int64_t n = n_cols - i;
-    store_n(x + i, load_n(x + i, n) + set1(scale) * value(i, n), n);
+PYRO_INLINE void add_row(const ResidualArgs &a, int64_t t, Value value) {
+  float *x = a.x + t * a.d_model;
+  const f32x16 scale = set1(float(a.scale)), x_scale = set1(a.x_scale ? *a.x_scale : 1.0f);
+  for (int64_t i = 0; i < a.d_model; i += kLanes) {
+    const int64_t n = a.d_model - i;
+    store_n(x + i, (load_n(x + i, n) + scale * value(i, n)) * x_scale, n);
   }
 }
 
@@ -30,7 +34,7 @@ void add_normed(const ResidualArgs &a, Range mine) {
   for (int64_t t = mine.begin; t < mine.end; t++) {
     const float *y = a.y + t * a.d_model;
     const RowNorm row = norm_of_row<kKind>(y, a.d_model, float(a.eps));
-    add_row(a.x + t * a.d_model, a.d_model, float(a.scale),
+    add_row(a, t,
             [&](int64_t i, int64_t n) { return normed<kKind>(row, y, a.weight, a.bias, i, n); });
   }
 }
@@ -38,8 +42,7 @@ void add_normed(const ResidualArgs &a, Range mine) {
 void add_as_it_is(const ResidualArgs &a, Range mine) {
   for (int64_t t = mine.begin; t < mine.end; t++) {
     const float *y = a.y + t * a.d_model;
-    add_row(a.x + t * a.d_model, a.d_model, float(a.scale),
-            [&](int64_t i, int64_t n) { return load_n(y + i, n); });
+    add_row(a, t, [&](int64_t i, int64_t n) { return load_n(y + i, n); });
   }
 }
 

@@ -1,5 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""residual in Cython: x[t] += scale * N(y[t]), N being nothing, an RMS norm or a layer norm.
+"""residual in Cython: x[t] += scale * N(y[t]), N being nothing, an RMS norm or a layer norm; then
+x[t] *= x_scale.
 
 See reference.py for the contract.  One token per item; what is added is computed 512 columns at a
 time.
@@ -20,16 +21,21 @@ cdef struct ResidualArgs:
     const float *y
     const float *weight
     const float *bias
+    const float *x_scale
     int64_t d_model
     double eps
     int64_t kind
     double scale
 
 
-cdef inline void add(float *x, const float *added, float scale, int64_t n) noexcept nogil:
+cdef inline void add(
+    const ResidualArgs *a, float *x, const float *added, int64_t n
+) noexcept nogil:
+    """x times 1 is x to the bit."""
+    cdef float scale = <float>a.scale, x_scale = 1 if a.x_scale is NULL else a.x_scale[0]
     cdef int64_t i
     for i in range(n):
-        x[i] = x[i] + scale * added[i]
+        x[i] = (x[i] + scale * added[i]) * x_scale
 
 
 cdef void add_normed(const ResidualArgs *a, float *x, const float *y) noexcept nogil:
@@ -41,7 +47,7 @@ cdef void add_normed(const ResidualArgs *a, float *x, const float *y) noexcept n
         n = min(<int64_t>RUN, a.d_model - i)
         bias = a.bias if a.bias == NULL else a.bias + i
         normed(row, y + i, a.weight + i, bias, n, added)
-        add(x + i, added, <float>a.scale, n)
+        add(a, x + i, added, n)
         i += n
 
 
@@ -51,7 +57,7 @@ cdef void residual(const void *args, int part, int n_parts) noexcept nogil:
     cdef int64_t t
     for t in range(mine.begin, mine.end):
         if a.kind < 0:
-            add(a.x + t * a.d_model, a.y + t * a.d_model, <float>a.scale, a.d_model)
+            add(a, a.x + t * a.d_model, a.y + t * a.d_model, a.d_model)
         else:
             add_normed(a, a.x + t * a.d_model, a.y + t * a.d_model)
 

@@ -25,8 +25,9 @@ _AS_IT_IS = tl.constexpr(AS_IT_IS)
 
 @triton.jit
 def _residual(
-    n_tokens, x, y, weight, bias, d_model, eps, scale, kind: tl.constexpr, block: tl.constexpr
-):
+    n_tokens, x, y, weight, bias, x_scale, d_model, eps, scale, kind: tl.constexpr,
+    block: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     if token >= tl.load(n_tokens):
         return
@@ -41,7 +42,10 @@ def _residual(
         if bias is not None:
             shift = tl.load(bias + column, mask, 0.0).to(tl.float32)
         added = normed(added, gain, shift, mask, d_model, eps, kind)
-    tl.store(at, (before + added * scale).to(x.dtype.element_ty), mask)
+    after = before + added * scale
+    if x_scale is not None:
+        after = after * tl.load(x_scale).to(tl.float32)
+    tl.store(at, after.to(x.dtype.element_ty), mask)
 
 
 def launch_residual(
@@ -51,6 +55,7 @@ def launch_residual(
     y: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
+    x_scale: torch.Tensor | None,
     d_model: int,
     eps: float,
     kind: int,
@@ -60,6 +65,6 @@ def launch_residual(
     block = _COLUMNS if kind == AS_IT_IS else int(triton.next_power_of_2(d_model))
     grid = max(1, limits.n_tokens), triton.cdiv(d_model, block)
     _residual[grid](
-        n_tokens, x, y, weight, bias, d_model, eps, scale, kind, block,
+        n_tokens, x, y, weight, bias, x_scale, d_model, eps, scale, kind, block,
         num_warps=n_warps_of(block),
     )  # fmt: skip

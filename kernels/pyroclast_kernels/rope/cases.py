@@ -195,6 +195,7 @@ _SHAPES = [
     Shape(2, 1, 80, ((31, 2),)),  # in q8_0 groups of 32, 32 and 16 dimensions
     Shape(32, 8, 64, ((7, 40),)),
 ]
+_QUERIES = Shape(6, 0, 24, ((31, 2),))  # alone, where a layer reads another's cache
 
 # (rotary_dim, temperature, temperature_length): heads that rotate in part, down to nothing, and
 # queries that grow with their position.
@@ -213,6 +214,8 @@ CASES = [
     *(_table_case(7, 12, amplitude) for amplitude in (1.25, 1.19023)),
     *(_rope_case(shape, f) for f in FORMATS for shape in _SHAPES),
     *(_rope_case(shape, f, *how) for f in FORMATS for shape, how in _ROTATIONS),
+    # The reference cannot look at a cache of nothing in q8_0.
+    *(_rope_case(_QUERIES, f) for f in FORMATS if f != "q8_0"),
 ]
 
 # Llama 1B's heads: one token of 16 sequences, and a prompt.

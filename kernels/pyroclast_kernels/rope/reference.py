@@ -62,7 +62,8 @@ def rope(
     temperature_length)) as well, keys are not.  Position p of row s of block_tables (max_seqs,
     max_blocks) lives in block block_tables[s, p // block_size], slot p % block_size, of k_cache
     and v_cache (n_blocks, n_kv_heads, ...), laid out as attention/cache.py says; value_stride is
-    head_dim rounded up to a multiple of 16.
+    head_dim rounded up to a multiple of 16.  n_kv_heads may be 0: then all are queries, and nothing
+    is written.
     """
     t, q_dim, half = int(n_tokens[0]), n_heads * head_dim, rotary_dim // 2
     n_rotated = n_heads + n_kv_heads
@@ -82,4 +83,5 @@ def rope(
     position = positions[:t]
     block = block_tables[seq_index[:t], position // block_size]
     slot = position % block_size
-    cache.write(k_cache, v_cache, block, slot, k, v, block_size)
+    if n_kv_heads:
+        cache.write(k_cache, v_cache, block, slot, k, v, block_size)

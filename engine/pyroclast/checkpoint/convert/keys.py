@@ -30,8 +30,10 @@ Vectors = dict[str, npt.NDArray[np.float32]]
 
 _WHOLE = frozenset(
     name for name, hint in get_type_hints(Hyperparameters).items() if hint in (int, int | None)
-) | {"n_experts", "n_active", "d_expert"}
-_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "olmo2")
+) | {
+    "n_experts", "n_active", "d_expert", "n_sharing_layers", "layer_input_width", "whole_head_dim",
+}  # fmt: skip
+_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma4", "olmo2")
 # Of no interest to the forward pass: special tokens are the vocabulary's to say.
 _NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset")
 
@@ -74,7 +76,40 @@ def keys_and_vectors(h: Hyperparameters, config: ModelConfig) -> tuple[dict[str,
         for key, number in _scaling_keys(h.rope_scaling):
             keys[f"{prefix}rope.scaling.{key}"] = number
         vectors = _rope_vectors(h)
+    if family.gguf_of_layers:
+        keys |= {prefix + key: value for key, value in _keys_of_layers(config)}
+        vectors = _divisors(config)
     return keys, vectors
+
+
+def _keys_of_layers(config: ModelConfig) -> Iterator[tuple[str, Value]]:
+    """What differs between layers, in a family whose layers with a window have heads of their own
+    size."""
+    attentions = list(config.attentions.values())
+    heads = [attention.n_kv_heads for attention in attentions]
+    yield "attention.head_count_kv", Value("[u32]", heads)
+    widths = [0 if spec.ffn is None else spec.ffn.d_ff for spec in config.layers]
+    yield "feed_forward_length", Value("[u32]", widths)
+    windowed = [attention.window is not None for attention in attentions]
+    yield "attention.sliding_window_pattern", Value("[bool]", windowed)
+    for is_windowed, suffix in ((False, ""), (True, "_swa")):
+        for attention in attentions:
+            if (attention.window is not None) == is_windowed:
+                for key in ("attention.key_length", "attention.value_length"):
+                    yield key + suffix, Value("u32", attention.head_dim)
+                yield f"rope.dimension_count{suffix}", Value("u32", attention.head_dim)
+                break
+    given = config.layer_input
+    yield "embedding_length_per_layer_input", Value("u32", 0 if given is None else given.width)
+
+
+def _divisors(config: ModelConfig) -> Vectors:
+    """Of the frequencies of the layers that see everything."""
+    for attention in config.attentions.values():
+        if attention.window is None and attention.rope is not None:
+            factors = attention.rope.freq_factors or (1.0,) * (attention.head_dim // 2)
+            return {FREQS: np.array(factors, np.float32)}
+    return {}
 
 
 def _value(field: str, value: Any) -> Value:

@@ -31,5 +31,6 @@ CASE_NAMES = {
     "delta_rule": "tokens of each sequence x k key heads, v value heads; size of a state",
     "gated_norm": "tokens x g groups x width of a group",
     "sigmoid_gate": "tokens x width",
+    "layer_input": "tokens x width",
     "ssm": "tokens of each sequence x h heads x head size; g groups x size of a state",
 }

@@ -20,7 +20,7 @@ struct PlainFormat {
   }
 };
 
-constexpr int64_t kHeadCells = 256;  // of the largest head (MAX_HEAD_DIM)
+constexpr int64_t kHeadCells = 512;  // of the largest head (MAX_HEAD_DIM)
 
 // A head as cells, whole vectors at a time: `out` has room for 32 more.
 PYRO_INLINE void narrow(const float *x, int64_t n, float *out) {

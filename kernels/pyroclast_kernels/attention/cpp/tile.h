@@ -17,7 +17,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr int64_t kSplit = 512;
 constexpr int kAhead = 2;   // blocks from the one at hand to the one that is fetched meanwhile
 constexpr int kGroup = 12;  // rows whose scores of a split stay in the L1 cache (24 KiB)
-constexpr int kMaxHeadDim = 256;  // model.py refuses larger heads
+constexpr int kMaxHeadDim = 512;  // model.py refuses larger heads
 // Rows are padded: at a stride of 2048 bytes twelve of them would share few sets of the L1 cache.
 constexpr int64_t kScoreStride = kSplit + kLanes, kValueStride = kMaxHeadDim + kLanes;
 

@@ -11,7 +11,7 @@ from pyroclast_kernels.activation.cython.lanes cimport (
 )
 
 cdef enum:
-    MAX_HEAD_DIM = 256  # floats between two rows of values; model.py refuses larger heads
+    MAX_HEAD_DIM = 512  # floats between two rows of values; model.py refuses larger heads
     STEP = 32  # positions whose keys or values are converted to float32 at a time
     ROWS = 4  # whose sums of 16 lanes fill half of the 16 registers
 

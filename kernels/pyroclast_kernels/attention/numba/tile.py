@@ -36,7 +36,8 @@ from pyroclast_kernels.numba.simd import (
 MAX_ROWS = 16  # of a tile: their scores of one split fill 32 KiB
 # A tile's memory: scores (rows, SPLIT); queries, values of this split and values merged so far
 # (rows, MAX_HEAD_DIM); then what is known of each row.
-SCORE_BYTES, VALUE_BYTES = 4 * SPLIT, 4 * MAX_HEAD_DIM
+# Rows of values are padded, else they would share few sets of the L1 cache.
+SCORE_BYTES, VALUE_BYTES = 4 * SPLIT, 4 * (MAX_HEAD_DIM + 16)
 QUERIES = MAX_ROWS * SCORE_BYTES
 VALUES = QUERIES + MAX_ROWS * VALUE_BYTES
 MERGED = VALUES + MAX_ROWS * VALUE_BYTES

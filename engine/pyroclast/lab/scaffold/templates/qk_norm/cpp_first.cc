@@ -13,6 +13,7 @@ struct Args {
   float *qkv;
   const float *q_weight;
   const float *k_weight;
+  const float *v_weight;
   int64_t n_heads;
   int64_t n_kv_heads;
   int64_t head_dim;
@@ -41,5 +42,6 @@ extern "C" void qk_norm_f32(const void *args, int part, int n_parts) {
     float *q = a.qkv + t * (q_dim + 2 * k_dim);
     norm_in_place(q, a.q_weight, q_dim, a.whole ? q_dim : a.head_dim, a.eps);
     norm_in_place(q + q_dim, a.k_weight, k_dim, a.whole ? k_dim : a.head_dim, a.eps);
+    if (a.v_weight) norm_in_place(q + q_dim + k_dim, a.v_weight, k_dim, a.head_dim, a.eps);
   }
 }

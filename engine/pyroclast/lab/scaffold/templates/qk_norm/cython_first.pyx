@@ -13,6 +13,7 @@ cdef struct Args:
     float *qkv
     const float *q_weight
     const float *k_weight
+    const float *v_weight
     int64_t n_heads
     int64_t n_kv_heads
     int64_t head_dim
@@ -47,6 +48,8 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
         q = a.qkv + t * (q_dim + 2 * k_dim)
         norm_in_place(q, a.q_weight, q_dim, q_dim if a.whole else a.head_dim, a.eps)
         norm_in_place(q + q_dim, a.k_weight, k_dim, k_dim if a.whole else a.head_dim, a.eps)
+        if a.v_weight != NULL:
+            norm_in_place(q + q_dim + k_dim, a.v_weight, k_dim, a.head_dim, a.eps)
 
 
 def kernels():

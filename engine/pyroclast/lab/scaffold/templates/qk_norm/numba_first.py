@@ -16,12 +16,13 @@ FORMATS = ("f32",)
     QKV,
     Q_WEIGHT,
     K_WEIGHT,
+    V_WEIGHT,
     N_HEADS,
     N_KV_HEADS,
     HEAD_DIM,
     EPS,
     WHOLE,
-) = range(0, 72, 8)
+) = range(0, 80, 8)
 
 
 @njit
@@ -45,6 +46,11 @@ def qk_norm_f32(args, part, n_parts):
     qkv = carray(load_pointer(args, QKV), (n_tokens, q_dim + 2 * k_dim), np.float32)
     q_weight = carray(load_pointer(args, Q_WEIGHT), q_dim if whole else head_dim, np.float32)
     k_weight = carray(load_pointer(args, K_WEIGHT), k_dim if whole else head_dim, np.float32)
+    v_weight = carray(load_pointer(args, V_WEIGHT), head_dim, np.float32)
+    norms_values = load_i64(args, V_WEIGHT) != 0
     for t in range(split_begin(n_tokens, part, n_parts), split_begin(n_tokens, part + 1, n_parts)):
         norm_in_place(qkv[t], 0, q_dim, q_weight, eps)
-        norm_in_place(qkv[t], q_dim, q_dim + k_dim, k_weight, eps)
+        if k_dim > 0:
+            norm_in_place(qkv[t], q_dim, q_dim + k_dim, k_weight, eps)
+        if norms_values:
+            norm_in_place(qkv[t], q_dim + k_dim, q_dim + 2 * k_dim, v_weight, eps)

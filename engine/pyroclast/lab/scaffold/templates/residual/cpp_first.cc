@@ -14,6 +14,7 @@ struct Args {
   const float *y;
   const float *weight;
   const float *bias;
+  const float *x_scale;
   int64_t d_model;
   double eps;
   int64_t kind;
@@ -25,7 +26,7 @@ struct Args {
 extern "C" void residual_f32(const void *args, int part, int n_parts) {
   const Args &a = *static_cast<const Args *>(args);
   const int64_t n = *a.n_tokens;
-  const float scale = float(a.scale);
+  const float scale = float(a.scale), x_scale = a.x_scale ? *a.x_scale : 1.0f;
   // This part's share; the others run at the same time, on other threads.
   for (int64_t t = n * part / n_parts; t < n * (part + 1) / n_parts; t++) {
     float *x = a.x + t * a.d_model;
@@ -43,7 +44,7 @@ extern "C" void residual_f32(const void *args, int part, int n_parts) {
         value = float(y[i] - mean) * inverse * a.weight[i];
         if (a.bias) value += a.bias[i];
       }
-      x[i] += scale * value;
+      x[i] = (x[i] + scale * value) * x_scale;
     }
   }
 }

@@ -14,6 +14,7 @@ cdef struct Args:
     const float *y
     const float *weight
     const float *bias
+    const float *x_scale
     int64_t d_model
     double eps
     int64_t kind
@@ -27,6 +28,7 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
     cdef const float *y
     cdef double mean, squares
     cdef float inverse, value, scale = <float>a.scale
+    cdef float x_scale = a.x_scale[0] if a.x_scale != NULL else 1
     # This part's share; the others run at the same time, on other threads.
     cdef int64_t n = a.n_tokens[0]
     for t in range(n * part // n_parts, n * (part + 1) // n_parts):
@@ -45,7 +47,7 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
                 value = <float>(y[i] - mean) * inverse * a.weight[i]
                 if a.bias != NULL:
                     value += a.bias[i]
-            x[i] += scale * value
+            x[i] = (x[i] + scale * value) * x_scale
 
 
 def kernels():

@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray
 
 from pyroclast_kernels.numba.math import split_begin
-from pyroclast_kernels.numba.simd import load_f64, load_i64, load_pointer
+from pyroclast_kernels.numba.simd import load_f32, load_f64, load_i64, load_pointer
 
 OP = "residual"
 FORMATS = ("f32",)
@@ -17,11 +17,12 @@ FORMATS = ("f32",)
     Y,
     WEIGHT,
     BIAS,
+    X_SCALE,
     D_MODEL,
     EPS,
     KIND,
     SCALE,
-) = range(0, 72, 8)
+) = range(0, 80, 8)
 
 
 def residual_f32(args, part, n_parts):
@@ -29,6 +30,9 @@ def residual_f32(args, part, n_parts):
 
     d_model, eps, kind = load_i64(args, D_MODEL), load_f64(args, EPS), load_i64(args, KIND)
     scale, has_bias = np.float32(load_f64(args, SCALE)), load_i64(args, BIAS) != 0
+    x_scale = np.float32(1)
+    if load_i64(args, X_SCALE) != 0:
+        x_scale = load_f32(load_pointer(args, X_SCALE), 0)
     x = carray(load_pointer(args, X), (n_tokens, d_model), np.float32)
     y = carray(load_pointer(args, Y), (n_tokens, d_model), np.float32)
     weight = carray(load_pointer(args, WEIGHT), d_model, np.float32)
@@ -48,4 +52,4 @@ def residual_f32(args, part, n_parts):
                 value = np.float32(y[t, i] - mean) * inverse * weight[i]
                 if has_bias:
                     value += bias[i]
-            x[t, i] += scale * value
+            x[t, i] = (x[t, i] + scale * value) * x_scale
