@@ -147,13 +147,25 @@ def test_readme_names_every_family_format_and_shape() -> None:
     ("technology", "folders"),
     [
         ("numba", set()),
-        ("cython", {"route", "experts", "conv1d", "delta_rule", "gated_norm", "l2_norm", "ssm"}),
+        (
+            "cython",
+            {
+                "route",
+                "experts",
+                "conv1d",
+                "delta_rule",
+                "gated_norm",
+                "l2_norm",
+                "layer_input",
+                "ssm",
+            },
+        ),
     ],
 )
 def test_readme_says_which_ops_have_no_such_variant(technology: str, folders: set[str]) -> None:
     without = {op for op in OP_NAMES if technology not in all_variants(op)} - FUSED.keys()
     assert {folder_of(op) for op in without} == folders
-    assert not folders or "and for experts, recurrent layers and" in README.read_text()
+    assert not folders or "and for experts, recurrent layers, per-layer" in README.read_text()
 
 
 def test_the_example_runs() -> None:
