@@ -1,8 +1,6 @@
 #include "executor.h"
 
-#include <linux/futex.h>
 #include <sched.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -23,6 +21,8 @@ constexpr int64_t kSpinNs = 100'000;
 inline void pause_cpu() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // `yield`, made for this, takes one cycle on the CPUs there are
 #endif
 }
 
@@ -45,13 +45,6 @@ bool spin(Ready ready) {
       if (now > deadline) return false;
     }
   }
-}
-
-void futex_wait(std::atomic<uint32_t> &word, uint32_t seen) {
-  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
-}
-void futex_wake_all(std::atomic<uint32_t> &word) {
-  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
 }
 
 }  // namespace
@@ -121,7 +114,7 @@ void Executor::start_workers() {
 void Executor::stop_workers() {
   stop_.store(true);
   current_.fetch_add(1);
-  futex_wake_all(current_);
+  current_.wake_all();
   for (auto &worker : workers_)
     if (worker->thread.joinable()) worker->thread.join();
   workers_.clear();
@@ -142,13 +135,13 @@ void Executor::wait_until_left(uint32_t run_id) {
 void Executor::Progress::wait() {
   if (spin([&] { return over.load(std::memory_order_acquire) != 0; })) return;
   sleepers.fetch_add(1);  // sequentially consistent, like the store to `over`: no wake-up is missed
-  while (over.load() == 0) futex_wait(over, 0);
+  while (over.load() == 0) over.wait(0);
   sleepers.fetch_sub(1);
 }
 
 void Executor::Progress::set_over() {
   over.store(1);
-  if (sleepers.load() > 0) futex_wake_all(over);
+  if (sleepers.load() > 0) over.wake_all();
 }
 
 void Executor::run(const Call *calls, int n_calls) {
@@ -157,6 +150,7 @@ void Executor::run(const Call *calls, int n_calls) {
     runs_.reset(new Run[kRuns]);
     owner_pid_ = getpid();
     sleepers_.store(0);
+    current_.forget_sleepers();
     start_workers();
   }
   uint32_t id = current_.load(std::memory_order_relaxed) + 1;
@@ -183,7 +177,7 @@ void Executor::run(const Call *calls, int n_calls) {
 
 void Executor::publish(uint32_t id) {
   current_.store(id);  // sequentially consistent, like sleepers_: no wake-up can be missed
-  if (sleepers_.load() > 0) futex_wake_all(current_);
+  if (sleepers_.load() > 0) current_.wake_all();
 }
 
 template <bool traced>
@@ -233,7 +227,7 @@ void Executor::work(int index) {
     auto news = [&] { return current_.load(std::memory_order_acquire) != seen; };
     if (!spin(news)) {
       sleepers_.fetch_add(1);
-      while (current_.load() == seen) futex_wait(current_, seen);
+      while (current_.load() == seen) current_.wait(seen);
       sleepers_.fetch_sub(1);
     }
     if (stop_.load()) return;

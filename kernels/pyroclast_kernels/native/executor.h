@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "wait_word.h"
 
 constexpr int64_t kFewTokens = 16;  // tables.py mirrors it
 
@@ -93,7 +94,7 @@ class Executor {
   struct Progress {
     std::atomic<int32_t> next{0};
     std::atomic<int32_t> done{0};
-    std::atomic<uint32_t> over{0};  // a futex word
+    WaitWord over{0};
     std::atomic<int32_t> sleepers{0};
 
     void wait();
@@ -132,7 +133,7 @@ class Executor {
   std::unique_ptr<Run[]> runs_;
   std::vector<std::unique_ptr<Worker>> workers_;
   Trace *trace_ = nullptr;
-  std::atomic<uint32_t> current_{0};  // id of the newest run; a futex word
+  WaitWord current_{0};  // id of the newest run
   std::atomic<int32_t> sleepers_{0};
   std::atomic<bool> stop_{false};
 };
