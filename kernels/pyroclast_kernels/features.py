@@ -5,6 +5,7 @@ PYROCLAST_MAX_ISA=LEVEL, a key of LEVEL_FLAGS, caps them, to test what an older 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from functools import cache
@@ -17,7 +18,7 @@ _V3 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm")  # Linux calls LZC
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 # Best first.  A level's shared object is opened only if the CPU has every flag (as Linux spells
 # them, which it does only if the operating system saves the registers as well).
-LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
+_X86_64: dict[str, tuple[str, ...]] = {
     "avx512vnni": (*_V4, "avx512_vnni", "avx512_bf16", "avx512vbmi", "avx512_vbmi2"),  # Zen 4
     "avx512int8": (*_V4, "avx512_vnni"),  # Cascade Lake, Ice Lake
     "avx512": _V4,  # Skylake-X
@@ -25,6 +26,23 @@ LEVEL_FLAGS: dict[str, tuple[str, ...]] = {
     "avx2": _V3,
     "baseline": ("sse4_2", "ssse3", "popcnt", "cx16"),
 }
+_ARMV8_2 = ("crc32", "atomics", "asimdrdm", "asimddp")
+_AARCH64: dict[str, tuple[str, ...]] = {
+    "i8mm": (*_ARMV8_2, "i8mm"),
+    "dotprod": _ARMV8_2,
+    "baseline": (),  # NEON is a part of aarch64
+}
+# Bits of the words AT_HWCAP and AT_HWCAP2, which Linux hands to every process (asm/hwcap.h).
+_HWCAP = {"crc32": 7, "atomics": 8, "asimdrdm": 12, "asimddp": 20}
+_HWCAP2 = {"i8mm": 13}
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+
+_IS_X86_64 = platform.machine() in ("x86_64", "AMD64")
+_IS_AARCH64 = platform.machine() in ("aarch64", "arm64")
+# The levels that this machine's kind of CPU may have.
+LEVEL_FLAGS: dict[str, tuple[str, ...]] = (
+    _X86_64 if _IS_X86_64 else _AARCH64 if _IS_AARCH64 else {"baseline": ()}
+)
 
 
 @cache
@@ -39,13 +57,26 @@ def _cpuinfo(field: str) -> str:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The CPU's feature flags, as in /proc/cpuinfo; empty where that cannot be read."""
-    return frozenset(_cpuinfo("flags").split())
+    """The CPU's feature flags, as Linux names them: of x86-64 those in /proc/cpuinfo, of aarch64
+    those that LEVEL_FLAGS names; empty where there is no way to ask."""
+    return _arm_flags() if _IS_AARCH64 else frozenset(_cpuinfo("flags").split())
+
+
+def _arm_flags() -> frozenset[str]:
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except AttributeError:  # not Linux
+        return frozenset()
+    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    words = ((_HWCAP, getauxval(_AT_HWCAP)), (_HWCAP2, getauxval(_AT_HWCAP2)))
+    return frozenset(name for bits, word in words for name, bit in bits.items() if word >> bit & 1)
 
 
 def cpu_name() -> str:
-    """The CPU's model name, for reports."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    """The CPU's model name, for reports; of aarch64 the numbers of its maker and model."""
+    model = _cpuinfo("model name") or platform.processor() or platform.machine()
+    numbers = [_cpuinfo("CPU implementer"), _cpuinfo("CPU part")] if _IS_AARCH64 else []
+    return " ".join((model, *filter(None, numbers)))
 
 
 def has_fast_bf16_dot() -> bool:
@@ -67,13 +98,20 @@ def max_isa() -> str:
     return wanted
 
 
+def bit_group(level: str) -> str:
+    """The variants whose bits those of `level` have: "baseline" where a multiply-add rounds twice,
+    else "fma"."""
+    return "baseline" if level == "baseline" and not _IS_AARCH64 else "fma"
+
+
 def why_not(level: str) -> str:
     """Why this machine cannot run `level`; empty if it can."""
     levels = list(LEVEL_FLAGS)
+    if level not in levels:
+        wanted = "an x86-64 CPU" if level in _X86_64 else "an aarch64 CPU"
+        return f"needs {wanted}, this is {platform.machine()}"
     if levels.index(level) < levels.index(max_isa()):
         return f"PYROCLAST_MAX_ISA={max_isa()} excludes it"
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return "" if level == "baseline" else f"needs an x86-64 CPU, this is {platform.machine()}"
     missing = [flag for flag in LEVEL_FLAGS[level] if flag not in cpu_flags()]
     return f"this CPU lacks {', '.join(missing)}" if missing else ""
 

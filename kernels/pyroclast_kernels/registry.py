@@ -160,7 +160,7 @@ def get_op(name: str) -> Op:
     op = Op(name, getattr(reference, name), formats)
     for level in CPP_LEVELS:
         if name in PARTIAL_LEVELS.get(level, (name,)):
-            _add_cpp(op, level, level, "baseline" if level == "baseline" else "fma")
+            _add_cpp(op, level, level, features.bit_group(level))
     for marked, level in getattr(contract, "CPP_VARIANTS", {}).get(name, {}).items():
         _add_cpp(op, level, marked, marked, f"@{marked}")
     return op

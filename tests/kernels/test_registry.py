@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pyroclast_kernels import features
@@ -76,6 +78,32 @@ def test_a_cpu_without_the_flags_lacks_the_level(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("PYROCLAST_MAX_ISA", raising=False)
     assert "avx512_vnni" in features.why_not("avx512vnni")
     assert "fma" in features.why_not("avx2")
+
+
+def test_an_aarch64_cpu_has_the_levels_that_its_flags_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arm = features._AARCH64
+    monkeypatch.setattr(features, "LEVEL_FLAGS", arm)
+    monkeypatch.setattr(features, "_IS_AARCH64", True)
+    monkeypatch.setattr(features.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(features, "cpu_flags", lambda: frozenset(arm["dotprod"]))
+    monkeypatch.delenv("PYROCLAST_MAX_ISA", raising=False)
+    assert features.why_not("i8mm") == "this CPU lacks i8mm"
+    assert features.why_not("dotprod") == features.why_not("baseline") == ""
+    assert features.why_not("avx2") == "needs an x86-64 CPU, this is aarch64"
+    assert {features.bit_group(level) for level in arm} == {"fma"}
+    monkeypatch.setenv("PYROCLAST_MAX_ISA", "baseline")
+    assert "PYROCLAST_MAX_ISA" in features.why_not("dotprod")
+
+
+def test_flags_of_aarch64_are_bits_of_two_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {16: 1 << 20 | 1 << 8, 26: 1 << 13}
+    libc = SimpleNamespace(getauxval=lambda which: words[which])
+    monkeypatch.setattr(features.ctypes, "CDLL", lambda _: libc)
+    assert features._arm_flags() == {"asimddp", "atomics", "i8mm"}
+    monkeypatch.setattr(features.ctypes, "CDLL", lambda _: object())
+    assert features._arm_flags() == frozenset()
 
 
 def test_report_chooses_one_variant_for_every_op_and_format() -> None:

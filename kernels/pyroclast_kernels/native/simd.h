@@ -1,8 +1,9 @@
 // Sixteen float32 or int32 lanes on any CPU: one 512-bit, two 256-bit or four 128-bit registers.
 //
 // Every kernel is written once against these lanes.  Because the lanes, the order of operations and
-// the reduction trees are the same at every width, AVX2 and AVX-512 give identical bits; the
-// baseline, which has no fused multiply-add, rounds twice and forms a bit group of its own.
+// the reduction trees are the same at every width, AVX2, AVX-512 and NEON give identical bits; the
+// baseline of x86-64, which has no fused multiply-add, rounds twice and forms a bit group of its
+// own.
 #pragma once
 
 #include <cmath>
@@ -10,6 +11,8 @@
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include "simd_neon.h"
 #endif
 
 #if defined(__AVX512F__)
@@ -120,12 +123,14 @@ PYRO_INLINE f32x16 abs(f32x16 a) {
   return a;
 }
 
-// a * b + c with one rounding where the CPU can, with two at the baseline.
+// a * b + c with one rounding where the CPU can, with two at the baseline of x86-64.
 PYRO_INLINE NativeF fma_native(NativeF a, NativeF b, NativeF c) {
 #if defined(__AVX512F__)
   return (NativeF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
   return (NativeF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (NativeF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif
@@ -135,7 +140,7 @@ PYRO_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return c;
 }
 PYRO_INLINE float fma1(float a, float b, float c) {
-#if defined(__FMA__)
+#if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;
@@ -188,6 +193,16 @@ PYRO_INLINE float reduce_max(f32x16 x) {
   t = _mm_max_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_shuffle_ps(t, t, 1)));
 }
+#elif defined(__aarch64__)
+PYRO_INLINE float reduce_add(f32x16 x) {
+  return neon::fold_add((float32x4_t)((x.v[0] + x.v[2]) + (x.v[1] + x.v[3])));
+}
+PYRO_INLINE float reduce_max(f32x16 x) {
+  const NativeF a = x.v[0] > x.v[2] ? x.v[0] : x.v[2], b = x.v[1] > x.v[3] ? x.v[1] : x.v[3];
+  const NativeF t = a > b ? a : b;
+  const float even = t[0] > t[2] ? t[0] : t[2], odd = t[1] > t[3] ? t[1] : t[3];
+  return even > odd ? even : odd;
+}
 #else
 PYRO_INLINE float reduce_add(f32x16 x) {
   float t[kLanes];
@@ -218,6 +233,9 @@ PYRO_INLINE int32_t reduce_add(i32x16 x) {
 PYRO_INLINE void store_bytes(int8_t *p, i32x16 x) {
 #if defined(__AVX512F__)
   _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x.v[0]));
+#elif defined(__aarch64__)
+  vst1q_s8(
+      p, neon::narrow((int32x4_t)x.v[0], (int32x4_t)x.v[1], (int32x4_t)x.v[2], (int32x4_t)x.v[3]));
 #else
   int32_t t[kLanes];
   std::memcpy(t, &x, sizeof x);
@@ -276,6 +294,8 @@ PYRO_INLINE f32x16 exp_nonpositive(f32x16 x) {
 PYRO_INLINE float half_to_float(uint16_t h) {
 #if defined(__F16C__)
   return _cvtsh_ss(h);
+#elif defined(__aarch64__)
+  return neon::half_to_float(h);
 #else
   uint32_t sign = uint32_t(h & 0x8000) << 16, bits = uint32_t(h & 0x7fff) << 13;
   float f;
@@ -293,6 +313,8 @@ PYRO_INLINE float half_to_float(uint16_t h) {
 PYRO_INLINE uint16_t float_to_half(float f) {
 #if defined(__F16C__)
   return (uint16_t)_cvtss_sh(f, 0);
+#elif defined(__aarch64__)
+  return neon::float_to_half(f);
 #else
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
@@ -320,6 +342,8 @@ PYRO_INLINE NativeI load_u16_native(const uint16_t *p) {
   return (NativeI)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
 #elif defined(__SSE4_1__)
   return (NativeI)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p));
+#elif defined(__aarch64__)
+  return (NativeI)vmovl_u16(vld1_u16(p));
 #else
   NativeI out;
   for (int i = 0; i < kWidth; i++) out[i] = p[i];
@@ -333,6 +357,8 @@ PYRO_INLINE NativeF load_half_native(const uint16_t *p, [[maybe_unused]] int r) 
   return (NativeF)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 #elif defined(__F16C__)
   return (NativeF)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
+#elif defined(__aarch64__)
+  return (NativeF)neon::load_half(p + kWidth * r);
 #else  // half_to_float, lane by lane
   const NativeI half = load_u16_native(p + kWidth * r), payload = (half & 0x7fff) << 13;
   const NativeI finite = (NativeI)((NativeF)payload * 5.192296858534828e33f);
@@ -349,6 +375,8 @@ PYRO_INLINE f32x16 load_half(const uint16_t *p) {
 PYRO_INLINE void store_half(uint16_t *p, f32x16 x) {
 #if defined(__AVX512F__)
   _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)x.v[0], 0));
+#elif defined(__aarch64__)
+  PYRO_EACH neon::store_half(p + kWidth * r, (float32x4_t)x.v[r]);
 #else
   float t[kLanes];
   store(t, x);
@@ -371,26 +399,43 @@ PYRO_INLINE f32x16 load_bfloat(const uint16_t *p) {
 // ---- products of bytes ------------------------------------------------------------------------
 //
 // acc[lane] += sum over 4 bytes of w[lane][j] * x[j].  `w` holds 16 lanes of 4 bytes, `x` is 4
-// signed bytes broadcast to every lane.  dot_small takes unsigned w <= 127; dot_offset takes
+// signed bytes, a Quad, for every lane.  dot_small takes unsigned w <= 127; dot_offset takes
 // w + 128 stored unsigned and, where kOffsetInDot is false, already works on w itself.
 // The sums are exact, so that every level gives the same bits.
+
+// Quad k of an activation's block.
+#if defined(__aarch64__)
+using neon::Quad;
+PYRO_INLINE Quad load_quad(const int8_t *values, int k) { return neon::load_quad(values, k); }
+#else
+using Quad = int32_t;
+PYRO_INLINE Quad load_quad(const int8_t *values, int k) {
+  Quad quad;
+  std::memcpy(&quad, values + 4 * k, sizeof quad);
+  return quad;
+}
+#endif
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr bool kOffsetInDot = true;  // the caller starts acc at -128 * sum(x)
 
-PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
+PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, Quad x) {
 #if defined(__AVX512VNNI__)
   return (NativeI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
 #else
   return (NativeI)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, _mm256_set1_epi32(x));
 #endif
 }
-PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) { return dot_offset(acc, w, x); }
+PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, Quad x) { return dot_offset(acc, w, x); }
 
 #else
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr bool kOffsetInDot = true;
+#else
 constexpr bool kOffsetInDot = false;
+#endif
 
-PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
+PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, Quad x) {
 #if defined(__AVX512BW__)
   __m512i pairs = _mm512_maddubs_epi16((__m512i)w, _mm512_set1_epi32(x));
   return acc + (NativeI)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
@@ -400,6 +445,8 @@ PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
 #elif defined(__SSSE3__)
   __m128i pairs = _mm_maddubs_epi16((__m128i)w, _mm_set1_epi32(x));
   return acc + (NativeI)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+#elif defined(__aarch64__)
+  return (NativeI)neon::dot((int32x4_t)acc, (int8x16_t)w, x);
 #else
   for (int i = 0; i < kWidth; i++)
     for (int j = 0; j < 32; j += 8) acc[i] += int32_t(uint8_t(w[i] >> j)) * int8_t(x >> j);
@@ -408,7 +455,7 @@ PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, int32_t x) {
 }
 
 // maddubs needs one unsigned side: |w| and x with w's sign.  |w| * |x| * 2 <= 32512: no overflow.
-PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
+PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, Quad x) {
 #if defined(__AVX512BW__)
   // There is no sign_epi8 of 512 bits.  Where w is 0, x may keep its sign.
   const __m512i ws = _mm512_xor_si512((__m512i)w, _mm512_set1_epi8(-128));
@@ -426,6 +473,10 @@ PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, int32_t x) {
   __m128i ws = _mm_xor_si128((__m128i)w, _mm_set1_epi8(-128));
   __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(ws), _mm_sign_epi8(_mm_set1_epi32(x), ws));
   return acc + (NativeI)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+  return (NativeI)neon::dot_unsigned((int32x4_t)acc, (uint8x16_t)w, x);
+#elif defined(__aarch64__)
+  return (NativeI)neon::dot((int32x4_t)acc, veorq_s8((int8x16_t)w, vdupq_n_s8(-128)), x);
 #else
   for (int i = 0; i < kWidth; i++)
     for (int j = 0; j < 32; j += 8) acc[i] += int32_t(int8_t((w[i] >> j) ^ 0x80)) * int8_t(x >> j);

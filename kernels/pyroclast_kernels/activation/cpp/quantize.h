@@ -26,6 +26,8 @@ PYRO_INLINE float largest_of(const float *x) {
   __m128i t = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0x4e));
   return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1))));
+#elif defined(__aarch64__)
+  return vget_lane_f32(vreinterpret_f32_s32(vdup_n_s32(vmaxvq_s32((int32x4_t)most))), 0);
 #else
   int32_t bits = 0;
   for (int i = 0; i < kWidth; i++) bits = most[i] > bits ? most[i] : bits;
@@ -80,6 +82,8 @@ PYRO_INLINE int32_t sum_bytes(const int8_t *p) {
   const __m128i x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)p), _mm_set1_epi8(-128));
   const __m128i sums = _mm_sad_epu8(x, _mm_setzero_si128());
   return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128;
+#elif defined(__aarch64__)
+  return vaddlvq_s8(vld1q_s8(p));
 #else
   int32_t sum = 0;
   for (int i = 0; i < 16; i++) sum += p[i];

@@ -28,6 +28,20 @@ class FlushDenormals {
 
  private:
   unsigned before_;
+#elif defined(__aarch64__)
+  // Bit 24 of FPCR flushes what an operation takes and gives, as both bits of MXCSR together.
+  FlushDenormals() : before_(fpcr()) { set_fpcr(before_ | uint64_t(1) << 24); }
+  ~FlushDenormals() { set_fpcr(before_); }
+
+ private:
+  static uint64_t fpcr() {
+    uint64_t word;
+    asm volatile("mrs %0, fpcr" : "=r"(word));
+    return word;
+  }
+  // The compiler may not move what computes or stores across it.
+  static void set_fpcr(uint64_t word) { asm volatile("msr fpcr, %0" : : "r"(word) : "memory"); }
+  uint64_t before_;
 #else
   FlushDenormals() {}
 #endif
@@ -125,6 +139,8 @@ PYRO_INLINE NativeI dot_words(NativeI acc, NativeI a, NativeI b) {
   return acc + (NativeI)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
   return acc + (NativeI)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+  return (NativeI)neon::dot_words((int32x4_t)acc, (int16x8_t)a, (int16x8_t)b);
 #else
   return acc + (a >> 16) * (b >> 16) + ((a << 16) >> 16) * ((b << 16) >> 16);
 #endif
@@ -139,6 +155,8 @@ PYRO_INLINE i32x16 load_byte_pairs(const uint16_t *p) {
   PYRO_EACH out.v[r] = (NativeI)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(p + 8 * r)));
 #elif defined(__SSE4_1__)
   PYRO_EACH out.v[r] = (NativeI)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(p + 4 * r)));
+#elif defined(__aarch64__)
+  PYRO_EACH out.v[r] = (NativeI)vmovl_s8(vld1_s8((const int8_t *)(p + 4 * r)));
 #else
   int32_t t[kLanes];
   for (int i = 0; i < kLanes; i++)
@@ -157,6 +175,11 @@ PYRO_INLINE void store_words(Pair *p, f32x16 a, f32x16 b) {
   const __m512i lower = _mm512_cvtps_epi32((__m512)a.v[0]);
   const __m512i upper = _mm512_cvtps_epi32((__m512)b.v[0]);
   _mm512_storeu_si512(p, _mm512_permutex2var_epi16(lower, even, upper));
+#elif defined(__aarch64__)
+  const f32x16 both[2] = {a, b};
+  for (int i = 0; i < 2; i++)
+    PYRO_EACH vst1_s16((int16_t *)p + i * kLanes + r * kWidth,
+                       vmovn_s32(vcvtnq_s32_f32((float32x4_t)both[i].v[r])));
 #else
   const i32x16 both[2] = {to_int(round_even(a)), to_int(round_even(b))};
   int32_t words[2 * kLanes];

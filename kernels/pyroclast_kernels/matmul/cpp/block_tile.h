@@ -50,8 +50,7 @@ PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int 
   for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + g * group_size, k, r);
 #pragma GCC unroll 6
   for (int m = 0; m < M; m++) {
-    int32_t values;
-    std::memcpy(&values, x[m * n_blocks].values + 4 * k, 4);
+    const Quad values = load_quad(x[m * n_blocks].values, k);
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], w[g], values);
   }

@@ -61,9 +61,7 @@ struct Codes8 {
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return load_vector(p + 64 * k, r);
   }
-  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) {
-    return dot_offset(acc, w, x);
-  }
+  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, Quad x) { return dot_offset(acc, w, x); }
   static void put(uint8_t *p, int lane, const uint8_t *codes) {
     for (int k = 0; k < 8; k++) put_quad(p + 64 * k, lane, get_quad(codes, k));
   }
@@ -77,7 +75,7 @@ struct Codes4 {
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return (load_vector(p + 64 * (k % 4), r) >> (k < 4 ? 0 : 4)) & 0x0f0f0f0f;
   }
-  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) { return dot_small(acc, w, x); }
+  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, Quad x) { return dot_small(acc, w, x); }
   static void put(uint8_t *p, int lane, const uint8_t *codes) {
     for (int k = 0; k < 4; k++) {
       const uint32_t low = get_quad(codes, k) & 0x0f0f0f0f;
@@ -125,7 +123,7 @@ struct Codes2 {
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return shift(load_vector(p + (k < 4 ? 0 : 64), r), -2 * (k % 4)) & 0x03030303;
   }
-  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) { return dot_small(acc, w, x); }
+  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, Quad x) { return dot_small(acc, w, x); }
   static void put(uint8_t *p, int lane, const uint8_t *codes) { put_planes<2>(p, lane, codes, 0); }
   static int code(const uint8_t *p, int lane, int column) { return get_plane<2>(p, lane, column); }
 };

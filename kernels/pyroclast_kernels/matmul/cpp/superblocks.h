@@ -24,6 +24,8 @@ PYRO_INLINE NativeI load_small(const uint8_t *p, int r) {
 #elif defined(__SSE4_1__)
   const __m128i bytes = _mm_loadu_si32(p);
   return (NativeI)(Signed ? _mm_cvtepi8_epi32(bytes) : _mm_cvtepu8_epi32(bytes));
+#elif defined(__aarch64__)
+  return (NativeI)neon::load_bytes<Signed>(p);
 #else
   NativeI out;
   for (int i = 0; i < kWidth; i++) out[i] = Signed ? int8_t(p[i]) : p[i];

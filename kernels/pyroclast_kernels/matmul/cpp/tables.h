@@ -52,6 +52,8 @@ PYRO_INLINE NativeI look_up(const std::array<uint8_t, 16> &table, NativeI codes)
   return (NativeI)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(lane), (__m256i)codes);
 #elif defined(__SSSE3__)
   return (NativeI)_mm_shuffle_epi8(lane, (__m128i)codes);
+#elif defined(__aarch64__)
+  return (NativeI)vqtbl1q_u8(vld1q_u8(table.data()), (uint8x16_t)codes);
 #else
   uint8_t bytes[sizeof codes];
   std::memcpy(bytes, &codes, sizeof codes);
@@ -67,7 +69,7 @@ struct TableCodes : Codes4 {
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return look_up(kTable, Codes4::load_quad(p, k, r));
   }
-  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, int32_t x) {
+  static PYRO_INLINE NativeI dot(NativeI acc, NativeI w, Quad x) {
     return Table::kBias == 128 ? dot_offset(acc, w, x) : dot_small(acc, w, x);
   }
   static int code(const uint8_t *p, int lane, int column) {

@@ -28,6 +28,9 @@ PYRO_INLINE Mask bits_of(const NativeI (&lanes)[kRegs]) {
   Mask m = 0;
   PYRO_EACH m |= Mask(_mm_movemask_ps((__m128)lanes[r])) << (r * kWidth);
   return m;
+#elif defined(__aarch64__)
+  return neon::bits_of(neon::narrow((int32x4_t)lanes[0], (int32x4_t)lanes[1], (int32x4_t)lanes[2],
+                                    (int32x4_t)lanes[3]));
 #else
   Mask m = 0;
   for (int r = 0; r < kRegs; r++)
@@ -150,7 +153,7 @@ PYRO_INLINE f32x16 where_at_least(f32x16 a, f32x16 b, f32x16 x) {
   return x;
 }
 
-#if defined(__SSSE3__) && !defined(__AVX2__)
+#if (defined(__SSSE3__) && !defined(__AVX2__)) || defined(__aarch64__)
 // For each mask of four lanes the bytes of those that are in it, in order.
 struct CloseTogether {
   alignas(16) uint8_t bytes[16][16] = {};
@@ -187,6 +190,14 @@ PYRO_INLINE void compress(void *p, i32x16 x, Mask m) {
     _mm_storeu_si128((__m128i *)to, _mm_shuffle_epi8((__m128i)x.v[r], order));
     to += 4 * count(quarter);
   }
+#elif defined(__aarch64__)
+  uint8_t *to = static_cast<uint8_t *>(p);
+  PYRO_EACH {
+    const Mask quarter = (m >> (r * kWidth)) & 0xf;
+    const uint8x16_t order = vld1q_u8(kCloseTogether.bytes[quarter]);
+    vst1q_u8(to, vqtbl1q_u8((uint8x16_t)x.v[r], order));
+    to += 4 * count(quarter);
+  }
 #else
   int32_t lanes[kLanes], *to = static_cast<int32_t *>(p);
   std::memcpy(lanes, &x, sizeof lanes);
@@ -211,6 +222,8 @@ PYRO_INLINE f32x16 floor(f32x16 x) {
   PYRO_EACH x.v[r] = (NativeF)_mm256_floor_ps((__m256)x.v[r]);
 #elif defined(__SSE4_1__)
   PYRO_EACH x.v[r] = (NativeF)_mm_floor_ps((__m128)x.v[r]);
+#elif defined(__aarch64__)
+  PYRO_EACH x.v[r] = (NativeF)vrndmq_f32((float32x4_t)x.v[r]);
 #else
   for (int r = 0; r < kRegs; r++)
     for (int i = 0; i < kWidth; i++) x.v[r][i] = std::floor(x.v[r][i]);
