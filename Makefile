@@ -1,7 +1,8 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native page wheel wheel-check wheel-aarch64 test test-quick oracle-deps browser \
+.PHONY: help run dev native page wheel wheel-check wheel-aarch64 test test-quick test-aarch64 emulated \
+  oracle-deps browser \
   check bench train-demo gpu sanitize sanitize-threads torture clean
 .DELETE_ON_ERROR:
 
@@ -27,7 +28,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt
 PAGE := engine/pyroclast/lens/page
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 run: $(VENV)/.native $(VENV)/.demo ## install everything and let the demo model answer PROMPT="..."
 	$(BIN)/pyroclast generate "$(PROMPT)" --model smollm2-135m-instruct -n 64 --temperature 0
@@ -54,15 +55,19 @@ wheel-check: wheel ## `make wheel`; a fresh environment without a compiler insta
 # 64-bit Linux.  Debian looks for pyconfig.h in a folder named after the machine.
 AARCH64 := build/aarch64
 AARCH64_CXX ?= aarch64-linux-gnu-g++
-wheel-aarch64: $(VENV)/.native $(VENV)/.wheel ## the wheel for aarch64 (Debian: g++-aarch64-linux-gnu); minutes, untested
-	rm -rf $(AARCH64)/wheel && mkdir -p $(AARCH64)/include/aarch64-linux-gnu dist
+AARCH64_LEVELS ?= baseline;dotprod
+for_aarch64 = CXX="$(AARCH64_CXX) -I$(abspath $(AARCH64))/include" _PYTHON_HOST_PLATFORM=linux-aarch64 \
+  CMAKE_ARGS="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DPYROCLAST_LEVELS='$(1)' $(CMAKE_ARGS)"
+wheel-aarch64: $(VENV)/.native $(VENV)/.wheel $(AARCH64)/.headers ## the wheel for aarch64 (Debian: g++-aarch64-linux-gnu), in minutes
+	rm -rf $(AARCH64)/wheel && mkdir -p dist
+	$(call for_aarch64,all) $(PY) -m build --no-isolation --wheel --outdir $(AARCH64)/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $(AARCH64)/wheel/*.whl
+
+$(AARCH64)/.headers: $(VENV)/.created
 	for header in $$($(PY) -c 'import sysconfig; print(sysconfig.get_config_h_filename())'); do \
 	  mkdir -p $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header)); \
 	  cp $$header $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header))/; done
-	CXX="$(AARCH64_CXX) -I$(abspath $(AARCH64))/include" _PYTHON_HOST_PLATFORM=linux-aarch64 \
-	CMAKE_ARGS="$(CMAKE_ARGS) -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64" \
-	  $(PY) -m build --no-isolation --wheel --outdir $(AARCH64)/wheel .
-	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $(AARCH64)/wheel/*.whl
+	@touch $@
 
 # A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Code 5 of the
 # second run: PYTEST_ARGS chose none of these.
@@ -73,6 +78,33 @@ test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps br
 # tests/quick.py says what this leaves out.  No torch is needed.
 test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
 	$(PY) -m pytest -n auto --quick --ignore=tests/gpu $(PYTEST_ARGS)
+
+# Debian's Python for aarch64 runs the kernels.  Skipped where a tool is missing, except in CI.
+test-aarch64: $(VENV)/.native $(VENV)/.test ## the kernels and the executor for aarch64, in an emulator; AARCH64_LEVELS=all
+	@if $(MAKE) --no-print-directory $(AARCH64)/.python; then $(MAKE) --no-print-directory emulated; \
+	else echo "The tests for aarch64 are skipped: what they need is missing (above)." >&2; test -z "$$CI"; fi
+
+# cpu=max has every extension that a level asks for.  The bits to give are those of AVX2, which
+# `make test` compares with the reference.
+EXECUTOR_TESTS := executor_test executor_schedules_test
+EMULATED := qemu-aarch64 -cpu max -L $(AARCH64)/system
+EMULATED_PY := PYTHONPATH=$(AARCH64)/lib:tests:$(AARCH64)/site PYROCLAST_FROZEN=1 \
+  PYTHONDONTWRITEBYTECODE=1 $(EMULATED) $(AARCH64)/system/usr/bin/python3
+emulated: $(AARCH64)/.python $(AARCH64)/.headers $(EXECUTOR_TESTS:%=$(AARCH64)/native/%)
+	@for test in $(filter $(AARCH64)/native/%,$^); do echo "$$test" && $(EMULATED) $$test || exit 1; done
+	$(call for_aarch64,$(AARCH64_LEVELS)) $(PY) setup.py -q build --build-lib $(AARCH64)/lib
+	PYTHONPATH=kernels $(PY) tests/kernel_bits.py --out $(AARCH64)/bits cpp-avx2
+	$(EMULATED_PY) tests/kernel_bits.py --like $(AARCH64)/bits
+
+$(AARCH64)/.python: .ci/aarch64_python.py $(VENV)/.created
+	@$(call apt,qemu-aarch64,qemu-user,The tests for aarch64 need QEMU)
+	@$(call apt,$(AARCH64_CXX),g++-aarch64-linux-gnu,The tests for aarch64 need a cross-compiler)
+	$(PY) .ci/aarch64_python.py $(AARCH64)
+	@touch $@
+
+$(AARCH64)/native/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(AARCH64_CXX) -std=c++17 -O2 -DPYRO_EMULATED -Ikernels/pyroclast_kernels $< -o $@ -pthread
 
 oracle-deps: $(VENV)/.oracle ## torch (CPU build) and transformers, for the tests marked `oracle`
 
@@ -124,7 +156,9 @@ torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile 
 
 # The native tests alone: Python and the kernels, which start no threads, would need a Python built
 # for it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
-sanitize-threads: $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/*.cpp)) build/plain/executor_schedules_test ## executor and scratch memory under TSan, in less than a minute
+THREAD_TESTS := $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/*.cpp)) \
+  $(EXECUTOR_TESTS:%=build/threads-condvar/%) $(patsubst %,build/%/executor_schedules_test,plain plain-condvar)
+sanitize-threads: $(THREAD_TESTS) ## executor and scratch memory under TSan, in less than a minute
 	@fixed="$$(setarch -R true 2>/dev/null && echo setarch -R)"; \
 	for test in $^; do echo "$$test" && $$fixed $$test || exit 1; done
 
@@ -136,6 +170,15 @@ build/threads/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/
 build/plain/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
 	@mkdir -p $(@D)
 	$(CXX) -std=c++17 -O2 -Ikernels/pyroclast_kernels $< -o $@ -pthread
+
+# As where there are no futexes: with condition variables.
+build/threads-condvar/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 -g1 -fsanitize=thread -DPYRO_NO_FUTEX -Ikernels/pyroclast_kernels $< -o $@ -pthread
+
+build/plain-condvar/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O2 -DPYRO_NO_FUTEX -Ikernels/pyroclast_kernels $< -o $@ -pthread
 
 clean: ## remove .venv and all that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -15,13 +15,14 @@
 #include "native/executor.cpp"
 
 // ThreadSanitizer does not support threads that a forked child starts, and AddressSanitizer's
-// allocator of GCC 12 may leave the child a lock that a thread of the parent held.
+// allocator of GCC 12 may leave the child a lock that a thread of the parent held.  QEMU 7.2 ends
+// when a forked child starts a thread.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
 #define __SANITIZE_THREAD__  // GCC's name for it
 #endif
 #endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || defined(PYRO_EMULATED)
 constexpr bool kForks = false;
 #else
 constexpr bool kForks = true;

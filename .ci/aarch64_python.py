@@ -1,0 +1,72 @@
+"""An aarch64 Python for QEMU to run, with NumPy and pytest: `aarch64_python.py build/aarch64`.
+
+FOLDER/system gets Debian's python3 for arm64 (and the C++ library), unpacked, not installed: an apt
+with a state of its own fetches it, so this machine's packages stay as they are.  FOLDER/site gets
+wheels from PyPI.  Needs Debian's apt-get and dpkg-deb, and its archive's keyring.
+DEBIAN_MIRROR names another mirror.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+PACKAGES = ("python3", "libstdc++6")
+WHEELS = ("numpy", "pytest")
+# What a wheel for the C library of Debian 12 may be called.
+TAGS = [f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)]
+APT_CONFIG = """\
+Dir::Etc "{apt}/etc";
+Dir::State "{apt}/state";
+Dir::State::status "{apt}/state/status";
+Dir::Cache "{apt}/cache";
+APT::Architecture "arm64";
+APT::Architectures {{ "arm64"; }};
+APT::Sandbox::User "root";
+"""
+
+
+def configure(apt: Path) -> dict[str, str]:
+    """Lays out a state of apt in which nothing is installed; the environment that names it."""
+    for name in ("etc", "state/lists/partial", "cache/archives/partial"):
+        (apt / name).mkdir(parents=True, exist_ok=True)
+    (apt / "state/status").touch()
+    mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    source = f"deb [signed-by={KEYRING}] {mirror} {suite} main\n"
+    (apt / "etc/sources.list").write_text(source, encoding="utf-8")
+    (apt / "apt.conf").write_text(APT_CONFIG.format(apt=apt), encoding="utf-8")
+    return {**os.environ, "APT_CONFIG": str(apt / "apt.conf")}
+
+
+def unpack(folder: Path) -> None:
+    """Debian's packages into FOLDER/system."""
+    apt = folder / "apt"
+    environment = configure(apt)
+    get, unpacker = shutil.which("apt-get"), shutil.which("dpkg-deb")
+    if get is None or unpacker is None or not Path(KEYRING).is_file():
+        raise SystemExit(f"an emulated Python needs Debian's apt-get, dpkg-deb and {KEYRING}")
+    install = [get, "install", "-qqy", "--download-only", "--no-install-recommends"]
+    for command in ([get, "update", "-qq"], [*install, *PACKAGES]):
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    for package in sorted((apt / "cache/archives").glob("*.deb")):
+        subprocess.run([unpacker, "-x", str(package), str(folder / "system")], check=True)
+
+
+def install_wheels(folder: Path) -> None:
+    """Wheels into FOLDER/site, for the Python in FOLDER/system."""
+    version = (folder / "system/usr/bin/python3").readlink().name.removeprefix("python")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade"]
+    command += ["--target", str(folder / "site"), "--only-binary=:all:"]
+    command += ["--python-version", version, *(f"--platform={tag}" for tag in TAGS)]
+    subprocess.run([*command, *WHEELS], check=True)
+
+
+if __name__ == "__main__":
+    unpack(Path(sys.argv[1]).resolve())
+    install_wheels(Path(sys.argv[1]).resolve())
