@@ -27,7 +27,6 @@ ARRAYS = HEAVY | {"numpy"}
 # The rooms of both packages from the top down: folders, or modules of their own, by import name.  A
 # module may import what stands in a row below its own, and what is in its own room.  The longest
 # name that fits counts.  Ops share one room: they use each other's pieces, without circles.
-# Planned, with a place but no file yet: pyroclast.lens.
 RANKS = [
     ("pyroclast.__main__",),
     ("pyroclast.cli",),
