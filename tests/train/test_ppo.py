@@ -164,6 +164,28 @@ def test_held_out_prompts_are_rewarded_more_and_a_stopped_run_gives_the_same_bit
         assert llm.generate("say")
 
 
+def test_equal_rewards_leave_the_values_in_scale(
+    model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyroclast.train import ppo, rl
+
+    def none(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [0.0] * len(completion_ids)
+
+    def watched(log_ratio: Any, *rest: Any) -> Any:
+        ratios.append(float(log_ratio.detach().abs().max()))
+        return clipped_loss(log_ratio, *rest)
+
+    ratios: list[float] = []
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(ppo, "clipped_loss", watched)
+    settings = replace(SETTINGS, steps=3)
+    rl(model, asked, tmp_path / "run", reward=none, settings=settings, on_line=lines.append)
+    assert ratios[0] <= 1e-4, "the policy that sampled is the one that learns"
+    assert all(line["kl"] > 0 for line in lines[1:]), "returns hold the KL reward alone"
+    assert all(line["value_loss"] < 10 for line in lines)
+
+
 def test_an_adapter_learns_from_quantized_rollouts_and_no_number_ends_the_run(
     model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,8 @@ class Descent(ABC):
             state = torch.load(path, weights_only=True)
             with torch.no_grad():
                 for name, tensor in self.tensors().items():
-                    tensor.copy_(state["weights"][name])
+                    # Reshaped: a copy alone would spread a smaller tensor over the whole.
+                    tensor.copy_(state["weights"][name].reshape(tensor.shape))
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:  # a damaged file may raise anything in torch.load
             raise TrainingError(f"{path}: cannot be read: {error}; remove {checkpoint}") from error

@@ -25,7 +25,7 @@ from pyroclast.train.log import OnLine
 from pyroclast.train.on_policy import Logprobs, TokenIds, engine_logprobs, kl_estimate
 from pyroclast.train.preference_settings import RlSettings
 from pyroclast.train.prompts import Prompt
-from pyroclast.train.rewards import Reward
+from pyroclast.train.rewards import Reward, scored
 from pyroclast.train.rl_engines import as_logged, load_policy, open_rollouts, open_start
 from pyroclast.train.rollouts import Rollouts, encoded
 from pyroclast.train.run_folder import RunFolder
@@ -120,8 +120,8 @@ class Ppo(Descent):
             logprobs_of,
         )
         completion_ids = rollout["completion_ids"]
-        scores = np.array(self._scores(prompts, completion_ids))
-        self.head.follow(scores)
+        texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        scores = np.array(scored(self.score, prompts, texts, completion_ids))
         return self._weighed(rollout, readings[0], scores)
 
     def _weighed(
@@ -136,23 +136,13 @@ class Ppo(Descent):
             start = padded(self.start(*ids), 0.0, np.float64)[0]
             facts["kl"] = kl_estimate(policy[mask > 0], start[mask > 0])
         rewards = token_rewards(scores, policy - start, mask, settings.beta)
+        self.head.follow(rewards.sum(axis=1))
         values = self.head.rewards_of(reading.values.double().numpy()) * mask
         gained = advantages(rewards, values, mask, settings.gae_decay)
         facts["entropy"] = float(reading.entropies.numpy()[mask > 0].mean())
         facts["completions/mean_length"] = float(mask.sum(axis=1).mean())
         returns = gained + values
         return _Answers(*ids, mask, sampled, whitened(gained, mask), returns), facts
-
-    def _scores(self, prompts: Sequence[Prompt], completion_ids: TokenIds) -> list[float]:
-        """The reward of each answer, which is text or a message as its prompt is."""
-        texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-        completions = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-        return self.score(
-            prompts=list(prompts), completions=completions, completion_ids=completion_ids
-        )
 
     def _read(self, prompt_ids: TokenIds, completion_ids: TokenIds) -> Reading:
         pad = int(self.tokenizer.pad_token_id or 0)

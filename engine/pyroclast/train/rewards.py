@@ -41,6 +41,22 @@ def as_reward(reward: str | Path | Reward) -> Reward:
     )
 
 
+def scored(
+    reward: Reward,
+    prompts: Sequence[Any],
+    texts: Sequence[str],
+    completion_ids: Sequence[Sequence[int]],
+) -> list[float]:
+    """The rewards of answers, as trl asks for them: each is text or messages, as its prompt is."""
+    completions = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    return reward(
+        prompts=list(prompts), completions=completions, completion_ids=list(completion_ids)
+    )
+
+
 def texts_of(completions: Sequence[Any]) -> list[str]:
     """The text of each completion, which trl gives as a string or as a list of messages."""
     return [each if isinstance(each, str) else each[-1]["content"] for each in completions]

@@ -14,7 +14,7 @@ from pyroclast.sampling.params import SamplingParams
 from pyroclast.train.on_policy import engine_logprobs, kl_estimate
 from pyroclast.train.preference_settings import RlSettings
 from pyroclast.train.prompts import Prompt
-from pyroclast.train.rewards import Reward
+from pyroclast.train.rewards import Reward, scored
 from pyroclast.train.rl_engines import ADAPTER
 from pyroclast.train.run_folder import RunFolder
 
@@ -60,6 +60,6 @@ def _sampled(
     if chats:
         answers += llm.chat(chats, params[n:], adapter=adapter, progress=False)
     prompts = [each for each in (*texts, *chats) for _ in range(settings.samples)]
-    rewards = score(prompts=prompts, completions=[answer.text for answer in answers])
-    ids = [answer.prompt_token_ids for answer in answers]
-    return fmean(rewards), ids, [answer.token_ids for answer in answers]
+    ids = [answer.token_ids for answer in answers]
+    rewards = scored(score, prompts, [answer.text for answer in answers], ids)
+    return fmean(rewards), [answer.prompt_token_ids for answer in answers], ids

@@ -12,7 +12,7 @@ from pyroclast.train.extra import needed
 from pyroclast.train.on_policy import TokenIds
 
 _RATE = 0.1  # of an update, in deviations of the returns, for states of size 1
-_FOLLOWED = 0.1  # share that a step's scores have in the scale of the values
+_FOLLOWED = 0.1  # share that a step's rewards have in the scale of the values
 _TINY = 1e-6
 
 
@@ -45,11 +45,13 @@ class ValueHead:
         """In units of the deviation."""
         return states @ self.weight + self.bias
 
-    def follow(self, scores: Any) -> None:
-        """Takes a step's scores, float64 (n,), into the scale; the first ones are all of it."""
-        seen = needed("torch").tensor([scores.mean(), scores.std() + _TINY], dtype=self.scale.dtype)
+    def follow(self, totals: Any) -> None:
+        """Takes the rewards of a step's whole answers, float64 (n,), into the scale; the first ones
+        are all of it, and a larger deviation at once: a rare reward is no outlier of the values."""
+        seen = needed("torch").tensor([totals.mean(), totals.std() + _TINY], dtype=self.scale.dtype)
         share = _FOLLOWED if self.scale[1] > 0 else 1.0
         self.scale += share * (seen - self.scale)
+        self.scale[1] = max(self.scale[1], seen[1])
 
     def rewards_of(self, values: Any) -> Any:
         """Values in the units of rewards."""
