@@ -262,6 +262,30 @@ def test_a_model_that_is_always_wrong_costs_little(n_batch: int) -> None:
     assert 0.99 * again < plain_s
 
 
+def test_a_model_that_gives_nothing_but_nan_costs_little() -> None:
+    """It is not asked to read the text again at every step."""
+
+    def poisoned(history: Sequence[int]) -> np.ndarray:
+        return babbles(history) * np.float32(np.nan if len(history) >= 20 else 1)
+
+    params = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
+    on, off = (Timed(poisoned, sizes=LONG, **COSTS, **LONG) for _ in range(2))
+    off.llm._loop.stepper._speculator = None
+    assert 0.98 * seconds(on, params, ["abc"]) < seconds(off, params, ["abc"])
+    assert on.is_empty()
+
+
+def test_others_do_not_wait_until_a_long_text_is_read() -> None:
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    long = {"n_blocks": 800, "max_seq_len": 3200, "max_batch_tokens": 64}
+    on, times = Timed(babbles, sizes=long, **COSTS, **long), list[float]()
+    for _ in on.llm.stream("abc" * 900, params):
+        times.append(on.now_s)
+    gaps = np.diff(times)
+    assert gaps.max() < 10 * np.median(gaps[gaps > 0])
+    assert on.second.steps, "it was read"
+
+
 def test_a_model_that_is_right_saves_time() -> None:
     params = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
     on, off = (Timed(babbles, sizes=LONG, **COSTS, **LONG) for _ in range(2))

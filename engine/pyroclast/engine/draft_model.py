@@ -22,6 +22,8 @@ from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_parts import sample_arrays
 from pyroclast_kernels.sample import new_rows
 
+# A text that is not read after so many steps is read on beside the next one: others wait.
+_READING_STEPS = 4
 _ROW_FIELDS = ("temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "top_k")
 
 # The seconds of a step, how many tokens it computed, and for how many texts.
@@ -85,9 +87,15 @@ class DraftModel:
             if n_drafts > 0 and self._can_read(follower) and self._grow(follower, n_drafts, keeps):
                 follower.n_wanted = n_drafts
                 active.append(follower)
+        n_steps = 0
         while active:
             self._step(active, run)
-            active = [each for each in active if each.n_drafts < each.n_wanted]
+            n_steps += 1
+            active = [
+                each
+                for each in active
+                if each.n_drafts < each.n_wanted and (n_steps < _READING_STEPS or each.n_drafts)
+            ]
         return [self._drafts_of(request) for request, _ in wanted]
 
     def close(self) -> None:
@@ -98,16 +106,17 @@ class DraftModel:
     # ---- inside ----------------------------------------------------------------------------
 
     def _drafts_of(self, request: GenerateRequest) -> list[int]:
-        """What was drafted.  A follower whose logits were no numbers is released: its blocks may
-        hold a NaN."""
+        """What was drafted.  A follower whose logits were no numbers gives back its blocks, which
+        may hold a NaN, and is asked no more but for trials."""
         follower = request.follower
         assert follower is not None, "it was there before the steps"
         if follower.n_wanted >= 0:
             return follower.draft_tokens
-        drafts = follower.draft_tokens
-        if freed := self.release(request):
+        follower.chance, follower.n_computed = 0.0, 0
+        blocks, follower.blocks = follower.blocks, []
+        if freed := self.pool.give_back(blocks):
             self.model.zero_blocks(freed)
-        return drafts
+        return follower.draft_tokens
 
     def _can_read(self, follower: Follower) -> bool:
         return all(
