@@ -47,6 +47,14 @@ def test_it_differs_in_what_was_asked_for_alone(folder: Path, change: dict[str, 
                 assert (got != llm.logits(IDS)).any()
 
 
+def test_rules_of_the_environment_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYROCLAST_KERNELS", "attention=numpy")
+    change = lens.Variant(kernels="norm=numpy")
+    with LLM(folder, threads=1) as llm, lens.variant(llm, change) as other:
+        changed = {op for op, name in other.kernels.items() if name != llm.kernels[op]}
+    assert {op.partition(".")[0] for op in changed} == {"norm"}
+
+
 def test_an_adapter_comes_along(folder: Path, tmp_path: Path) -> None:
     adapter = write_peft(tmp_path / "x", random_pairs(CONFIGS["llama"], 4))
     with LLM(folder, threads=1, adapters={"x": adapter}) as llm:

@@ -6,12 +6,22 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from pyroclast import LLM, AsyncLLM, ClosedError, MemoryBudgetError, SamplingParams, lens
+from pyroclast import (
+    LLM,
+    AsyncLLM,
+    ClosedError,
+    MemoryBudgetError,
+    RequestError,
+    SamplingParams,
+    lens,
+)
 from pyroclast.server import look_compare, look_variants
 from pyroclast.server.errors import HttpError
 from pyroclast.server.look import Look
@@ -41,6 +51,22 @@ def running(llm: LLM) -> Iterator[RunningServer]:
 def ask(running: RunningServer, **body: Any) -> httpx.Response:
     given = {"token_ids": IDS, "a": {"params": PARAMS}, "max_tokens": 12, **body}
     return httpx.post(f"{running.url}/look/api/compare", json=given, timeout=60)
+
+
+def test_a_variant_of_weights_that_have_changed_is_not_lent(tmp_path: Path) -> None:
+    path, kept = tmp_path / "tiny.gguf", Variants()
+    write_gguf(path, CONFIGS["llama"], random_weights(CONFIGS["llama"]))
+    with LLM(path, threads=1) as llm:
+        with kept.lent(llm, COARSE) as first:
+            pass
+        with kept.lent(llm, COARSE) as again:
+            assert again is first
+        llm.update_weights({"output_norm.weight": np.full(llm.model.config.d_model, 2.0)})  # type: ignore[attr-defined]
+        with pytest.raises(RequestError, match="updated since"), kept.lent(llm, COARSE):
+            pass
+        kept.close()
+        with pytest.raises(ClosedError), kept.lent(llm, lens.Variant(kv_dtype="f32")):
+            pass
 
 
 def test_the_answer_is_that_of_python(running: RunningServer, llm: LLM) -> None:

@@ -57,6 +57,11 @@ def choices(llm: LLM) -> dict[str, list[str]]:
     }
 
 
+def is_updated(llm: LLM) -> bool:
+    """Whether weights or adapters have changed since they were loaded."""
+    return bool(model_of(llm).n_updates or llm._has_changed_adapters)  # noqa: SLF001
+
+
 def variant(llm: LLM, change: Variant, *, threads: int | None = None) -> LLM:
     """A second LLM of the files that `llm` was loaded from, for one sequence at a time; close it in
     the end.
@@ -70,7 +75,7 @@ def variant(llm: LLM, change: Variant, *, threads: int | None = None) -> LLM:
     change.check()
     model = model_of(llm)
     source = llm._source  # noqa: SLF001 - the lens is a face of the LLM
-    if source is None or model.n_updates or llm._has_changed_adapters:  # noqa: SLF001
+    if source is None or is_updated(llm):
         raise RequestError(
             f"a variant is loaded from a model's files, but {llm.name!r} was "
             + ("made of parts" if source is None else "updated since it was loaded")
@@ -79,7 +84,8 @@ def variant(llm: LLM, change: Variant, *, threads: int | None = None) -> LLM:
     own = (("kv_dtype", change.kv_dtype), ("compute", change.compute))
     options |= {name: given for name, given in own if given is not None}
     if change.kernels is not None:  # what is said later wins
-        options["kernels"] = ",".join(filter(None, (options["kernels"], change.kernels)))
+        rules = model.plan.selection.rules  # those of the environment, too
+        options["kernels"] = ",".join(filter(None, (rules, change.kernels)))
     on_cpu = llm.device == "cpu"
     options |= {
         # Of one context, as long as that of the model: rope scaling may depend on its length.

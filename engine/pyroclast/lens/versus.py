@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from pyroclast.sampling.params import SamplingParams
 from pyroclast_kernels.sample.reference import log_softmax
 
 if TYPE_CHECKING:
+    from pyroclast.engine.call import Call
+    from pyroclast.engine.loop import Loop
     from pyroclast.llm import LLM
 
 MAX_TOKENS = 256
@@ -94,10 +98,29 @@ class Deadline:
     def check(self) -> None:
         """RequestError after it."""
         if self._timeout_s is not None and perf_counter() > self._until_s:
-            raise RequestError(
-                f"the comparison took longer than {self._timeout_s:g} s; ask for fewer tokens, a "
-                "shorter context, or kernels that are faster"
-            )
+            raise self._error()
+
+    @contextmanager
+    def ends(self, loop: Loop, call: Call) -> Iterator[None]:
+        """While the block runs: a call that is not finished by then ends between two steps, with
+        the error of `check`."""
+        if self._timeout_s is None:
+            yield
+            return
+        left_s = max(0.0, self._until_s - perf_counter())
+        timer = threading.Timer(left_s, loop.give_up, (call, self._error()))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _error(self) -> RequestError:
+        return RequestError(
+            f"the comparison took longer than {self._timeout_s:g} s; ask for fewer tokens, a "
+            "shorter context, or kernels that are faster"
+        )
 
 
 def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -> float:
@@ -111,7 +134,10 @@ def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -
 
 def _text(side: Setting, ids: list[int], params: SamplingParams, deadline: Deadline) -> list[int]:
     found: list[int] = []
-    with side.llm.stream(ids, params, adapter=side.adapter) as stream:
+    with (
+        side.llm.stream(ids, params, adapter=side.adapter) as stream,
+        deadline.ends(side.llm._loop, stream._call),  # noqa: SLF001 - a face of the LLM
+    ):
         for chunk in stream:
             found += chunk.token_ids
             deadline.check()
@@ -132,8 +158,8 @@ def _divergences(
     for first in range(0, len(text), n):
         ids = [*before, *text[: min(first + n, len(text)) - 1]]
         start = len(before) - 1 + first
-        rows_a = _rows(a, ids, start)
-        rows_b = rows_a if same else _rows(b, ids, start)
+        rows_a = _rows(a, ids, start, deadline)
+        rows_b = rows_a if same else _rows(b, ids, start, deadline)
         deadline.check()
         found += [
             divergence(x, y, _temperature(a), _temperature(b))
@@ -142,7 +168,7 @@ def _divergences(
     return np.array(found, np.float64)
 
 
-def _rows(side: Setting, token_ids: list[int], start: int) -> Floats:
+def _rows(side: Setting, token_ids: list[int], start: int, deadline: Deadline) -> Floats:
     """float32 (len(token_ids) - start, vocab_size): the logits after each token from `start` on.
     The prefix cache serves what it holds of those before."""
     llm = side.llm
@@ -156,7 +182,8 @@ def _rows(side: Setting, token_ids: list[int], start: int) -> Floats:
 
     root = llm._intake.root(call)  # noqa: SLF001
     request = ReadRequest(token_ids, call, first_row=start, on_rows=keep, root=root)
-    llm._loop.complete(call, [request], progress=False)  # noqa: SLF001
+    with deadline.ends(llm._loop, call):  # noqa: SLF001
+        llm._loop.complete(call, [request], progress=False)  # noqa: SLF001
     return found
 
 

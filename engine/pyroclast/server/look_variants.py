@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pyroclast import lens
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError, ModelFileError
+from pyroclast.lens.variants import is_updated
 from pyroclast.llm import LLM
 from pyroclast.server.errors import HttpError
 from pyroclast.server.look_work import Views
@@ -56,16 +57,24 @@ class Variants:
             kept[2].close()
 
     def _found(self, llm: LLM, change: lens.Variant) -> LLM:
-        if self._kept is not None and self._kept[0] is llm and self._kept[1] == change:
-            return self._kept[2]
+        self._check_open()
+        kept = self._kept
+        if kept is not None and kept[:2] == (llm, change) and not is_updated(llm):
+            return kept[2]
         self._drop()  # first: two of them may not fit
         # Half of the cores: the steps of streams go on beside it.
         made = _made(llm, change, max(1, llm.n_threads // 2))
         self._kept = llm, change, made
-        if self._is_closed:
+        try:
+            self._check_open()
+        except ClosedError:
             made.close()
-            raise ClosedError("the server is shutting down")
+            raise
         return made
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the server is shutting down")
 
     def _drop(self) -> None:
         kept, self._kept = self._kept, None
