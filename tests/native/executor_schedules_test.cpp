@@ -146,10 +146,11 @@ void callers_that_share(unsigned seed, int n_callers, int n_runs) {
 
 // What a child does with the executors that it got: runs on one, which starts threads of its own,
 // and ends both, of which one was in the middle of a run.
-[[noreturn]] void in_the_child(std::unique_ptr<Executor> idle, std::unique_ptr<Executor> busy,
-                               Random random, unsigned seed) {
+[[noreturn]] void in_the_child(std::unique_ptr<Executor> asleep, std::unique_ptr<Executor> idle,
+                               std::unique_ptr<Executor> busy, Random random, unsigned seed) {
   alarm(60);  // a child that waits for threads of its parent would wait for ever
   failures = 0;
+  asleep.reset();
   for (int i = 0; i < 5; i++) one_run(*idle, random, seed);
   if (random() % 2) one_run(*busy, random, seed);
   idle.reset();
@@ -160,6 +161,7 @@ void callers_that_share(unsigned seed, int n_callers, int n_runs) {
 void forks(unsigned seed, int n_forks) {
   Random random(seed);
   for (int i = 0; i < n_forks; i++) {
+    auto asleep = random_executor(random);  // as soon as its threads have spun in vain
     auto idle = random_executor(random), busy = random_executor(random);
     one_run(*idle, random, seed);
     std::atomic<bool> stop{false};
@@ -167,9 +169,9 @@ void forks(unsigned seed, int n_forks) {
       Random own(seed + i);
       while (!stop) one_run(*busy, own, seed);
     });
-    usleep(random() % 500);
+    usleep(3 * kSpinNs / 1000 + random() % 500);
     const pid_t child = fork();
-    if (child == 0) in_the_child(std::move(idle), std::move(busy), random, seed);
+    if (child == 0) in_the_child(std::move(asleep), std::move(idle), std::move(busy), random, seed);
     one_run(*idle, random, seed);  // the parent goes on
     int status = -1;
     check(child > 0 && waitpid(child, &status, 0) == child, "no child", seed);

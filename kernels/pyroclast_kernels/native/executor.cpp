@@ -92,6 +92,7 @@ void Executor::forget_parent() {
   for (auto &worker : workers_) (void)worker.release();
   workers_.clear();
   (void)runs_.release();
+  current_.forget_sleepers();  // or its destructor would wait for them
 }
 
 // Either all threads run afterwards, or none: then it throws std::runtime_error.
@@ -150,7 +151,6 @@ void Executor::run(const Call *calls, int n_calls) {
     runs_.reset(new Run[kRuns]);
     owner_pid_ = getpid();
     sleepers_.store(0);
-    current_.forget_sleepers();
     start_workers();
   }
   uint32_t id = current_.load(std::memory_order_relaxed) + 1;
