@@ -63,7 +63,7 @@ wheel-aarch64: $(VENV)/.native $(VENV)/.wheel $(AARCH64)/.headers ## the wheel f
 	$(call for_aarch64,all) $(PY) -m build --no-isolation --wheel --outdir $(AARCH64)/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $(AARCH64)/wheel/*.whl
 
-$(AARCH64)/.headers: $(VENV)/.created
+$(AARCH64)/.headers: | $(VENV)/.native
 	for header in $$($(PY) -c 'import sysconfig; print(sysconfig.get_config_h_filename())'); do \
 	  mkdir -p $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header)); \
 	  cp $$header $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header))/; done

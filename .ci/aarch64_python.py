@@ -3,7 +3,7 @@
 FOLDER/system gets Debian's python3 for arm64 (and the C++ library), unpacked, not installed: an apt
 with a state of its own fetches it, so this machine's packages stay as they are.  FOLDER/site gets
 wheels from PyPI.  Needs Debian's apt-get and dpkg-deb, and its archive's keyring.
-DEBIAN_MIRROR names another mirror.
+DEBIAN_MIRROR names another mirror; what /etc/apt says is not read.
 """
 
 from __future__ import annotations
@@ -47,10 +47,15 @@ def configure(apt: Path) -> dict[str, str]:
 def unpack(folder: Path) -> None:
     """Debian's packages into FOLDER/system."""
     apt = folder / "apt"
-    environment = configure(apt)
     get, unpacker = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if get is None or unpacker is None or not Path(KEYRING).is_file():
-        raise SystemExit(f"an emulated Python needs Debian's apt-get, dpkg-deb and {KEYRING}")
+    is_debian = platform.freedesktop_os_release().get("ID") == "debian"
+    if not is_debian or get is None or unpacker is None or not Path(KEYRING).is_file():
+        raise SystemExit(
+            f"an emulated Python needs Debian, its apt-get and dpkg-deb, and {KEYRING}"
+        )
+    for old in (folder / "system", apt / "cache/archives"):  # packages of another day
+        shutil.rmtree(old, ignore_errors=True)
+    environment = configure(apt)
     install = [get, "install", "-qqy", "--download-only", "--no-install-recommends"]
     for command in ([get, "update", "-qq"], [*install, *PACKAGES]):
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
