@@ -39,7 +39,7 @@ class FlushDenormals {
     asm volatile("mrs %0, fpcr" : "=r"(word));
     return word;
   }
-  // The compiler may not move what computes or stores across it.
+  // The compiler moves no load or store across it; arithmetic between registers it may.
   static void set_fpcr(uint64_t word) { asm volatile("msr fpcr, %0" : : "r"(word) : "memory"); }
   uint64_t before_;
 #else
