@@ -68,7 +68,7 @@ def layer_norm(op: str, variant: str, x: Any) -> Any:
     if op == "norm":
         given |= {"rows": None, "x": x, "weight": ones, "bias": None, "out": zeros, "out_q8": None}
         return run(op, variant, given | common)["out"]
-    given |= {"x": zeros, "y": x, "weight": ones, "bias": None}
+    given |= {"x": zeros, "y": x, "weight": ones, "bias": None, "x_scale": None}
     return run(op, variant, given | common | {"scale": 1.0})["x"]
 
 

@@ -73,6 +73,7 @@ KEYS: dict[str, Any] = TINY | {
     "num_global_key_value_heads": 1,
     "hidden_size_per_layer_input": 0,
 }
+BIASED = KEYS | {"attention_bias": True}
 
 
 def read(config: dict[str, Any], **changes: Any) -> ModelConfig:
@@ -233,6 +234,7 @@ def test_the_table_stays_quantized_and_quantizing_changes_little(folder: Path) -
         (TINY, "model.layers.1.layer_scalar", (1,)),
         (TINY, "model.embed_tokens_per_layer.weight", (320, 192)),
         (KEYS, "model.layers.1.self_attn.k_proj.weight", (64, 96)),  # of keys and of values
+        (BIASED, "model.layers.1.self_attn.k_proj.bias", (64,)),  # likewise
     ],
 )
 def test_updated_weights_are_those_of_a_folder_that_has_them(
@@ -248,7 +250,17 @@ def test_updated_weights_are_those_of_a_folder_that_has_them(
     assert not np.array_equal(got, before)
 
 
-@pytest.mark.parametrize("config", [TINY, KEYS])
+def test_an_update_leaves_out_what_loading_leaves_out(folder: Path) -> None:
+    """Published files have keys and values of layers that read another's cache."""
+    model = load(folder)
+    name, norm = "model.layers.5.self_attn.k_proj.weight", "model.layers.5.input_layernorm.weight"
+    both = {name: np.zeros((128, 96), np.float32), norm: np.ones(96, np.float32)}
+    before = logits_of(model, TOKENS[:9])
+    model.update(model.prepare_update(both))
+    assert not np.array_equal(logits_of(model, TOKENS[:9]), before)
+
+
+@pytest.mark.parametrize("config", [TINY, KEYS, BIASED])
 def test_a_converted_and_a_packed_file_are_the_same_model(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:

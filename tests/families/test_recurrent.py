@@ -218,6 +218,7 @@ def test_granite_s_and_nemotron_s_layers() -> None:
         ({"time_step_limit": [0.2, 0.1]}, "largest step of Mamba 2 must be"),
         ({"time_step_limit": [0.2]}, "time_step_limit must be a list of two numbers"),
         ({"shared_intermediate_size": -1}, "width of the shared expert must be"),
+        ({"shared_intermediate_size": 0.0}, "width of the shared expert must be"),
         ({"num_experts_per_tok": 5}, "n_active .* must be a whole number in 1..4"),
     ],
 )

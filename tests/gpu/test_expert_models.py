@@ -42,7 +42,7 @@ def test_the_plan_counts_what_loading_takes(tmp_path: Path) -> None:
     products = [
         product.weight.n_bytes
         for layer in weights.layers
-        for group in (layer.qkv, layer.wo, layer.router, layer.gate_up, layer.w_down)
+        for group in (layer.qkv, layer.wo, layer.router, layer.expert_gate_up, layer.expert_down)
         for product in group
     ]
     embeddings = weights.token_embd.n_bytes + weights.output.n_bytes

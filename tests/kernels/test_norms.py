@@ -69,30 +69,33 @@ def test_norm_is_torchs(kind: int, has_bias: bool, eps: float) -> None:
     assert not out[2].any()
 
 
+@pytest.mark.parametrize("x_scale", [None, 0.75])
 @pytest.mark.parametrize("scale", [1.0, 0.22])
 @pytest.mark.parametrize("kind", [-1, 0, 1])
-def test_residual_adds_the_scaled_norm(kind: int, scale: float) -> None:
+def test_residual_adds_the_scaled_norm(kind: int, scale: float, x_scale: float | None) -> None:
     x, y, weight, bias = values(3, 33), values(3, 33), values(33), values(33)
-    before = x.copy()
-    if kind == -1:
-        residual(np.array([2]), x, y, None, None, 33, 1e-5, kind, scale)
-        added = y
-    else:
-        residual(np.array([2]), x, y, weight, bias, 33, 1e-5, kind, scale)
-        added = of_torch(kind, y, weight, bias, 1e-5)
-    np.testing.assert_allclose(x[:2], before[:2] + scale * added[:2], rtol=0, atol=2e-5)
+    before, last = x.copy(), None if x_scale is None else np.array([x_scale], np.float32)
+    vectors = (None, None, last) if kind == -1 else (weight, bias, last)
+    residual(np.array([2]), x, y, *vectors, 33, 1e-5, kind, scale)
+    added = y if kind == -1 else of_torch(kind, y, weight, bias, 1e-5)
+    wanted = (before[:2] + scale * added[:2]) * (x_scale or 1)
+    np.testing.assert_allclose(x[:2], wanted, rtol=0, atol=2e-5)
     assert (x[2] == before[2]).all()
 
 
+@pytest.mark.parametrize("has_values", [False, True])
 @pytest.mark.parametrize("whole", [0, 1])
-def test_qk_norm_is_an_rms_norm_of_heads_or_of_all_of_them(whole: int) -> None:
+def test_qk_norm_is_an_rms_norm_of_heads_or_of_all_of_them(whole: int, has_values: bool) -> None:
     n_heads, n_kv_heads, head_dim, eps = 4, 2, 10, 1e-3
     q_width, k_width = (n_heads * head_dim, n_kv_heads * head_dim) if whole else (head_dim,) * 2
     qkv, q_weight, k_weight = values(3, 80), values(q_width), values(k_width)
     before = qkv.copy()
-    sizes = n_heads, n_kv_heads, head_dim
-    qk_norm(np.array([2]), qkv, q_weight, k_weight, *sizes, eps, whole)
+    sizes, v_weight = (n_heads, n_kv_heads, head_dim), values(head_dim) if has_values else None
+    qk_norm(np.array([2]), qkv, q_weight, k_weight, v_weight, *sizes, eps, whole)
     q = of_torch(0, before[:2, :40].reshape(-1, q_width), q_weight, None, eps).reshape(2, 40)
     k = of_torch(0, before[:2, 40:60].reshape(-1, k_width), k_weight, None, eps).reshape(2, 20)
-    np.testing.assert_allclose(qkv[:2, :60], np.hstack([q, k]), rtol=0, atol=1e-5)
-    assert (qkv[:, 60:] == before[:, 60:]).all() and (qkv[2] == before[2]).all()
+    v = before[:2, 60:]
+    if v_weight is not None:
+        v = of_torch(0, v.reshape(-1, head_dim), v_weight, None, eps).reshape(2, 20)
+    np.testing.assert_allclose(qkv[:2], np.hstack([q, k, v]), rtol=0, atol=1e-5)
+    assert (qkv[2] == before[2]).all()

@@ -104,7 +104,9 @@ def test_native_kernels_equal_the_numpy_reference(folder: Path, compute: str) ->
 def test_a_step_of_one_token_reads_the_active_experts_only(folder: Path) -> None:
     model = load(path_of(folder, "Q8_0"))
     layers, weights = model._weights.layers, model._weights
-    experts = sum(p.weight.n_bytes for each in layers for p in (*each.gate_up, *each.w_down))
+    experts = sum(
+        p.weight.n_bytes for each in layers for p in (*each.expert_gate_up, *each.expert_down)
+    )
     others = sum(p.weight.n_bytes for each in layers for p in (*each.qkv, *each.wo, *each.router))
     assert weights.step_bytes == others + weights.output.n_bytes + experts // 4
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyroclast.checkpoint.convert.keys import written_family
 from pyroclast.checkpoint.folder_tensors import squeezed
-from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, pairs_apart
+from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, pairs_apart, unread_names
 from pyroclast.checkpoint.parts import part_tensor, seek_part
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import ModelFileError, RequestError
@@ -166,7 +166,7 @@ def _match(
     family, shapes = FAMILIES[config.family], tensor_shapes(config)
     wanted = flattened(squeezed(wanted, family), family)
     found: dict[str, Tensor] = {}
-    used: set[str] = set()
+    used = unread_names(config, naming)
     try:
         for name in shapes:
             part, _ = seek_part(naming, wanted, shapes, name)

@@ -18,7 +18,7 @@ from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, Family
 from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast.families.tensors import template_of, tensor_shapes
 
-__all__ = ["Naming", "StoredTensor", "flattened", "match_tensors"]
+__all__ = ["Naming", "StoredTensor", "flattened", "match_tensors", "unread_names"]
 
 
 def match_tensors(

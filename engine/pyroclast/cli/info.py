@@ -108,6 +108,7 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
     windows = {attention.window for attention in attentions} - {None}
     return {
         "n_layers": config.n_layers,
+        "n_attention_layers": len(attentions),
         "n_recurrent_layers": sum(spec.recurrent is not None for spec in config.layers),
         **{name: getattr(first_heads, name, 0) for name in ("n_heads", "n_kv_heads", "head_dim")},
         "d_model": config.d_model,
@@ -193,6 +194,8 @@ def _lines(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "layers", f"{found['n_layers']} of {heads} of {found['head_dim']}, {widths}"
     if found["n_recurrent_layers"]:
         yield "", f"{found['n_recurrent_layers']} of them recurrent, with a state and no heads"
+    if alone := found["n_layers"] - found["n_attention_layers"] - found["n_recurrent_layers"]:
+        yield "", f"{alone} of them a feed-forward alone, without heads"
     tied = ", output head tied to the embedding" if found["tie_embeddings"] else ""
     yield "vocabulary", f"{counted(found['vocab_size'], 'token')}{tied}"
     windows = "".join(f", windows of {window:,}" for window in found["windows"])

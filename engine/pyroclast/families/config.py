@@ -56,8 +56,9 @@ class ModelConfig:
                 f"the table of layer inputs has {self.layer_input.n_rows} rows, fewer than the "
                 f"vocabulary's {self.vocab_size}"
             )
+        caches = self.caches
         for i, attention in self.attentions.items():
-            self._check_cache_layer(i, attention)
+            self._check_cache_layer(i, attention, caches)
         ids = self.eos_token_ids
         for token_id in ids if self.bos_token_id is None else (self.bos_token_id, *ids):
             if not 0 <= token_id < self.vocab_size:
@@ -80,11 +81,13 @@ class ModelConfig:
         """Attention by layer, of the layers that keep keys and values of their own."""
         return {i: each for i, each in self.attentions.items() if each.cache_layer is None}
 
-    def _check_cache_layer(self, i: int, attention: AttentionSpec) -> None:
+    def _check_cache_layer(
+        self, i: int, attention: AttentionSpec, caches: dict[int, AttentionSpec]
+    ) -> None:
         """ModelFileError unless the cache that layer i reads is there, and fits its heads."""
         if attention.cache_layer is None:
             return
-        other = self.caches.get(attention.cache_layer)
+        other = caches.get(attention.cache_layer)
         if other is None or attention.cache_layer >= i:
             raise ModelFileError(
                 f"layer {i} reads the cache of layer {attention.cache_layer}, which must be an "

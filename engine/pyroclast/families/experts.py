@@ -72,5 +72,5 @@ class ExpertsSpec:
         check_flag("renormalize of experts", self.renormalize)
         check_flag("selection_bias of experts", self.selection_bias)
         check_positive("scale of experts", self.scale)
-        if self.shared_d_ff != 0:
+        if type(self.shared_d_ff) is not int or self.shared_d_ff != 0:
             check_size("width of the shared expert", self.shared_d_ff, MAX_D_FF)

@@ -103,9 +103,11 @@ GRANITE_MOE = replace(
     | {
         "layers.{i}.w_router": "model.layers.{i}.block_sparse_moe.router.layer.weight",
         "layers.{i}.w_down_experts": "model.layers.{i}.block_sparse_moe.output_linear.weight",
+        "layers.{i}.w_down": "model.layers.{i}.shared_mlp.output_linear.weight",
     },
     hf_fused={
-        "model.layers.{i}.block_sparse_moe.input_linear.weight": ("w_gate_experts", "w_up_experts")
+        "model.layers.{i}.block_sparse_moe.input_linear.weight": ("w_gate_experts", "w_up_experts"),
+        **GRANITE4.hf_fused,
     },
     gguf_tensors=without_dense(GRANITE.gguf_tensors) | GGUF_EXPERTS | GGUF_SHARED,
     hf_keys={
@@ -120,16 +122,11 @@ GRANITE_MOE = replace(
     },
 )
 
-# Its folders have the shared expert, which GGUF files of both may have.
+# Only its folders have the shared expert; GGUF files of both may.
 GRANITE_MOE_SHARED = replace(
     GRANITE_MOE,
     name="granitemoeshared",
     hf_model_type="granitemoeshared",
     gguf_architecture=None,
-    hf_tensors={
-        **GRANITE_MOE.hf_tensors,
-        "layers.{i}.w_down": "model.layers.{i}.shared_mlp.output_linear.weight",
-    },
-    hf_fused={**GRANITE_MOE.hf_fused, **GRANITE4.hf_fused},
     hf_keys={**GRANITE_MOE.hf_keys, "d_shared": "shared_intermediate_size"},
 )

@@ -185,7 +185,7 @@ class Adapters:
 
     def _checked(self, name: str, a: Any, b: Any) -> tuple[Floats, Floats]:
         """A and B as float32, of the shapes that the weight `name` takes."""
-        if f"{name}_experts" in self._shapes:
+        if name not in self._shapes and f"{name}_experts" in self._shapes:
             raise RequestError(
                 f"the adapter changes {name!r}, but that layer has experts, which adapters cannot "
                 "change; train it for the products of attention (wq, wk, wv, wo)"

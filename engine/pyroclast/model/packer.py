@@ -36,12 +36,14 @@ class Product:
 @dataclass(frozen=True)
 class Place:
     """A matrix in a weight from first_row on (items of a stack `stride` rows apart), and once more
-    from each row of `again` on; or an array of what `change` makes of the tensor's values."""
+    from each row of `again` on; or an array, and its `copies`, of what `change` makes of the
+    tensor's values."""
 
     target: Any
     first_row: int = 0
     stride: int = 0
     again: tuple[int, ...] = ()
+    copies: tuple[Any, ...] = ()
     change: Callable[[Floats], Floats] = np.asarray
 
 
@@ -78,10 +80,14 @@ class Packer:
     def _constant(self, names: Sequence[str], values: Floats) -> Any:
         """An array of the named vectors, side by side."""
         array, first = self._memory.constant(values), 0
+        parts: dict[str, list[Any]] = {}  # of a name that stands twice, both
         for name in names:
             last = first + self._tensors[name].shape[-1]
-            self.places[name] = Place(array[..., first:last])
+            parts.setdefault(name, []).append(array[..., first:last])
             first = last
+        self.places |= {
+            name: Place(each[0], copies=tuple(each[1:])) for name, each in parts.items()
+        }
         return array
 
     def array(self, name: str, change: Callable[[Floats], Floats]) -> Any:

@@ -43,6 +43,8 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
         yield from _unsupported_in_ffn(spec.ffn)
     if spec.experts is not None and spec.norm_after:
         yield "a norm after its experts"
+    if (experts := spec.experts) is not None and experts.shared_d_ff and not spec.norm_before:
+        yield "a shared expert without a norm before it"
     if spec.out_scale and (spec.ffn is None or spec.experts is not None):
         yield "a number that multiplies the state after experts, or without a feed-forward"
 
@@ -54,6 +56,8 @@ def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
         attention.qk_norm.kind != "rms" or attention.qk_norm.bias
     ):
         yield "a norm on queries and keys with a mean or a bias (supported: rms)"
+    if attention.cache_layer is not None and attention.qk_norm_whole:
+        yield "one norm on all queries, beside the cache of another layer"
     if attention.v_norm and attention.qk_norm is None:
         yield "a norm on values alone (supported: beside one on queries and keys)"
 

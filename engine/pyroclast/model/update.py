@@ -102,7 +102,7 @@ def prepare(
             else:
                 offset = np.float32(given.offset_of(name))
                 changed = np.ascontiguousarray(place.change(tensor.float32() + offset), np.float32)
-                values.append((place.target, changed))
+                values += [(target, changed) for target in (place.target, *place.copies)]
     return Prepared(tuple(rows), tuple(values))
 
 

@@ -141,7 +141,7 @@ class _Planner(Packer):
         return super().array(name, change)
 
     def _note(self, names: Sequence[str]) -> None:
-        for name in names:
+        for name in dict.fromkeys(names):  # a bias of keys that are values stands twice
             tensor = self._tensors[name]
             shape = (math.prod(tensor.shape),)  # biases of experts lie one after the other
             self.entries.append(Entry(name, tensor.format, "rows", shape, tensor.n_bytes))
@@ -174,7 +174,7 @@ class _Filler(Packer):
         return super().array(name, change)
 
     def _add(self, names: Sequence[str]) -> None:
-        for name in names:
+        for name in dict.fromkeys(names):
             self._writer.add(name, np.ascontiguousarray(self._tensors[name].rows()))
 
 

@@ -31,7 +31,8 @@ Vectors = dict[str, npt.NDArray[np.float32]]
 _WHOLE = frozenset(
     name for name, hint in get_type_hints(Hyperparameters).items() if hint in (int, int | None)
 ) | {
-    "n_experts", "n_active", "d_expert", "n_sharing_layers", "layer_input_width", "whole_head_dim",
+    "n_experts", "n_active", "d_expert", "d_shared", "n_sharing_layers", "layer_input_width",
+    "whole_head_dim",
 }  # fmt: skip
 _WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma4", "olmo2")
 # Of no interest to the forward pass: special tokens are the vocabulary's to say.

@@ -17,9 +17,9 @@ from pyroclast_kernels.weights.encode import encodable_formats
 # Matrices that are looked up or decide what runs: no file format quantizes them.
 _KEPT_EXACT = (
     "position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "shortconv.conv.weight",
-    "ssm_conv1d.weight",
+    "ssm_conv1d.weight", "per_layer_model_proj.weight",
 )  # fmt: skip
-_FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight")
+_FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight", ".ffn_down_shexp.weight")
 # A row that is no multiple of a K format's 256 columns.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 # general.file_type: llama.cpp's number of each choice.

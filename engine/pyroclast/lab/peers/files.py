@@ -16,7 +16,7 @@ import numpy as np
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.open import open_checkpoint
-from pyroclast.errors import KernelError
+from pyroclast.errors import KernelError, UnsupportedModelError
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES, config_of
 from pyroclast.families.rope import inv_freq
@@ -105,6 +105,10 @@ def write_random_gguf(path: Path, config: Hyperparameters) -> None:
 
     family = FAMILIES[config.family]
     assert family.gguf_architecture is not None
+    if family.is_recurrent:
+        raise UnsupportedModelError(
+            f"random files of {config.family} are not written for other programs; give a GGUF file"
+        )
     writer = gguf.GGUFWriter(path, family.gguf_architecture)
     _add_config(writer, config)
     _add_vocabulary(writer, config)
