@@ -52,8 +52,7 @@ def hyperparameters_from_gguf(
     _settle_layers(family, keys, values)
     fill_head_sizes(values, keys)
     values["rotary_dim"] = _rotary_dim(metadata, prefix, values)
-    if "keys_are_values" in family.hf_keys:
-        values["keys_are_values"] = bool(_layers_of(_KEYS, tensors) - _layers_of(_VALUES, tensors))
+    values |= _told_by_tensors(family, tensors)
     window = values.get("sliding_window")
     if window == 0 and window is not False:
         values["sliding_window"] = None
@@ -61,8 +60,6 @@ def hyperparameters_from_gguf(
         values["windowed"] = _windowed(keys["windowed"], values["windowed"], values["n_layers"])
     if "n_experts" in family.gguf_keys:
         values["dense_layers"] = _dense_layers(tensors, keys, values)
-    if "n_ssm_heads" in family.gguf_keys:
-        values["conv_bias"] = any(name.endswith(".ssm_conv1d.bias") for name in tensors)
     for field, names in _BIASES.items():
         values.setdefault(field, any(name in tensors for name in names))
     bos = read_token_ids(metadata.get("tokenizer.ggml.bos_token_id"))
@@ -76,6 +73,16 @@ def hyperparameters_from_gguf(
         eos_token_ids=read_token_ids(*eos),
         rope_freq_factors=vectors.get(FREQS),
     )
+
+
+def _told_by_tensors(family: Family, tensors: Collection[str]) -> dict[str, Any]:
+    """Fields that no key tells, but the presence of tensors."""
+    found: dict[str, Any] = {}
+    if "keys_are_values" in family.hf_keys:
+        found["keys_are_values"] = bool(_layers_of(_KEYS, tensors) - _layers_of(_VALUES, tensors))
+    if "n_ssm_heads" in family.gguf_keys:
+        found["conv_bias"] = any(name.endswith(".ssm_conv1d.bias") for name in tensors)
+    return found
 
 
 def _check_options(family: Family, metadata: Metadata, prefix: str) -> None:
