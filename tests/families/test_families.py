@@ -225,7 +225,10 @@ def test_generation_config_adds_end_ids() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "'bert' is not supported; supported: gemma2, gemma3_text, gemma4_text"),
+        (
+            {"model_type": "bert"},
+            "'bert' is not supported; supported: gemma2, gemma3_text, gemma4_text",
+        ),
         ({"model_type": ["llama"]}, "is not supported"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1 for llama, got 0.5"),
