@@ -79,7 +79,7 @@ test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps br
 test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
 	$(PY) -m pytest -n auto --quick --ignore=tests/gpu $(PYTEST_ARGS)
 
-# Debian's Python for aarch64 runs the kernels.  Skipped where a tool is missing, except in CI.
+# Debian's Python for aarch64 runs the kernels.  Skipped where a tool is missing, unless CI is set.
 test-aarch64: $(VENV)/.native $(VENV)/.test ## the kernels and the executor for aarch64, in an emulator; AARCH64_LEVELS=all
 	@if $(MAKE) --no-print-directory $(AARCH64)/.python; then $(MAKE) --no-print-directory emulated; \
 	else echo "The tests for aarch64 are skipped: what they need is missing (above)." >&2; test -z "$$CI"; fi
