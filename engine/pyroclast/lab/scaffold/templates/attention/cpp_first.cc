@@ -55,7 +55,7 @@ extern "C" void attention_f32(const void *args, int part, int n_parts) {
     // A sink is a score without a value, so it comes first.
     double best = a.sinks ? a.sinks[h] : -std::numeric_limits<double>::infinity();
     double total = a.sinks ? 1 : 0;
-    double sums[256] = {0};                  // MAX_HEAD_DIM
+    double sums[512] = {0};                  // MAX_HEAD_DIM
     for (int64_t p = first; p < end; p++) {  // one pass: rescaled when the maximum rises
       const int64_t block = a.block_tables[s * a.max_blocks + p / a.block_size];
       const int64_t slot = p % a.block_size, head = block * a.n_kv_heads + kv;
@@ -71,7 +71,7 @@ extern "C" void attention_f32(const void *args, int part, int n_parts) {
       total = total * shrink + w;
       for (int64_t i = 0; i < a.head_dim; i++) sums[i] = sums[i] * shrink + w * v[i];
     }
-    float y[256];
+    float y[512];
     for (int64_t i = 0; i < a.head_dim; i++) {
       y[i] = float(sums[i] / total);
       if (a.out) a.out[item * a.head_dim + i] = y[i];

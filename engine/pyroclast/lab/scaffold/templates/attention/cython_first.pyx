@@ -45,8 +45,8 @@ cdef void kernel(const void *args, int part, int n_parts) noexcept nogil:
     cdef const float *k
     cdef const float *v
     cdef double best, total, score, higher, shrink, w
-    cdef double sums[256]
-    cdef float y[256]
+    cdef double sums[512]
+    cdef float y[512]
     # This part's share; the others run at the same time, on other threads.
     cdef int64_t n = a.n_tokens[0] * a.n_heads
     for item in range(n * part // n_parts, n * (part + 1) // n_parts):

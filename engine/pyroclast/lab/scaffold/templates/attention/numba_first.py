@@ -60,7 +60,7 @@ def attention_f32(args, part, n_parts):
     qkv = carray(load_pointer(args, QKV), shape, np.float32)
     out = carray(load_pointer(args, OUT), (n_tokens, n_heads, head_dim), np.float32)
     has_out, has_q8 = load_i64(args, OUT) != 0, load_i64(args, OUT_Q8) != 0
-    y = carray(stack(1024), 256, np.float32)  # MAX_HEAD_DIM values
+    y = carray(stack(2048), 512, np.float32)  # MAX_HEAD_DIM values
     n_items = n_tokens * n_heads
     for item in range(split_begin(n_items, part, n_parts), split_begin(n_items, part + 1, n_parts)):
         t, h = item // n_heads, item % n_heads
