@@ -41,7 +41,7 @@ def test_a_pass_ends_with_the_time_of_each_step(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert [line.split()[2] for line in table[:6]] == ["passed"] * 6
     assert all(name in line for name, line in zip(STEPS, table, strict=False))
-    assert "total, of at most 3300 s" in table[6]
+    assert "total, of at most 3600 s" in table[6]
     assert table[7] == "=== passed"
 
 

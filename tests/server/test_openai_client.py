@@ -120,8 +120,8 @@ def test_streamed_calls_have_an_index_and_one_id(client: openai.OpenAI) -> None:
     ) as stream:
         final = stream.get_final_completion()
     [choice] = final.choices
-    assert choice.finish_reason == "tool_calls"
-    for call in choice.message.tool_calls or []:
+    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls
+    for call in choice.message.tool_calls:
         assert call.id
         assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
 
