@@ -7,10 +7,10 @@ tensor that the config calls for is present and of the right shape once a Checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.drafting import without_drafting
@@ -193,11 +193,6 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
         stored = flattened(without_drafting(stored, hyperparameters), family)
         tensors = match_tensors(config, Naming.of_gguf(family), stored)
 
-    def make_tokenizer() -> Tokenizer:
-        from pyroclast.text.tokenizer import Tokenizer
-
-        return Tokenizer.from_gguf_metadata(model.metadata)
-
     return Checkpoint(
         hyperparameters=hyperparameters,
         config=config,
@@ -205,10 +200,16 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
         path=str(path),
         name=model_name(path),
         file_bytes=model.n_bytes,
-        make_tokenizer=make_tokenizer,
+        make_tokenizer=lambda: _gguf_tokenizer(model.metadata),
         files=model,
         missing_bytes=model.missing_bytes,
     )
+
+
+def _gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    from pyroclast.text.tokenizer import Tokenizer
+
+    return Tokenizer.from_gguf_metadata(metadata)
 
 
 def _open_packed(path: Path, complete: bool) -> Checkpoint:
@@ -219,11 +220,6 @@ def _open_packed(path: Path, complete: bool) -> Checkpoint:
         packed = PackedWeights(file)
         tensors = packed.tensors(config)
 
-    def make_tokenizer() -> Tokenizer:
-        from pyroclast.text.tokenizer import Tokenizer
-
-        return Tokenizer.from_gguf_metadata(file.metadata)
-
     return Checkpoint(
         hyperparameters=hyperparameters,
         config=config,
@@ -231,7 +227,7 @@ def _open_packed(path: Path, complete: bool) -> Checkpoint:
         path=str(path),
         name=model_name(path),
         file_bytes=file.file.size,
-        make_tokenizer=make_tokenizer,
+        make_tokenizer=lambda: _gguf_tokenizer(file.metadata),
         files=file,
         missing_bytes=file.missing_bytes,
         packed=packed,
