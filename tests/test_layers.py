@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,16 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(root: Path) -> list[Import]:
-    """Every import statement in the two packages."""
+    """Every import statement in the two packages; here they are read once for all rules."""
+    return imports_here() if root == ROOT else read_imports(root)
+
+
+@cache
+def imports_here() -> list[Import]:
+    return read_imports(ROOT)
+
+
+def read_imports(root: Path) -> list[Import]:
     known = modules(root)
     found = []
 
