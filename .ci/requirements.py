@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
+import time
 import tomllib
 from pathlib import Path
 
@@ -27,8 +29,24 @@ def groups() -> dict[str, list[str]]:
 
 def pip(*arguments: str) -> bool:
     """Run pip in this Python; did it succeed?"""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
-    return subprocess.run(command, check=False).returncode == 0
+    begin = time.time()
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", *arguments]
+    succeeded = subprocess.run(command, check=False).returncode == 0
+    if succeeded:
+        compile_new(begin)
+    return succeeded
+
+
+def compile_new(begin: float) -> None:
+    """Write the byte code of what was installed since `begin`, on all cores; pip would use one.
+
+    What does not compile, such as a template, is left to whoever imports it, as pip leaves it."""
+    folders = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    found = [each for folder in folders for each in folder.iterdir()]
+    new = [str(each) for each in found if each.stat().st_mtime >= begin - 2]
+    if new:
+        command = [sys.executable, "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", *new]
+        subprocess.run(command, check=False)
 
 
 def install_torch(requirement: str) -> bool:
