@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help run dev native page wheel wheel-check wheel-aarch64 test test-quick test-aarch64 emulated \
   oracle-deps browser \
-  check bench train-demo gpu sanitize sanitize-threads torture clean
+  check formatting types layers bench train-demo gpu sanitize sanitize-threads torture clean
 .DELETE_ON_ERROR:
 
 # The oldest Python that works first: it is the one every dependency has wheels for.
@@ -69,15 +69,19 @@ $(AARCH64)/.headers: | $(VENV)/.native
 	  cp $$header $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header))/; done
 	@touch $@
 
-# A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Code 5 of the
-# second run: PYTEST_ARGS chose none of these.
+# A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Each begins with a
+# run of neighbours and steals of another's rest when it has none left: what tests of a file share, such
+# as a server or a compiled kernel, is made in one process and not in each.
+PYTEST := $(PY) -m pytest -n auto --dist worksteal
+
+# Code 5 of the second run: PYTEST_ARGS chose none of these.
 test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps browser ## the whole test suite; PYTEST_ARGS="-k name"
-	$(PY) -m pytest -n auto --ignore=tests/gpu $(PYTEST_ARGS)
-	TRITON_INTERPRET=1 $(PY) -m pytest -n auto tests/gpu $(PYTEST_ARGS) $(GPU_TEST_ARGS) || test $$? = 5
+	$(PYTEST) --ignore=tests/gpu $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 $(PYTEST) tests/gpu $(PYTEST_ARGS) $(GPU_TEST_ARGS) || test $$? = 5
 
 # tests/quick.py says what this leaves out.  No torch is needed.
 test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
-	$(PY) -m pytest -n auto --quick --ignore=tests/gpu $(PYTEST_ARGS)
+	$(PYTEST) --quick --ignore=tests/gpu $(PYTEST_ARGS)
 
 # Debian's Python for aarch64 runs the kernels.  Skipped where a tool is missing, unless CI is set.
 test-aarch64: $(VENV)/.native $(VENV)/.test ## the kernels and the executor for aarch64, in an emulator; AARCH64_LEVELS=all
@@ -113,11 +117,19 @@ browser: ## what the tests of the page need: Chromium, its driver and the page's
 	@$(MAKE) -k --no-print-directory $(VENV)/.browser $(VENV)/.page || test -z "$$CI"
 
 check: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev ## formatting, lint, types, layers; changes nothing
+	@$(MAKE) --no-print-directory -j2 -Otarget types formatting layers
+
+# The parts of `check`, of which mypy takes longer than all others together.
+formatting:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+types:
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typed_use.py
-	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+layers:
 	$(PY) -m pytest -q tests/test_layers.py
 
 # Only what needs no other engine and takes minutes; for the rest see bench/*.py --help.  If a part
@@ -139,6 +151,9 @@ train-demo: $(VENV)/.native $(VENV)/.train $(VENV)/.demo ## train from random we
 gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measurements, a table, in ten minutes
 	PYTHON=$(PY) bench/gpu.sh
 
+# The files with the mark: to collect all tests takes eight times as long, and longer under a sanitizer.
+NATIVE_TESTS = $(sort $(shell grep -rl 'mark\.native' tests --include='test_*.py' --exclude-dir=gpu))
+
 # CPython itself leaks at exit, so leaks are not reported; malloc instead of Python's own allocator
 # lets AddressSanitizer see the edges of every buffer; capture=sys leaves its report visible.
 # Numba's machine code is not instrumented, and LLVM takes minutes under ASan: left out.
@@ -147,7 +162,7 @@ sanitize: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo sanitize-t
 	$(BIN)/ctest --test-dir build/sanitize-$(CACHE_TAG) --output-on-failure
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(PY) -m pytest -n auto --ignore=tests/gpu --capture=sys -o pythonpath="build/sanitized tests" \
+	  $(PYTEST) $(NATIVE_TESTS) --capture=sys -o pythonpath="build/sanitized tests" \
 	  -m "native and not slow and not oracle" -k "not numba and not bit_group" $(PYTEST_ARGS)
 
 # Ends by itself after 20 minutes; what it finds is saved in build/torture, for --replay.
@@ -158,9 +173,10 @@ torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile 
 # for it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
 THREAD_TESTS := $(patsubst tests/native/%.cpp,build/threads/%,$(wildcard tests/native/*.cpp)) \
   $(EXECUTOR_TESTS:%=build/threads-condvar/%) $(patsubst %,build/%/executor_schedules_test,plain plain-condvar)
-sanitize-threads: $(THREAD_TESTS) ## executor and scratch memory under TSan, in less than a minute
+sanitize-threads: ## executor and scratch memory under TSan, in less than a minute
+	@$(MAKE) --no-print-directory -j2 $(THREAD_TESTS)
 	@fixed="$$(setarch -R true 2>/dev/null && echo setarch -R)"; \
-	for test in $^; do echo "$$test" && $$fixed $$test || exit 1; done
+	for test in $(THREAD_TESTS); do echo "$$test" && $$fixed $$test || exit 1; done
 
 build/threads/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
 	@mkdir -p $(@D)
