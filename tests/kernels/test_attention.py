@@ -112,16 +112,20 @@ ALL = [
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("parameter", ["window", "scale", "softcap", "sinks"])
 def test_a_variant_that_ignores_a_parameter_fails_a_case(parameter: str, format: str) -> None:
-    """Also if it may round to 16 bits."""
+    """Also if it may round to 16 bits.  Two such cases are enough."""
     caught = 0
     for case in op_cases("attention"):
+        if case.format != format:
+            continue
         got = case.make()
         neutral = {"window": 0, "scale": got["head_dim"] ** -0.5, "softcap": 0.0, "sinks": None}
-        if case.format != format or np.array_equal(got[parameter], neutral[parameter]):
+        if np.array_equal(got[parameter], neutral[parameter]):
             continue
         get_op("attention").reference(**(got | {parameter: neutral[parameter]}))
         caught += bool(mismatches(case, *expected(case), got, rounds=True))
-    assert caught >= 2
+        if caught == 2:
+            return
+    pytest.fail(f"{caught} cases catch it")
 
 
 @pytest.mark.parametrize("format", FORMATS)
