@@ -80,7 +80,10 @@ def _first(config: dict[str, Any], *keys: str) -> Any:
 def _add_sizes(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> None:
     d_model = _first(config, "hidden_size", "n_embd")
     n_heads = _first(config, "num_attention_heads", "n_head")
-    writer.add_block_count(_first(config, "num_hidden_layers", "n_layer"))
+    n_drafting = config.get("mtp_num_hidden_layers") or 0
+    writer.add_block_count(_first(config, "num_hidden_layers", "n_layer") + n_drafting)
+    if n_drafting:
+        writer.add_nextn_predict_layers(n_drafting)
     length = _first(config, "max_position_embeddings", "n_positions")
     writer.add_context_length(1 << 20 if arch in MAMBA_2 else length)
     writer.add_embedding_length(d_model)
@@ -271,6 +274,7 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
             continue
         name = full_name.replace("language_model.model.", "model.")
         name = name.replace("language_model.lm_head.", "lm_head.")
+        name = _of_draft_head(name, config)
         name = name.replace("dt_bias", "dt_proj.bias")
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         has_experts = bool(config.get("num_local_experts"))
@@ -286,9 +290,25 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
         if name.endswith("layer_scalar"):
             name += ".weight"
         file_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if ".nextn." in name:  # which the package does not know of this architecture
+            file_name = name
         assert file_name is not None, name
         found[file_name] = _converted(name, values, arch, config)
     return found
+
+
+def _of_draft_head(name: str, config: dict[str, Any]) -> str:
+    """A tensor of the head that predicts further tokens, as one of a layer behind the others."""
+    layer = config.get("num_hidden_layers")
+    if name.startswith("mtp.layers.0."):
+        return name.replace("mtp.layers.0.", f"model.layers.{layer}.")
+    own = {
+        "mtp.fc.weight": "eh_proj",
+        "mtp.norm.weight": "shared_head_norm",
+        "mtp.pre_fc_norm_embedding.weight": "enorm",
+        "mtp.pre_fc_norm_hidden.weight": "hnorm",
+    }
+    return f"blk.{layer}.nextn.{own[name]}.weight" if name in own else name
 
 
 def _with_stacks(tensors: dict[str, np.ndarray], arch: str) -> dict[str, np.ndarray]:
@@ -343,7 +363,7 @@ def _converted(name: str, values: np.ndarray, arch: str, config: dict[str, Any])
         return (-np.exp(values) if name.endswith("A_log") else values)[:, None]
     if arch in MAMBA_2 and name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
         return values.reshape(_first(config, "mamba_n_groups", "n_groups"), -1)
-    if arch == "qwen35" and name.endswith("norm.weight"):
+    if arch == "qwen35" and name.endswith("norm.weight"):  # enorm and hnorm as well
         return values + np.float32(1)
     if arch in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return values + np.float32(1)

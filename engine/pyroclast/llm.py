@@ -51,8 +51,9 @@ class LLM(UpdatableModel):
     than cache_dir_bytes (None: 8 GiB).  speculation tries several tokens in a step, for the same
     text: "suffix" where it repeats itself or an earlier answer, "auto" so on the CPU unless layers
     are recurrent, "draft" those of `draft`, a smaller model with the same vocabulary, which "auto"
-    asks where nothing repeats; or "off".  adapters: {"name": path} of LoRA adapters, peft's folders
-    or GGUF files; every method takes adapter="name"; requests with any or none share their steps.
+    asks where nothing repeats, "mtp" those of a head in the file; or "off".  adapters: {"name":
+    path} of LoRA adapters, peft's folders or GGUF files; every method takes adapter="name";
+    requests with any or none share their steps.
 
         with LLM("model.gguf") as llm:
             [answer] = llm.generate("The capital of France is", SamplingParams(max_tokens=8))
@@ -86,10 +87,9 @@ class LLM(UpdatableModel):
             "max_batch_tokens": max_batch_tokens, "max_seqs": max_seqs, "n_blocks": n_blocks,
         }  # fmt: skip
         adapters = adapters or {}
-        hidden_layers = ("final",) if embeddings else ()
+        self.embeddings, hidden_layers = embeddings, ("final",) if embeddings else ()
         with resource_errors():
             parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
-            self.embeddings = embeddings
             self._source = model, {**options, "adapters": dict(adapters)}
             self._start(parts, kernels, cache, drafts)
 
@@ -103,7 +103,8 @@ class LLM(UpdatableModel):
         self._cache, self._prefixes = cache, cache.make(self.model)
         shared = cache.prefix_cache
         self._intake = Intake(self.tokenizer, self.vocab_size, self.max_seq_len, shared)
-        self._loop = Loop(Stepper(self.model, kernels, self._prefixes, drafts.make(self.model)))
+        drafting = drafts.make(self.model, self._prefixes.pool)
+        self._loop = Loop(Stepper(self.model, kernels, self._prefixes, drafting))
         self._states = SavedStates(self._loop, self._prefixes, self._intake, is_cached=shared)
         warm_up(self.model)
 

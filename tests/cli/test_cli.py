@@ -150,9 +150,12 @@ def test_speculation_changes_how_tokens_come_and_not_which(run, model):
     assert found["off"]["timings"]["n_drafted_tokens"] == 0
     second = json.loads(run(*args, "--speculation", "draft", "--draft", model)[1])
     assert second["token_ids"] == found["off"]["token_ids"]
+    code, out, err = run(*args, "--speculation", "eagle")
+    assert (code, out) == (1, "")
+    assert "speculation must be one of 'auto', 'off', 'suffix', 'draft', 'mtp', got 'eagle'" in err
     code, out, err = run(*args, "--speculation", "mtp")
     assert (code, out) == (1, "")
-    assert "speculation must be one of 'auto', 'off', 'suffix', 'draft', got 'mtp'" in err
+    assert "has no head that predicts further tokens" in err
 
 
 def test_prompt_from_standard_input(run, model):

@@ -320,9 +320,10 @@ def test_where_it_is_on(speculation: str, device: str, is_on: bool) -> None:
     assert (llm._loop.stepper._speculator is not None) == is_on
 
 
-@pytest.mark.parametrize("given", ["mtp", "on", ""])
+@pytest.mark.parametrize("given", ["eagle", "on", ""])
 def test_an_unknown_kind_names_those_that_there_are(given: str) -> None:
-    with pytest.raises(RequestError, match=f"'auto', 'off', 'suffix', 'draft', got '{given}'"):
+    known = "'auto', 'off', 'suffix', 'draft', 'mtp'"
+    with pytest.raises(RequestError, match=f"{known}, got '{given}'"):
         LLM("no such file.gguf", speculation=given)
 
 

@@ -1,24 +1,51 @@
 """Tensors that predict further tokens: layers behind the others, or a head of its own.
 
 They propose drafts, which a step verifies, so leaving them out does not change what a model says.
+They are left out unless somebody asks for the head (`families.draft_head` says what it is).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 
 from pyroclast.checkpoint.parts import StoredTensor
-from pyroclast.families.hf_names import DRAFTING
+from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.draft_head import PRODUCTS, has_draft_heads
+from pyroclast.families.family import Family
+from pyroclast.families.hf_names import is_of_draft_head
 from pyroclast.families.hyperparameters import Hyperparameters
+from pyroclast.families.registry import FAMILIES
+from pyroclast_kernels.weights import formats
 
 log = logging.getLogger("pyroclast")
+
+
+def with_draft_head(h: Hyperparameters, stored: Collection[str]) -> Hyperparameters:
+    """What a file says that has these tensors, so that its family makes a config with a head of
+    it; unchanged where there is none.  UnsupportedModelError for several."""
+    if not has_draft_heads(FAMILIES[h.family]):
+        return h
+    n_layers = h.extra.get("n_draft_layers", 0)
+    # Files that were cut to the text model may keep the key.
+    in_file = n_layers and any(name.startswith(f"blk.{h.n_layers}.") for name in stored)
+    if not in_file and not any(map(is_of_draft_head, stored)):
+        return h
+    if n_layers > 1:
+        raise UnsupportedModelError(
+            f"the file has {n_layers} layers that predict further tokens; supported: a single one; "
+            'take speculation="suffix", or a draft model'
+        )
+    return replace(h, extra={**h.extra, "draft_head": True})
 
 
 def without_drafting(
     stored: dict[str, StoredTensor], h: Hyperparameters
 ) -> dict[str, StoredTensor]:
-    """Of a GGUF file: the tensors of all other layers."""
+    """Of a GGUF file: the tensors of all other layers, and of the head that is wanted."""
+    if h.flag("draft_head", False):
+        return folded(stored, FAMILIES[h.family])
     n_drafting = h.extra.get("n_draft_layers", 0)
     layers = tuple(f"blk.{i}." for i in range(h.n_layers, h.n_layers + n_drafting))
     found = {name: each for name, each in stored.items() if not name.startswith(layers)}
@@ -28,12 +55,39 @@ def without_drafting(
 
 def tell_drafting(names: Collection[str]) -> None:
     """Of a folder, whose table of names passes such tensors over."""
-    _tell(sum(name.removeprefix("model.").startswith(DRAFTING) for name in names))
+    _tell(sum(map(is_of_draft_head, names)))
+
+
+def folded(stored: dict[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
+    """With the head's two products, which a file has side by side as one matrix, as rows that take
+    turns: the first half of a row is one, the second half the other."""
+    fused = [*family.gguf_fused.items(), *family.hf_fused.items()]
+    suffixes = tuple(key.partition("{i}")[2] for key, weights in fused if weights == PRODUCTS)
+    return {
+        name: _folded(each)
+        if suffixes and name.endswith(suffixes) and len(each.shape) == 2
+        else each
+        for name, each in stored.items()
+    }
+
+
+def _folded(tensor: StoredTensor) -> StoredTensor:
+    n_rows, n_cols = tensor.shape
+    if n_cols % 2:
+        raise ModelFileError(f"tensor {tensor.name!r} must have an even width, got {n_cols}")
+    block = 1 if tensor.format is None else formats.FORMATS[tensor.format].block_columns
+    if (n_cols // 2) % block:
+        raise UnsupportedModelError(
+            f"tensor {tensor.name!r} in {tensor.type_name} has blocks of {block} columns, which "
+            f"its halves of {n_cols // 2} columns would cut; store it in another type, as F16"
+        )
+    return replace(tensor, shape=(2 * n_rows, n_cols // 2))
 
 
 def _tell(n_left_out: int) -> None:
     if n_left_out:
         log.info(
-            "%d tensors that predict further tokens are left out: drafts come from the text itself",
+            "%d tensors that predict further tokens are left out: drafts come from the text itself;"
+            ' speculation="mtp" uses them',
             n_left_out,
         )

@@ -23,6 +23,7 @@ from pyroclast.checkpoint.dummy_shapes import SHAPES
 from pyroclast.checkpoint.tensor import Scratch, Tensor
 from pyroclast.errors import ModelFileError
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.draft_head import has_draft_heads
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.tensors import is_matrix, template_of, tensor_shapes
@@ -59,14 +60,17 @@ def parse(model: str) -> tuple[str, str]:
     return shape_name, format_name
 
 
-def hyperparameters_of(shape_name: str) -> Hyperparameters:
-    """Of a shape, all of its layers or the first ones: "qwen3-30b-a3b:8"."""
+def hyperparameters_of(shape_name: str, *, draft_head: bool = False) -> Hyperparameters:
+    """Of a shape, all of its layers or the first ones: "qwen3-30b-a3b:8".  draft_head: with a head
+    that predicts further tokens, where its family has such heads."""
     name, _, n_layers = shape_name.partition(":")
     if name not in SHAPES:
         raise ModelFileError(
             f"unknown shape {name!r} in 'dummy:{shape_name}'; known: {', '.join(SHAPES)}"
         )
     found = SHAPES[name]
+    if draft_head and has_draft_heads(FAMILIES[found.family]):
+        found = replace(found, extra={**found.extra, "draft_head": True})
     if not n_layers:
         return found
     if n_layers not in map(str, range(1, found.n_layers + 1)):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import MutableMapping
 from dataclasses import replace
 
-from pyroclast.checkpoint.drafting import tell_drafting
+from pyroclast.checkpoint.drafting import folded, tell_drafting
 from pyroclast.checkpoint.match import StoredTensor
 from pyroclast.errors import ModelFileError
 from pyroclast.families.family import Family
@@ -21,8 +21,9 @@ _CHUNK_ROWS = 1024
 _BLOCKS, _SCALES, _BLOCK = "_blocks", "_scales", 32  # of MXFP4 in gpt-oss's folders
 
 
-def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
-    """Every tensor of the text model by its name in family.hf_tensors."""
+def folder_tensors(folder: HFFolder, family: Family, h: Hyperparameters) -> dict[str, StoredTensor]:
+    """Every tensor of the text model by its name in family.hf_tensors, with those of a head that
+    predicts further tokens where h has one."""
     stored = {
         info.name: StoredTensor(
             info.name, info.shape, info.dtype, info.format, file.file, info.offset
@@ -32,9 +33,12 @@ def folder_tensors(folder: HFFolder, family: Family) -> dict[str, StoredTensor]:
     }
     if "mxfp4" in family.hf_quantizations:
         _join_mxfp4(stored)
-    tell_drafting(stored)
-    found = {table: stored[name] for name, table in table_names(family, stored).items()}
-    return squeezed(found, family)
+    has_head = h.flag("draft_head", False)
+    if not has_head:
+        tell_drafting(stored)
+    names = table_names(family, stored, h.n_layers if has_head else None)
+    found = {table: stored[name] for name, table in names.items()}
+    return folded(squeezed(found, family), family)
 
 
 def squeezed(stored: dict[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:

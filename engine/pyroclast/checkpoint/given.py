@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.convert.keys import written_family
+from pyroclast.checkpoint.drafting import folded
 from pyroclast.checkpoint.folder_tensors import squeezed
 from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, pairs_apart, unread_names
 from pyroclast.checkpoint.parts import part_tensor, seek_part
@@ -168,6 +169,7 @@ def _match(
     found: dict[str, Tensor] = {}
     used = unread_names(config, naming)
     try:
+        wanted = folded(wanted, family)
         for name in shapes:
             part, _ = seek_part(naming, wanted, shapes, name)
             if part is None:

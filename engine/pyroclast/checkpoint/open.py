@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.checkpoint import dummy as shapes
-from pyroclast.checkpoint.drafting import without_drafting
+from pyroclast.checkpoint.drafting import with_draft_head, without_drafting
 from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
 from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, match_tensors
@@ -105,21 +105,22 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(model: str | Path, *, complete: bool = True) -> Checkpoint:
+def open_checkpoint(
+    model: str | Path, *, complete: bool = True, draft_head: bool = False
+) -> Checkpoint:
     """Open a GGUF file or any of its parts, a packed file, a folder, an installed model by name, or
     "dummy:<shape>@<format>".
 
     A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
     also takes files that were cut short among their weights: the rows of what is missing cannot be
-    read, all else can.
+    read, all else can.  draft_head: with the head that predicts further tokens, where there is one;
+    packed files have none.
     """
     if str(model).startswith(shapes.PREFIX):
-        return _open_dummy(str(model))
+        return _open_dummy(str(model), draft_head)
     path, to_format = find_model(str(model))
-    if path.is_dir():
-        checkpoint = _open_folder(path, complete)
-    else:
-        checkpoint = (_open_packed if is_packed(path) else _open_gguf)(path, complete)
+    not_folder = _open_packed if is_packed(path) else _open_gguf
+    checkpoint = (_open_folder if path.is_dir() else not_folder)(path, complete, draft_head)
     if to_format is not None:
         _check_convertible(checkpoint, to_format)
         with _opening(path, checkpoint):
@@ -133,7 +134,7 @@ def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
     from pyroclast.text.tokenizer import Tokenizer
 
     if str(model).startswith(shapes.PREFIX):
-        with _open_dummy(str(model)) as checkpoint:
+        with _open_dummy(str(model), False) as checkpoint:
             return checkpoint.tokenizer(), checkpoint.name
     path, _ = find_model(str(model))
     if path.is_dir():
@@ -174,7 +175,7 @@ def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor
     return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
-def _open_gguf(path: Path, complete: bool) -> Checkpoint:
+def _open_gguf(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
     model = GGUFModel(path, complete=complete)
     with _opening(path, model):
         stored = {
@@ -188,6 +189,8 @@ def _open_gguf(path: Path, complete: bool) -> Checkpoint:
             tensors=stored.keys(),
             vectors={name: vector_values(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
+        if draft_head:
+            hyperparameters = with_draft_head(hyperparameters, stored)
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
         stored = flattened(without_drafting(stored, hyperparameters), family)
@@ -212,7 +215,7 @@ def _gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer.from_gguf_metadata(metadata)
 
 
-def _open_packed(path: Path, complete: bool) -> Checkpoint:
+def _open_packed(path: Path, complete: bool, _: bool) -> Checkpoint:
     file = PackedFile(path, complete=complete)
     with _opening(path, file):
         hyperparameters = hyperparameters_from_gguf(file.metadata, **source_facts(file.metadata))
@@ -234,12 +237,15 @@ def _open_packed(path: Path, complete: bool) -> Checkpoint:
     )
 
 
-def _open_folder(path: Path, complete: bool) -> Checkpoint:
+def _open_folder(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
     folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
         family = FAMILIES[hyperparameters.family]
-        stored = folder_tensors(folder, family)
+        if draft_head:
+            names = [name for file in folder.files for name in file.tensors]
+            hyperparameters = with_draft_head(hyperparameters, names)
+        stored = folder_tensors(folder, family, hyperparameters)
         hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
         tensors = match_tensors(config, Naming.of_folder(family), stored)
@@ -262,9 +268,9 @@ def _open_folder(path: Path, complete: bool) -> Checkpoint:
     )
 
 
-def _open_dummy(model: str) -> Checkpoint:
+def _open_dummy(model: str, draft_head: bool) -> Checkpoint:
     shape_name, format_name = shapes.parse(model)
-    hyperparameters = shapes.hyperparameters_of(shape_name)
+    hyperparameters = shapes.hyperparameters_of(shape_name, draft_head=draft_head)
     config = config_of(hyperparameters)
     tensors = shapes.dummy_tensors(config, format_name)
     return Checkpoint(

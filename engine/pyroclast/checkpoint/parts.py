@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pyroclast.checkpoint.stacks import FolderMxfp4Rows, StackedRows
 from pyroclast.checkpoint.tensor import FileRows, JoinedRows, RowSource, Tensor, TransposedRows
 from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.families.draft_head import PRODUCTS
 from pyroclast.families.family import Family
 from pyroclast.families.tensors import Shape, is_matrix, name_in_file, template_of
 from pyroclast.files.model_file import ModelFile
@@ -62,7 +63,11 @@ class Naming:
     def of_gguf(cls, family: Family) -> Naming:
         """Of the family's GGUF files."""
         return cls(
-            family.gguf_tensors, family.gguf_paired, family.gguf_fused, by_head=family.by_head
+            family.gguf_tensors,
+            family.gguf_paired,
+            family.gguf_fused,
+            alternating=frozenset(PRODUCTS),
+            by_head=family.by_head,
         )
 
     @classmethod
@@ -72,7 +77,7 @@ class Naming:
             family.hf_tensors,
             fused=family.hf_fused,
             transposed=family.hf_transposed,
-            alternating=family.hf_alternating,
+            alternating=family.hf_alternating | {*PRODUCTS},
             by_head=family.by_head,
         )
 

@@ -107,7 +107,8 @@ def add_speculation(command: argparse.ArgumentParser) -> None:
         "--speculation",
         default="auto",
         metavar="HOW",
-        help="try several tokens in a step: auto, suffix (where the text repeats), draft or off",
+        help="try several tokens in a step: auto, suffix (where the text repeats), draft, mtp (the "
+        "model's own head) or off",
     )
     command.add_argument(
         "--draft", metavar="MODEL", help="a smaller model with the same vocabulary proposes tokens"

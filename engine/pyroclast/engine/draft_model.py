@@ -3,28 +3,21 @@
 It has a cache of its own, in which every text that it follows is computed as far as drafts have
 needed it.  Where a draft was wrong, the text goes on from the last position that was right.  What
 it proposes is verified like any other draft, so nothing here can change a text.
-
-It draws as the request does: by the same temperature and cuts, and by the same random number of
-each position.  Where both models agree, so do their tokens.  Penalties, biases and grammars are
-left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pyroclast.engine.batch_writer import BatchWriter
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.follower import Follower
+from pyroclast.engine.follower import Follower, sample_row
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_parts import sample_arrays
-from pyroclast_kernels.sample import new_rows
 
 # A text that is not read after so many steps is read on beside the next one: others wait.
 _READING_STEPS = 4
-_ROW_FIELDS = ("temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "top_k")
 
 # The seconds of a step, how many tokens it computed, and for how many texts.
 OnStep = Callable[[float, int, int], None]
@@ -33,6 +26,8 @@ OnStep = Callable[[float, int, int], None]
 class DraftModel:
     """model: without recurrent layers, on the CPU; close() closes it.  vocab_size: of the logits of
     the model that verifies."""
+
+    source, what = "draft", "the draft model"
 
     def __init__(self, model: StepModel, vocab_size: int) -> None:
         assert not model.n_slots, "a state cannot go back to before a draft"
@@ -59,10 +54,7 @@ class DraftModel:
 
     def follow(self, request: GenerateRequest, chance: float) -> Follower:
         """Begins with a text, without computing any of it.  chance: see Follower."""
-        row: Any = new_rows(1)[0]
-        for name in _ROW_FIELDS:
-            row[name] = getattr(request.params, name)
-        row["seed"], row["completion"] = request.seed, request.index
+        row = sample_row(request.params, request.seed, request.index)
         follower = request.follower = self._followers[request] = Follower(chance, row)
         return follower
 
@@ -71,6 +63,11 @@ class DraftModel:
         follower = self._followers.pop(request, None)
         request.follower = None
         return [] if follower is None else self.pool.give_back(follower.blocks)
+
+    def n_behind(self, request: GenerateRequest) -> int:
+        """Tokens that it has not read, but for the last one."""
+        follower = request.follower
+        return len(request.token_ids) - (0 if follower is None else follower.n_computed) - 1
 
     def propose(
         self, wanted: Sequence[tuple[GenerateRequest, int]], run: Callable[[int, int], None]

@@ -1,4 +1,5 @@
-"""What a caller asks of speculation, checked before a model is loaded; and the draft model."""
+"""What a caller asks of speculation, checked before a model is loaded; and what drafts: a draft
+model, or the model's own head."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
+from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.draft_model import DraftModel
 from pyroclast.engine.draft_speculator import DraftSpeculator
+from pyroclast.engine.head_drafts import HeadDrafts
 from pyroclast.engine.request import Request
 from pyroclast.engine.speculate import Drafting, Speculator, check_speculation, speculator
 from pyroclast.errors import RequestError, UnsupportedModelError
 from pyroclast.model.device import check_device, kernel_errors, why_not_chosen
+from pyroclast.model.draft_head import check_has_head
 from pyroclast.model.host_memory import available_bytes
 from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
 from pyroclast.model.load import AdapterPaths, Loaded, load
@@ -86,16 +90,14 @@ class DraftOptions:
     def load(
         self, model: str | Path, device: str, adapters: AdapterPaths, **options: Any
     ) -> Loaded:
-        """Loads a model, and the draft model beside it; the memory of both is counted before.
-        TokenizerError if their vocabularies differ."""
+        """Loads a model, and its head or the draft model beside it; the memory of both is counted
+        before.  TokenizerError if their vocabularies differ, RequestError if it has no head."""
+        if self.speculation == "mtp":
+            _check_cpu('speculation="mtp"', device, options)
+            return load(model, "cpu", adapters, draft_head=True, **options)
         if self.draft is None:
             return load(model, device, adapters, **options)
-        device = check_device(device)
-        reason = "the GPU was asked for" if device == "cuda" else ""
-        if device == "auto" and not why_not_chosen(options.get("threads")):
-            reason = "there is a GPU, which would be chosen"
-        if reason:
-            raise RequestError(f'a draft model needs the CPU, but {reason}; pass device="cpu"')
+        _check_cpu("a draft model", device, options)
         with open_checkpoint(self.draft) as checkpoint:
             planned = _plan(checkpoint, options)
             n_bytes = sum(planned.n_bytes.values())
@@ -110,8 +112,15 @@ class DraftOptions:
                 raise
         return loaded
 
-    def make(self, model: StepModel) -> Drafting | None:
-        """What proposes drafts to a loaded model; None where nothing does."""
+    def make(self, model: StepModel, pool: BlockPool) -> Drafting | None:
+        """What proposes drafts to a loaded model, whose cache blocks are those of pool; None where
+        nothing does."""
+        if self.speculation == "mtp":
+            check_has_head(model.config, "the model")
+            assert model.draft_head is not None, "the config has it"
+            drafts = HeadDrafts(model.draft_head, pool, model.block_size)
+            share = model.draft_head.weight_bytes / max(1, model.weight_bytes)
+            return DraftSpeculator(drafts, share)
         if self.model is None:
             return speculator(self.speculation, model.device, model.n_slots > 0)
         share = self.model.weight_bytes / max(1, model.weight_bytes)
@@ -121,6 +130,16 @@ class DraftOptions:
             return second
         text = speculator(self.speculation, model.device, model.n_slots > 0)
         return second if text is None else TextThenModel(text, second)
+
+
+def _check_cpu(what: str, device: str, options: dict[str, Any]) -> None:
+    """RequestError for a device that is, or would be, the GPU."""
+    device = check_device(device)
+    reason = "the GPU was asked for" if device == "cuda" else ""
+    if device == "auto" and not why_not_chosen(options.get("threads")):
+        reason = "there is a GPU, which would be chosen"
+    if reason:
+        raise RequestError(f'{what} needs the CPU, but {reason}; pass device="cpu"')
 
 
 def _plan(checkpoint: Checkpoint, options: dict[str, Any]) -> Plan:

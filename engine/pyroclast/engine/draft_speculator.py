@@ -1,10 +1,11 @@
-"""Drafts of a second model: when they are worth their time, and how many.
+"""Drafts of a second model, or of the model's own head: when they are worth their time, how many.
 
 Unlike a text's own repetitions, these drafts cost time before a step verifies them: the second
-model reads the text, and then runs once for each draft.  So everything is timed, and a step tries
-as many as promise the most tokens per second: by how often drafts were right lately, by the time
-of a step, of a draft, and of reading what the second model has not read of the text.  Where they
-promise nothing, a small share of the time goes to trials, which notice when texts change.
+model reads the text, and then runs once for each draft; a head only runs.  So everything is timed,
+and a step tries as many as promise the most tokens per second: by how often drafts were right
+lately, by the time of a step, of a draft, and of reading what the second model has not read of the
+text.  Where they promise nothing, a small share of the time goes to trials, which notice when texts
+change.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pyroclast.engine.draft_costs import STEP_COSTS, cost_of, plan_drafts
-from pyroclast.engine.draft_model import DraftModel
-from pyroclast.engine.follower import Judged
+from pyroclast.engine.follower import Follower, Judged
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.median_times import MedianTimes
 from pyroclast.engine.request import Request
@@ -49,6 +49,34 @@ class _Begun(NamedTuple):
 Drafts = list[tuple[GenerateRequest, list[int]]]
 
 
+class Runs(Protocol):
+    """What a step of drafts runs."""
+
+    def forward(self, sample: bool = False) -> None: ...
+
+
+class DraftSource(Protocol):
+    """What proposes tokens at a price; `draft_model.DraftModel` says more.  source: its name in
+    timings; what: its name for people."""
+
+    source: str
+    what: str
+
+    @property
+    def model(self) -> Runs: ...
+    def reset(self) -> None: ...
+    def follow(self, request: GenerateRequest, chance: float, /) -> Follower: ...
+    def release(self, request: GenerateRequest, /) -> object: ...
+    def n_behind(self, request: GenerateRequest, /) -> int: ...
+    def propose(
+        self,
+        wanted: Sequence[tuple[GenerateRequest, int]],
+        run: Callable[[int, int], None],
+        /,
+    ) -> list[list[int]]: ...
+    def close(self) -> None: ...
+
+
 class DraftSpeculator:
     """weight_share: the bytes of weights that a step of the draft model reads, relative to those of
     the model that verifies: an estimate of a draft's time until one was timed.  costs: see
@@ -56,7 +84,7 @@ class DraftSpeculator:
 
     def __init__(
         self,
-        draft: DraftModel,
+        draft: DraftSource,
         weight_share: float,
         costs: Sequence[float] = STEP_COSTS,
         clock: Callable[[], float] = perf_counter,
@@ -169,7 +197,10 @@ class DraftSpeculator:
         if gain > 1:
             saved_s = plain_s * (1 - 1 / gain) / len(takers)  # by each token of a text
             for i, request in enumerate(takers):
-                if _n_behind(request) * reading_s > min(request.max_drafts, _FORESIGHT) * saved_s:
+                if (
+                    self.draft.n_behind(request) * reading_s
+                    > min(request.max_drafts, _FORESIGHT) * saved_s
+                ):
                     chances[i] = 0.0
             if 0.0 in chances:
                 counts = plan_drafts(chances, *known).counts
@@ -186,8 +217,8 @@ class DraftSpeculator:
         self, takers: list[GenerateRequest], draft_s: float, reading_s: float
     ) -> list[tuple[GenerateRequest, int]]:
         """A draft for the request of which least is unread, if there is time for it."""
-        request = min(takers, key=_n_behind)
-        trial_s = draft_s + _n_behind(request) * reading_s
+        request = min(takers, key=self.draft.n_behind)
+        trial_s = draft_s + self.draft.n_behind(request) * reading_s
         if trial_s > self._credit_s:
             return []
         self._credit_s = 0.0
@@ -206,13 +237,13 @@ class DraftSpeculator:
         try:
             made = self.draft.propose(wanted, self._run)
         except PyroclastError as error:  # the text goes on without it
-            log.warning("the draft model failed, and is not asked any more: %s", error)
+            log.warning("%s failed, and is not asked any more: %s", self.draft.what, error)
             self._is_broken = True
             return []
         found: Drafts = []
         for (request, _), draft_ids in zip(wanted, made, strict=True):
             if draft_ids:
-                request.draft_source = "draft"
+                request.draft_source = self.draft.source
                 found.append((request, draft_ids))
         return found
 
@@ -240,9 +271,3 @@ def _takers(requests: Iterable[Request]) -> tuple[int, int, list[GenerateRequest
         if request.max_drafts > 0 and isinstance(request, GenerateRequest):
             takers.append(request)
     return n_texts, n_rows, takers
-
-
-def _n_behind(request: GenerateRequest) -> int:
-    """Tokens that the draft model has not read, but for the last one."""
-    follower = request.follower
-    return len(request.token_ids) - (0 if follower is None else follower.n_computed) - 1

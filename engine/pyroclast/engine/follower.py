@@ -1,13 +1,34 @@
-"""A request's text as a draft model reads it, with the drafts that it puts behind."""
+"""A request's text as what drafts reads it, with the drafts that it puts behind.
+
+Drafts are drawn as the request draws: by the same temperature and cuts, and by the same random
+number of each position.  Where both agree, so do their tokens.  Penalties, biases and grammars are
+left out.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyroclast.engine.request import Request
+from pyroclast_kernels.sample import new_rows
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from pyroclast.sampling.params import SamplingParams
+
+_ROW_FIELDS = ("temperature", "top_p", "min_p", "typical_p", "top_n_sigma", "top_k")
+
+
+def sample_row(params: SamplingParams, seed: int, completion: int) -> np.void:
+    """How the drafts of a request are sampled, but for their position: a ROW of
+    `pyroclast_kernels.sample`."""
+    row: Any = new_rows(1)[0]
+    for name in _ROW_FIELDS:
+        row[name] = getattr(params, name)
+    row["seed"], row["completion"] = seed, completion
+    found: np.void = row
+    return found
 
 
 class Judged(NamedTuple):
@@ -21,7 +42,7 @@ class Follower(Request):
     """`token_ids` are the first `n_text` tokens of a text, and `n_drafts` drafts behind them.
 
     chance: that a draft is right if those before it are.  n_wanted: how many drafts the text shall
-    get.  row: how they are sampled, a ROW of `pyroclast_kernels.sample`."""
+    get.  row: see `sample_row`."""
 
     __slots__ = ("chance", "n_text", "n_wanted", "row")
 

@@ -48,7 +48,8 @@ class Timings:
     prompt_tokens_per_s: float | None  # of those that were computed
     decode_tokens_per_s: float | None
     bandwidth_share: float | None  # weights read per second of decoding / the measured bandwidth
-    # By where they came from: "suffix" (the text itself), "draft" (the draft model).
+    # By where they came from: "suffix" (the text itself), "draft" (the draft model), "mtp" (the
+    # model's own head).
     drafts: dict[str, DraftCount] = field(default_factory=dict)
 
 

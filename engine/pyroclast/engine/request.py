@@ -76,7 +76,7 @@ class Request:
         self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
         self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
         self.draft_ids: list[int] = []
-        self.takes_drafts, self.draft_source = False, ""  # of the last drafts: "suffix", "draft"
+        self.takes_drafts, self.draft_source = False, ""  # of the last drafts
         self.drafter: Drafter | None = None  # the speculator's
         # What is due first goes first.  It never changes, so everyone is the first one day.
         self.order: tuple[float, int] = (0.0, 0)

@@ -21,7 +21,7 @@ log = logging.getLogger("pyroclast")
 
 R = TypeVar("R", bound=Request)
 
-SPECULATIONS = ("auto", "off", "suffix", "draft")
+SPECULATIONS = ("auto", "off", "suffix", "draft", "mtp")
 _PAST_BYTES = 16 << 20  # what the answers of the past may take
 
 

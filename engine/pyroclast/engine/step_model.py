@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyroclast.families.config import ModelConfig
     from pyroclast.model.adapters import AdapterKey, Adapters
     from pyroclast.model.cache_identity import CacheIdentity
+    from pyroclast.model.draft_head import DraftHead
     from pyroclast.model.update import Prepared
     from pyroclast.text.tokenizer import Tokenizer
     from pyroclast_kernels.batch import Batch
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 
     # What an LLM is made of: model, tokenizer, name, and adapters by name.
     Parts = tuple["StepModel", Tokenizer, str, Mapping[str, AdapterKey]]
+
+
+class SampledModel(Protocol):
+    """What the sampler's arrays are made for."""
+
+    max_seq_len: int
+    max_seqs: int
+    max_logits: int
+    n_threads: int
+
+    @property
+    def logits(self) -> NDArray[np.float32]: ...
+    @property
+    def memory(self) -> Memory: ...
+    def attach_sampler(self, **arguments: Any) -> None: ...
 
 
 class StepModel(Protocol):
@@ -58,6 +74,8 @@ class StepModel(Protocol):
     def kv_bytes(self) -> int: ...
     @property
     def cache_identity(self) -> CacheIdentity: ...
+    @property
+    def draft_head(self) -> DraftHead | None: ...
     @property
     def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]: ...
     def slot_arrays(self, slot: int, /) -> list[NDArray[Any]]: ...

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.scheduler import Scheduler
-from pyroclast.engine.step_model import StepModel
+from pyroclast.engine.step_model import SampledModel, StepModel
 from pyroclast.engine.step_writer import StepWriter
 from pyroclast.engine.tiered_cache import TieredCache
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast_kernels.program import PARTS_PER_THREAD
 
 
-def sample_arrays(model: StepModel) -> SampleArrays:
+def sample_arrays(model: SampledModel) -> SampleArrays:
     """The sampler's arrays, which the model reads from now on."""
     arrays = SampleArrays(
         vocab_size=model.logits.shape[1],

@@ -23,7 +23,8 @@ class ModelConfig:
     the embedding.  learned_positions: each position adds a row of a table of so many rows, which
     the context cannot exceed.  logit_scale multiplies the logits; logit_softcap then bounds them
     by logit_softcap * tanh(logit / logit_softcap).  layer_input: what every layer is told of the
-    token itself.
+    token itself.  draft_layer: the one layer of a head that predicts further tokens
+    (`draft_head`), numbered behind the others; the model itself does not pass through it.
     """
 
     family: str
@@ -38,6 +39,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     layer_input: LayerInputSpec | None = None
+    draft_layer: LayerSpec | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
@@ -72,9 +74,14 @@ class ModelConfig:
         return len(self.layers)
 
     @property
+    def all_layers(self) -> tuple[LayerSpec, ...]:
+        """The layers, and that of the head that predicts further tokens."""
+        return self.layers if self.draft_layer is None else (*self.layers, self.draft_layer)
+
+    @property
     def attentions(self) -> dict[int, AttentionSpec]:
         """Attention by layer, of the layers that have it."""
-        return {i: spec.attention for i, spec in enumerate(self.layers) if spec.has_attention}
+        return {i: spec.attention for i, spec in enumerate(self.all_layers) if spec.has_attention}
 
     @property
     def caches(self) -> dict[int, AttentionSpec]:

@@ -1,5 +1,5 @@
 """Qwen3.5's text model: three layers with the gated delta rule to one with attention, whose result
-a gate multiplies.  Its head for predicting several tokens is left out."""
+a gate multiplies.  Its head for predicting further tokens is a layer of the second kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pyroclast.errors import ModelFileError
 from pyroclast.families import llama
 from pyroclast.families.checks import check_size
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.draft_head import PRODUCTS
 from pyroclast.families.family import Family
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import LayerSpec, NormSpec
@@ -48,17 +49,21 @@ def _delta(h: Hyperparameters) -> GatedDeltaSpec:
 
 
 def config(h: Hyperparameters) -> ModelConfig:
-    """n_layers of both kinds."""
+    """n_layers of both kinds, and the head's one where it is wanted."""
     delta, norm = _delta(h), NormSpec(h.norm_eps, weight_offset=h.norm_offset)
 
     def layer(i: int, is_recurrent: bool) -> LayerSpec:
         spec = llama.layer(h, i, qk_norm=norm, gate=True)
         return replace(spec, mixer=delta) if is_recurrent else spec
 
-    return h.config(layer(i, kind) for i, kind in enumerate(_is_recurrent(h)))
+    return h.config(
+        [layer(i, kind) for i, kind in enumerate(_is_recurrent(h))],
+        draft_layer=layer(h.n_layers, False) if h.flag("draft_head", False) else None,
+    )
 
 
 _HF, _GGUF = "model.layers.{i}.linear_attn.", "blk.{i}."
+_HEAD = "model.layers.{i}.mtp."  # as `hf_names` numbers it
 # Of attention, whose queries share a tensor with their gates; there are no biases.
 _LEFT_OUT = ("wq", "bq", "bk", "bv", "bo", "b_gate", "b_up", "b_down")
 _Q_AND_GATE = ("wq", "w_q_gate")
@@ -90,6 +95,9 @@ QWEN3_5 = Family(
         "layers.{i}.decay": _HF + "A_log",
         "layers.{i}.delta_norm": _HF + "norm.weight",
         "layers.{i}.w_delta_out": _HF + "out_proj.weight",
+        "layers.{i}.draft_embd_norm": _HEAD + "pre_fc_norm_embedding.weight",
+        "layers.{i}.draft_hidden_norm": _HEAD + "pre_fc_norm_hidden.weight",
+        "layers.{i}.draft_output_norm": _HEAD + "norm.weight",
     },
     gguf_tensors={
         **_without(llama.GGUF_TENSORS),
@@ -105,9 +113,18 @@ QWEN3_5 = Family(
         "layers.{i}.decay": _GGUF + "ssm_a",
         "layers.{i}.delta_norm": _GGUF + "ssm_norm.weight",
         "layers.{i}.w_delta_out": _GGUF + "ssm_out.weight",
+        "layers.{i}.draft_embd_norm": _GGUF + "nextn.enorm.weight",
+        "layers.{i}.draft_hidden_norm": _GGUF + "nextn.hnorm.weight",
+        "layers.{i}.draft_output_norm": _GGUF + "nextn.shared_head_norm.weight",
     },
-    hf_fused={"model.layers.{i}.self_attn.q_proj.weight": _Q_AND_GATE},
-    gguf_fused={_GGUF + "attn_q.weight": _Q_AND_GATE},
+    hf_fused={
+        "model.layers.{i}.self_attn.q_proj.weight": _Q_AND_GATE,
+        _HEAD + "fc.weight": PRODUCTS,
+    },
+    gguf_fused={
+        _GGUF + "attn_q.weight": _Q_AND_GATE,
+        _GGUF + "nextn.eh_proj.weight": PRODUCTS,
+    },
     hf_keys={
         **{name: key for name, key in llama.HF_KEYS.items() if not name.endswith("bias")},
         "recurrent": "layer_types",

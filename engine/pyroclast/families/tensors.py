@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.draft_head import draft_shapes
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 
 Shape = tuple[int, ...]
@@ -27,10 +28,11 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["layer_embd"] = (given.n_rows, n_values)
         shapes["w_layer_inputs"] = (n_values, config.d_model)
         shapes["layer_input_norm"] = (given.width,)
-    for i, spec in enumerate(config.layers):
+    for i, spec in enumerate(config.all_layers):
         layer = _usual_shapes(config.d_model, spec) | _more_vectors(config.d_model, spec)
         layer |= {} if spec.ffn is None else _expert_biases(config.d_model, spec.ffn)
         layer |= _layer_input(config) | ({"out_scale": (1,)} if spec.out_scale else {})
+        layer |= draft_shapes(config) if i == config.n_layers else {}
         for name, shape in layer.items():
             shapes[f"layers.{i}.{name}"] = shape
     return shapes

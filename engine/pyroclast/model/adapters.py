@@ -8,7 +8,7 @@ taken; with slots, a step without adapted tokens reads none of their weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class Adapters:
     ) -> None:
         self._slots, self._batch, self._memory = slots, batch, memory
         self.n_slots = 0 if slots is None else slots.n
-        self._shapes = tensor_shapes(config)
+        self._shapes = tensor_shapes(replace(config, draft_layer=None))
         self._sites: dict[str, _Site] = {}
         self.assigned: list[NDArray[Any]] = []  # what `assign` writes
         if slots is None:

@@ -33,7 +33,7 @@ class AttentionCalls:
         """From q, k and v of the step's tokens to attn_out."""
         own = buffers.attention
         assert own is not None
-        self._rotate(ops, i, attention, own)
+        self.rotate(ops, i, attention, own)
         batch, work, out = self._batch, self._work, buffers.attn_out
         ops.call(
             "attention",
@@ -58,7 +58,7 @@ class AttentionCalls:
             max_split_tokens=work.max_split_tokens,
         )
 
-    def _rotate(
+    def rotate(
         self, ops: Recorder, i: int, attention: AttentionSpec, own: AttentionBuffers
     ) -> None:
         """Rotates q and k, and writes k and v to the cache, unless that is another layer's."""

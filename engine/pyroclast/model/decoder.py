@@ -25,6 +25,7 @@ from pyroclast.model.calls import (
     call_quantize,
     call_residual,
 )
+from pyroclast.model.draft_keys import draft_keys
 from pyroclast.model.experts import call_experts, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
@@ -46,7 +47,7 @@ Array = NDArray[Any]
 
 class Decoder:
     """Every array of a step: weights, cache, workspace, and the batch that the caller fills.
-    max_seq_len is the context in use."""
+    max_seq_len is the context in use.  cache: keys and values that belong to another decoder."""
 
     def __init__(
         self,
@@ -60,10 +61,11 @@ class Decoder:
         n_slots: int,
         max_seq_len: int,
         extras: StepExtras = NO_EXTRAS,
+        cache: KVCache | None = None,
     ) -> None:
         self.config, self.weights, self.batch = config, weights, batch
-        self.cache = KVCache(config, kv_dtype, n_blocks, memory)
-        self.states = StateCache(config, n_slots, memory)
+        self.cache = cache or KVCache(config, kv_dtype, n_blocks, memory)
+        self.states = StateCache(config, n_slots, memory, batch.max_seqs)
         max_splits = -(-batch.max_blocks * BLOCK_SIZE // SPLIT)
         adapts = extras.adapters is not None
         self.work = Workspace(
@@ -82,6 +84,7 @@ class Decoder:
         self.experts = expert_buffers(config, weights.layers, n_tokens, memory)
         self.adapters = Adapters(extras.adapters, config, batch, memory)
         self.hidden = HiddenRows(extras.hidden_layers, config, batch, memory)
+        self.draft_keys = draft_keys(config, weights, batch, self.states, memory)
 
     def record_step(self, ops: Recorder) -> None:
         """Embedding, layers, final norm, output head: the rows in logit_rows only."""
@@ -111,6 +114,8 @@ class Decoder:
             self.hidden.record_layer(ops, i, work.x)
         ops.label = "output"
         self._output(ops)
+        if self.draft_keys is not None:
+            self.draft_keys.record(ops, work, self.attention)
 
     def _embed(self, ops: Recorder) -> None:
         """x = the tokens' rows, and those of their positions where these are learned."""

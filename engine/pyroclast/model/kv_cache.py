@@ -108,6 +108,14 @@ class KVCache:
         self.k = [memory.zeros((*head, *k_shape), DTYPES[dtype]) for head, (k_shape, _) in each]
         self.v = [memory.zeros((*head, *v_shape), DTYPES[dtype]) for head, (_, v_shape) in each]
 
+    def only(self, layer: int) -> KVCache:
+        """The same arrays as the cache of a model whose single layer that one is."""
+        k, v = self.of_layer(layer)
+        found = object.__new__(KVCache)
+        found.dtype, found.n_blocks = self.dtype, self.n_blocks
+        found.k, found.v, found._place = [k], [v], {0: 0}
+        return found
+
     def of_layer(self, layer: int) -> tuple[Any, Any]:
         """The keys and values that a layer with attention reads."""
         place = self._place[layer]

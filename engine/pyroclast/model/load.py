@@ -15,6 +15,7 @@ from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.errors import RequestError
 from pyroclast.model.adapters import TARGETS, AdapterKey, AdapterSlots
 from pyroclast.model.device import check_device, kernel_errors
+from pyroclast.model.draft_head import check_has_head
 from pyroclast.model.host_memory import is_address_space_limited
 from pyroclast.model.load_plan import Plan, plan
 from pyroclast.model.model import Model
@@ -41,12 +42,23 @@ class Loaded(NamedTuple):
     adapters: Mapping[str, AdapterKey]
 
 
-def load(model: str | Path, device: str, adapters: AdapterPaths, **options: Any) -> Loaded:
-    """Opens the files, plans where the model lies, loads it there, closes the files."""
+def load(
+    model: str | Path,
+    device: str,
+    adapters: AdapterPaths,
+    *,
+    draft_head: bool = False,
+    **options: Any,
+) -> Loaded:
+    """Opens the files, plans where the model lies, loads it there, closes the files.  draft_head:
+    with its head that predicts further tokens; RequestError if it has none."""
     device = check_device(device)
     LoadOptions(**options).check()
     check_names(adapters)
-    with open_checkpoint(model) as checkpoint, _opened(adapters, checkpoint) as found:
+    opened = open_checkpoint(model, draft_head=draft_head)
+    with opened as checkpoint, _opened(adapters, checkpoint) as found:
+        if draft_head:
+            check_has_head(checkpoint.config, checkpoint.name)
         slots = _slots(list(found.values()))
         planned = plan(checkpoint, device, LoadOptions(adapters=slots, **options))
         in_thread = not is_address_space_limited()

@@ -18,6 +18,7 @@ from pyroclast.model.adapters import Adapters
 from pyroclast.model.cache_identity import CacheIdentity, kernels_digest, model_digest
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
+from pyroclast.model.draft_head import draft_head
 from pyroclast.model.host_memory import resource_errors
 from pyroclast.model.kv_cache import BLOCK_SIZE
 from pyroclast.model.load_plan import Plan, plan
@@ -104,6 +105,7 @@ class Model:
             extras=plan.extras,
         )
         self._cache = self._decoder.cache
+        self.draft_head = draft_head(self._decoder, plan, self.memory, self.executor)
         recorder = Recorder(plan.selection)
         self._decoder.record_step(recorder)
         self._calls = recorder.calls
@@ -280,7 +282,7 @@ class Model:
         if self._program is None:
             return
         self._program = self._sampling_program = self._fetched = None
-        self._calls, self._packed = [], None
+        self._calls, self._packed, self.draft_head = [], None, None
         del self._weights, self._cache, self._decoder, self.executor
         self.memory.close()
 

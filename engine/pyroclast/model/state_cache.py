@@ -29,9 +29,11 @@ _ITEM_BYTES = 4
 
 
 def state_bytes(config: ModelConfig) -> int:
-    """Bytes of one slot over all layers; 0 for a model without recurrent layers."""
+    """Bytes of one slot over all layers; 0 for a model without recurrent layers and without a head
+    that predicts further tokens."""
     mixers = [spec.recurrent for spec in config.layers if spec.recurrent is not None]
-    return _ITEM_BYTES * sum(math.prod(shape) for mixer in mixers for shape in state_shapes(mixer))
+    n_values = sum(math.prod(shape) for mixer in mixers for shape in state_shapes(mixer))
+    return _ITEM_BYTES * (n_values + (0 if config.draft_layer is None else config.d_model))
 
 
 def state_shapes(mixer: RecurrentSpec) -> list[tuple[int, ...]]:
@@ -59,9 +61,15 @@ MIN_SLOTS = 3
 
 class StateCache:
     """`states[layer]`: float32 arrays (n_slots, *shape) as the mixer's spec says, read and written
-    in place by kernels.  A layer without a state has none, and costs nothing."""
+    in place by kernels.  A layer without a state has none, and costs nothing.
 
-    def __init__(self, config: ModelConfig, n_slots: int, memory: Memory) -> None:
+    With a head that predicts further tokens there is one layer more: what its product makes of a
+    text's last state, (n_slots + n_drafting, 1, d_model).  The rows behind the slots are those of
+    the n_drafting texts for which it goes on by itself."""
+
+    def __init__(
+        self, config: ModelConfig, n_slots: int, memory: Memory, n_drafting: int = 0
+    ) -> None:
         self.n_slots = n_slots
         self.states: list[list[Any]] = [
             []
@@ -69,6 +77,9 @@ class StateCache:
             else [memory.zeros((n_slots, *s), np.float32) for s in state_shapes(spec.recurrent)]
             for spec in config.layers
         ]
+        if config.draft_layer is not None:
+            n_rows = n_slots + n_drafting
+            self.states.append([memory.zeros((n_rows, 1, config.d_model), np.float32)])
         self.n_bytes = n_slots * state_bytes(config)
 
     def slot_arrays(self, slot: int) -> list[Any]:

@@ -31,7 +31,7 @@ def check_supported(config: ModelConfig) -> None:
         raise UnsupportedModelError(
             f"none of the {config.n_layers} layers has attention; a model needs one that has"
         )
-    for i, spec in enumerate(config.layers):
+    for i, spec in enumerate(config.all_layers):
         for feature in _unsupported_in_layer(spec):
             raise UnsupportedModelError(f"layer {i} has {feature}, which no kernel supports yet")
 

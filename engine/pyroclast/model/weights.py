@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.draft_head import NORMS, PRODUCTS
 from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 from pyroclast.model.layer_inputs import (
@@ -72,9 +73,23 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class DraftWeights:
+    """Of a head that predicts further tokens (`families.draft_head`): the products of the token and
+    of the state before it, the norms before both, the layer, and the norm behind it."""
+
+    layer: Layer
+    of_token: Product
+    of_state: Product
+    token_norm: Norm
+    state_norm: Norm
+    output_norm: Norm
+
+
+@dataclass(frozen=True)
 class Weights:
-    """Everything a forward pass reads; `output` is `token_embd` itself where they are tied.
-    places: canonical name -> where that weight is among them."""
+    """Everything a forward pass reads; `output` is `token_embd` itself where they are tied.  draft:
+    of a head that predicts further tokens, where it is loaded.  places: canonical name -> where
+    that weight is among them."""
 
     token_embd: Weight
     position_embd: Weight | None
@@ -82,7 +97,13 @@ class Weights:
     layers: tuple[Layer, ...]
     output_norm: Norm
     output: Weight
+    draft: DraftWeights | None = None
     places: Mapping[str, Place] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def all_layers(self) -> tuple[Layer, ...]:
+        """The layers, and that of the head that predicts further tokens."""
+        return self.layers if self.draft is None else (*self.layers, self.draft.layer)
 
     @property
     def step_bytes(self) -> int:
@@ -90,6 +111,8 @@ class Weights:
         those that it chose."""
         total = self.output.n_bytes
         total += 0 if self.inputs is None else _n_bytes(self.inputs.projection)
+        if (draft := self.draft) is not None:
+            total += _n_bytes((draft.of_token, draft.of_state), draft.layer.qkv)
         for layer in self.layers:
             total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
             total += _n_bytes(layer.gate_up, layer.w_down)
@@ -133,8 +156,19 @@ def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]
         on_layer(i)
     output = token_embd if config.tie_embeddings else matrix("output")
     output_norm = packer.norm("output_norm", config.output_norm)
-    places = packer.places
-    return Weights(token_embd, position_embd, inputs, tuple(layers), output_norm, output, places)
+    draft = None if config.draft_layer is None else _load_draft(packer, config, config.draft_layer)
+    every = tuple(layers)
+    return Weights(
+        token_embd, position_embd, inputs, every, output_norm, output, draft, packer.places
+    )
+
+
+def _load_draft(packer: Packer, config: ModelConfig, spec: LayerSpec) -> DraftWeights:
+    prefix = f"layers.{config.n_layers}."
+    layer = _load_layer(packer, prefix, spec, False)
+    of_token, of_state = (packer.products([prefix + name])[0] for name in PRODUCTS)
+    norms = [packer.norm(prefix + name, config.output_norm) for name in NORMS]
+    return DraftWeights(layer, of_token, of_state, *norms)
 
 
 def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, has_input: bool) -> Layer:

@@ -138,8 +138,8 @@ class Workspace:
         self._keeps_values = keeps_values
         n, zeros, d_model = batch.max_batch_tokens, memory.zeros, config.d_model
         attentions = list(config.attentions.values())
-        mixed = max(map(_mixed_width, config.layers))
-        d_ff = max(map(_dense_width, config.layers))
+        mixed = max(map(_mixed_width, config.all_layers))
+        d_ff = max(map(_dense_width, config.all_layers))
 
         def for_readers(width: int, *groups: str, keep: bool = False) -> Activations:
             readers = _readers(weights, groups)
@@ -147,17 +147,17 @@ class Workspace:
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
         self.x = zeros((n, d_model), np.float32)
-        later = any(map(_adds_later, config.layers))
+        later = any(map(_adds_later, config.all_layers))
         self._added = zeros((n, d_model), np.float32) if later else self.x
         self.rope_tables = _rope_tables(attentions, n, max_seq_len, memory)
         self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
-        self._gate_up = zeros((n, max(map(_gate_up_width, config.layers))), np.float32)
+        self._gate_up = zeros((n, max(map(_gate_up_width, config.all_layers))), np.float32)
         self._attn_in = for_readers(d_model, "qkv", "gate")
         # No op of a recurrent layer rounds its result to bf16.
         keep = config.is_recurrent
-        keep = keep or any(map(_quantizes_apart, config.layers, weights.layers))
+        keep = keep or any(map(_quantizes_apart, config.all_layers, weights.all_layers))
         self._attn_out = for_readers(mixed, "wo", keep=keep)
-        self._gate = zeros((n, max(map(_gate_width, config.layers))), np.float32)
+        self._gate = zeros((n, max(map(_gate_width, config.all_layers))), np.float32)
         self._ffn_in = for_readers(d_model, *_FFN_INPUTS)
         self._ffn_out = for_readers(d_ff, "w_down")
         head = [weights.output]
@@ -228,7 +228,7 @@ def _gate_up_width(spec: LayerSpec) -> int:
 
 def _readers(weights: Weights, groups: Sequence[str]) -> list[Weight]:
     """What multiplies one buffer: those groups of products, of all layers."""
-    return [w for layer in weights.layers for w in _weights_of(_products(layer, groups))]
+    return [w for layer in weights.all_layers for w in _weights_of(_products(layer, groups))]
 
 
 def _products(layer: Layer, groups: Sequence[str]) -> list[Product]:
