@@ -31,6 +31,7 @@ N_HEADS, N_KV_HEADS, HEAD_DIM, ROTARY_DIM = 3, 1, 32, 8
 N_K_HEADS, N_V_HEADS, STATE_DIM = 1, 2, 16
 EPS, THETA = 1e-6, 10000.0
 CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForCausalLM"],
     "model_type": "qwen3_5_text",
     "vocab_size": VOCAB_SIZE,
     "hidden_size": D_MODEL,

