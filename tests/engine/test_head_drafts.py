@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,12 @@ from draft_heads import (
 )
 from gguf_families import write_gguf
 from pyroclast import LLM, MemoryBudgetError, ModelFileError, RequestError, SamplingParams
+from pyroclast.checkpoint.drafting import folded, with_draft_head
 from pyroclast.checkpoint.open import open_checkpoint
+from pyroclast.checkpoint.parts import StoredTensor
 from pyroclast.engine.draft_options import DraftOptions
-from pyroclast.errors import UnsupportedModelError
+from pyroclast.errors import CacheFileError, UnsupportedModelError
+from pyroclast.families.qwen3_5 import QWEN3_5
 from pyroclast.model import kv_cache
 from pyroclast.model.draft_head import DraftHead
 from pyroclast.model.inspect import inspect_step
@@ -295,7 +301,7 @@ def test_a_saved_state_holds_the_head_s_part(files: Folders, tmp_path: Path) -> 
         [found] = llm.generate([cycle(3, 70)], GREEDY)
         assert found.timings.n_cached_tokens == 64
         assert accepted([found]) == drafted([found]) > 50
-    with off(files["right"]) as llm, pytest.raises(Exception, match="state"):
+    with LLM(files["right"], threads=1) as llm, pytest.raises(CacheFileError):
         llm.load_state(tmp_path / "state")
 
 
@@ -368,11 +374,29 @@ def test_heads_that_lie(
     open_checkpoint(path).close()  # nobody asked for the head
 
 
-def test_blocks_that_a_half_would_cut(tmp_path: Path) -> None:
-    from pyroclast.checkpoint.drafting import folded
-    from pyroclast.checkpoint.parts import StoredTensor
-    from pyroclast.families.qwen3_5 import QWEN3_5
+def test_several_heads_are_refused(files: Folders) -> None:
+    with open_checkpoint(files["gguf"]) as checkpoint:
+        h = checkpoint.hyperparameters
+    two = replace(h, extra={**h.extra, "n_draft_layers": 2})
+    with pytest.raises(UnsupportedModelError, match=r"2 layers that predict .* a single one"):
+        with_draft_head(two, ["blk.4.attn_q.weight"])
+    cut_off = with_draft_head(h, ["blk.3.attn_q.weight"])  # the key alone is no head
+    assert not cut_off.flag("draft_head", False)
 
+
+def test_closing_an_llm_frees_its_head(files: Folders) -> None:
+    llm = on(files["right"])
+    head = llm.model.draft_head
+    assert head is not None
+    decoder = weakref.ref(head._decoder)
+    del head
+    llm.close()
+    llm.close()
+    gc.collect()
+    assert decoder() is None
+
+
+def test_blocks_that_a_half_would_cut() -> None:
     name = "blk.4.nextn.eh_proj.weight"
     assert formats.FORMATS["q4_k"].block_columns == 256
     tensor = StoredTensor(name, (128, 256), "Q4_K", "q4_k", None, 0)  # type: ignore[arg-type]

@@ -91,7 +91,8 @@ class HeadDrafts:
         return [request.follower.draft_tokens for request, _ in wanted if request.follower]
 
     def close(self) -> None:
-        """The model frees its head."""
+        """Lets go of the model."""
+        self.model.close()
 
     # ---- inside ----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pyroclast.errors import RequestError
 from pyroclast.model.decoder import Decoder
+from pyroclast.model.device import kernel_errors
 from pyroclast.model.draft_keys import DraftInput
 from pyroclast.model.extras import StepExtras
 from pyroclast.model.hidden import FINAL
@@ -80,7 +81,8 @@ class DraftHead:
     def attach_sampler(self, **arguments: Any) -> None:
         """Ends each step with the op `sample`: its arguments by name, logits excepted."""
         recorder = Recorder(self._selection)
-        recorder.call("sample", logits=self.logits, **arguments)
+        with kernel_errors():
+            recorder.call("sample", logits=self.logits, **arguments)
         self._program = Program(self._calls + recorder.calls, self._executor)
 
     def forward(self, sample: bool = True) -> None:
@@ -91,6 +93,12 @@ class DraftHead:
     def zero_blocks(self, block_ids: Sequence[int]) -> None:
         """Clears the head's part of cache blocks that may hold a NaN."""
         self._decoder.cache.zero_blocks(block_ids)
+
+    def close(self) -> None:
+        """Lets go of the model's arrays; harmless when repeated."""
+        if self._calls:
+            self._calls, self._program = [], None
+            del self._decoder
 
 
 class _HeadDecoder(Decoder):
