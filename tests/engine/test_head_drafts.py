@@ -33,6 +33,7 @@ from pyroclast.engine.draft_options import DraftOptions
 from pyroclast.errors import CacheFileError, UnsupportedModelError
 from pyroclast.families.qwen3_5 import QWEN3_5
 from pyroclast.model import kv_cache
+from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.draft_head import DraftHead
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.model import Model, load_model
@@ -139,6 +140,25 @@ def test_an_inspection_leaves_the_head_s_state_as_it_was(files: Folders) -> None
     found = inspect_step(model, TOKENS[:9], blocks=[100], logits=True)
     assert len(found.layers) == model.config.n_layers
     np.testing.assert_array_equal(run_head(model, [(3, TOKENS)], [3])[0], before)
+
+
+def test_adapters_change_the_model_and_not_its_head(files: Folders) -> None:
+    rng, found = np.random.default_rng(1), []
+    pair = [rng.standard_normal(size).astype(np.float32) for size in ((2, D_MODEL), (96, 2))]
+    for has_head in (False, True):
+        with open_checkpoint(files["folder"], draft_head=has_head) as checkpoint:
+            model = load_model(
+                checkpoint, adapters=AdapterSlots(1, 2), max_batch_tokens=256, max_logits=256
+            )
+        model.adapters.set(0, {"layers.3.wq": (pair[0], pair[1])}, 1.0)
+        with pytest.raises(RequestError, match=r"changes 'layers\.4\.wq'; the model's slots"):
+            model.adapters.set(0, {"layers.4.wq": (pair[0], pair[1])}, 1.0)
+        for slot in (None, 0):  # of the step before, whose sequences are alike
+            step(model, [(0, 0, TOKENS)])
+            model.adapters.assign([slot])
+            found.append(step(model, [(0, 0, TOKENS)])[0])
+    np.testing.assert_array_equal(found[:2], found[2:])
+    assert (found[0] != found[1]).any()
 
 
 # ---- the same text ----------------------------------------------------------------------------
