@@ -61,8 +61,14 @@ def test_a_template_that_marks_no_answers_is_refused(tmp_path: Path, template: s
 
 
 def test_a_model_without_a_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TemplateError, match="template"):
+    with pytest.raises(TemplateError, match=r'^x: has messages, but .*give "prompt" and "compl'):
         encode(tokenizer_of(tmp_path, None), example_of(CHAT, "x"), 512)
+
+
+def test_what_a_template_refuses_is_named_with_its_line(tmp_path: Path) -> None:
+    picky = "{% if m is undefined %}{{ raise_exception('no such turn') }}{% endif %}"
+    with pytest.raises(TemplateError, match=r"^d\.jsonl, line 3: .*no such turn"):
+        encode(tokenizer_of(tmp_path, picky), example_of(CHAT, "d.jsonl, line 3"), 512)
 
 
 def test_a_long_example_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,6 +99,14 @@ def test_all_weights_of_a_gguf_file_resumed_bit_for_bit(data: Path, tmp_path: Pa
         if line["step"] == 6:
             raise KeyboardInterrupt
 
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # a limit on the size of files stands in for a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+        with pytest.raises(TrainingError, match=r"run: cannot be written: .*the same command"):
+            finetune(file, plain, tmp_path / "run", settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "run").glob(".*"))
     with pytest.raises(KeyboardInterrupt):
         finetune(file, plain, tmp_path / "run", settings, on_line=stop)
     again = finetune(file, plain, tmp_path / "run", settings)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import resource
+import shutil
 import string
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from pyroclast.cli.main import main
 from pyroclast.errors import TemplateError, TrainingError
 from pyroclast.train.preference_settings import PreferSettings, RewardSettings, RlSettings
 from pyroclast.train.rewards import as_reward
+from training_chats import UNMARKED
 
 pytestmark = pytest.mark.oracle
 pytest.importorskip("trl", reason="trl is not installed: pip install '.[train]'")
@@ -95,6 +98,55 @@ def test_dpo_prefers_what_was_chosen_and_resumes(model: Path, pairs: Path, tmp_p
     with LLM(model, adapters={"preferred": found.final}) as llm:
         assert llm.score("say 1:abc", adapter="preferred") != llm.score("say 1:abc")
     assert prefer(model, pairs, tmp_path / "run", settings) == found, "it is finished"
+
+
+def test_a_loss_that_is_no_number_ends_a_run_of_trl(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaModel
+
+    from pyroclast.train import prefer
+
+    settings = PreferSettings(steps=3, batch=4, rank=2, save_every=1, warmup=0.0)
+    forward = LlamaModel.forward
+
+    def broken(*args: Any, **options: Any) -> Any:
+        found = forward(*args, **options)
+        if (tmp_path / "run" / "step-1").is_dir():
+            found.last_hidden_state = found.last_hidden_state * math.nan
+        return found
+
+    monkeypatch.setattr(LlamaModel, "forward", broken)
+    with pytest.raises(TrainingError, match="loss of step 2 is nan: the run has diverged"):
+        prefer(model, pairs, tmp_path / "run", settings)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-1"]
+    found = prefer(model, pairs, tmp_path / "run", settings)
+    assert math.isfinite(found.after["margin"]), "no checkpoint held it"
+
+
+def test_all_weights_of_a_gguf_file(pairs: Path, tmp_path: Path) -> None:
+    """trl loads the start a second time, from the folder that the file became."""
+    from pyroclast.train import prefer
+
+    file = tiny.write_gguf(tmp_path / "m.gguf", CONFIG, tiny.random_weights(CONFIG, 1), "Q8_0")
+    settings = PreferSettings(steps=2, batch=4, learning_rate=1e-2, method="full", warmup=0.0)
+    found = prefer(file, pairs, tmp_path / "run", settings)
+    assert found.after["margin"] > found.before["margin"]
+    with LLM(found.final) as trained, LLM(file) as start:
+        assert trained.score("say") != start.score("say")
+
+
+def test_a_folder_without_its_class_is_refused(model: Path, pairs: Path, tmp_path: Path) -> None:
+    from pyroclast.train import prefer
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match=r'add "architectures": \["LlamaForCausalLM"\]'):
+        prefer(folder, pairs, tmp_path / "run")
 
 
 def test_the_full_circle(model: Path, tmp_path: Path) -> None:
@@ -249,7 +301,7 @@ def test_runs_that_cannot_begin(model: Path, pairs: Path, tmp_path: Path) -> Non
         rl(model, two, tmp_path / "run", reward="json", settings=RlSettings(batch=6, group=4))
     with pytest.raises(TrainingError, match="float32; leave out @q8_0"):
         rl(f"{model}@q8_0", two, tmp_path / "run", reward="json", settings=RlSettings(batch=4))
-    with pytest.raises(TrainingError, match="has 1 prompts to train on, and a batch of 8"):
+    with pytest.raises(TrainingError, match="prompts to train on: 1, but a batch of 8"):
         rl(model, two, tmp_path / "run", reward="json")
     with pytest.raises(TrainingError, match="no reward model"):
         as_reward(model)
@@ -267,11 +319,38 @@ def test_runs_that_cannot_begin(model: Path, pairs: Path, tmp_path: Path) -> Non
     long = write_lines(tmp_path / "long.jsonl", [GOOD, {**GOOD, "prompt": "xyz" * 200}])
     with pytest.raises(TrainingError, match=r"long\.jsonl, pair 2: its prompt has .* have 256"):
         prefer(model, long, tmp_path / "long")
+    for n_tokens, limit in ((193, 64), (256, 1)):
+        tight = write_lines(tmp_path / "tight.jsonl", [{"prompt": "a"}, {"prompt": "x" * n_tokens}])
+        settings = RlSettings(batch=2, group=2, steps=1, max_tokens=limit)
+        said = rf"tight\.jsonl, prompt 2: has {n_tokens} tokens, .* lower max_tokens"
+        with pytest.raises(TrainingError, match=said):
+            rl(model, tight, tmp_path / "tight", reward="json", settings=settings)
     with pytest.raises(TrainingError, match=r"finite number for each of 4 completions, got \[nan"):
         rl(
             model, two, tmp_path / "nan", reward=lambda completions, **_: [float("nan")] * 4,
             settings=RlSettings(steps=1, batch=4, group=4, max_tokens=2),
         )  # fmt: skip
+
+
+def test_templates_that_cannot_write_a_prompt_are_refused(model: Path, tmp_path: Path) -> None:
+    from pyroclast.train import prefer, reward, rl
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    pairs = write_lines(tmp_path / "pairs.jsonl", [{**GOOD, "prompt": [USER]}] * 3)
+    small = RlSettings(batch=2, group=2, steps=1, max_tokens=2)
+    for template, recipes, said in (
+        (UNMARKED, (prefer, rl), "1: the model's template does not mark where an answer begins"),
+        ("{{ raise_exception('not so') }}", (prefer, reward, rl), "1: not so"),
+    ):
+        (folder / "chat_template.jinja").write_text(template)
+        for recipe in recipes:
+            out, options = tmp_path / "run" / recipe.__name__, {}
+            if recipe is rl:
+                options = {"reward": "json", "settings": small}
+            with pytest.raises(TemplateError, match=said):
+                recipe(folder, pairs, out, **options)
+            assert not list(out.glob("step-*"))
 
 
 def test_the_commands_say_what_is_wrong(

@@ -116,6 +116,28 @@ def test_ratings_that_are_refused(ratings: Ratings, tmp_path: Path) -> None:
         Ratings(tmp_path / "no" / "folder")
 
 
+def test_a_prompt_that_is_no_json_is_a_damaged_file(ratings: Ratings) -> None:
+    ratings.add(1, "m", "one", "a", "b")
+    with sqlite3.connect(ratings.path) as database:
+        database.execute("UPDATE pairs SET prompt = '{', choice = 'a'")
+    database.close()
+    for read in (ratings.places, ratings.export):
+        with pytest.raises(TrainingError, match="not a file of ratings, or damaged: Expecting"):
+            read()
+
+
+def test_a_full_disk_keeps_what_was_rated(ratings: Ratings) -> None:
+    """A limit on SQLite's pages stands in for it."""
+    pair = session_of(ratings).next()
+    assert pair is not None
+    ratings.rate(pair.id, "a")
+    [n_pages] = ratings._database.execute("PRAGMA page_count").fetchone()
+    ratings._database.execute(f"PRAGMA max_page_count = {n_pages}")
+    with pytest.raises(TrainingError, match=r"cannot be read or written: .* full; what was rated"):
+        ratings.add(99, "m", "x" * 100_000, "a", "b")
+    assert ratings.n_rated() == 1 and len(ratings.export()) == 1
+
+
 def test_ratings_of_other_prompts_are_refused(ratings: Ratings) -> None:
     assert session_of(ratings, ["one"]).next() is not None
     session_of(ratings, ["one", "two"])  # more of them

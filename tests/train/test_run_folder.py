@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyroclast.errors import TrainingError
+from pyroclast.train.curve import save
 from pyroclast.train.log import RunLog, read_lines
+from pyroclast.train.result import Result, write_result
 from pyroclast.train.run_folder import RunFolder
 
 SETTINGS = {"steps": 3, "rate": 0.5}
@@ -83,6 +87,23 @@ def test_other_runs_are_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path, "a", SETTINGS)
 
 
+def test_a_run_that_did_not_begin_leaves_no_settings(tmp_path: Path) -> None:
+    def fail(rate: float, name: str) -> None:
+        with RunFolder(tmp_path, "a", SETTINGS | {"rate": rate}) as folder:
+            with folder.writing(name) as part:
+                (part / "x").write_text("")
+            raise TrainingError("refused")
+
+    with pytest.raises(TrainingError, match="refused"):
+        fail(0.5, "base")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TrainingError, match="refused"):
+        fail(0.25, "step-1")
+    with pytest.raises(TrainingError, match=r"holds a run with rate 0.25, not 0.5"):
+        RunFolder(tmp_path, "a", SETTINGS)
+    assert (tmp_path / "step-1" / "x").exists()
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(TrainingError, match=r"holds 'thesis.txt' and no training run"):
@@ -119,3 +140,29 @@ def test_a_resumed_log_goes_on_after_its_checkpoint(
     assert all(line["tokens_per_s"] * line["seconds"] == pytest.approx(100) for line in lines)
     assert [line["text"] for line in read_lines(tmp_path / "samples.jsonl")] == ["nothing"]
     assert json.loads((tmp_path / "samples.jsonl").read_text())["perplexity"] == 9.0
+
+
+class _Figure:
+    def savefig(self, file: Any, **_: Any) -> None:
+        file.write(b"<svg/>")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("log.jsonl", lambda folder: RunLog(folder, 2).step(1, 0.5, 10)),
+        ("samples.jsonl", lambda folder: RunLog(folder, 2).sample(1, "text")),
+        ("result.json", lambda folder: write_result(folder, Result("", {}, {}))),
+        ("curve.svg", lambda folder: save(_Figure(), folder / "curve.svg")),
+    ],
+)
+def test_a_small_file_that_cannot_be_written_says_how_to_go_on(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path)
+    assert (tmp_path / name).stat().st_size > 0
+    gone = tmp_path / "gone"
+    with pytest.raises(TrainingError) as raised:
+        write(gone)
+    said = f"{gone / name}: cannot be written: No such file or directory; the same command resumes"
+    assert str(raised.value).startswith(said)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.open import open_tokenizer
 from pyroclast.errors import TrainingError
 from pyroclast.files.small_file import TOKENIZER_BYTES, read_small_text
+from pyroclast.train.disk import writing_to
 from pyroclast.train.export import export
 from pyroclast.train.extra import needed
 from pyroclast.train.shapes import transformers_quietly
@@ -32,9 +35,12 @@ def open_base(model: str | Path, scratch: Path) -> tuple[Any, dict[str, str]]:
         raise TrainingError(f"{model}: a model is trained in float32; leave out @{to_format}")
     if path.is_dir():
         return _opened(path)
-    with tempfile.TemporaryDirectory(prefix=".base.", suffix=".part", dir=scratch) as folder:
-        export(path, Path(folder))
-        return _opened(Path(folder))
+    with ExitStack() as stack:
+        with writing_to(scratch):
+            made = tempfile.TemporaryDirectory(prefix=".base.", suffix=".part", dir=scratch)
+            folder = Path(stack.enter_context(made))
+            export(path, folder)
+        return _opened(folder)
 
 
 def _opened(folder: Path) -> tuple[Any, dict[str, str]]:
@@ -53,6 +59,11 @@ def loaded(auto_class: str, folder: Path, **options: Any) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{folder}: transformers cannot load it: {error}") from error
+
+
+def context_of(folder: Path) -> int:
+    """The tokens that a folder's model can read; no limit where its config has none."""
+    return getattr(loaded("AutoConfig", folder), "max_position_embeddings", None) or sys.maxsize
 
 
 def tokenizer_files(model: str | Path) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pyroclast.train.disk import writing_to
 from pyroclast.train.extra import needed
+from pyroclast_kernels.whole_file import replacing
 
 _SMOOTHED = 50  # points of the smoothed line, whatever the number of steps
 
@@ -29,7 +32,16 @@ def draw(path: Path, lines: Sequence[dict[str, Any]], samples: Sequence[dict[str
     axes.set_xlabel("step")
     axes.set_ylabel("cross-entropy (nats a token)")
     axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure as an SVG, the same bytes for the same figure; TrainingError where the disk
+    is full."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    with writing_to(path), replacing(path) as file:
+        file.write(picture.getvalue())
 
 
 def smoothed(steps: Sequence[int], losses: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.errors import TemplateError, TrainingError
+from pyroclast.errors import RequestError, TemplateError, TrainingError
 from pyroclast.lab.evaluate.tasks import Item
 from pyroclast.train.json_lines import read_json_lines
 
@@ -106,14 +106,19 @@ def _plain(tokenizer: Tokenizer, example: Example) -> list[tuple[list[int], bool
 
 def _turns(tokenizer: Tokenizer, example: Example) -> list[tuple[list[int], bool]]:
     """What the template writes, cut where each answer begins and ends."""
+    if tokenizer.chat_template is None:
+        raise TemplateError(
+            f'{example.place}: has messages, but the model has no chat template; give "prompt" and '
+            '"completion" instead'
+        )
     pieces: list[tuple[list[int], bool]] = []
     done: list[int] = []
     for i, message in enumerate(example.messages):
         if message.get("role") != "assistant":
             continue
-        asked = tokenizer.encode_chat(example.messages[:i], add_generation_prompt=True)
-        bare = tokenizer.encode_chat(example.messages[:i], add_generation_prompt=False)
-        whole = tokenizer.encode_chat(example.messages[: i + 1], add_generation_prompt=False)
+        asked = _written(tokenizer, example, i, asks=True)
+        bare = _written(tokenizer, example, i, asks=False)
+        whole = _written(tokenizer, example, i + 1, asks=False)
         if asked == bare or whole[: len(asked)] != asked or asked[: len(done)] != done:
             raise TemplateError(
                 f"{example.place}: the model's template does not mark where an answer begins: what "
@@ -126,6 +131,14 @@ def _turns(tokenizer: Tokenizer, example: Example) -> list[tuple[list[int], bool
         pieces += [(asked[len(done) :], False), (answer[:last], True)]
         done = asked + answer[:last]
     return pieces
+
+
+def _written(tokenizer: Tokenizer, example: Example, n: int, *, asks: bool) -> list[int]:
+    """What the template makes of the first n messages."""
+    try:
+        return tokenizer.encode_chat(example.messages[:n], add_generation_prompt=asks)
+    except (RequestError, TemplateError) as error:  # an unknown role, a template that fails
+        raise TemplateError(f"{example.place}: {error}") from error
 
 
 def check_context(

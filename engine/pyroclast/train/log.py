@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyroclast.errors import TrainingError, reason_of
+from pyroclast.train.disk import writing_to
 from pyroclast_kernels.whole_file import write_text
 
 OnLine = Callable[[dict[str, Any]], None]
@@ -90,21 +90,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {reason_of(error)}") from error
+    with writing_to(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _keep_until(path: Path, step: int) -> None:
     """Removes the lines of later steps."""
     if path.exists():
         kept = [line for line in read_lines(path) if line["step"] <= step]
-        try:
+        with writing_to(path):
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot be written: {reason_of(error)}") from error
 
 
 def _bar(n_steps: int, first_step: int, wanted: bool | None) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyroclast.errors import TemplateError, TrainingError
 from pyroclast.train.rewards import conversation
+from pyroclast.train.template_check import UNMARKED
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,21 @@ class PairTokens:
     def _prompt(self, prompt: Any) -> str:
         if isinstance(prompt, str):
             return prompt
-        write = self._tokenizer.apply_chat_template
-        return str(write(prompt, tokenize=False, add_generation_prompt=True))
+        asked, bare = (
+            str(
+                self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=b)
+            )
+            for b in (True, False)
+        )
+        if asked == bare:
+            raise ValueError(UNMARKED)
+        return asked
 
     def _answer(self, prompt: Any, written: str, answer: Any) -> str:
         """The answer as it follows the prompt that is written already."""
         whole, end = conversation(prompt, answer, self._tokenizer), self._tokenizer.eos_token
         if not whole.startswith(written):
-            raise ValueError(
-                "the model's template does not mark where an answer begins: what it writes before "
-                "an answer differs from what it writes with it; give prompts that are text"
-            )
+            raise ValueError(UNMARKED)
         if isinstance(prompt, str) and not whole.endswith(end):
             whole += end
         return whole[len(written) :]

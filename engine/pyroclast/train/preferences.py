@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.llm import LLM
-from pyroclast.train.base_model import loaded
+from pyroclast.train.base_model import context_of
 from pyroclast.train.extra import needed
 from pyroclast.train.log import OnLine
 from pyroclast.train.on_policy import engine_logprobs
@@ -17,10 +17,10 @@ from pyroclast.train.preference_settings import PreferSettings
 from pyroclast.train.prompts import identity_of, read_pairs, split_rows
 from pyroclast.train.result import Result, read_result, write_result
 from pyroclast.train.run_folder import RunFolder
+from pyroclast.train.template_check import check_template
 from pyroclast.train.trl_run import (
     arguments,
     base_folder,
-    check_template,
     load_tokenizer,
     load_trained,
     lora,
@@ -57,7 +57,8 @@ def prefer(
         with quiet_libraries():
             base = base_folder(model, folder)
             limit = _limit(base, settings)
-            check_template(rows, tokenizer := load_tokenizer(base), pairs)
+            tokenizer = load_tokenizer(base)
+            check_template([row["prompt"] for row in rows], tokenizer, pairs)
             tokens = PairTokens(tokenizer, limit, pairs)
             encoded = [tokens.of(i, row) for i, row in enumerate(rows, 1)]  # refused now, or never
             about = _learn(base, learned, settings, limit, folder, on_line)
@@ -69,8 +70,7 @@ def prefer(
 
 def _limit(model: Path, settings: PreferSettings) -> int:
     """The tokens of a prompt and its answer that are read."""
-    context = getattr(loaded("AutoConfig", model), "max_position_embeddings", None)
-    return settings.max_tokens if context is None else min(settings.max_tokens, context)
+    return min(settings.max_tokens, context_of(model))
 
 
 def _learn(

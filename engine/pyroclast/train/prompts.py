@@ -46,7 +46,7 @@ def split_rows(
     """(rows to train on, rows held out): the last ones, at least one of each."""
     if len(rows) < 2:
         raise TrainingError(
-            f"{path}: has {len(rows)} lines; at least 2 are needed, 1 of them held out"
+            f"{path}: must have at least 2 lines, 1 of them held out; got {len(rows)}"
         )
     n_held = min(len(rows) - 1, max(1, round(held_out * len(rows))))
     return list(rows[:-n_held]), list(rows[-n_held:])

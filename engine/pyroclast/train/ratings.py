@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS pairs (
 )
 """
 _PAIR = "SELECT id, prompt, a, b FROM pairs"
+# Errors that say nothing of what the file holds.
+_OF_THE_DISK = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Ratings:
         """The prompt of each place that has a pair."""
         with self._changing() as database:
             rows = list(database.execute("SELECT place, prompt FROM pairs"))
-        return {place: json.loads(prompt) for place, prompt in rows}
+        return {place: self._prompt_of(prompt) for place, prompt in rows}
 
     def n_rated(self) -> int:
         """How many pairs have a rating, those that were skipped among them."""
@@ -115,7 +117,7 @@ class Ratings:
             rows = list(database.execute(query))
         return [
             {
-                "prompt": json.loads(prompt),
+                "prompt": self._prompt_of(prompt),
                 "chosen": a if choice == "a" else b,
                 "rejected": b if choice == "a" else a,
             }
@@ -136,7 +138,7 @@ class Ratings:
     def _pair(self, where: str) -> Pair | None:
         with self._changing() as database:
             row = database.execute(f"{_PAIR} {where}").fetchone()
-        return None if row is None else Pair(row[0], json.loads(row[1]), row[2], row[3])
+        return None if row is None else Pair(row[0], self._prompt_of(row[1]), row[2], row[3])
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -147,9 +149,22 @@ class Ratings:
         except OverflowError as error:  # a page of another program may send any number
             raise TrainingError("there is no pair of so large a number") from error
         except sqlite3.Error as error:
-            raise TrainingError(
-                f"{self.path}: not a file of ratings, or damaged: {error}"
-            ) from error
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(_OF_THE_DISK):
+                raise TrainingError(
+                    f"{self.path}: cannot be read or written: {error}; what was rated before is "
+                    "kept"
+                ) from error
+            raise self._damaged(error) from error
+
+    def _prompt_of(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> TrainingError:
+        return TrainingError(f"{self.path}: not a file of ratings, or damaged: {error}")
 
 
 def jsonl(rows: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyroclast.errors import TrainingError
+from pyroclast.train.base_model import context_of
 from pyroclast.train.grpo import learn_by_grpo
 from pyroclast.train.log import OnLine, read_lines
 from pyroclast.train.ppo import learn_by_ppo
@@ -14,7 +15,8 @@ from pyroclast.train.result import Result, read_result, write_result
 from pyroclast.train.rewards import Reward, as_reward
 from pyroclast.train.rl_measure import measured
 from pyroclast.train.run_folder import RunFolder
-from pyroclast.train.trl_run import base_folder, check_template, load_tokenizer, quiet_libraries
+from pyroclast.train.template_check import check_prompts
+from pyroclast.train.trl_run import base_folder, load_tokenizer, quiet_libraries
 
 
 def rl(
@@ -46,7 +48,8 @@ def rl(
             return done
         with quiet_libraries():
             base = base_folder(model, folder)
-            check_template(rows, load_tokenizer(base), prompts)
+            room = {"context": context_of(base), "max_tokens": settings.max_tokens}
+            check_prompts(rows, load_tokenizer(base), prompts, **room)
             learn = learn_by_ppo if settings.algorithm == "ppo" else learn_by_grpo
             about = learn(base, learned, score, settings, folder, on_line)
             about["rollout_max_logprob_diff"] = max(
@@ -67,6 +70,6 @@ def _check_batch(settings: RlSettings, n_prompts: int, path: str | Path) -> None
         )
     if n_prompts < n_groups:
         raise TrainingError(
-            f"{path}: has {n_prompts} prompts to train on, and a batch of {settings.batch} in "
+            f"{path}: prompts to train on: {n_prompts}, but a batch of {settings.batch} in "
             f"groups of {settings.group} takes {n_groups}; give more prompts or a smaller batch"
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pyroclast.errors import TrainingError, reason_of
+from pyroclast.errors import TrainingError
+from pyroclast.train.disk import writing_to
 from pyroclast_kernels.whole_file import write_text
 
 _FILE = "result.json"
@@ -40,10 +41,8 @@ def speed_of(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def write_result(folder: Path, result: Result) -> None:
     """Keeps it; its presence says that the run is finished."""
-    try:
+    with writing_to(folder / _FILE):
         write_text(folder / _FILE, json.dumps(result.as_dict(), indent=1) + "\n")
-    except OSError as error:
-        raise TrainingError(f"{folder / _FILE}: cannot be written: {reason_of(error)}") from error
 
 
 def read_result(folder: Path) -> Result | None:

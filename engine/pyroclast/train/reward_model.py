@@ -14,10 +14,10 @@ from pyroclast.train.prompts import identity_of, read_pairs, split_rows
 from pyroclast.train.result import Result, read_result, write_result
 from pyroclast.train.rewards import reward_model
 from pyroclast.train.run_folder import RunFolder
+from pyroclast.train.template_check import check_template
 from pyroclast.train.trl_run import (
     arguments,
     base_folder,
-    check_template,
     load_tokenizer,
     quiet_libraries,
     save_final,
@@ -50,7 +50,7 @@ def reward(
             return done
         with quiet_libraries():
             base = base_folder(model, folder)
-            check_template(rows, load_tokenizer(base), pairs)
+            check_template([row["prompt"] for row in rows], load_tokenizer(base), pairs)
             _start(base, settings, folder)
             before = _accuracy(folder.path / "start", held)
             about = _learn(learned, settings, folder, on_line)

@@ -22,14 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from pyroclast.errors import TrainingError, reason_of
+from pyroclast.train.disk import RESUMES, writing_to
 from pyroclast_kernels.whole_file import write_text
 
 _STEP = re.compile(r"step-(\d+)")
 _SETTINGS = "run.json"
 _FINAL = "final"
+_DERIVED = ("base", "tokenizer")  # what a run makes of its input before it begins
 
 
 class RunFolder:
@@ -69,7 +69,7 @@ class RunFolder:
                 raise TrainingError(
                     f"{self.path}: holds {others[0]!r} and no training run; give a new folder"
                 )
-            with _write_errors(str(file), ""):
+            with writing_to(file, ""):
                 write_text(file, json.dumps(wanted, indent=1) + "\n")
             return
         try:
@@ -117,7 +117,7 @@ class RunFolder:
         """What a user can do after an error or Ctrl-C."""
         found = self.checkpoint()
         whole = "nothing was lost but the first steps" if found is None else f"{found[1]} is whole"
-        return f"{whole}; the same command resumes the run"
+        return f"{whole}; {RESUMES}"
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -126,7 +126,7 @@ class RunFolder:
         target, token = self.path / name, secrets.token_hex(4)
         part, old = (self.path / f".{name}.{token}.{kind}.part" for kind in ("new", "old"))
         try:
-            with _write_errors(str(target), self.resume_hint()):
+            with writing_to(target, self.resume_hint()):
                 part.mkdir()
                 yield part
                 _sync(part)
@@ -166,19 +166,21 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._unclaim()
         self.close()
 
-
-@contextmanager
-def _write_errors(what: str, hint: str) -> Iterator[None]:
-    """Turns what writers raise into TrainingErrors; torch reports a full disk as RuntimeError."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
-        ending = f"; {hint}" if hint else ""
-        raise TrainingError(f"{what}: cannot be written: {reason}{ending}") from error
+    def _unclaim(self) -> None:
+        """Leaves no settings behind where the run did not begin: what was refused may be asked for
+        again with others."""
+        made = [path for path in self.path.iterdir() if not path.name.startswith(".")]
+        if {path.name for path in made} <= {_SETTINGS, *_DERIVED}:
+            for path in made:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.train.curve import smoothed
+from pyroclast.train.curve import save, smoothed
 from pyroclast.train.extra import needed
 
 
@@ -23,4 +23,4 @@ def draw_figures(path: Path, lines: Sequence[dict[str, Any]], titles: Mapping[st
         axes.plot(*smoothed(steps, values), linewidth=1.6)
         axes.set_ylabel(titles[name])
     axes.set_xlabel("step")
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from pyroclast.checkpoint.find import find_model
-from pyroclast.errors import TemplateError, TrainingError, reason_of
+from pyroclast.errors import TrainingError
 from pyroclast.train.base_model import loaded
+from pyroclast.train.disk import WRITE_ERRORS, cannot_write
 from pyroclast.train.export import export
 from pyroclast.train.extra import needed
 from pyroclast.train.log import OnLine, RunLog, read_lines
@@ -89,12 +90,28 @@ def base_folder(model: str | Path, folder: RunFolder) -> Path:
     if not base.is_dir():
         with folder.writing(base.name) as part:
             export(path, part)
+            _name_class(part / "config.json")
     return base
+
+
+def _name_class(path: Path) -> None:
+    """Adds what trl reads where it loads the start of a run a second time."""
+    names = importlib.import_module("transformers.models.auto.modeling_auto")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    found = names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
+    if found is not None:
+        path.write_text(json.dumps(config | {"architectures": [found]}, indent=1) + "\n", "utf-8")
 
 
 def load_trained(folder: Path) -> tuple[Any, Any]:
     """(model in float32, tokenizer) of a Hugging Face folder."""
-    return loaded("AutoModelForCausalLM", folder), load_tokenizer(folder)
+    model = loaded("AutoModelForCausalLM", folder)
+    if not model.config.architectures:
+        raise TrainingError(
+            f"{folder / 'config.json'}: names no architectures, which trl reads; add "
+            f'"architectures": ["{type(model).__name__}"]'
+        )
+    return model, load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -105,16 +122,6 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def check_template(rows: Sequence[Any], tokenizer: Any, path: str | Path) -> None:
-    """TemplateError for prompts that are messages, where the tokenizer has no template."""
-    prompts = [row["prompt"] if isinstance(row, dict) else row for row in rows]
-    if tokenizer.chat_template is None and not all(isinstance(each, str) for each in prompts):
-        raise TemplateError(
-            f"{path}: has prompts that are messages, but the model has no chat template; give "
-            "prompts that are text"
-        )
 
 
 def lora(method: str, rank: int, base: str | Path) -> Any:
@@ -160,15 +167,12 @@ def _disk_errors(folder: RunFolder) -> Iterator[None]:
     that are whole, so one that is still there was being written."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except WRITE_ERRORS as error:
         begun = next((folder.path / _WORK).glob("checkpoint-*"), None)
         if begun is None:
             raise
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
         target = folder.path / begun.name.replace("checkpoint", "step")
-        raise TrainingError(
-            f"{target}: cannot be written: {reason}; {folder.resume_hint()}"
-        ) from error
+        raise cannot_write(target, error, folder.resume_hint()) from error
     finally:
         shutil.rmtree(folder.path / _WORK, ignore_errors=True)
 
