@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,17 +120,22 @@ class Descent(ABC):
         done = (step - n_warmup) / max(1, settings.steps - n_warmup)
         return FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * done)) / 2
 
-    def descend(self, step: int, loss: Any) -> float:
-        """One update of the weights; the norm of the gradient.  TrainingError for a loss or
-        gradient that is no number, before it reaches the weights."""
-        self._finite("loss", step, float(loss.detach()))
-        loss.backward()
+    def descend(self, step: int, losses: Iterable[Any]) -> tuple[float, float]:
+        """One update of the weights by the gradient of the sum of the losses, each of which is
+        computed when the one before has given its gradient; (the sum, the norm of its gradient).
+        TrainingError for a loss or gradient that is no number, before it reaches the weights."""
+        total = 0.0
+        for loss in losses:
+            value = float(loss.detach())
+            self._finite("loss", step, value)
+            loss.backward()
+            total += value
         weights = [each for group in self.optimizer.param_groups for each in group["params"]]
         norm = float(needed("torch").nn.utils.clip_grad_norm_(weights, self.settings.clip))
         self._finite("gradient", step, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return total, norm
 
     def _finite(self, what: str, step: int, value: float) -> None:
         if not math.isfinite(value):
@@ -168,6 +174,13 @@ class Descent(ABC):
             raise TrainingError(f"{path}: cannot be read: {error}; remove {checkpoint}") from error
         self.precision = state["precision"]
         return int(state["step"])
+
+
+def micro_batches(n: int, size: int) -> list[slice]:
+    """Consecutive rows of n, as few parts as hold at most `size` each, and as even as can be."""
+    n_parts = -(-n // size)
+    edges = [n * i // n_parts for i in range(n_parts + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def indices(n: int, size: int, seed: int, step: int) -> list[int]:

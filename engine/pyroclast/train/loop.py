@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyroclast.train.descent import Descent, Update
+from pyroclast.train.descent import Descent, Update, micro_batches
+from pyroclast.train.examples import NO_LOSS
 from pyroclast.train.extra import needed
 from pyroclast.train.precision import autocast, chosen_precision
 from pyroclast.train.settings import LoopSettings
@@ -45,24 +46,30 @@ class Loop(Descent):
     def update(self, step: int) -> Update:
         """One update of the weights."""
         batch = self.batch_of(step)
-        loss = self._loss(batch, self.precision)
-        value = float(loss.detach())
-        norm = self.descend(step, loss)
-        return Update(value, int(batch["input_ids"].numel()), {"gradient_norm": norm})
+        loss, norm = self.descend(step, self._losses(batch, self.precision))
+        return Update(loss, int(batch["input_ids"].numel()), {"gradient_norm": norm})
 
-    def _loss(self, batch: Batch, precision: str) -> Any:
-        """The mean cross-entropy of the labels."""
-        torch = needed("torch")
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+    def _losses(self, batch: Batch, precision: str) -> Iterator[Any]:
+        """The parts of the labels' mean cross-entropy: one for each micro-batch."""
+        torch, labels = needed("torch"), batch["labels"]
+        n_labels = int((labels != NO_LOSS).sum())
         self.model.train()
-        with autocast(precision):
-            logits = self.model(**inputs).logits
-        labels = batch["labels"]
-        return torch.nn.functional.cross_entropy(
-            logits.float().reshape(-1, logits.shape[-1]), labels.reshape(-1)
-        )
+        for rows in micro_batches(len(labels), self.settings.micro_batch):
+            inputs = {
+                name: value[rows] if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
+                if name != "labels"
+            }
+            with autocast(precision):
+                logits = self.model(**inputs).logits
+            flat = logits.float().reshape(-1, logits.shape[-1])
+            each = torch.nn.functional.cross_entropy(
+                flat, labels[rows].reshape(-1), ignore_index=NO_LOSS, reduction="sum"
+            )
+            yield each / n_labels
 
     def _trial(self, precision: str) -> None:
         """One step that changes nothing, to be timed."""
-        self._loss(self.batch_of(1), precision).backward()
+        for loss in self._losses(self.batch_of(1), precision):
+            loss.backward()
         self.optimizer.zero_grad(set_to_none=True)

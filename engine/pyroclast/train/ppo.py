@@ -1,7 +1,8 @@
 """PPO (Schulman et al. 2017) on torch, as it is used on language models (Ziegler et al. 2019), with
 rollouts by Pyroclast.
 
-A step samples answers, has them scored, and takes a few passes over them in minibatches.  The value
+A step samples answers, has them scored, and takes a few passes over them in minibatches.  A
+minibatch is read in micro-batches, whose gradients add up to one update.  The value
 head shares the policy's states.  The KL divergence from the start is part of each token's reward.
 The policy that a ratio is taken to is the one that sampled the tokens: where a quantized engine
 did, PPO's ratio corrects for it.
@@ -19,7 +20,7 @@ import numpy as np
 
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.train.advantages import advantages, clipped_loss, token_rewards, whitened
-from pyroclast.train.descent import Descent, Update, indices
+from pyroclast.train.descent import Descent, Update, indices, micro_batches
 from pyroclast.train.extra import needed
 from pyroclast.train.log import OnLine
 from pyroclast.train.on_policy import Logprobs, TokenIds, engine_logprobs, kl_estimate
@@ -30,7 +31,7 @@ from pyroclast.train.rl_engines import as_logged, load_policy, open_rollouts, op
 from pyroclast.train.rollouts import Rollouts, encoded
 from pyroclast.train.run_folder import RunFolder
 from pyroclast.train.trl_run import save_final
-from pyroclast.train.value_head import Reading, ValueHead, padded, read
+from pyroclast.train.value_head import Reading, ValueHead, joined, padded, read
 
 _DRAWS = 7  # keeps the order of minibatches apart from other draws of a seed and step
 
@@ -84,9 +85,11 @@ class Ppo(Descent):
         answers, facts = self._sampled(step)
         losses, found = [], []
         for rows in self._minibatches(step):
-            loss, figures = self._loss(answers, rows)
-            losses.append(float(loss.detach()))
-            found.append(figures | {"gradient_norm": self.descend(step, loss)})
+            parts: list[dict[str, float]] = []
+            loss, norm = self.descend(step, self._losses(answers, rows, parts))
+            losses.append(loss)
+            sums = {name: sum(part[name] for part in parts) for name in parts[0]}
+            found.append(sums | {"gradient_norm": norm})
         means = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
         n_tokens = sum(map(len, (*answers.prompt_ids, *answers.completion_ids)))
         return Update(float(np.mean(losses)), n_tokens, facts | means | dict(self.last_check()))
@@ -108,7 +111,7 @@ class Ppo(Descent):
 
         def logprobs_of(prompt_ids: TokenIds, completion_ids: TokenIds) -> Logprobs:
             with needed("torch").no_grad():
-                readings.append(self._read(prompt_ids, completion_ids))
+                readings.append(self._read_all(prompt_ids, completion_ids))
             rows = readings[0].logprobs.tolist()
             return [row[: len(each)] for row, each in zip(rows, completion_ids, strict=True)]
 
@@ -144,9 +147,25 @@ class Ppo(Descent):
         returns = gained + values
         return _Answers(*ids, mask, sampled, whitened(gained, mask), returns), facts
 
+    def _read_all(self, prompt_ids: TokenIds, completion_ids: TokenIds) -> Reading:
+        return joined(
+            self._read(prompt_ids[rows], completion_ids[rows])
+            for rows in micro_batches(len(prompt_ids), self.settings.micro_batch)
+        )
+
     def _read(self, prompt_ids: TokenIds, completion_ids: TokenIds) -> Reading:
         pad = int(self.tokenizer.pad_token_id or 0)
         return read(self.policy, self.head, prompt_ids, completion_ids, pad)
+
+    def _losses(self, answers: _Answers, rows: Any, found: list[dict[str, float]]) -> Iterator[Any]:
+        """The parts of a minibatch's loss: one for each micro-batch, by its share of the tokens.
+        found gets the same parts of the figures."""
+        n_tokens = answers.mask[rows].sum()
+        for part in micro_batches(len(rows), self.settings.micro_batch):
+            loss, figures = self._loss(answers, rows[part])
+            share = float(answers.mask[rows[part]].sum() / n_tokens)
+            found.append({name: share * value for name, value in figures.items()})
+            yield share * loss
 
     def _loss(self, answers: _Answers, rows: Any) -> tuple[Any, dict[str, float]]:
         """The loss of some of the answers, and its parts."""

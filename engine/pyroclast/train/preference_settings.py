@@ -14,6 +14,9 @@ class TrainerSettings(Settings):
 
     steps: int = setting(100, "updates of the weights", minimum=1)
     batch: int = setting(8, "rows in an update", minimum=1)
+    micro_batch: int = setting(
+        8, "rows in one pass of the model; the gradients of a batch add up", minimum=1
+    )
     learning_rate: float = setting(1e-5, "of AdamW, along a cosine", minimum=0, maximum=10)
     warmup: float = setting(0.05, "share of the steps that raises it", minimum=0, maximum=1)
     clip: float = setting(1.0, "maximum norm of the gradient", minimum=1e-6, maximum=1e6)

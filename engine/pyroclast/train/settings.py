@@ -67,6 +67,9 @@ class LoopSettings(Settings):
 
     steps: int = setting(1000, "updates of the weights", minimum=1)
     batch: int = setting(8, "sequences in an update", minimum=1)
+    micro_batch: int = setting(
+        8, "sequences in one pass of the model; the gradients of a batch add up", minimum=1
+    )
     learning_rate: float = setting(3e-3, "maximum of the schedule", minimum=0, maximum=10)
     warmup: float = setting(0.05, "share of the steps that raises it", minimum=0, maximum=1)
     weight_decay: float = setting(0.1, "AdamW's, on matrices", minimum=0, maximum=10)

@@ -35,16 +35,18 @@ _CURVES = {
     "value_loss": "loss of the values",
     "rollout_max_logprob_diff": "rollout, difference",
 }
-_OUR_NAMES = {"clip_ratio/region_mean": "clip_fraction"}
+_OUR_NAMES = {"grad_norm": "gradient_norm", "clip_ratio/region_mean": "clip_fraction"}
 _WORK = ".trl.part"  # trl writes a checkpoint there, and the run takes it when it is whole
 
 
 def arguments(settings: TrainerSettings, folder: RunFolder) -> dict[str, Any]:
     """Arguments that all configs of trl's trainers take."""
+    n_rows = _micro_batch(settings)
     return {
         "output_dir": str(folder.path / _WORK),
         "max_steps": settings.steps,
-        "per_device_train_batch_size": settings.batch,
+        "per_device_train_batch_size": n_rows,
+        "gradient_accumulation_steps": settings.batch // n_rows,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": round(settings.warmup * settings.steps),
@@ -62,6 +64,13 @@ def arguments(settings: TrainerSettings, folder: RunFolder) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
     }
+
+
+def _micro_batch(settings: TrainerSettings) -> int:
+    """The rows of a pass: trl's micro-batches all have the same size, but for the last one of an
+    epoch, which weighs as much as the others."""
+    sizes = range(min(settings.micro_batch, settings.batch), 0, -1)
+    return next(size for size in sizes if settings.batch % size == 0)
 
 
 @contextmanager
@@ -224,7 +233,7 @@ def _callback(
             n_all = int(logs.get("num_tokens", 0))
             line = {
                 _OUR_NAMES.get(name, name): float(logs[name])
-                for name in kept
+                for name in ("grad_norm", *kept)
                 if logs.get(name) is not None
             }
             log.step(state.global_step, loss, n_all - n_before, **line, **more())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,19 @@ def read(
     with torch.no_grad():
         entropies = -(logits.exp() * logits).sum(-1)
     return Reading(chosen, entropies, head(out.hidden_states[-1][row, place].float()))
+
+
+def joined(parts: Iterable[Reading]) -> Reading:
+    """The readings of some answers after the other, filled up to the longest with zeros."""
+    torch, every = needed("torch"), list(parts)
+    longest = max(part.logprobs.shape[1] for part in every)
+
+    def whole(name: str) -> Any:
+        rows = [getattr(part, name) for part in every]
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(each, (0, longest - each.shape[1])) for each in rows])
+
+    return Reading(*map(whole, ("logprobs", "entropies", "values")))
 
 
 def padded(rows: Sequence[Sequence[Any]], pad: Any, dtype: Any) -> tuple[Any, Any]:
