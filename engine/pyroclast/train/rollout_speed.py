@@ -54,9 +54,10 @@ def compare(
         folder = Path(scratch) / "model"
         folder.mkdir()
         save_model(policy, files, folder)
+        how: dict[str, Any] = {"device": "cpu", "threads": threads, "speculation": "off"}  # as `rl`
         with (
-            LLM(folder, compute="float32", device="cpu", threads=threads) as llm,
-            LLM(f"{folder}@q8_0", device="cpu", threads=threads) as quantized,
+            LLM(folder, compute="float32", **how) as llm,
+            LLM(f"{folder}@q8_0", **how) as quantized,
         ):
             rows = []
             for is_open in (False, True):
