@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import tiny
+from pyroclast.errors import TrainingError
 from pyroclast.train import FinetuneSettings, PreferSettings, PretrainSettings
 from pyroclast.train.scripted_rater import plainness, rated_pairs
 from training_chats import TEMPLATE
@@ -26,6 +28,14 @@ SMALL = PretrainSettings(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def short(steps: int = 1) -> FinetuneSettings:
     return FinetuneSettings(steps=steps, precision="float32", batch=1, rank=2)
 
@@ -33,8 +43,6 @@ def short(steps: int = 1) -> FinetuneSettings:
 def test_every_recipe_shows_and_writes_before_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     monkeypatch.setattr(demo, "PretrainSettings", lambda: SMALL)
     monkeypatch.setattr(demo, "FinetuneSettings", short)
     monkeypatch.setattr(demo, "PREFER", PreferSettings(steps=2, batch=2, rank=2, held_out=0.2))
@@ -50,7 +58,6 @@ def test_every_recipe_shows_and_writes_before_and_after(
     words = ["--minutes", "0.001", "--model", str(model), "--finetune-steps", "2"]
     words += ["--text", str(text)]
     demo.main("", [*words, "--out", str(out), "--json", str(result)])
-    torch.set_num_threads(before)
     shown = capsys.readouterr().out
     assert shown.count("|   before |") + shown.count("| before |") == 3
     found = json.loads(result.read_text())
@@ -61,6 +68,16 @@ def test_every_recipe_shows_and_writes_before_and_after(
     assert second["before"]["exact_match"] == 0.0
     assert second["settings"]["steps"] == 2 and len(second["curve"]) == 2
     assert third["after"]["margin"] != third["before"]["margin"]
+    assert 0 <= third["before"]["reward"] <= 1 and third["after"]["reward"] > 0
+    assert [sample["step"] for sample in third["texts"]] == [0, 2]
+    assert third["start"] == {"step": 1, "perplexity": first["after"]["perplexity"]}
+    again, more = tmp_path / "again", ["--prefer", str(out / "pretrain")]
+    demo.main("", [*words, *more, "--out", str(again), "--json", str(result)])
+    [row] = json.loads(result.read_text())["rows"]
+    for name in ("before", "after", "texts", "curve"):
+        assert row[name] == third[name], "the same pairs, settings and seed"
+    with pytest.raises(TrainingError, match="no pre-training that is finished"):
+        demo.main("", [*words, "--prefer", str(tmp_path), "--out", str(again)])
     assert (out / "pretrain" / "final" / "model.safetensors").exists()
     assert (out / "finetune" / "final" / "adapter_model.safetensors").exists()
 

@@ -1,4 +1,4 @@
-"""docs/training.md held against the figures of bench/results/training.json."""
+"""docs/training.md held against the figures of bench/results/training.json and preference.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import json
 from documents import ROOT
 from pyroclast.train.measure import table, told
 
-RESULT = json.loads((ROOT / "bench" / "results" / "training.json").read_text())
+RESULT, PREFERENCE = (
+    json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+    for name in ("training", "preference")
+)
 PAGE = (ROOT / "docs" / "training.md").read_text()
 
 
@@ -16,6 +19,16 @@ def test_the_page_has_the_figures_of_its_result() -> None:
         assert "\n".join(told(row["texts"])) in PAGE
         assert "\n".join(table(row["before"], row["after"])) in PAGE
         assert f"{row['training_s'] / 60:.1f} minutes" in PAGE
+
+
+def test_answers_after_preferences_are_preferred_more() -> None:
+    [row] = PREFERENCE["rows"]
+    assert "\n".join(told(row["texts"])) in PAGE
+    assert "\n".join(table(row["before"], row["after"])) in PAGE
+    for figure in (row["start"]["perplexity"], row["pairs"], row["parameters"]):
+        assert (f"{figure:,.2f}" if isinstance(figure, float) else f"{figure:,}") in PAGE
+    for name in ("accuracy", "margin", "reward"):
+        assert row["after"][name] > row["before"][name]
 
 
 def test_what_was_learned_is_what_the_page_says() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pyroclast.errors import TrainingError
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.train.curve import smoothed
@@ -21,15 +22,16 @@ from pyroclast.train.measure import table, told
 from pyroclast.train.preference_settings import PreferSettings
 from pyroclast.train.preferences import prefer
 from pyroclast.train.pretraining import pretrain
+from pyroclast.train.prompts import split_rows
 from pyroclast.train.ratings import jsonl
 from pyroclast.train.result import Result
-from pyroclast.train.scripted_rater import rated_pairs
+from pyroclast.train.scripted_rater import liking, rated_pairs
 from pyroclast.train.settings import FinetuneSettings, PretrainSettings
 from pyroclast.train.task import examples as default_task
 
 _TRIAL_STEPS = 12
-_N_PAIRS = 128
-PREFER = PreferSettings(steps=40, learning_rate=1e-3, held_out=0.25, rank=8)
+_N_PAIRS = 384
+PREFER = PreferSettings(steps=60, batch=16, learning_rate=2e-3, held_out=0.25, rank=8)
 _DIGITS = 4
 
 
@@ -67,12 +69,32 @@ def run_finetune(model: str, out: Path, settings: FinetuneSettings) -> dict[str,
 
 
 def run_prefer(
-    model: str | Path, texts: Sequence[Path], out: Path, settings: PreferSettings
+    start: Path, texts: Sequence[Path], out: Path, settings: PreferSettings
 ) -> dict[str, Any]:
-    """Has answers of a model rated, and trains it on them; a row for the result file."""
-    data = out.with_name("pairs.jsonl")
-    data.write_text(jsonl(rated_pairs(model, texts, _N_PAIRS)), encoding="utf-8")
-    return _row("prefer", out, lambda: prefer(model, data, out, settings), settings.as_dict())
+    """Has answers of a pre-trained model rated, whose run is `start`, and trains it on them; a row
+    for the result file.  The reward is that of answers to held-out prompts, sampled before and
+    after."""
+    model = start / "final"
+    if not model.is_dir():
+        raise TrainingError(f"{start}: holds no pre-training that is finished")
+    trained = read_lines(start / "samples.jsonl")[-1]
+    data, pairs = out.with_name("pairs.jsonl"), rated_pairs(model, texts, _N_PAIRS)
+    data.write_text(jsonl(pairs), encoding="utf-8")
+    _, held = split_rows(pairs, settings.held_out, data)
+
+    def run() -> Result:
+        found = prefer(model, data, out, settings)
+        prompts, samples = [pair["prompt"] for pair in held], []
+        for step, figures in ((0, found.before), (settings.steps, found.after)):
+            adapter = Path(found.final) if step else None
+            figures["reward"], text = liking(model, adapter, prompts)
+            samples.append({"step": step, "text": text, "reward": figures["reward"]})
+        (out / "samples.jsonl").write_text(jsonl(samples), encoding="utf-8")
+        found.about["pairs"] = len(pairs) - len(held)
+        found.about["start"] = {name: trained[name] for name in ("step", "perplexity")}
+        return found
+
+    return _row("prefer", out, run, settings.as_dict())
 
 
 def _row(recipe: str, out: Path, run: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,18 +128,21 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, default=15.0, help="of pre-training (15)")
     add("--model", default="smollm2-135m-instruct", help="to fine-tune")
     add("--finetune-steps", type=int, default=FinetuneSettings().steps)
+    add("--prefer", type=Path, metavar="RUN", help="only preferences, of a pre-training's folder")
     add("--out", type=Path, required=True, help="a new folder for the runs")
     add("--json", type=Path, help="write the figures to a file")
     args = parser.parse_args(words)
     args.out.mkdir(parents=True, exist_ok=True)
     texts = args.text or [standard_text(args.out)]
-    rows = [
-        run_pretrain(texts, args.out / "pretrain", args.minutes),
-        run_finetune(
-            args.model, args.out / "finetune", FinetuneSettings(steps=args.finetune_steps)
-        ),
-        run_prefer(args.out / "pretrain" / "final", texts, args.out / "prefer", PREFER),
-    ]
+    rows = []
+    if args.prefer is None:
+        args.prefer = args.out / "pretrain"
+        settings = FinetuneSettings(steps=args.finetune_steps)
+        rows = [
+            run_pretrain(texts, args.prefer, args.minutes),
+            run_finetune(args.model, args.out / "finetune", settings),
+        ]
+    rows.append(run_prefer(args.prefer, texts, args.out / "prefer", PREFER))
     if args.json:
         names = [path.name for path in texts]
         write_result(args.json, {"made_with": environment(), "texts": names, "rows": rows})

@@ -22,7 +22,7 @@ _TITLES = {
     "kl": "KL from the start, nats a token",
 }
 _SHARES = ("exact_match", "accuracy")
-_SHORT = {"perplexity": "perplexity", "exact_match": "exact answers"}
+_SHORT = {"perplexity": "perplexity", "exact_match": "exact answers", "reward": "reward"}
 _MAX_CHARS = 200  # of a text that is told
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.train.measure import load
 from pyroclast.train.texts import read_texts
 
 _PROMPT_CHARS, _ANSWER_TOKENS = 40, 24
+_SAMPLES = 4  # to each prompt, for measuring
+_FIRST_SEED = 1 << 20  # of these: none of a pair's
 
 
 def rated_pairs(model: str | Path, texts: Sequence[Path], n: int) -> list[dict[str, str]]:
@@ -28,6 +31,18 @@ def rated_pairs(model: str | Path, texts: Sequence[Path], n: int) -> list[dict[s
         if plainness(chosen) > plainness(rejected):
             found.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return found
+
+
+def liking(model: str | Path, adapter: Path | None, prompts: Sequence[str]) -> tuple[float, str]:
+    """(the mean plainness of sampled continuations, a prompt with its first one)."""
+    params = [
+        SamplingParams(n=_SAMPLES, max_tokens=_ANSWER_TOKENS, seed=_FIRST_SEED + i)
+        for i in range(len(prompts))
+    ]
+    with load(model, adapter) as llm:
+        name = llm.adapters[0] if llm.adapters else None
+        answers = llm.generate(list(prompts), params, adapter=name, progress=False)
+    return fmean(plainness(each.text) for each in answers), prompts[0] + answers[0].text
 
 
 def plainness(text: str) -> float:
