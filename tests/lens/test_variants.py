@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lora_files import random_pairs, write_peft
-from pyroclast import LLM, KernelError, MemoryBudgetError, RequestError, lens
+from pyroclast import LLM, KernelError, MemoryBudgetError, RequestError, SamplingParams, lens
 from pyroclast.lens import variants
 from tiny import CONFIGS, random_weights, write_folder
 
@@ -85,14 +85,29 @@ def test_kernels_that_are_not_there_are_refused(tiny_llm: LLM) -> None:
         lens.variant(tiny_llm, lens.Variant(kernels="matmul=fortran"))
 
 
-def test_the_cache_that_the_first_may_fill_is_left_to_it(
-    tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch
+def test_the_cache_that_the_first_may_still_fill_is_left_to_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tiny_llm.model.kv_bytes  # type: ignore[attr-defined]
-    monkeypatch.setattr(variants, "available_bytes", lambda: kept + (1 << 16))
+    """What it has filled already is no longer free, and not counted again."""
+    asked: list[int] = []
+
+    def little(promised: int) -> int:
+        asked.append(promised)
+        return 1 << 16
+
+    monkeypatch.setattr(variants, "available_bytes", little)
     monkeypatch.setattr(variants, "LLM", None)  # nothing is loaded
-    with pytest.raises(MemoryBudgetError, match=r"a second engine of .* needs .* MiB"):
-        lens.variant(tiny_llm, lens.Variant(weights="q8_0"))
+    with LLM(folder, threads=1, n_blocks=8000) as llm:
+        for prompt in ([1], list(range(200))):
+            llm.generate(prompt, SamplingParams(max_tokens=1))
+            with pytest.raises(MemoryBudgetError, match=r"a second engine of .* needs .* MiB"):
+                lens.variant(llm, lens.Variant(weights="q8_0"))
+        cache = llm.model.cache  # type: ignore[attr-defined]
+        for array in (*cache.k, *cache.v):
+            array[...] = 1
+        assert cache.unfilled_bytes == 0
+    before, after = asked
+    assert 0 < after < before
 
 
 def test_a_model_made_of_parts_has_no_files(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

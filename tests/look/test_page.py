@@ -10,6 +10,7 @@ import pytest
 
 from look_page import Watched, bars, parts, saved_page, until
 from pyroclast import LLM, AsyncLLM
+from pyroclast.lens import page as lens_page
 from pyroclast.server.look import Look
 from server_at import serving
 
@@ -186,13 +187,20 @@ def test_the_choice_of_colours_is_kept(browser: Any, served: tuple[str, LLM]) ->
     watched.close()
 
 
-def test_without_the_drawings_the_tables_are_complete(watched: Watched) -> None:
-    watched.page.route("**/vendor/d3.js", lambda route: route.fulfill(status=404))
-    page = watched.open("#part=next")
-    assert "make page" in page.inner_text("#part-root .notice")
-    assert len(bars(page)) == 20
-    assert [fault for fault in watched.faults if "404" not in fault] == []
-    watched.faults.clear()  # the browser itself reports the file that is missing
+def test_without_the_bundle_the_tables_are_complete(
+    browser: Any, llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the drawings nor the scripts in one."""
+    monkeypatch.setattr(lens_page, "is_current", lambda: False)
+    with serving({"demo": AsyncLLM.of(llm)}, look=Look()) as running:
+        watched = Watched(browser, f"{running.url}/look/")
+        watched.page.route("**/vendor/*.js", lambda route: route.fulfill(status=404))
+        page = watched.open("#part=next")
+        assert "make page" in page.inner_text("#part-root .notice")
+        assert len(bars(page)) == 20
+        assert [fault for fault in watched.faults if "404" not in fault] == []
+        watched.faults.clear()  # the browser itself reports the file that is missing
+        watched.close()
 
 
 def test_the_page_asks_for_the_key_of_a_server_that_wants_one(browser: Any, llm: LLM) -> None:

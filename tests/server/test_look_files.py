@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import shutil
+from pathlib import Path
 
 import httpx
 import pytest
 
-from pyroclast.lens.page import FOLDER, code_files, page_files
+from pyroclast.lens import page
+from pyroclast.lens.page import FOLDER, code_files, is_current, page_files
 from pyroclast.server.look_files import POLICY, LookFiles, is_page_path
 
 LINKED = re.compile(r"""(?:from|import\()\s*"(\.{1,2}/[\w./]+)"|(?:src|href)="([\w./]+)\"""")
@@ -35,14 +39,41 @@ def test_the_page_is_sent_under_a_strict_policy(files: LookFiles) -> None:
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert 'src="js/main.js"' in answer.text
+    script = "vendor/page.js" if is_current() else "js/main.js"
+    assert f'src="{script}"' in answer.text
+    assert answer.text.count("<script") == 1
+
+
+def test_a_bundle_is_loaded_only_if_it_was_made_of_the_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As build.mjs names them."""
+    shutil.copytree(FOLDER, tmp_path / "page", ignore=shutil.ignore_patterns("node_modules"))
+    monkeypatch.setattr(page, "FOLDER", tmp_path / "page")
+    folder, scripts = tmp_path / "page", {}
+    for path in folder.glob("js/*.js"):
+        scripts[path.name] = path.read_bytes()
+    digest = hashlib.sha256(
+        b"".join(b"%s\0%s\0" % (name.encode(), scripts[name]) for name in sorted(scripts))
+    )
+    (folder / "vendor").mkdir(exist_ok=True)
+    (folder / "vendor/d3.js").touch()
+    (folder / "vendor/page.js").write_text(f"start();\n// made of {digest.hexdigest()}\n")
+
+    def script() -> str:
+        body = page_files()[""].body.decode()
+        return re.findall(r'<script[^>]* src="([^"]+)"></script>', body)[0]
+
+    assert script() == "vendor/page.js"
+    (folder / "js/dom.js").write_text("export {};")
+    assert script() == "js/main.js"
 
 
 def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere() -> None:
     assert "unsafe" not in POLICY
     assert "http" not in POLICY
-    page = (FOLDER / "index.html").read_text()
-    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page)
+    html = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", html)
 
 
 def test_a_client_that_has_a_file_is_not_sent_it_again(files: LookFiles) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyroclast.lens.about import facts
     from pyroclast.lens.choice import next_token
+    from pyroclast.lens.deadline import Deadline
     from pyroclast.lens.depth import layers
     from pyroclast.lens.draw import redraw, trace
     from pyroclast.lens.export import draw_page
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "choice": ["next_token"],
+    "deadline": ["Deadline"],
     "depth": ["layers"],
     "draw": ["redraw", "trace"],
     "about": ["facts"],
@@ -49,6 +51,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Deadline",
     "Setting",
     "Variant",
     "analogy",

@@ -111,11 +111,11 @@ def _check_memory(llm: LLM, path: str | Path, options: dict[str, Any]) -> None:
     known = {name: value for name, value in options.items() if name != "adapters"}
     with resource_errors(), open_checkpoint(path) as checkpoint:
         needed = sum(plan(checkpoint, "cpu", LoadOptions(**known)).n_bytes.values())
-    kept = model_of(llm).kv_bytes
-    room = available_bytes() - kept
+    kept = model_of(llm).cache.unfilled_bytes  # what is filled counts as taken already
+    room = available_bytes(promised=kept)
     if needed > room:
         raise MemoryBudgetError(
-            f"a second engine of {llm.name!r} needs {needed >> 20} MiB, but {max(room, 0) >> 20} "
-            f"MiB are left beside the {kept >> 20} MiB of cache that the first may fill; choose a "
+            f"a second engine of {llm.name!r} needs {needed >> 20} MiB, but {room >> 20} MiB are "
+            f"left beside the {kept >> 20} MiB of cache that the first may still fill; choose a "
             "smaller format, or load the first with fewer n_blocks"
         )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from time import perf_counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +12,12 @@ from numpy.typing import NDArray
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import Floats
+from pyroclast.lens.deadline import Deadline
 from pyroclast.lens.text import Context, Piece, pieces, some_ids_of
 from pyroclast.lens.writing import watched
 from pyroclast.sampling.params import SamplingParams
-from pyroclast_kernels.sample.reference import log_softmax
 
 if TYPE_CHECKING:
-    from pyroclast.engine.call import Call
-    from pyroclast.engine.loop import Loop
     from pyroclast.llm import LLM
 
 MAX_TOKENS = 256
@@ -58,11 +53,13 @@ def compare(
     context: Context,
     *,
     max_tokens: int = 64,
-    timeout_s: float | None = None,
+    deadline: Deadline | None = None,
 ) -> Compared:
     """Two texts after one context.  b draws with a's seed unless it has its own; RequestError where
-    the models read the context differently, or where it takes longer than timeout_s."""
-    deadline = Deadline(timeout_s)
+    the models read the context differently, or where it takes longer than the deadline allows,
+    PyroclastError where somebody stops it."""
+    deadline = deadline or Deadline()
+    deadline.begin()
     if not 1 <= max_tokens <= MAX_TOKENS:
         raise RequestError(f"max_tokens must be 1 to {MAX_TOKENS}, got {max_tokens}")
     ids = some_ids_of(a.llm, context)
@@ -73,13 +70,16 @@ def compare(
             f"{a.llm.name!r} and {b.llm.name!r} have different vocabularies; compare models of one"
         )
     seed = a.params.fixed_seed()
-    texts = []
+    sides = []
     for side in (a, b):
         own = side.params.seed
         params = side.params.replace(seed=seed if own is None else own)
-        given = watched(params, len(ids), side.llm.max_seq_len, max_tokens)
-        texts.append(_text(side, ids, given, deadline))
-    first, second = texts
+        params = watched(params, len(ids), side.llm.max_seq_len, max_tokens)
+        sides.append(replace(side, params=params))
+    if a.llm is b.llm:  # in the same steps, which changes no bit and takes half as long
+        first, second = _texts(sides, ids, deadline)
+    else:
+        first, second = (_texts([side], ids, deadline)[0] for side in sides)
     return Compared(
         pieces(a.llm, first),
         pieces(b.llm, second),
@@ -89,59 +89,36 @@ def compare(
     )
 
 
-class Deadline:
-    """Until when a comparison may take; None: as long as it takes."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._timeout_s, self._until_s = timeout_s, perf_counter() + (timeout_s or 0.0)
-
-    def check(self) -> None:
-        """RequestError after it."""
-        if self._timeout_s is not None and perf_counter() > self._until_s:
-            raise self._error()
-
-    @contextmanager
-    def ends(self, loop: Loop, call: Call) -> Iterator[None]:
-        """While the block runs: a call that is not finished by then ends between two steps, with
-        the error of `check`."""
-        if self._timeout_s is None:
-            yield
-            return
-        left_s = max(0.0, self._until_s - perf_counter())
-        timer = threading.Timer(left_s, loop.give_up, (call, self._error()))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _error(self) -> RequestError:
-        return RequestError(
-            f"the comparison took longer than {self._timeout_s:g} s; ask for fewer tokens, a "
-            "shorter context, or kernels that are faster"
-        )
-
-
 def divergence(a: Floats, b: Floats, heat_a: float = 1.0, heat_b: float = 1.0) -> float:
     """KL(softmax(a / heat_a) || softmax(b / heat_b)) in nats, of logits (vocab_size,)."""
-    log_p = log_softmax(a.astype(np.float64) / heat_a)
-    log_q = log_softmax(b.astype(np.float64) / heat_b)
-    some = np.isfinite(log_p)
-    found = float(np.sum(np.exp(log_p[some]) * (log_p[some] - log_q[some])))
+    log_p, p = _logs(a, heat_a)
+    log_q, _ = _logs(b, heat_b)
+    some = p > 0
+    if not some.all():
+        log_p, log_q, p = log_p[some], log_q[some], p[some]
+    found = float((p * (log_p - log_q)).sum())
     return max(found, 0.0)  # rounding may leave less than nothing of equal distributions
 
 
-def _text(side: Setting, ids: list[int], params: SamplingParams, deadline: Deadline) -> list[int]:
-    found: list[int] = []
-    with (
-        side.llm.stream(ids, params, adapter=side.adapter) as stream,
-        deadline.ends(side.llm._loop, stream._call),  # noqa: SLF001 - a face of the LLM
-    ):
-        for chunk in stream:
-            found += chunk.token_ids
-            deadline.check()
-    return found
+def _logs(logits: Floats, heat: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(log p, p) of softmax(logits / heat)."""
+    z = logits.astype(np.float64) / heat
+    z -= z.max()
+    p = np.exp(z)
+    total = p.sum()
+    return z - np.log(total), p / total
+
+
+def _texts(sides: Sequence[Setting], ids: list[int], deadline: Deadline) -> list[list[int]]:
+    """What each side of one model answers."""
+    llm = sides[0].llm
+    call = llm._call([side.adapter for side in sides])  # noqa: SLF001 - a face of the LLM
+    requests = llm._intake.generate_requests(  # noqa: SLF001
+        [ids] * len(sides), [side.params for side in sides], call, continues_text=True
+    )
+    with deadline.ends(llm._loop, call):  # noqa: SLF001
+        llm._loop.complete(call, requests, progress=False)  # noqa: SLF001
+    return [list(request.completion().token_ids) for request in requests]
 
 
 def _temperature(side: Setting) -> float:

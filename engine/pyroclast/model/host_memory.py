@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pyroclast.errors import MemoryBudgetError, PyroclastError
 from pyroclast_kernels import cgroups
@@ -16,11 +21,31 @@ _UNKNOWN = 4 << 30  # where the system does not tell
 _LIBRARY_DOES_NOT_FIT = ("failed to map segment", "cannot allocate memory")
 
 
-def available_bytes() -> int:
+def available_bytes(promised: int = 0) -> int:
     """The smallest of what Linux has without swapping, what RLIMIT_AS leaves of the address space,
-    and what the memory limits of the cgroups leave."""
-    rooms = (_system_room(), _address_space_room(), cgroups.memory_left())
-    return min((room for room in rooms if room is not None), default=_UNKNOWN)
+    and what the memory limits of the cgroups leave.  promised: bytes that are mapped but not yet
+    resident, which only RLIMIT_AS counts; they are left out of what is free."""
+    resident = (_system_room(), cgroups.memory_left())
+    rooms = [room - promised for room in resident if room is not None]
+    mapped = _address_space_room()
+    found = min((*rooms, *(() if mapped is None else (mapped,))), default=_UNKNOWN - promised)
+    return max(0, found)
+
+
+def resident_bytes(array: NDArray[Any]) -> int:
+    """How much of a contiguous array lies in memory, in whole pages: what nobody has touched does
+    not.  0 where the system does not tell."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    first = array.ctypes.data // page * page
+    n_pages = -(-(array.ctypes.data + array.nbytes - first) // page)
+    told = (ctypes.c_ubyte * n_pages)()
+    try:
+        mincore = ctypes.CDLL(None).mincore
+    except AttributeError:
+        return 0
+    if mincore(ctypes.c_void_p(first), ctypes.c_size_t(n_pages * page), told):
+        return 0
+    return min(array.nbytes, page * int((np.frombuffer(told, np.uint8) & 1).sum(dtype=np.int64)))
 
 
 @contextmanager

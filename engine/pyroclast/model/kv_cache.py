@@ -16,7 +16,7 @@ import numpy as np
 from pyroclast.errors import MemoryBudgetError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec
-from pyroclast.model.host_memory import available_bytes
+from pyroclast.model.host_memory import available_bytes, resident_bytes
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.selection import Selection
@@ -125,6 +125,11 @@ class KVCache:
     def n_bytes(self) -> int:
         """Bytes of all blocks; what has not been touched is not resident."""
         return sum(array.nbytes for array in (*self.k, *self.v))
+
+    @property
+    def unfilled_bytes(self) -> int:
+        """Bytes of the blocks in host memory that are not resident yet."""
+        return self.n_bytes - sum(resident_bytes(array) for array in (*self.k, *self.v))
 
     def block_arrays(self, block: int) -> list[Any]:
         """What a block holds: its keys and values in each layer, as views of one piece each."""

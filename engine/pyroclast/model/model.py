@@ -104,7 +104,7 @@ class Model:
             max_seq_len=plan.max_seq_len,
             extras=plan.extras,
         )
-        self._cache = self._decoder.cache
+        self.cache = self._decoder.cache
         self.draft_head = draft_head(self._decoder, plan, self.memory, self.executor)
         recorder = Recorder(plan.selection)
         self._decoder.record_step(recorder)
@@ -171,7 +171,7 @@ class Model:
     @property
     def kv_bytes(self) -> int:
         """Bytes of the whole key-value cache."""
-        return self._cache.n_bytes
+        return self.cache.n_bytes
 
     @property
     def native_seconds(self) -> float:
@@ -225,7 +225,7 @@ class Model:
 
     def zero_blocks(self, block_ids: Sequence[int]) -> None:
         """Clears cache blocks that may hold a NaN."""
-        self._cache.zero_blocks(block_ids)
+        self.cache.zero_blocks(block_ids)
 
     def find_non_finite(self) -> str:
         """Where a NaN or an infinity first appears when the step in `batch` is run once more:
@@ -242,7 +242,7 @@ class Model:
     def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]:
         """Gives the arrays of a cache block, as KVCache.block_arrays; outlives close()."""
         try:
-            return self._cache.block_arrays
+            return self.cache.block_arrays
         except AttributeError:
             raise ClosedError("the model is closed") from None
 
@@ -283,7 +283,7 @@ class Model:
             return
         self._program = self._sampling_program = self._fetched = None
         self._calls, self._packed, self.draft_head = [], None, None
-        del self._weights, self._cache, self._decoder, self.executor
+        del self._weights, self.cache, self._decoder, self.executor
         self.memory.close()
 
 

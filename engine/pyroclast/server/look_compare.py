@@ -49,39 +49,55 @@ async def compare(room: Room, exchange: Exchange) -> Reply:
     """Two texts, and how far their distributions are apart at each token."""
     body = exchange.body(CompareBody)
     context = body.context()
-    given = body.a, body.b
+    sides, changed = _sides(exchange, body), _changed(body)
+    deadline = lens.Deadline(_TIMEOUT_S)
+
+    def plain(*_: Any) -> dict[str, Any]:
+        return _compared(sides, context, body.max_tokens, deadline)
+
+    def varied() -> dict[str, Any]:
+        [(i, change)] = changed
+        with room.variants.lent(sides[i].llm, change) as other:
+            sides[i] = replace(sides[i], llm=other)
+            return plain()
+
+    try:
+        if changed:
+            return exchange.json(await exchange.unless_gone(room.variants.run(varied)))
+        return exchange.json(await room.view(exchange, body, plain))
+    finally:
+        deadline.stop()  # the thread would work for nobody once the client has left
+
+
+def _sides(exchange: Exchange, body: CompareBody) -> list[lens.Setting]:
     sides = []
-    for side in given:
+    for side in (body.a, body.b):
         served = exchange.served(side.model or body.model)
         params = SamplingParams.from_dict(side.params)
         sides.append(lens.Setting(served.llm.llm, params, served.adapter))
     sides[0] = replace(sides[0], params=params_of(body.a.params))
+    return sides
+
+
+def _changed(body: CompareBody) -> list[tuple[int, lens.Variant]]:
+    """The side that is a variant, and which, if there is one."""
     changed = [
         (i, lens.Variant(**structs.asdict(side.variant)))
-        for i, side in enumerate(given)
+        for i, side in enumerate((body.a, body.b))
         if side.variant is not None
     ]
     if len(changed) > 1:
         raise HttpError(
             400, "only one side can be a variant; compare it with the model itself", param="variant"
         )
-    if not changed:
-        return exchange.json(
-            await room.view(exchange, body, lambda *_: _compared(sides, context, body.max_tokens))
-        )
-    [(i, change)] = changed
-
-    def work() -> dict[str, Any]:
-        with room.variants.lent(sides[i].llm, change) as other:
-            sides[i] = replace(sides[i], llm=other)
-            return _compared(sides, context, body.max_tokens)
-
-    return exchange.json(await exchange.unless_gone(room.variants.run(work)))
+    return changed
 
 
-def _compared(sides: list[lens.Setting], context: Context, max_tokens: int) -> dict[str, Any]:
+def _compared(
+    sides: list[lens.Setting], context: Context, max_tokens: int, deadline: lens.Deadline
+) -> dict[str, Any]:
     a, b = sides
-    found = lens.compare(a, b, context, max_tokens=max_tokens, timeout_s=_TIMEOUT_S)
+    found = lens.compare(a, b, context, max_tokens=max_tokens, deadline=deadline)
     return {
         "a": [answers.piece_json(each) for each in found.a],
         "b": [answers.piece_json(each) for each in found.b],

@@ -38,6 +38,7 @@ const FRESH = {
   towards: null,
 };
 const NAMES = ["text_a", "text_b"];
+const N_SPECIAL = 8; // more than any tokenizer adds to a text
 
 let view = null;
 
@@ -77,7 +78,7 @@ class AttentionView {
   #asks;
   #counts;
   #patch;
-  #lengths = [0, 0]; // in tokens
+  #lengths = [0, 0]; // in tokens, or more
   #layers; // the numbers of the layers on the page
   #sides = [null, null]; // {text, weights, parts} of each text that is not empty
   #tops = [el("div"), el("div")];
@@ -163,9 +164,13 @@ class AttentionView {
     return [given.text_a ?? RIVER, given.text_b ?? ((given.text_a ?? null) === null ? MONEY : "")];
   }
 
+  // At least as many as there are tokens: of a short text the bytes tell, and nobody is asked.
   async #count(i, text) {
-    if (text.trim() === "") {
-      this.#lengths[i] = 0;
+    const atMost = new TextEncoder().encode(text).length + N_SPECIAL;
+    const meta = this.#context.meta;
+    const isShort = layersThatFit(meta, atMost).length === meta.n_layers;
+    if (text.trim() === "" || isShort) {
+      this.#lengths[i] = isShort ? atMost : 0;
       this.#counts[i].forget();
       return;
     }

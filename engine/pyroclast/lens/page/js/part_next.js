@@ -26,20 +26,24 @@ export const part = {
     [summary, table, whole, other, chain] = Array.from({ length: 5 }, () => el("div"));
     root.append(summary, el("div", { class: "columns" }, table, whole), changeCard(), chain,
       conditionalCard(), squashCard());
-    await show();
-    await compare();
+    await both();
   },
 
   async update(change) {
     const moved = ["text", "messages", "token_ids", "model"].some((name) => change.has(name));
-    if (moved) await show();
-    if (moved) await compare();
+    if (moved) await both();
     else if (change.has("view")) await Promise.all([followPick(), compare()]);
   },
 
   close() {},
   data: () => null,
 };
+
+// The changed context is asked about while the given one is drawn.
+async function both() {
+  const shown = show();
+  await Promise.all([shown, compare(shown)]);
+}
 
 async function show() {
   const answer = await context.ask("next");
@@ -114,11 +118,13 @@ function suggestion(text) {
   return text.includes("France") ? text.replace("France", "Italy") : `Perhaps ${text}`;
 }
 
-async function compare() {
+// shown: what has to be done before `given` is that of the page.
+async function compare(shown = null) {
   const text = document.getElementById("other-text").value;
   if (!text) return;
   const answer = await context.ask("next", { text },
     { context: false, as: "other" });
+  await shown;
   if (!answer || !given) return;
   const changed = distribution(answer);
   const ids = [...new Set([...given.top.slice(0, N_COMPARED / 2), ...changed.top.slice(0, N_COMPARED / 2)]
