@@ -18,7 +18,7 @@ import tiny
 from pyroclast import LLM, MemoryBudgetError, PyroclastError
 from pyroclast.checkpoint.tensor import Scratch
 from pyroclast.model import host_memory
-from pyroclast.model.host_memory import available_bytes, resource_errors
+from pyroclast.model.host_memory import available_bytes, resident_bytes, resource_errors
 from pyroclast_kernels import cgroups
 from pyroclast_kernels.memory import HostMemory
 
@@ -48,6 +48,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("memory") / "tiny"
     tiny.write_folder(path, tiny.BASE, tiny.random_weights(tiny.BASE))
     return path
+
+
+def test_what_was_promised_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the address space, which counts it already."""
+    monkeypatch.setattr(cgroups, "memory_left", lambda: 50 * MIB)
+    assert available_bytes(promised=20 * MIB) == 30 * MIB
+    assert available_bytes(promised=60 * MIB) == 0
+    monkeypatch.setattr(host_memory, "_address_space_room", lambda: 40 * MIB)
+    assert available_bytes(promised=5 * MIB) == 40 * MIB
+
+
+def test_what_was_touched_is_resident() -> None:
+    array = np.zeros(64 * MIB, np.uint8)
+    assert resident_bytes(array) < 4 * MIB
+    array[: 16 * MIB] = 1
+    assert 16 * MIB <= resident_bytes(array) < 24 * MIB
+    array[...] = 1
+    assert resident_bytes(array) == 64 * MIB
+    assert resident_bytes(np.ones(3, np.uint8)) == 3
 
 
 def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:

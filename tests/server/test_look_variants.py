@@ -22,6 +22,7 @@ from pyroclast import (
     SamplingParams,
     lens,
 )
+from pyroclast.model.model import Model
 from pyroclast.server import look_compare, look_variants
 from pyroclast.server.errors import HttpError
 from pyroclast.server.look import Look
@@ -149,6 +150,50 @@ def test_streams_and_other_views_go_on_while_one_is_made(
             assert time.monotonic() < deadline
         gate.set()
         assert [each.result().status_code for each in waiting] == [200] * 4
+
+
+@pytest.mark.parametrize("change", [None, {"kv_dtype": "f32"}], ids=["plain", "variant"])
+def test_a_comparison_ends_when_its_client_leaves(
+    running: RunningServer, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None
+) -> None:
+    """Long before the tokens that it was asked for; then its thread is free again."""
+    ended, compare = threading.Event(), lens.compare
+    errors: list[Exception] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        try:
+            return compare(*args, **options)
+        except Exception as error:
+            errors.append(error)
+            raise
+        finally:
+            ended.set()
+
+    slow = SlowSteps(monkeypatch)
+    monkeypatch.setattr(look_compare.lens, "compare", noted)
+    side = {"params": PARAMS} | ({} if change is None else {"variant": change})
+    body = {"token_ids": IDS, "a": {"params": PARAMS}, "b": side, "max_tokens": 200}
+    timeout = httpx.Timeout(30, read=1.0)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{running.url}/look/api/compare", json=body, timeout=timeout)
+    assert ended.wait(30) and slow.n_steps < 200
+    assert [str(error) for error in errors] == ["the comparison was stopped"]
+    slow.delay_s = 0.0
+    assert ask(running, b=side).is_success
+
+
+class SlowSteps:
+    """Every step of any model sleeps for delay_s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_steps, self.delay_s, forward = 0, 0.05, Model.forward
+
+        def slowed(model: Model, *args: Any, **options: Any) -> None:
+            self.n_steps += 1
+            time.sleep(self.delay_s)
+            forward(model, *args, **options)
+
+        monkeypatch.setattr(Model, "forward", slowed)
 
 
 def closed(llm: LLM) -> bool:

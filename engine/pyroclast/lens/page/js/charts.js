@@ -119,9 +119,10 @@ export function slider({ id, label, hint, value, min, max, step, oninput, format
   return node;
 }
 
-// Cards with one number each: [{title, value, note}].
-export function figures(items) {
-  return el("dl", { class: "figures" }, items.map((item) => el("div", {},
+// Cards with one number each: [{title, value, note}].  steady: they stay where they are, however
+// long the values grow.
+export function figures(items, { steady = false } = {}) {
+  return el("dl", { class: steady ? "figures steady" : "figures" }, items.map((item) => el("div", {},
     el("dt", {}, item.title), el("dd", {}, item.value),
     item.note ? el("dd", { class: "faint note" }, item.note) : null)));
 }

@@ -10,17 +10,17 @@ const nearestK = (k) => KS.reduce((best, x, i) => (Math.abs(x - k) < Math.abs(KS
 
 const SLIDERS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2.5, step: 0.05, format: fixed(2),
-    hint: "0: always the most likely token." },
+    hint: "Below 1 the likely gain, above 1 the rare. 0: always the likeliest." },
   { name: "top_p", label: "top-p", min: 0.01, max: 1, step: 0.01, format: fixed(2), off: 1,
-    hint: "The fewest tokens that hold this share." },
+    hint: "Keeps the fewest tokens that hold this share." },
   { name: "top_k", label: "top-k", min: 0, max: KS.length - 1, step: 1, off: 0, to: (i) => KS[i],
-    from: nearestK, hint: "This many tokens." },
+    from: nearestK, hint: "Keeps so many, the most likely." },
   { name: "min_p", label: "min-p", min: 0, max: 0.5, step: 0.01, format: fixed(2), off: 0,
-    hint: "At least this share of the best one." },
+    hint: "Keeps tokens with this share of the best one's P." },
   { name: "typical_p", label: "typical-p", min: 0.01, max: 1, step: 0.01, format: fixed(2), off: 1,
-    hint: "Tokens of average surprise." },
+    hint: "Keeps tokens of average surprise." },
   { name: "top_n_sigma", label: "top-nσ", min: 0, max: 4, step: 0.1, format: fixed(1), off: 0,
-    hint: "Logits this near to the best one." },
+    hint: "Keeps logits so many deviations from the best." },
   { name: "repetition_penalty", label: "Repetition penalty", min: 1, max: 2, step: 0.05,
     format: fixed(2), off: 1, hint: "Above 1: what has occurred gets rarer." },
   { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1,
@@ -53,10 +53,19 @@ export function controls(context, onChange, { only = null, id = "set", hasSeed =
     }
     seed.set(get(state).seed);
   };
-  const node = el("div", { class: "stack" },
-    el("div", { class: "sliders" }, sliders.map((each) => each.node)),
+  const [few, rare] = [true, false].map((isFew) => el("div", { class: "sliders" },
+    sliders.filter((each) => FEW.includes(each.name) === isFew).map((each) => each.node)));
+  const more = rare.childElementCount ? el("details", { open: isUsed(current().params) },
+    el("summary", {}, "More cuts and penalties"), rare) : null;
+  const node = el("div", { class: "stack" }, few, more,
     el("div", { class: "actions" }, hasSeed && seed.node, reset));
   return { node, show };
+}
+
+// Whether one of the sliders is moved that are shown on demand.
+function isUsed(params) {
+  return SLIDERS.some(({ name }) =>
+    !FEW.includes(name) && params[name] !== DEFAULT_PARAMS[name]);
 }
 
 function seedField(id, value, onChange) {

@@ -70,8 +70,9 @@ export function choice({ label, options = [], value = "", onChange }) {
   };
 }
 
-/** A line of text, or several where rows > 1.  onInput is called once typing pauses. */
-export function textField({ label, value, rows = 1, onInput }) {
+/** A line of text, or several where rows > 1; wraps: one that is too long for its place goes on
+ * below.  onInput is called once typing pauses. */
+export function textField({ label, value, rows = 1, wraps = false, onInput }) {
   const id = newId();
   let timer = 0;
   const listen = () => {
@@ -80,8 +81,8 @@ export function textField({ label, value, rows = 1, onInput }) {
   };
   const attributes = { id, spellcheck: "false", autocomplete: "off", oninput: listen };
   const input =
-    rows > 1
-      ? el("textarea", { ...attributes, rows: String(rows) })
+    rows > 1 || wraps
+      ? el("textarea", { ...attributes, rows: String(rows), class: wraps ? "line" : "" })
       : el("input", { ...attributes, type: "text" });
   input.value = value;
   const set = (now) => {

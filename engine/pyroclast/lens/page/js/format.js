@@ -21,9 +21,11 @@ export function fixed(x, digits = 2) {
   return x === -Infinity ? "−∞" : x.toFixed(digits).replace("-", "−");
 }
 
-// With the reader's thousands separators.
+const WHOLE = new Intl.NumberFormat("en-US"); // made once: it takes longer than to use it
+
+// With thousands separators.
 export function integer(n) {
-  return n.toLocaleString("en-US");
+  return WHOLE.format(n);
 }
 
 // "1 token", "2 tokens".

@@ -1,21 +1,20 @@
 // The logits after a context, and the texts of tokens, which come as they are needed.
 
 import { floats, NO_SERVER } from "./api.js";
-import { falling, probabilities } from "./sampler.js";
+import { orderOf, probabilities } from "./sampler.js";
 import { lazy } from "./lazy.js";
 
 // {token_ids, logits, p, order, rank(id), top, entropy, ...} of an answer to `next`.
 export function distribution(answer) {
   const logits = floats(answer.logits_b64);
-  const order = lazy(() => falling(logits));
   const ranks = lazy(() => {
     const found = new Uint32Array(logits.length);
-    order().forEach((id, i) => { found[id] = i + 1; });
+    orderOf(logits).forEach((id, i) => { found[id] = i + 1; });
     return found;
   });
   return {
     ...answer, logits, p: probabilities(logits),
-    get order() { return order(); },
+    get order() { return orderOf(logits); },
     rank: (id) => ranks()[id],
   };
 }

@@ -3,7 +3,7 @@
 import { asker } from "./asks.js";
 import { el, replace, svg, visible } from "./dom.js";
 import { section, textField } from "./fields.js";
-import { linear, responsive } from "./scales.js";
+import { linear, responsive, unit } from "./scales.js";
 import { percent } from "./format.js";
 
 const WORDS =
@@ -59,8 +59,8 @@ export function mapOf(context, patch) {
     canvas.draw();
   };
   const move = (dx, dy) => {
-    place.x += dx;
-    place.y += dy;
+    place.x += dx / unit();
+    place.y += dy / unit();
     canvas.draw();
   };
   const reset = () => {

@@ -46,9 +46,9 @@ export const part = {
   id: "attention",
   title: "Where it looks",
   explain: [
-    "To understand a word, the model looks back at the words before it: each head of " +
-      "each layer shares its attention out among them, and mixes what it finds into the " +
-      "word\u2019s own numbers.",
+    "To understand a word, the model looks back at the words before it. It is a stack of " +
+      "layers, and each layer has several heads that look on their own: a head shares its " +
+      "attention out among the words, and mixes what it finds into the word\u2019s own numbers.",
     "So the same word ends up with different numbers in different company: by a river, " +
       "a bank is not where money goes.",
     "Choose a token to see where it looks; it can look only at itself and at what came before.",
@@ -103,6 +103,7 @@ class AttentionView {
       textField({
         label: i ? "Second text" : "Text",
         value: this.#texts()[i],
+        wraps: true,
         onInput: (text) =>
           this.#choose(i, { [name]: text, [`query_${i}`]: null, [`key_${i}`]: null }),
       }),

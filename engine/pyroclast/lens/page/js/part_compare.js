@@ -16,8 +16,8 @@ export const part = {
   explain: [
     "Two texts from the same words, the same seed and so the same random number at each position: "
     + "where they differ, the setting did it.",
-    "The Kullback–Leibler divergence tells how far apart the two distributions are at each token; "
-    + "0 means that they agree.",
+    "The Kullback–Leibler divergence (KL) tells how far apart the two distributions are at each "
+    + "token; 0 means that they agree.",
     "The numbers of a text do not depend on what else the machine computes, so nothing else can "
     + "make the difference.",
   ],
@@ -123,7 +123,8 @@ function show() {
     context.charts.figures([
       { title: "Alike at the beginning",
         value: first === null ? "all" : counted(first, "token"),
-        note: first === null ? "the settings made no difference here" : "then the texts part" },
+        note: first === null ? "the settings made no difference here"
+          : first === 0 ? "the texts part at once" : "then the texts part" },
       { title: "Mean divergence", value: `${fixed(mean, 4)} nats`, note: "over the first text" },
     ]),
     el("div", { class: "columns" }, running("First", a, first),
@@ -143,7 +144,8 @@ function running(title, pieces, first) {
 
 function chart(kl) {
   if (kl.length < 2) return null;
-  return context.charts.curve(kl.map((y, x) => ({ x: x + 1, y })), {
+  const steps = [...kl, kl.at(-1)]; // the last one is as wide as the others
+  return context.charts.curve(steps.map((y, x) => ({ x: x + 1, y })), {
     title: "KL(first ‖ second) in nats.", xTitle: "token", top: Math.max(0.001, ...kl), step: true,
     format: (y) => String(Number(y.toPrecision(2))),
   });

@@ -118,9 +118,10 @@ function cards({ ops, step_us, n_threads, read_gb_s, timings }) {
 
 function story({ ops, step_us }) {
   const most = `${percent(ops[0].time_us / step_us)} of the time goes to \u201c${ops[0].op}\u201d.`;
+  const named = `${most} The ending of a name says how its numbers are stored.`;
   return ops.some((op) => op.share > 1)
-    ? `${most} A share above 100 % means that weights still lay in the processor\u2019s own cache.`
-    : most;
+    ? `${named} A share above 100 % means that weights still lay in the processor\u2019s own cache.`
+    : named;
 }
 
 function maskTold({ n_forbidden, forced }) {

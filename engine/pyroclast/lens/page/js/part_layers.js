@@ -43,9 +43,10 @@ export const part = {
         el(
           "p",
           { class: "faint words" },
-          "Equal sides: the choice is as open as a fair die with so many sides. " +
-            "Attention and feed-forward: how much each of them added, and by how " +
-            "much that moved the logit of the final answer.",
+          "Equal sides: the choice is as open as a fair die with so many sides. A layer adds " +
+            "twice: attention brings in the words before, the feed-forward part works on each " +
+            "token alone. Their bars show how much was added, the small number how far that " +
+            "moved the logit, which is the score behind the probability, of the final answer.",
         ),
         table,
       ),

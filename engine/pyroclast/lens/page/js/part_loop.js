@@ -23,8 +23,8 @@ export const part = {
   explain: [
     "A model writes one token at a time: it picks one, appends it to the context, and reads all of "
     + "it again. Whatever was picked, by luck too, becomes part of what comes next.",
-    "Select a token to see what else could have come, and go on from there: the beginning is kept "
-    + "in the prefix cache, so a fork starts at once.",
+    "Select a token to see what else could have come, and go on from there. What the model "
+    + "computed for the beginning is kept in its cache, so a fork starts at once.",
   ],
   code: "engine/pyroclast/lens/writing.py",
 

@@ -14,8 +14,9 @@ export const part = {
   id: "next",
   title: "P(next | context)",
   explain: [
-    "After the words so far, the model gives every token of its vocabulary a probability. They add "
-    + "up to 1, and this list is all that the model says.",
+    "After the words so far, the model gives every token of its vocabulary a score, the logit; "
+    + "softmax turns the scores into probabilities that add up to 1. This list is all that the model "
+    + "says: which token is picked, the next part shows.",
     "The entropy tells how unsure it is. Equal sides say the same: a fair die with so many sides is "
     + "just as unsure.",
   ],
@@ -52,7 +53,8 @@ async function show() {
   const best = given.top[0];
   replace(summary, context.charts.figures([
     { title: "Most likely", value: visible(best.text), note: percent(best.p) },
-    { title: "Entropy", value: `${fixed(given.entropy)} nats` },
+    { title: "Entropy", value: `${fixed(given.entropy)} nats`,
+      note: "the average of −ln P" },
     { title: "Equal sides", value: fixed(given.n_equal_sides, 1), note: "a die this unsure" },
     { title: "Tokens that hold 90 %", value: integer(nHolding(0.9)) },
   ]));

@@ -98,9 +98,9 @@ function draw(found, ids, counts) {
     { title: "Its probability", value: chosen === null ? "–" : percent(last.p[chosen]),
       note: chosen === null ? "" : `${percent(given.p[chosen])} before` },
     { title: "Tokens left", value: integer(last.n_kept), note: `of ${integer(given.p.length)}` },
-    { title: "As unsure as a die of", value: `${fixed(last.perplexity, 1)} sides`,
-      note: `${fixed(given.n_equal_sides, 1)} before` },
-  ]), el("p", { class: "verdict" }, verdict(found)));
+    { title: "As unsure as a die of", value: `${sides(last.perplexity)} sides`,
+      note: `${sides(given.n_equal_sides)} before` },
+  ], { steady: true }), el("p", { class: "verdict" }, verdict(found)), el("p", { class: "verdict" }, heat(found)));
   const rows = ids.map((id) => row(id, found));
   replace(table, el("h2", {}, "Before and after"), context.charts.bars(rows, {
     caption: "Tokens with their probability before and after the sampler's stages",
@@ -117,12 +117,22 @@ function draw(found, ids, counts) {
   context.announce(chosen === null ? "No token is left" : `Picked ${texts.of(chosen)}`);
 }
 
+function sides(n) {
+  return n < 100 ? fixed(n, 1) : integer(Math.round(n));
+}
+
+function mostLikely(p) {
+  let most = 0;
+  for (let id = 1; id < p.length; id++) if (p[id] > p[most]) most = id;
+  return most;
+}
+
 // Why this token, in a sentence.
 function verdict({ token_id, u, stages: all }) {
   const token = (id) => el("span", { class: "token" }, visible(texts.of(id)));
   if (token_id === null) return "Bias and mask leave no token.";
   const { p } = all.at(-1);
-  const best = p.reduce((most, x, id) => (x > p[most] ? id : most), 0);
+  const best = mostLikely(p);
   if (u === null) return ["Temperature 0 takes the most likely token, ", token(best), "."];
   if (best === token_id)
     return ["The random number fell on ", token(best), ", which is also the most likely token. ",
@@ -131,6 +141,22 @@ function verdict({ token_id, u, stages: all }) {
   return ["The most likely token is ", token(best), ` with ${percent(p[best])}, but the random number `
     + "fell on ", token(token_id), ". ", `${percent(1 - p[best])} of all draws pick another token than `,
   token(best), "."];
+}
+
+// What the temperature alone did to the token that is most likely before it.
+function heat({ token_id, stages: all }) {
+  const { temperature } = context.state.params;
+  const i = all.findIndex((stage) => stage.name === "temperature");
+  if (token_id === null || i < 0) return "";
+  const p = all[i - 1].p;
+  const best = mostLikely(p);
+  if (temperature === 1)
+    return "Temperature 1 changes nothing: these are the model's own probabilities. Move its slider.";
+  const does = temperature < 1 ? "favours the likely tokens" : "favours the rare tokens";
+  return [`Temperature ${temperature} ${does}: `,
+    el("span", { class: "token" }, visible(texts.of(best))),
+    ` goes from ${percent(p[best])} to ${percent(all[i].p[best])}, and the choice is as open as a die `
+    + `of ${sides(all[i].perplexity)} sides instead of ${sides(all[i - 1].perplexity)}.`];
 }
 
 // One of a few scales, so that bars do not jump with every move of a slider.
@@ -181,5 +207,5 @@ function stageTable(found) {
   el("p", {}, inWords(stage.name, context.state.params), i ? moved(found, i) : null),
   el("p", { class: "faint num" },
     `${integer(stage.n_kept)} left${stage.n_removed && i ? `, ${integer(stage.n_removed)} removed` : ""}`
-    + ` · entropy ${fixed(stage.entropy)} nats · ${fixed(stage.perplexity, 1)} equal sides`))));
+    + ` · entropy ${fixed(stage.entropy)} nats · ${sides(stage.perplexity)} equal sides`))));
 }

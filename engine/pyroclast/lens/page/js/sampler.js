@@ -2,8 +2,6 @@
 // that a slider answers from logits that are here.  Logits are float32, and bias and penalties round
 // to float32 as the reference does.
 
-import { lazy } from "./lazy.js";
-
 const MIN_TEMPERATURE = 1e-5; // below it the most likely token is taken
 const FLOAT_MAX = 3.4028234663852886e38;
 
@@ -107,6 +105,14 @@ export function falling(values) {
   return from;
 }
 
+const orders = new WeakMap();
+
+// falling(logits), once for logits that several views or moves of a slider have; they never change.
+export function orderOf(logits) {
+  if (!orders.has(logits)) orders.set(logits, falling(logits));
+  return orders.get(logits);
+}
+
 // (name, logits) of the model, then after bias, penalties and mask, as far as they are on.
 function earlyStages(logits, params, { promptIds = [], outputIds = [] }) {
   const steps = [{ name: "model", z: logits }];
@@ -154,16 +160,17 @@ function cuts(z, params) {
   const p = probabilities(z, t);
   const found = [{ name: "temperature", p }];
   const maximum = highest(z);
-  let kept = where(z, (x) => x > -Infinity);
-  const order = lazy(() => falling(z));
+  let kept = idsAbove(z, -Infinity);
   const cut = (name, ids) => {
     kept = ids;
     found.push({ name, p: only(p, kept) });
   };
   const byLogit = () => {
+    const order = orderOf(z);
+    if (kept.length === z.length) return order;
     const isKept = new Uint8Array(z.length);
-    for (const id of kept) isKept[id] = 1;
-    return order().filter((id) => isKept[id]);
+    for (let i = 0; i < kept.length; i++) isKept[kept[i]] = 1;
+    return order.filter((id) => isKept[id]);
   };
   if (params.top_n_sigma > 0) {
     const least = -params.top_n_sigma * deviation(z, maximum, kept);
@@ -196,15 +203,21 @@ function prefix(order, p, share) {
 function only(p, kept) {
   const sum = sumOf(kept, (id) => p[id]);
   const found = new Float64Array(p.length);
-  for (const id of kept) found[id] = p[id] / sum;
+  for (let i = 0; i < kept.length; i++) found[kept[i]] = p[kept[i]] / sum;
   return found;
 }
 
-function where(values, isRight) {
+function idsAbove(values, low) {
   const found = new Uint32Array(values.length);
   let n = 0;
-  for (let i = 0; i < values.length; i++) if (isRight(values[i])) found[n++] = i;
-  return found.slice(0, n);
+  for (let i = 0; i < values.length; i++) if (values[i] > low) found[n++] = i;
+  return found.subarray(0, n);
+}
+
+function countAbove(values, low) {
+  let n = 0;
+  for (let i = 0; i < values.length; i++) if (values[i] > low) n++;
+  return n;
 }
 
 function sumOf(ids, value) {
@@ -220,9 +233,9 @@ function deviation(z, maximum, kept) {
 }
 
 function measured(logits, stages) {
-  let before = where(logits, (x) => x > -Infinity).length;
+  let before = countAbove(logits, -Infinity);
   return stages.map(({ name, p }, i) => {
-    const n_kept = i === 0 ? before : where(p, (x) => x > 0).length;
+    const n_kept = i === 0 ? before : countAbove(p, 0);
     const h = entropy(p);
     const stage = { name, p, n_kept, n_removed: before - n_kept, entropy: h, perplexity: Math.exp(h) };
     before = n_kept;

@@ -19,13 +19,22 @@ export function ticks(low, high, count = 5) {
   return steps.map((n) => (step < 1 ? n / Math.round(1 / step) : n * step));
 }
 
-/** Puts paint(width) into box, now and whenever the width of box changes; `draw` does it again.  A
- * paint that has nothing yet to show returns null. */
+/** Pixels of the screen for one of a drawing, which grows with the letters of the page. */
+export function unit() {
+  return parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+}
+
+/** Puts the drawing paint(width) into box, now and whenever the width of box changes; `draw` does it
+ * again.  The width is in the drawing's own pixels, of `unit` of the screen's.  A paint that has
+ * nothing yet to show returns null. */
 export function responsive(box, paint) {
   let width = 0;
   const draw = () => {
-    const painted = width > 0 ? paint(width) : null;
-    if (painted) box.replaceChildren(painted);
+    const painted = width > 0 ? paint(Math.floor(width / unit())) : null;
+    if (!painted) return;
+    for (const name of ["width", "height"])
+      painted.setAttribute(name, Number(painted.getAttribute(name)) * unit());
+    box.replaceChildren(painted);
   };
   // An empty box has no width of its own.
   box.classList.add("responsive");
