@@ -38,14 +38,15 @@ def resident_bytes(array: NDArray[Any]) -> int:
     page = os.sysconf("SC_PAGE_SIZE")
     first = array.ctypes.data // page * page
     n_pages = -(-(array.ctypes.data + array.nbytes - first) // page)
-    told = (ctypes.c_ubyte * n_pages)()
+    told = np.zeros(n_pages, np.uint8)
     try:
         mincore = ctypes.CDLL(None).mincore
     except AttributeError:
         return 0
-    if mincore(ctypes.c_void_p(first), ctypes.c_size_t(n_pages * page), told):
+    size, bits = ctypes.c_size_t(n_pages * page), ctypes.c_void_p(told.ctypes.data)
+    if mincore(ctypes.c_void_p(first), size, bits):
         return 0
-    return min(array.nbytes, page * int((np.frombuffer(told, np.uint8) & 1).sum(dtype=np.int64)))
+    return min(array.nbytes, page * int(np.count_nonzero(told & 1)))
 
 
 @contextmanager

@@ -78,7 +78,7 @@ function cells({ row, n, left, side, weights, onQuery }) {
 
 /** A column for each layer, a row for each head: how much it looks from one token at another. */
 export function headsMap({ width, layers, nHeads, weightOf, chosen, onChoose }) {
-  const margin = 34;
+  const margin = 38;
   const side = Math.max(4, Math.min(18, Math.floor((width - margin) / layers.length)));
   const size = [margin + layers.length * side, nHeads * side + 24];
   const choose = (event) => {

@@ -98,7 +98,7 @@ function draw(found, ids, counts) {
     { title: "Its probability", value: chosen === null ? "–" : percent(last.p[chosen]),
       note: chosen === null ? "" : `${percent(given.p[chosen])} before` },
     { title: "Tokens left", value: integer(last.n_kept), note: `of ${integer(given.p.length)}` },
-    { title: "As unsure as a die of", value: `${sides(last.perplexity)} sides`,
+    { title: "Like a die of", value: `${sides(last.perplexity)} sides`,
       note: `${sides(given.n_equal_sides)} before` },
   ], { steady: true }), el("p", { class: "verdict" }, verdict(found)), el("p", { class: "verdict" }, heat(found)));
   const rows = ids.map((id) => row(id, found));
