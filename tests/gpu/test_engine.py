@@ -308,7 +308,7 @@ def test_a_nan_ends_its_request_and_names_the_layer(folder: Path) -> None:
     with LLM(path, device="cuda", compute="float32", n_blocks=4, **OPTIONS) as llm:
         with pytest.raises(NumericalError, match=r"layer 1 \(matmul\)"):
             llm.generate([PROMPTS[2]], GREEDY)
-        cache = llm.model._cache  # type: ignore[attr-defined]
+        cache = llm.model.cache  # type: ignore[attr-defined]
         for array in (*cache.k, *cache.v):
             assert np.isfinite(llm.model.memory.to_host(array, 4)).all()
         assert not llm.model.memory.to_host(cache.k[0], 4).any()

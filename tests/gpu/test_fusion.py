@@ -352,7 +352,7 @@ def test_a_layer_is_five_kernels(
         one = bounds_of_last(program)
         logits += step(model, [(1, 6, TOKENS[7:8]), (2, 1, TOKENS[8:9])])
         two = bounds_of_last(program)
-        cache = [model.memory.to_host(array, 4) for array in (*model._cache.k, *model._cache.v)]
+        cache = [model.memory.to_host(array, 4) for array in (*model.cache.k, *model.cache.v)]
         results.append([*logits, *cache, model.memory.to_host(model._decoder.work.x, 2)])
         counts = [len(program.units(bounds)) for bounds in (one, two)]
         outside = 2, 1  # embed, rope_table; then the head, whose norm is within it

@@ -121,7 +121,7 @@ def test_the_cache_and_the_tables_follow_the_layers(folder: Path) -> None:
     model = load(gguf_file(folder), kv_dtype="f32", n_blocks=3)
     cells = [2 * layer.n_kv_heads * layer.head_dim for layer in made_up.LAYERS]
     assert model.kv_bytes == 3 * BLOCK_SIZE * 4 * sum(cells)
-    assert [array.shape[1] for array in model._cache.k] == [2, 1, 6, 2]
+    assert [array.shape[1] for array in model.cache.k] == [2, 1, 6, 2]
     # Layers 0 and 3 rotate alike, layer 2 not at all.
     ops = [call.kernel.op for call in model._calls]
     assert ops.count("rope_table") == 2
