@@ -83,30 +83,39 @@ test: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo oracle-deps br
 test-quick: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## the inner loop: a sample of the tests, under three minutes
 	$(PYTEST) --quick --ignore=tests/gpu $(PYTEST_ARGS)
 
-# Debian's Python for aarch64 runs the kernels.  Skipped where a tool is missing, unless CI is set.
-test-aarch64: $(VENV)/.native $(VENV)/.test ## the kernels and the executor for aarch64, in an emulator; AARCH64_LEVELS=all
-	@if $(MAKE) --no-print-directory $(AARCH64)/.python; then $(MAKE) --no-print-directory emulated; \
-	else echo "The tests for aarch64 are skipped: what they need is missing (above)." >&2; test -z "$$CI"; fi
+# Debian's Python for aarch64 runs the kernels.  A mirror that cannot be reached fails nothing, in CI
+# either: the reason is printed, and written into the file that NOT_RUN names.
+NOT_RUN ?= /dev/null
+test-aarch64: $(VENV)/.native ## the kernels and the executor for aarch64, in an emulator; AARCH64_LEVELS=all
+	@if $(MAKE) --no-print-directory $(AARCH64)/.tools; then $(MAKE) --no-print-directory emulated; else \
+	  echo "not run: QEMU, a cross-compiler or Python for aarch64 is missing (details above)" | tee $(NOT_RUN); fi
 
 # cpu=max has every extension that a level asks for.  The bits to give are those of AVX2, which
-# `make test` compares with the reference.
+# `make test` compares with the reference.  AARCH64_AT_MOST: cases of each op and format.
+AARCH64_AT_MOST ?= 4
 EXECUTOR_TESTS := executor_test executor_schedules_test
 EMULATED := qemu-aarch64 -cpu max -L $(AARCH64)/system
 EMULATED_PY := PYTHONPATH=$(AARCH64)/lib:tests:$(AARCH64)/site PYROCLAST_FROZEN=1 \
   PYTHONDONTWRITEBYTECODE=1 $(EMULATED) $(AARCH64)/system/usr/bin/python3
-emulated: $(AARCH64)/.python $(AARCH64)/.headers $(EXECUTOR_TESTS:%=$(AARCH64)/native/%)
+emulated: $(AARCH64)/.site $(AARCH64)/.headers $(EXECUTOR_TESTS:%=$(AARCH64)/native/%)
 	@for test in $(filter $(AARCH64)/native/%,$^); do echo "$$test" && $(EMULATED) $$test || exit 1; done
-	$(call for_aarch64,$(AARCH64_LEVELS)) $(PY) setup.py -q build --build-lib $(AARCH64)/lib
-	PYTHONPATH=kernels $(PY) tests/kernel_bits.py --out $(AARCH64)/bits cpp-avx2
+	rm -rf $(AARCH64)/lib
+	$(call for_aarch64,$(AARCH64_LEVELS)) $(PY) setup.py -q build_py --build-lib $(AARCH64)/lib \
+	  build_native --build-lib $(AARCH64)/lib
+	PYTHONPATH=kernels $(PY) tests/kernel_bits.py --out $(AARCH64)/bits --at-most $(AARCH64_AT_MOST) cpp-avx2
 	$(EMULATED_PY) tests/kernel_bits.py --like $(AARCH64)/bits
 
-$(AARCH64)/.python: .ci/aarch64_python.py $(VENV)/.created
+$(AARCH64)/.tools: .ci/aarch64_python.py | $(VENV)/.created
 	@$(call apt,qemu-aarch64,qemu-user,The tests for aarch64 need QEMU)
 	@$(call apt,$(AARCH64_CXX),g++-aarch64-linux-gnu,The tests for aarch64 need a cross-compiler)
-	$(PY) .ci/aarch64_python.py $(AARCH64)
+	$(PY) .ci/aarch64_python.py system $(AARCH64)
 	@touch $@
 
-$(AARCH64)/native/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*)
+$(AARCH64)/.site: $(AARCH64)/.tools
+	$(PY) .ci/aarch64_python.py site $(AARCH64)
+	@touch $@
+
+$(AARCH64)/native/%: tests/native/%.cpp $(wildcard kernels/pyroclast_kernels/native/*) | $(AARCH64)/.tools
 	@mkdir -p $(@D)
 	$(AARCH64_CXX) -std=c++17 -O2 -DPYRO_EMULATED -Ikernels/pyroclast_kernels $< -o $@ -pthread
 

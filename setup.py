@@ -120,7 +120,10 @@ class build_native(Command):  # noqa: N801  (setuptools names commands so)
     """Configure, build and install the CMake project; setuptools' SubCommand protocol."""
 
     description = "build the native kernels and the executor"
-    user_options = [("inplace", "i", "put the modules into the source tree")]  # noqa: RUF012
+    user_options = [  # noqa: RUF012
+        ("inplace", "i", "put the modules into the source tree"),
+        ("build-lib=", "b", "the folder for the modules, if not into the source tree"),
+    ]
     boolean_options = ["inplace"]  # noqa: RUF012
 
     def initialize_options(self) -> None:

@@ -1,8 +1,8 @@
-"""An aarch64 Python for QEMU to run, with NumPy and pytest: `aarch64_python.py build/aarch64`.
+"""An aarch64 Python for QEMU to run: `aarch64_python.py system FOLDER`, then `... site FOLDER`.
 
 FOLDER/system gets Debian's python3 for arm64 (and the C++ library), unpacked, not installed: an apt
 with a state of its own fetches it, so this machine's packages stay as they are.  FOLDER/site gets
-wheels from PyPI.  Needs Debian's apt-get and dpkg-deb, and its archive's keyring.
+NumPy from PyPI.  Needs Debian's apt-get and dpkg-deb, and its archive's keyring.
 DEBIAN_MIRROR names another mirror; what /etc/apt says is not read.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = ("python3", "libstdc++6")
-WHEELS = ("numpy", "pytest")
+WHEELS = ("numpy",)
 # What a wheel for the C library of Debian 12 may be called.
 TAGS = [f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)]
 APT_CONFIG = """\
@@ -28,12 +28,18 @@ Dir::Cache "{apt}/cache";
 APT::Architecture "arm64";
 APT::Architectures {{ "arm64"; }};
 APT::Sandbox::User "root";
+Acquire::http::Timeout "20";
 """
 
 
 def configure(apt: Path) -> dict[str, str]:
     """Lays out a state of apt in which nothing is installed; the environment that names it."""
-    for name in ("etc", "state/lists/partial", "cache/archives/partial"):
+    for name in (
+        "etc/apt.conf.d",
+        "etc/preferences.d",
+        "state/lists/partial",
+        "cache/archives/partial",
+    ):
         (apt / name).mkdir(parents=True, exist_ok=True)
     (apt / "state/status").touch()
     mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
@@ -45,7 +51,7 @@ def configure(apt: Path) -> dict[str, str]:
 
 
 def unpack(folder: Path) -> None:
-    """Debian's packages into FOLDER/system."""
+    """Debian's packages into FOLDER/system; SystemExit if they cannot be had."""
     apt = folder / "apt"
     get, unpacker = shutil.which("apt-get"), shutil.which("dpkg-deb")
     is_debian = platform.freedesktop_os_release().get("ID") == "debian"
@@ -53,14 +59,19 @@ def unpack(folder: Path) -> None:
         raise SystemExit(
             f"an emulated Python needs Debian, its apt-get and dpkg-deb, and {KEYRING}"
         )
-    for old in (folder / "system", apt / "cache/archives"):  # packages of another day
+    for old in (folder / "system", apt):  # packages of another day
         shutil.rmtree(old, ignore_errors=True)
     environment = configure(apt)
     install = [get, "install", "-qqy", "--download-only", "--no-install-recommends"]
     for command in ([get, "update", "-qq"], [*install, *PACKAGES]):
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise SystemExit(
+                "Debian's python3 for arm64 could not be fetched (apt's errors are above)"
+            )
     for package in sorted((apt / "cache/archives").glob("*.deb")):
         subprocess.run([unpacker, "-x", str(package), str(folder / "system")], check=True)
+    shutil.rmtree(apt)  # 170 MB
 
 
 def install_wheels(folder: Path) -> None:
@@ -73,5 +84,5 @@ def install_wheels(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    unpack(Path(sys.argv[1]).resolve())
-    install_wheels(Path(sys.argv[1]).resolve())
+    part, folder = sys.argv[1:]
+    {"system": unpack, "site": install_wheels}[part](Path(folder).resolve())

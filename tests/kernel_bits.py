@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pyroclast_kernels
-from pyroclast_kernels.cases import op_cases
+import quick
+from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.program import Program, Recorder, make_executor
 from pyroclast_kernels.registry import OP_NAMES
 from pyroclast_kernels.selection import Selection
@@ -62,17 +63,35 @@ def run(op: str, format: str, variant: str, arguments: Arguments, executor: Any)
     Program(recorder.calls, executor).run()
 
 
-def write(path: Path, variant: str) -> None:
-    """All cases, and the bits that a variant gives in a single part."""
+def packed(case: Case) -> tuple[bytes, Any]:
+    """A case's arguments as bytes without scratch memory; shape and dtype of that, or None."""
+    arguments = case.make()
+    scratch = arguments.get(SCRATCH)
+    hollow = {SCRATCH: None} if SCRATCH in arguments else {}
+    shape = None if scratch is None else (scratch.shape, scratch.dtype.str)
+    return pickle.dumps(arguments | hollow), shape
+
+
+def chosen(at_most: int | None) -> Iterator[Case]:
+    """The cases that an emulator has time for: of each op and format all, or so many (2 or more),
+    evenly spread; RuntimeError where there is none."""
+    for op in OP_NAMES:
+        groups: dict[str, list[Case]] = {case.format: [] for case in op_cases(op)}
+        for case in op_cases(op):
+            if len(packed(case)[0]) <= LARGEST:
+                groups[case.format].append(case)
+        for format, group in groups.items():
+            if not group:
+                raise RuntimeError(f"{op}.{format} has no case of up to {LARGEST} bytes")
+            yield from group if at_most is None else quick.sample(group, at_most)
+
+
+def write(path: Path, variant: str, at_most: int | None) -> None:
+    """The chosen cases, and the bits that a variant gives in a single part."""
     with path.open("wb") as file:
-        for case in (case for op in OP_NAMES for case in op_cases(op)):
+        for case in chosen(at_most):
+            before, scratch = packed(case)
             arguments = case.make()
-            hollow = {SCRATCH: None} if SCRATCH in arguments else {}
-            before = pickle.dumps(arguments | hollow)
-            if len(before) > LARGEST:
-                continue
-            like = arguments.get(SCRATCH)
-            scratch = None if like is None else (like.shape, like.dtype.str)
             run(case.op, case.format, variant, arguments, None)
             record = (case.op, case.format, str(case), before, scratch, case.outputs)
             pickle.dump((*record, digest(arguments, case.outputs)), file)
@@ -106,11 +125,14 @@ def main() -> int:
     # What was built, not what opens: a level that is not detected has to fail.
     built = Path(pyroclast_kernels.__file__).with_name("_build_info.json").read_text("utf-8")
     levels = [f"cpp-{level}" for level in json.loads(built)["levels"]]
+    parser.add_argument(
+        "--at-most", type=int, help="with --out: of each op and format so many cases"
+    )
     parser.add_argument("variants", nargs="*", default=levels, help="for example cpp-avx2")
     options = parser.parse_args()
     if options.out:
         (variant,) = options.variants
-        write(options.out, variant)
+        write(options.out, variant, options.at_most)
         return 0
     wrong = compare(options.like, options.variants)
     sys.stdout.writelines(f"{line}\n" for line in wrong)

@@ -15,7 +15,14 @@ import yaml
 
 from documents import ROOT
 
-STEPS = ("make check", "make test", "make sanitize", "make wheel-check", "make torture")
+STEPS = (
+    "make check",
+    "make test ",
+    "make sanitize",
+    "make test-aarch64",
+    "make wheel-check",
+    "make torture",
+)
 
 
 def ci(folder: Path, make: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,13 +46,13 @@ def test_a_pass_ends_with_the_time_of_each_step(tmp_path: Path) -> None:
     done = ci(tmp_path, "exit 0")
     table = done.stdout.split("=== time of each step\n")[1].splitlines()
     assert done.returncode == 0
-    assert [line.split()[2] for line in table[:6]] == ["passed"] * 6
+    assert [line.split()[2] for line in table[:7]] == ["passed"] * 7
     assert all(name in line for name, line in zip(STEPS, table, strict=False))
-    assert "total, of at most 3600 s" in table[6]
-    assert table[7] == "=== passed"
+    assert "total, of at most 3600 s" in table[7]
+    assert table[8] == "=== passed"
 
 
-@pytest.mark.parametrize("step", ["check", "test", "sanitize", "wheel-check", "torture"])
+@pytest.mark.parametrize("step", [name.split()[1] for name in STEPS])
 def test_a_failing_step_fails_the_run_and_is_in_the_table(tmp_path: Path, step: str) -> None:
     done = ci(tmp_path, f'[ "$1" != {step} ]')
     table = done.stdout.split("=== time of each step\n")[1].splitlines()
@@ -59,6 +66,88 @@ def test_a_run_above_its_limit_fails(tmp_path: Path) -> None:
     done = ci(tmp_path, "sleep 1", CI_LIMIT_MINUTES="0")
     assert done.returncode == 1
     assert "CI took more than 0 minutes" in done.stderr
+
+
+def test_a_step_without_its_tools_is_not_called_passed(tmp_path: Path) -> None:
+    done = ci(tmp_path, '[ "$1" != sanitize ] || echo "not run: no compiler" > "$NOT_RUN"')
+    table = done.stdout.split("=== time of each step\n")[1].splitlines()
+    assert done.returncode == 0
+    [line] = [line for line in table if "not run" in line]
+    assert line.split()[2:6] == ["not", "run", "make", "sanitize"]
+    assert line.endswith(": no compiler")
+    assert sum(" passed " in line for line in table) == len(STEPS)  # and the step `lines`
+
+
+# ---- the tests for aarch64 -----------------------------------------------------------------------
+def write(path: Path, text: str = "") -> None:
+    """A file that may be run, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def aarch64(
+    folder: Path, commands: dict[str, str], done: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """`make test-aarch64` in a folder of its own, with these lines of shell as commands, where
+    these steps are done."""
+    for name in ("Makefile", ".ci/aarch64_python.py"):
+        write(folder / name, (ROOT / name).read_text(encoding="utf-8"))
+    binaries = folder / ".venv/bin"
+    for name, line in commands.items():
+        write(binaries / name, f"#!/bin/sh\n{line}\n")
+    (binaries / "python").symlink_to(sys.executable)
+    for name in ("pyproject.toml", "setup.py", "CMakeLists.txt"):  # what stamps depend on
+        write(folder / name)
+    (folder / "kernels").mkdir()
+    for name in (".venv/.created", ".venv/.installed", ".venv/.native"):
+        write(folder / name)
+    for name in done:
+        write(folder / "build/aarch64" / name)
+    return subprocess.run(
+        ["make", "AARCH64_CXX=cross-g++", "test-aarch64"],
+        cwd=folder,
+        env={
+            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "NOT_RUN": str(folder / "reason"),
+            "CI": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+NO_MIRROR = {"apt-get": "exit 100"}
+TOOLS = {"qemu-aarch64": "exit 1", "cross-g++": "exit 1"}
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        (NO_MIRROR | {"qemu-aarch64": "exit 1"}, "apt-get install g++-aarch64-linux-gnu"),
+        (NO_MIRROR | TOOLS, "arm64"),
+    ],
+    ids=["no-compiler", "no-python"],
+)
+def test_without_a_mirror_the_tests_for_aarch64_say_so(
+    tmp_path: Path, commands: dict[str, str], said: str
+) -> None:
+    done = aarch64(tmp_path, commands)
+    assert done.returncode == 0
+    assert said in done.stderr
+    assert (tmp_path / "reason").read_text("utf-8").startswith("not run: ")
+    assert (tmp_path / "reason").read_text("utf-8") in done.stdout
+
+
+def test_with_the_tools_a_failure_for_aarch64_fails(tmp_path: Path) -> None:
+    for name in ("executor_test", "executor_schedules_test"):
+        write(tmp_path / f"tests/native/{name}.cpp")
+    done = aarch64(tmp_path, TOOLS | {"apt-get": "exit 100"}, done=(".tools", ".site", ".headers"))
+    assert done.returncode == 2
+    assert "cross-g++ -std=c++17" in done.stdout
+    assert not (tmp_path / "reason").exists()
 
 
 # ---- GitHub's workflows --------------------------------------------------------------------------
