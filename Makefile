@@ -63,10 +63,15 @@ wheel-aarch64: $(VENV)/.native $(VENV)/.wheel $(AARCH64)/.headers ## the wheel f
 	$(call for_aarch64,all) $(PY) -m build --no-isolation --wheel --outdir $(AARCH64)/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $(AARCH64)/wheel/*.whl
 
+# pyconfig.h of Debian's own Python only includes the one for the machine.
 $(AARCH64)/.headers: | $(VENV)/.native
-	for header in $$($(PY) -c 'import sysconfig; print(sysconfig.get_config_h_filename())'); do \
-	  mkdir -p $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header)); \
-	  cp $$header $(AARCH64)/include/aarch64-linux-gnu/$$(basename $$(dirname $$header))/; done
+	@header="$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_h_filename())')"; \
+	version="$$(basename "$$(dirname "$$header")")"; \
+	machine="$$($(PY) -c 'import sysconfig; print(sysconfig.get_config_var("MULTIARCH"))')"; \
+	debian="$$(dirname "$$header")/../$$machine/$$version/pyconfig.h"; \
+	mkdir -p "$(AARCH64)/include/aarch64-linux-gnu/$$version"; \
+	cp "$$(test -f "$$debian" && echo "$$debian" || echo "$$header")" \
+	  "$(AARCH64)/include/aarch64-linux-gnu/$$version/pyconfig.h"
 	@touch $@
 
 # A process per core, since most tests use one (PYTEST_ARGS=-n0: all in this one).  Each begins with a
