@@ -87,16 +87,20 @@ def write(path: Path, text: str = "") -> None:
 
 
 def aarch64(
-    folder: Path, commands: dict[str, str], done: tuple[str, ...] = ()
+    folder: Path,
+    commands: dict[str, str],
+    done: tuple[str, ...] = (),
+    target: str = "test-aarch64",
 ) -> subprocess.CompletedProcess[str]:
-    """`make test-aarch64` in a folder of its own, with these lines of shell as commands, where
-    these steps are done."""
+    """`make` in a folder of its own, with these lines of shell as commands, where these steps are
+    done."""
     for name in ("Makefile", ".ci/aarch64_python.py"):
         write(folder / name, (ROOT / name).read_text(encoding="utf-8"))
     binaries = folder / ".venv/bin"
     for name, line in commands.items():
         write(binaries / name, f"#!/bin/sh\n{line}\n")
-    (binaries / "python").symlink_to(sys.executable)
+    if "python" not in commands:
+        (binaries / "python").symlink_to(sys.executable)
     for name in ("pyproject.toml", "setup.py", "CMakeLists.txt"):  # what stamps depend on
         write(folder / name)
     (folder / "kernels").mkdir()
@@ -105,7 +109,7 @@ def aarch64(
     for name in done:
         write(folder / "build/aarch64" / name)
     return subprocess.run(
-        ["make", "AARCH64_CXX=cross-g++", "test-aarch64"],
+        ["make", "AARCH64_CXX=cross-g++", target],
         cwd=folder,
         env={
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
@@ -148,6 +152,22 @@ def test_with_the_tools_a_failure_for_aarch64_fails(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "cross-g++ -std=c++17" in done.stdout
     assert not (tmp_path / "reason").exists()
+
+
+@pytest.mark.parametrize("is_debian", [False, True])
+def test_the_headers_for_aarch64_are_not_those_that_include_themselves(
+    tmp_path: Path, is_debian: bool
+) -> None:
+    include = tmp_path / "include"
+    write(include / "python3.11/pyconfig.h", "first")
+    if is_debian:  # whose first one includes the second
+        write(include / "x86_64-linux-gnu/python3.11/pyconfig.h", "second")
+    header = include / "python3.11/pyconfig.h"
+    python = f'case "$2" in *MULTIARCH*) echo x86_64-linux-gnu ;; *) echo {header} ;; esac'
+    done = aarch64(tmp_path, {"python": python}, target="build/aarch64/.headers")
+    assert done.returncode == 0
+    copied = tmp_path / "build/aarch64/include/aarch64-linux-gnu/python3.11/pyconfig.h"
+    assert copied.read_text("utf-8") == ("second" if is_debian else "first")
 
 
 # ---- GitHub's workflows --------------------------------------------------------------------------
