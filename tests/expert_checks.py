@@ -130,12 +130,15 @@ def check_a_token_has_the_same_bits_in_any_company(variant: str, format: str) ->
                     assert one[name].tobytes() == together[name][pairs].tobytes(), (op, token)
 
 
-def _routed(logits: Any, variant: str, scoring: str = "softmax", bias: Any = None) -> Any:
+def _routed(
+    logits: Any, variant: str, scoring: str = "softmax", bias: Any = None, gate_scales: Any = None
+) -> Any:
     n_tokens, n_experts = logits.shape
     arguments = {
         "n_tokens": np.array([n_tokens]),
         "logits": logits,
         "bias": bias,
+        "gate_scales": gate_scales,
         "experts": np.full((n_tokens, 3), 1 << 30, np.int32),
         "gates": np.zeros((n_tokens, 3), np.float32),
         "n_experts": n_experts,
@@ -183,10 +186,23 @@ def check_a_bias_chooses_but_does_not_weigh(variant: str) -> None:
     np.testing.assert_allclose(gates[0], scores / scores.sum(), rtol=1e-5)
 
 
+def check_a_scale_weighs_but_does_not_choose(variant: str) -> None:
+    logits = np.array([[3, 2, 1, 0, -1, -2], [0, 1, 0, 5, 0, 4]], np.float32)
+    scales = np.array([0, 1, -2, 1 + 2**-23, 9, 1 / 3], np.float32)
+    experts, gates = _routed(logits, variant)
+    chosen, scaled = _routed(logits, variant, gate_scales=scales)
+    assert chosen.tolist() == experts.tolist() == [[0, 1, 2], [3, 5, 1]]
+    assert scaled.tobytes() == (gates * scales[experts]).tobytes()
+    assert _routed(logits, variant, gate_scales=np.ones(6, np.float32))[1].tobytes() == (
+        gates.tobytes()
+    )
+
+
 ROUTE_CHECKS = (
     check_equal_logits_are_taken_by_index,
     check_a_nan_stays_with_its_token_and_no_index_leaves_the_range,
     check_a_bias_chooses_but_does_not_weigh,
+    check_a_scale_weighs_but_does_not_choose,
 )
 PRODUCT_CHECKS = (
     check_an_expert_has_the_bits_of_matmul,

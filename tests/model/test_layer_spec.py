@@ -146,6 +146,14 @@ REFUSED_LAYER: list[tuple[dict[str, Any], str]] = [
         {"norm_after": True, "ffn": FeedForwardSpec(32, experts=ExpertsSpec(8, 2))},
         "a norm after its experts",
     ),
+    (
+        {"norm_after": True, "ffn": FeedForwardSpec(32, experts=ExpertsSpec(8, 2, own_norms=True))},
+        "norms of experts without a shared one",
+    ),
+    (
+        {"out_scale": True, "ffn": FeedForwardSpec(32, experts=ExpertsSpec(8, 2))},
+        "a number that multiplies the state after experts",
+    ),
 ]
 
 
@@ -224,6 +232,8 @@ NAN = float("nan")
         (lambda: ExpertsSpec(8, 2, "best"), "scoring of experts must be one of softmax, sigmoid"),
         (lambda: ExpertsSpec(8, 2, renormalize=1), "renormalize of experts must be true or false"),
         (lambda: ExpertsSpec(8, 2, scale=NAN), "scale of experts must be"),
+        (lambda: ExpertsSpec(8, 2, own_norms=1), "own_norms of experts must be true or false"),
+        (lambda: ExpertsSpec(8, 2, gate_scales=1), "gate_scales of experts must be true or fal"),
         (lambda: NormSpec(2.0), "norm_eps must be"),
         (lambda: ShortConvSpec(8, 1), "width of the convolution must be at least 2, got 1"),
         (lambda: ShortConvSpec(8, 2**40), r"width of the convolution must be .* in 1..64"),

@@ -50,6 +50,11 @@ class ExpertsSpec:
 
     shared_d_ff: width of one more expert, which every token passes through and no router weighs; 0
     is none.  Its products are called w_gate, w_up and w_down, as those of a layer without experts.
+
+    gate_scales: a token's gates are multiplied, last of all, by a number that each expert has.
+    own_norms: router, experts and the shared expert read a norm each of the state: the first one's
+    weights count as divided by the root of their number.  A norm of what the experts give and one
+    of what the shared expert gives are added up; the layer's norm after its block is of that sum.
     """
 
     n_experts: int
@@ -60,6 +65,8 @@ class ExpertsSpec:
     router_bias: bool = False
     selection_bias: bool = False
     shared_d_ff: int = 0
+    gate_scales: bool = False
+    own_norms: bool = False
 
     def __post_init__(self) -> None:
         check_size("n_experts", self.n_experts, MAX_EXPERTS)
@@ -70,7 +77,8 @@ class ExpertsSpec:
                 f"got {self.scoring!r}"
             )
         check_flag("renormalize of experts", self.renormalize)
-        check_flag("selection_bias of experts", self.selection_bias)
+        for name in ("selection_bias", "gate_scales", "own_norms"):
+            check_flag(f"{name} of experts", getattr(self, name))
         check_positive("scale of experts", self.scale)
         if type(self.shared_d_ff) is not int or self.shared_d_ff != 0:
             check_size("width of the shared expert", self.shared_d_ff, MAX_D_FF)

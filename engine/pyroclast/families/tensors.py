@@ -9,6 +9,8 @@ from pyroclast.families.draft_head import draft_shapes
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec
 
 Shape = tuple[int, ...]
+# Of experts with norms of their own: see ExpertsSpec.
+_EXPERT_NORMS = ("router_norm", "experts_norm", "experts_norm_after", "shared_norm_after")
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -95,6 +97,8 @@ def _more_vectors(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
     if (experts := spec.experts) is not None:
         sizes |= {"b_router": experts.n_experts} if experts.router_bias else {}
         sizes |= {"b_selection": experts.n_experts} if experts.selection_bias else {}
+        sizes |= {"gate_scales": experts.n_experts} if experts.gate_scales else {}
+        sizes |= dict.fromkeys(_EXPERT_NORMS, d_model) if experts.own_norms else {}
     elif spec.ffn is not None and spec.ffn.bias:
         sizes |= {f"b{name[1:]}": spec.ffn.d_ff for name in spec.ffn.inputs} | {"b_down": d_model}
     parts = zip(spec.norms, (spec.mixer, spec.ffn), strict=True)

@@ -26,7 +26,12 @@ from pyroclast.model.calls import (
     call_residual,
 )
 from pyroclast.model.draft_keys import draft_keys
-from pyroclast.model.experts import call_experts, expert_buffers
+from pyroclast.model.experts import (
+    call_experts,
+    call_experts_apart,
+    call_total,
+    expert_buffers,
+)
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
@@ -155,9 +160,10 @@ class Decoder:
         else:
             self._attend(ops, i, spec.attention, layer, buffers)
             last = "wo"
-        self._block_out(
-            ops, i, spec, (last, layer.wo), layer.attn_norm_after, buffers.attn_out, buffers.added
-        )
+        added, norm = buffers.added, layer.attn_norm_after
+        self._last_products(ops, i, last, layer.wo, buffers.attn_out, added)
+        if added is not self.work.x:
+            call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
 
     def _attend(
         self,
@@ -192,26 +198,20 @@ class Decoder:
         elif out.q8 is not None:
             call_quantize(ops, out, self.batch.n_tokens_at)
 
-    def _block_out(
+    def _last_products(
         self,
         ops: Recorder,
         i: int,
-        spec: LayerSpec,
-        last: tuple[str, tuple[Product, ...]],
-        norm: Norm | None,
+        name: str,
+        products: tuple[Product, ...],
         x: Activations,
-        added: Array,
-        x_scale: Array | None = None,
+        out: Array,
     ) -> None:
-        """Adds the last product of a block to the state, normed or scaled where the spec says; then
-        x_scale multiplies the state."""
-        name, products = last
-        adds_at_once = added is self.work.x
+        """The last product of a block, `name`: added to the state, or alone in room of its own."""
+        adds = out is self.work.x
         for product in products:
-            call_product(ops, x, product, added, self.batch.n_tokens_at, accumulate=adds_at_once)
-        self.adapters.record(ops, i, (name,), x, added)
-        if not adds_at_once:
-            call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at, x_scale)
+            call_product(ops, x, product, out, self.batch.n_tokens_at, accumulate=adds)
+        self.adapters.record(ops, i, (name,), x, out)
 
     def _ffn_block(
         self,
@@ -225,18 +225,23 @@ class Decoder:
         """x += w_down @ (activation(gate) * up), gate and up being products of x, with norms
         before, after, or both; without a gate w_down @ activation(up).  Or that of some experts,
         and of one that all tokens share."""
-        n, x = self.batch.n_tokens_at, self.work.x
+        n, x, work, apart = self.batch.n_tokens_at, self.work.x, self.experts.get(ffn), False
+        if work is not None and layer.expert_norms is not None:
+            apart = True
+            call_experts_apart(ops, spec, ffn, layer, work, x, buffers.ffn_in, n)
         self._block_in(ops, spec, layer.ffn_norm, buffers.ffn_in)
-        if ffn.experts is not None:
-            work, scale = self.experts[ffn], spec.residual_scale
-            call_experts(ops, ffn, scale, layer, work, buffers.ffn_in, x, n)
+        if work is not None and not apart:
+            call_experts(ops, ffn, spec.residual_scale, layer, work, buffers.ffn_in, x, n)
         if not ffn.dense_d_ff:
             return
         self._gate_and_up(ops, i, ffn, layer, buffers)
-        last = ("w_down", layer.w_down)
-        out, norm = buffers.ffn_out, layer.ffn_norm_after
-        x_scale = None if self.inputs.is_there else layer.out_scale  # which comes last
-        self._block_out(ops, i, spec, last, norm, out, buffers.added, x_scale)
+        added, norm = buffers.added, layer.ffn_norm_after
+        self._last_products(ops, i, "w_down", layer.w_down, buffers.ffn_out, added)
+        if work is not None and apart:
+            added = call_total(ops, spec, layer, work, added, n)
+        if added is not x:
+            x_scale = None if self.inputs.is_there else layer.out_scale  # which comes last
+            call_residual(ops, x, added, norm, spec, n, x_scale)
 
     def _gate_and_up(
         self, ops: Recorder, i: int, ffn: FeedForwardSpec, layer: Layer, buffers: LayerBuffers

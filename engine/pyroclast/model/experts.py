@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.experts import ExpertsSpec
-from pyroclast.families.layer_spec import FeedForwardSpec
-from pyroclast.model.calls import call_product
+from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec
+from pyroclast.model.calls import call_norm, call_product, call_residual
 from pyroclast.model.packer import Product
 from pyroclast.model.weights import Layer
 from pyroclast.model.workspace import Activations
@@ -28,7 +28,9 @@ Array = NDArray[Any]
 class ExpertBuffers:
     """Of a step: logits (max_batch_tokens, n_experts); experts and gates (max_batch_tokens,
     n_active); the order of the pairs of token and expert, and where each expert's start; and a row
-    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide)."""
+    for each pair of what the experts compute, hidden (d_ff wide) and out (d_model wide).  With
+    norms of their own, weighted and total (max_batch_tokens, d_model): the weighted sum of what a
+    token's experts give, and the sum of its norm and that of the shared expert's result."""
 
     logits: Array
     experts: Array
@@ -37,6 +39,8 @@ class ExpertBuffers:
     starts: Array
     hidden: Activations
     out: Array
+    weighted: Array | None
+    total: Array | None
 
     @property
     def groups(self) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class ExpertBuffers:
     ) -> ExpertBuffers:
         """For the layers that are like ffn, and steps of up to n tokens."""
         experts = experts_of(ffn)
-        n_pairs, zeros = n * experts.n_active, memory.zeros
+        n_pairs, zeros, apart = n * experts.n_active, memory.zeros, experts.own_norms
         readers = [product.weight for layer in layers for product in layer.expert_down]
         return cls(
             logits=zeros((n, experts.n_experts), np.float32),
@@ -59,6 +63,8 @@ class ExpertBuffers:
             starts=zeros((experts.n_experts + 1,), np.int32),
             hidden=Activations.zeros(n_pairs, ffn.d_ff, readers, memory, keep=False),
             out=zeros((n_pairs, d_model), np.float32),
+            weighted=zeros((n, d_model), np.float32) if apart else None,
+            total=zeros((n, d_model), np.float32) if apart else None,
         )
 
 
@@ -93,8 +99,61 @@ def call_experts(
     n_tokens: Array,
 ) -> None:
     """out += residual_scale * the weighted sum of what each token's experts make of x."""
-    experts = experts_of(ffn)
-    _choose(ops, experts, layer, work, x, n_tokens)
+    _choose(ops, experts_of(ffn), layer, work, x, n_tokens)
+    _compute(ops, ffn, layer, work, x, n_tokens)
+    _combine(ops, ffn, work, out, n_tokens, scale=residual_scale, accumulate=True)
+
+
+def call_experts_apart(
+    ops: Recorder,
+    spec: LayerSpec,
+    ffn: FeedForwardSpec,
+    layer: Layer,
+    work: ExpertBuffers,
+    state: Array,
+    x: Activations,
+    n_tokens: Array,
+) -> None:
+    """Of experts with norms of their own: work.weighted = the weighted sum of what each token's
+    experts make of a norm of the state.  x is where norms go, and what it holds is lost."""
+    norms, [router], [gate_up] = layer.expert_norms, layer.router, layer.expert_gate_up
+    assert norms is not None and work.weighted is not None
+    read = x.part(state.shape[1], [router.weight])
+    call_norm(ops, state, norms.router, spec.norm, read, n_tokens)
+    _choose(ops, experts_of(ffn), layer, work, read, n_tokens)
+    read = x.part(state.shape[1], [gate_up.weight])
+    call_norm(ops, state, norms.experts, spec.norm, read, n_tokens)
+    _compute(ops, ffn, layer, work, read, n_tokens)
+    _combine(ops, ffn, work, work.weighted, n_tokens, scale=1.0, accumulate=False)
+
+
+def call_total(
+    ops: Recorder,
+    spec: LayerSpec,
+    layer: Layer,
+    work: ExpertBuffers,
+    shared: Array,
+    n_tokens: Array,
+) -> Array:
+    """Where the sum of two norms is put: of what the shared expert gave, and of work.weighted."""
+    norms, total, weighted = layer.expert_norms, work.total, work.weighted
+    assert norms is not None and total is not None and weighted is not None
+    call_norm(ops, shared, norms.shared_after, spec.norm, Activations(total, None), n_tokens)
+    whole = replace(spec, residual_scale=1.0)  # which counts for what is added to the state
+    call_residual(ops, total, weighted, norms.experts_after, whole, n_tokens)
+    return total
+
+
+def _compute(
+    ops: Recorder,
+    ffn: FeedForwardSpec,
+    layer: Layer,
+    work: ExpertBuffers,
+    x: Activations,
+    n_tokens: Array,
+) -> None:
+    """work.out = what each of a token's experts makes of x."""
+    experts, d_model = experts_of(ffn), work.out.shape[1]
     [gate_up], [down] = layer.expert_gate_up, layer.expert_down
     hidden = work.hidden.part(ffn.d_ff, [down.weight])
     _gate_and_up(ops, ffn, gate_up, work, x, hidden, n_tokens)
@@ -107,19 +166,32 @@ def call_experts(
         **work.groups,
         out=work.out,
         **_sizes(experts),
-        n_rows=out.shape[1],
+        n_rows=d_model,
         n_cols=down.weight.n_cols,
     )
+
+
+def _combine(
+    ops: Recorder,
+    ffn: FeedForwardSpec,
+    work: ExpertBuffers,
+    out: Array,
+    n_tokens: Array,
+    *,
+    scale: float,
+    accumulate: bool,
+) -> None:
+    """out = scale * the weighted sum of what a token's experts gave: written, or added."""
     ops.call(
         "combine",
         n_tokens=n_tokens,
         y=work.out,
         gates=work.gates,
         out=out,
-        n_active=experts.n_active,
+        n_active=experts_of(ffn).n_active,
         n_cols=out.shape[1],
-        scale=float(residual_scale),
-        accumulate=1,
+        scale=float(scale),
+        accumulate=int(accumulate),
     )
 
 
@@ -176,6 +248,7 @@ def _choose(
         n_tokens=n_tokens,
         logits=work.logits,
         bias=layer.selection_bias,
+        gate_scales=layer.gate_scales,
         experts=work.experts,
         gates=work.gates,
         **_sizes(experts),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import (
     AttentionSpec,
     FeedForwardSpec,
@@ -41,12 +42,23 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
         yield from _unsupported_in_attention(spec.attention)
     if spec.ffn is not None:
         yield from _unsupported_in_ffn(spec.ffn)
-    if spec.experts is not None and spec.norm_after:
-        yield "a norm after its experts"
-    if (experts := spec.experts) is not None and experts.shared_d_ff and not spec.norm_before:
+    if (experts := spec.experts) is not None:
+        yield from _unsupported_in_experts(spec, experts)
+    if spec.out_scale and spec.ffn is None:
+        yield "a number that multiplies the state, without a feed-forward"
+
+
+def _unsupported_in_experts(spec: LayerSpec, experts: ExpertsSpec) -> Iterator[str]:
+    if experts.shared_d_ff and not spec.norm_before:
         yield "a shared expert without a norm before it"
-    if spec.out_scale and (spec.ffn is None or spec.experts is not None):
-        yield "a number that multiplies the state after experts, or without a feed-forward"
+    if experts.own_norms:
+        if not experts.shared_d_ff or not spec.norm_after or spec.norm.bias:
+            yield "norms of experts without a shared one, without a norm after both, or with biases"
+        return
+    if spec.norm_after:
+        yield "a norm after its experts"
+    if spec.out_scale:
+        yield "a number that multiplies the state after experts"
 
 
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:

@@ -43,13 +43,25 @@ class QkNorm:
 
 
 @dataclass(frozen=True)
+class ExpertNorms:
+    """Of experts with norms of their own: what the router and the experts read, and what is made of
+    the experts' result and of the shared expert's before they are added up."""
+
+    router: Norm
+    experts: Norm
+    experts_after: Norm
+    shared_after: Norm
+
+
+@dataclass(frozen=True)
 class Layer:
     """A decoder layer's weights; qkv and gate_up are single products where the formats agree.  In a
     recurrent layer qkv and wo are the first and the last products of its mixer.  gate_up is w_up
     alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of the
     shared one; expert_gate_up and expert_down are those of all others, router has the product that
-    chooses, and selection_bias what is added to its scores.  out_scale (1,) multiplies the state
-    at the layer's end.  None, and no product, is what the layer does not have."""
+    chooses, selection_bias what is added to its scores, gate_scales what multiplies its gates, and
+    expert_norms those of their own.  out_scale (1,) multiplies the state at the layer's end.  None,
+    and no product, is what the layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
@@ -63,6 +75,8 @@ class Layer:
     experts: ExpertsSpec | None
     router: tuple[Product, ...]
     selection_bias: Floats | None
+    gate_scales: Floats | None
+    expert_norms: ExpertNorms | None
     expert_gate_up: tuple[Product, ...]
     expert_down: tuple[Product, ...]
     gate_up: tuple[Product, ...]
@@ -189,6 +203,7 @@ def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, has_input: bool) -
         ffn_norm=norm(before_ffn, spec.ffn, spec.norm_before),
         experts=spec.experts,
         **_load_feed_forward(packer, prefix, spec.ffn, products),
+        expert_norms=_load_expert_norms(packer, prefix, spec),
         ffn_norm_after=norm(f"{before_ffn}_after", spec.ffn, spec.norm_after),
         input=load_layer_input(packer, prefix, spec.norm) if has_input else None,
         out_scale=packer.vector(prefix + "out_scale") if spec.out_scale else None,
@@ -206,7 +221,7 @@ def _load_feed_forward(
     found: dict[str, Any] = dict.fromkeys(
         ("router", "expert_gate_up", "expert_down", "gate_up", "w_down"), ()
     )
-    found["selection_bias"] = None
+    found |= dict.fromkeys(("selection_bias", "gate_scales"))
     if ffn is None:
         return found
     if experts is not None:
@@ -218,12 +233,29 @@ def _load_feed_forward(
         selects = experts.selection_bias
         found["router"] = products(("w_router",), experts.router_bias)
         found["selection_bias"] = packer.vector(prefix + "b_selection") if selects else None
+        if experts.gate_scales:
+            found["gate_scales"] = packer.vector(prefix + "gate_scales")
         found["expert_gate_up"], found["expert_down"] = stacks(*ffn.inputs), stacks("w_down")
     if ffn.dense_d_ff:
         has_bias = ffn.bias and experts is None
         found["gate_up"] = products(ffn.inputs, has_bias)
         found["w_down"] = products(("w_down",), has_bias)
     return found
+
+
+def _load_expert_norms(packer: Packer, prefix: str, spec: LayerSpec) -> ExpertNorms | None:
+    if spec.experts is None or not spec.experts.own_norms:
+        return None
+    return ExpertNorms(
+        router=Norm(packer.array(prefix + "router_norm", _over_root)),
+        experts=packer.norm(prefix + "experts_norm", spec.norm),
+        experts_after=packer.norm(prefix + "experts_norm_after", spec.norm),
+        shared_after=packer.norm(prefix + "shared_norm_after", spec.norm),
+    )
+
+
+def _over_root(values: Floats) -> Floats:
+    return values / np.float32(np.sqrt(len(values)))
 
 
 def _load_mixer(

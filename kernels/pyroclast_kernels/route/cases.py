@@ -29,7 +29,13 @@ def _logits(shape: _Shape, kind: str) -> Array:
 
 
 def _route(
-    shape: _Shape, kind: str, scoring: str, biased: bool, renormalize: bool, scale: float
+    shape: _Shape,
+    kind: str,
+    scoring: str,
+    biased: bool,
+    renormalize: bool,
+    scale: float,
+    scales_gates: bool,
 ) -> Arguments:
     n_tokens, n_experts, n_active = shape
     rng = np.random.default_rng([*shape, 1])
@@ -37,6 +43,7 @@ def _route(
         "n_tokens": np.array([n_tokens]),
         "logits": _logits(shape, kind),
         "bias": rng.standard_normal(n_experts).astype(np.float32) if biased else None,
+        "gate_scales": rng.standard_normal(n_experts).astype(np.float32) if scales_gates else None,
         "experts": np.full((n_tokens + 1, n_active), -1, np.int32),
         "gates": rng.standard_normal((n_tokens + 1, n_active)).astype(np.float32),
         "n_experts": n_experts,
@@ -55,7 +62,9 @@ def _route_bound(arguments: Arguments, expected: Array) -> Array | float:
     spread = np.nan_to_num(np.abs(arguments["logits"]), posinf=0.0, neginf=0.0)
     exponent = np.minimum(spread.max(axis=1, keepdims=True), 100.0)
     steps = 16 + np.sqrt(arguments["n_experts"]) + exponent
-    bound: Array = steps * EPS * np.abs(expected) + 1e-36 * (1 + abs(arguments["scale"]))
+    scales = arguments["gate_scales"]
+    most = abs(arguments["scale"]) * (1 if scales is None else np.abs(scales).max())
+    bound: Array = steps * EPS * np.abs(expected) + 1e-36 * (1 + most)
     return bound
 
 
@@ -66,14 +75,16 @@ def _route_case(
     biased: bool = False,
     renormalize: bool = False,
     scale: float = 1.0,
+    scales_gates: bool = False,
 ) -> Case:
     n_tokens, n_experts, n_active = shape
     suffix = "-bias" * biased + "-renormalize" * renormalize + f"-scale{scale:g}" * (scale != 1)
+    suffix += "-gate-scales" * scales_gates
     return Case(
         op="route",
         format="f32",
         name="x".join(map(str, shape)) + f"-{kind}-{scoring}" + suffix,
-        make=lambda: _route(shape, kind, scoring, biased, renormalize, scale),
+        make=lambda: _route(shape, kind, scoring, biased, renormalize, scale, scales_gates),
         outputs=("experts", "gates"),
         bound=_route_bound,
         reason="exponents rounded, exponentials of 2 ulp, a float32 sum and a quotient; "
@@ -137,6 +148,8 @@ CASES = [
     ),
     _route_case((7, 32, 4), "plain", "sigmoid", True, True, 1.5),
     _route_case((7, 300, 6), "plain", "softmax", True, False, 16.0),
+    _route_case((9, 128, 8), renormalize=True, scales_gates=True),
+    _route_case((6, 40, 3), "bad", "sigmoid", True, True, 2.5, scales_gates=True),
     *(
         _group_case(shape, kind)
         for shape, kind in [

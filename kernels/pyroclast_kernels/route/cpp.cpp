@@ -17,6 +17,7 @@ struct RouteArgs {
   const int64_t *n_tokens;
   const float *logits;
   const float *bias;
+  const float *gate_scales;
   int32_t *experts;
   float *gates;
   int64_t n_experts;
@@ -85,8 +86,10 @@ void route_token(const RouteArgs &a, int64_t token, float *scores, int32_t *keys
     sum += gates[slot];
   }
   const float divisor = a.renormalize && sum != 0.0f ? sum : 1.0f;
-  for (int64_t slot = 0; slot < a.n_active; slot++)
-    gates[slot] = gates[slot] / divisor * float(a.scale);
+  for (int64_t slot = 0; slot < a.n_active; slot++) {
+    const float own = a.gate_scales ? a.gate_scales[experts[slot]] : 1.0f;  // times 1 is exact
+    gates[slot] = gates[slot] / divisor * float(a.scale) * own;
+  }
 }
 
 int64_t scratch_bytes(const void *args) {

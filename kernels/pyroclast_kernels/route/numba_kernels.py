@@ -25,8 +25,8 @@ from pyroclast_kernels.numba.simd import (
 )
 
 # Byte offsets of the argument structs.
-_N_TOKENS, _LOGITS, _BIAS, _EXPERTS, _GATES = range(0, 40, 8)
-_N_EXPERTS, _N_ACTIVE, _SCORING, _RENORMALIZE, _SCALE = range(40, 80, 8)
+_N_TOKENS, _LOGITS, _BIAS, _GATE_SCALES, _EXPERTS, _GATES = range(0, 48, 8)
+_N_EXPERTS, _N_ACTIVE, _SCORING, _RENORMALIZE, _SCALE = range(48, 88, 8)
 _G_EXPERTS, _G_ORDER, _G_STARTS, _G_N_EXPERTS, _G_N_ACTIVE = range(8, 48, 8)
 _SOFTMAX = 0  # of SCORINGS
 # Keys of what is above all finite float32 numbers.
@@ -85,9 +85,13 @@ def _route_token(args: Any, token: int) -> None:
         before, expert_before = best, expert
     renormalizes = load_i64(args, _RENORMALIZE) != 0 and chosen_sum != np.float32(0)
     divisor = chosen_sum if renormalizes else np.float32(1)
-    scale = np.float32(load_f64(args, _SCALE))
+    scale, has_scales = np.float32(load_f64(args, _SCALE)), load_i64(args, _GATE_SCALES) != 0
+    gate_scales = load_pointer(args, _GATE_SCALES)
     for slot in range(n_active):
-        store_f32(gates, 4 * slot, load_f32(gates, 4 * slot) / divisor * scale)
+        gate = load_f32(gates, 4 * slot) / divisor * scale
+        if has_scales:
+            gate *= load_f32(gate_scales, 4 * load_i32(experts, 4 * slot))
+        store_f32(gates, 4 * slot, gate)
 
 
 def route_f32(args: Any, part: int, n_parts: int) -> None:

@@ -27,6 +27,7 @@ def route(
     n_tokens: Array,
     logits: Array,
     bias: Array | None,
+    gate_scales: Array | None,
     experts: Array,
     gates: Array,
     n_experts: int,
@@ -38,12 +39,13 @@ def route(
     """The n_active experts of each token (Shazeer et al. 2017), best first, and their gates.
 
     n_tokens int64 (1,); logits float32 (max_batch_tokens, n_experts), the router's product; bias
-    float32 (n_experts,) or None; experts int32 and gates float32 (max_batch_tokens, n_active).
-    Chosen are the largest logits or, with a bias, the largest scores + bias; scores =
+    and gate_scales float32 (n_experts,) or None; experts int32 and gates float32 (max_batch_tokens,
+    n_active).  Chosen are the largest logits or, with a bias, the largest scores + bias; scores =
     SCORINGS[scoring] of all logits.  Of equals the lower index comes first; NaN is above all
     numbers.  gates = scale * scores without the bias; `renormalize` divides them by their sum
-    first, unless that is 0.  So softmax with renormalize is the softmax of the chosen logits.  A
-    NaN among a token's logits makes a gate of that token NaN, and no index leaves the range.
+    first, unless that is 0.  So softmax with renormalize is the softmax of the chosen logits.
+    gate_scales, where there are such, multiply the gates of their experts last of all.  A NaN among
+    a token's logits makes a gate of that token NaN, and no index leaves the range.
     """
     t = int(n_tokens[0])
     assert 1 <= n_active <= n_experts == logits.shape[1]
@@ -57,7 +59,9 @@ def route(
         total = weights.sum(axis=1, keepdims=True)
         with np.errstate(all="ignore"):
             weights = np.where(total == 0, weights, weights / total)
-    experts[:t], gates[:t] = chosen, weights * np.float32(scale)
+    weights = weights * np.float32(scale)
+    experts[:t] = chosen
+    gates[:t] = weights if gate_scales is None else weights * gate_scales[chosen]
 
 
 def group(

@@ -40,7 +40,7 @@ def _key(x):
 
 @triton.jit
 def _route(
-    n_tokens, logits, bias, experts, gates, n_experts, scale, n_active: tl.constexpr,
+    n_tokens, logits, bias, gate_scales, experts, gates, n_experts, scale, n_active: tl.constexpr,
     scoring: tl.constexpr, renormalize: tl.constexpr, block: tl.constexpr, slots: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
@@ -74,7 +74,10 @@ def _route(
         chosen_scores = tl.div_rn(chosen_scores, divisor + tl.zeros((slots,), tl.float32))
     at, mask = token * n_active + slot, slot < n_active
     tl.store(experts + at, chosen, mask)
-    tl.store(gates + at, chosen_scores * scale, mask)
+    chosen_scores = chosen_scores * scale
+    if gate_scales is not None:
+        chosen_scores = chosen_scores * tl.load(gate_scales + chosen, mask, 0.0).to(tl.float32)
+    tl.store(gates + at, chosen_scores, mask)
 
 
 def launch_route(
@@ -82,6 +85,7 @@ def launch_route(
     n_tokens: torch.Tensor,
     logits: torch.Tensor,
     bias: torch.Tensor | None,
+    gate_scales: torch.Tensor | None,
     experts: torch.Tensor,
     gates: torch.Tensor,
     n_experts: int,
@@ -93,7 +97,7 @@ def launch_route(
     """reference.route of tensors; logits float32 or bfloat16."""
     block, slots = (int(triton.next_power_of_2(max(16, n))) for n in (n_experts, n_active))
     _route[(max(1, limits.n_tokens),)](
-        n_tokens, logits, bias, experts, gates, n_experts, scale, n_active, scoring,
+        n_tokens, logits, bias, gate_scales, experts, gates, n_experts, scale, n_active, scoring,
         bool(renormalize), block, slots, num_warps=4 if block >= 512 else 1,
     )  # fmt: skip
 
