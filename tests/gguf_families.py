@@ -199,8 +199,9 @@ def _add_experts(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> 
         writer.add_expert_shared_feed_forward_length(_first(config, *shared))
     if arch != "nemotron_h" and (n_experts := _first(config, *EXPERT_COUNTS)):
         writer.add_expert_count(n_experts)
-        writer.add_expert_used_count(config["num_experts_per_tok"])
-    if arch in ("qwen3moe", "gpt-oss", "lfm2moe", "nemotron_h_moe"):
+        writer.add_expert_used_count(_first(config, "num_experts_per_tok", "top_k_experts"))
+    of_experts = ("qwen3moe", "gpt-oss", "lfm2moe", "nemotron_h_moe")
+    if arch in of_experts or (arch == "gemma4" and config.get("moe_intermediate_size")):
         width = _first(config, "moe_intermediate_size", "intermediate_size")
         writer.add_expert_feed_forward_length(width)
     if arch == "lfm2moe":
@@ -287,8 +288,13 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
             parts = {"gate": gate, "up": up}
             found |= {f"blk.{layer}.ffn_{part}{kind}.weight": v for part, v in parts.items()}
             continue
-        if name.endswith("layer_scalar"):
+        if name.endswith(("layer_scalar", ".experts.gate_up_proj", ".experts.down_proj")):
             name += ".weight"
+        if name.endswith(("router.scale", "per_expert_scale")):  # of Gemma 4
+            layer = name.split(".")[2]
+            kind = "down_exps" if name.endswith("per_expert_scale") else "gate_inp"
+            found[f"blk.{layer}.ffn_{kind}.scale"] = values
+            continue
         file_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if ".nextn." in name:  # which the package does not know of this architecture
             file_name = name

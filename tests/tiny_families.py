@@ -89,6 +89,12 @@ _GEMMA4 = {
         },
     },
 }
+_GEMMA4_EXPERTS = {
+    "enable_moe_block": True,
+    "num_experts": 7,
+    "top_k_experts": 3,
+    "moe_intermediate_size": 64,
+}
 # Few tokens of each expert, and experts whose rows fill no group of 16.
 _QWEN3_MOE = {
     "head_dim": 24,
@@ -268,6 +274,21 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gemma4-nested": ("Gemma4Config", _GEMMA4),
+    "gemma4-moe": (  # as 26B-A4B
+        "Gemma4TextConfig",
+        _GEMMA4
+        | _GEMMA4_EXPERTS
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 0,
+            "use_double_wide_mlp": False,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+        },
+    ),
+    "gemma4-moe-inputs": ("Gemma4TextConfig", _GEMMA4 | _GEMMA4_EXPERTS),  # and all else
     "phi3": ("Phi3Config", {}),
     "phi3-long": (
         "Phi3Config",
@@ -402,6 +423,7 @@ GGUF_MODELS = (
     "gemma3-nested",
     "gemma4",
     "gemma4-keys",
+    "gemma4-moe",
     "phi3",
     "phi3-long",
     "gpt2",
@@ -518,10 +540,13 @@ def random_values(
     if is_embedding and ("moe" in model or "oss" in model):
         values *= 8  # so that a token's own row decides its experts, and each expert has some
     is_norm = "norm" in tensor_name or "ln_" in tensor_name
+    of_router = tensor_name.endswith(("router.scale", "per_expert_scale"))
     less_1 = model.startswith(("gemma2", "gemma3"))
     is_norm = is_norm and tensor_name.endswith("weight") and not less_1
-    if is_norm or tensor_name.endswith("layer_scalar"):
+    if is_norm or of_router or tensor_name.endswith("layer_scalar"):
         values += 1
+    if tensor_name.endswith("router.scale"):
+        values *= 16  # the model divides it by the root of d_model
     values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
     values[np.abs(values) < 1e-4] = 0
     return values

@@ -84,7 +84,10 @@ def test_the_file_has_the_folder_s_logits(tmp_path: Path, name: str) -> None:
     paths = [tmp_path / each for each in ("m.gguf", "ids.json", "logits.npy")]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([python, str(PEER), *map(str, paths)], env=environment, check=True)
-    assert distance(got, np.load(paths[-1])) < LLAMA_TOLERANCE[name.startswith(HAS_GELU)]
+    tolerance = LLAMA_TOLERANCE[name.startswith(HAS_GELU)]
+    # Whose attention scores magnify that: see test_fidelity_table.py.
+    tolerance = 2e-2 if name.startswith("gemma4") else tolerance
+    assert distance(got, np.load(paths[-1])) < tolerance
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -56,4 +56,5 @@ def test_the_prompt_reaches_every_expert(tmp_path: Path, name: str) -> None:
     config = tiny_families.make_config(name)
     n_experts = getattr(config, "num_local_experts", None) or config.num_experts
     assert len(counts) == n_experts and counts.min() > 0
-    assert counts.sum() == len(PROMPT) * config.num_experts_per_tok
+    n_active = getattr(config, "num_experts_per_tok", None) or config.top_k_experts
+    assert counts.sum() == len(PROMPT) * n_active

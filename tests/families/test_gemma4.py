@@ -3,97 +3,24 @@ that lie, and bits that depend on nothing but the context."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import tiny
 from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli.info import describe
 from pyroclast.errors import ModelFileError, UnsupportedModelError
-from pyroclast.families.config import ModelConfig
-from pyroclast.families.read_hf import hyperparameters_from_hf
-from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.families.tensors import name_in_file, tensor_shapes
 from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.kv_cache import BLOCK_SIZE, block_bytes
 from pyroclast.model.write_packed import write_packed
 from stepping import load, logits_of, step
+from tiny_gemma4 import BIASED, KEYS, PUBLISHED, TINY, read, write
 
 TOKENS = np.random.default_rng(3).integers(0, 256, 150).tolist()
-# As published: E2B's head sizes and layers, other sizes left out.
-PUBLISHED: dict[str, Any] = {
-    "model_type": "gemma4_text",
-    "num_hidden_layers": 35,
-    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 1,
-    "head_dim": 256,
-    "global_head_dim": 512,
-    "hidden_size": 1536,
-    "intermediate_size": 6144,
-    "num_kv_shared_layers": 20,
-    "use_double_wide_mlp": True,
-    "hidden_size_per_layer_input": 256,
-    "rope_parameters": {
-        "full_attention": {
-            "rope_type": "proportional",
-            "partial_rotary_factor": 0.25,
-            "rope_theta": 1e6,
-        },
-        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    },
-}
-TINY: dict[str, Any] = PUBLISHED | {
-    "vocab_size": 320,
-    "vocab_size_per_layer_input": 320,
-    "hidden_size": 96,
-    "intermediate_size": 160,
-    "num_hidden_layers": 6,
-    "layer_types": ["sliding_attention", "full_attention"] * 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "global_head_dim": 64,
-    "num_kv_shared_layers": 2,
-    "hidden_size_per_layer_input": 32,
-    "sliding_window": 40,
-    "max_position_embeddings": 512,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-}
-KEYS: dict[str, Any] = TINY | {
-    "num_kv_shared_layers": 0,
-    "attention_k_eq_v": True,
-    "num_global_key_value_heads": 1,
-    "hidden_size_per_layer_input": 0,
-}
-BIASED = KEYS | {"attention_bias": True}
-
-
-def read(config: dict[str, Any], **changes: Any) -> ModelConfig:
-    return config_of(hyperparameters_from_hf(config | changes, {}))
-
-
-def write(folder: Path, config: dict[str, Any], more: dict[str, Any] | None = None) -> Path:
-    """A folder with random weights in bfloat16's values."""
-    rng, names = np.random.default_rng(0), FAMILIES["gemma4_text"].hf_tensors
-    tensors: dict[str, Any] = {}
-    for name, shape in tensor_shapes(read(config)).items():
-        values = rng.standard_normal(shape).astype(np.float32)
-        values *= 0.8 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.1
-        is_near_1 = "norm" in name or name.endswith("out_scale")
-        tensors[name_in_file(names, name)] = values + 1 if is_near_1 else values
-    folder.mkdir(exist_ok=True)
-    tiny.write_safetensors(folder / "model.safetensors", tensors | (more or {}))
-    (folder / "config.json").write_text(json.dumps(config))
-    tiny.write_hf_tokenizer(folder, tiny.BASE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +103,6 @@ def test_a_file_that_lies(changes: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"enable_moe_block": True}, "enable_moe_block True is not supported"),
         ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention 'all'"),
         ({"per_layer_config": {"0": {"mlp": 1}}}, "layer 0 has 'mlp'; supported: head_dim, num"),
     ],

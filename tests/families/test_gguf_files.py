@@ -43,7 +43,7 @@ LLAMA_TOLERANCE = {
 # Rounded so, a few tokens whose experts nearly tie take others.
 HAS_EXPERTS = (
     "qwen3-moe", "gpt-oss", "granite-moe", "granite-moe-shared", "granite4-hybrid-moe",
-    "nemotron-h-moe",
+    "nemotron-h-moe", "gemma4-moe",
 )  # fmt: skip
 HAS_GELU = ("gemma", "gpt2", "starcoder2")
 # Their recurrent layers keep what is rounded so.

@@ -49,6 +49,7 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "logits_scaling": (2.0, 3.0),
     "scale_attn_weights": (True, False),
     "scale_attn_by_inverse_layer_idx": (False, True),
+    "has_experts": (True, False),
     "n_experts": (0, 4),
     "position_embedding_type": ("rope", "nope"),
     "temperature_beta": (0.1, 0.2),
@@ -100,8 +101,8 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "window_rotary_dim": (16, 8),
 }
 EXPERTS = (
-    "gpt_oss", "granitehybrid", "granitemoe", "granitemoeshared", "lfm2_moe", "nemotron_h_moe",
-    "qwen3_moe",
+    "gemma4_text", "gpt_oss", "granitehybrid", "granitemoe", "granitemoeshared", "lfm2_moe",
+    "nemotron_h_moe", "qwen3_moe",
 )  # fmt: skip
 GGUF_VALUES = {
     **HF_VALUES,
@@ -214,8 +215,11 @@ def test_tables_cover_every_tensor(family: Family) -> None:
             continue  # written as another family
         parts = {f"layers.{{i}}.{part}" for each in fused.values() for part in each}
         assert templates <= set(names) | parts
-        # Folders may have the experts one by one, or all in a tensor.
-        assert not parts & {name for name, each in names.items() if "{e}" not in each}
+        # Experts may lie one by one, or all in a tensor; of GGUF files gate and up, too.
+        apart = ("{e}", "_exps.weight")
+        assert not parts & {
+            name for name, each in names.items() if not any(kind in each for kind in apart)
+        }
         assert len({*names.values(), *fused}) == len(names) + len(fused)
     assert family.gguf_paired <= {name.rpartition(".")[2] for name in family.gguf_tensors}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tiny_experts
+import tiny_gemma4
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.model.load_plan import plan
 from pyroclast.model.options import LoadOptions
@@ -32,6 +33,18 @@ def test_logits_equal_the_cpu(
     # Of quantized weights a near tie may choose another expert: most tokens have none.
     assert np.median(np.abs(got - want).max(axis=1)) < bound * np.abs(want).max()
     assert {c.kernel.op for c in model._calls} >= {"route", "group", "expert_down", "combine"}
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("", 2e-5), ("@q8_0", 0.05)])
+def test_experts_with_norms_of_their_own_equal_the_cpu(
+    tmp_path: Path, kind: str, bound: float
+) -> None:
+    path = f"{tiny_gemma4.write(tmp_path, tiny_gemma4.EXPERTS)}{kind}"
+    options: dict[str, Any] = {"kv_dtype": "f16"} if kind else {"compute": "float32"}
+    want = logits_of(load(path, device="cpu", **SMALL, **options), TOKENS)
+    model = load(path, device="cuda", **SMALL, **options)
+    got = logits_of(model, TOKENS)
+    assert np.median(np.abs(got - want).max(axis=1)) < bound * np.abs(want).max()
 
 
 def test_the_plan_counts_what_loading_takes(tmp_path: Path) -> None:

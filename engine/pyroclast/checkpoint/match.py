@@ -16,7 +16,7 @@ from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, Family
 from pyroclast.families.layer_spec import AttentionSpec
-from pyroclast.families.tensors import template_of, tensor_shapes
+from pyroclast.families.tensors import Shape, name_in_file, template_of, tensor_shapes
 
 __all__ = ["Naming", "StoredTensor", "flattened", "match_tensors", "unread_names"]
 
@@ -30,6 +30,7 @@ def match_tensors(
     tensors: dict[str, Tensor] = {}
     used: set[str] = set()
     shapes = tensor_shapes(config)
+    own = _own_names(naming, shapes)
     for name in shapes:
         part = find_part(naming, stored, shapes, name)
         template, layer = template_of(name)
@@ -45,7 +46,7 @@ def match_tensors(
         )
         used.update(part.keys)
         scale = scale_key(part.keys[0]) if len(part.keys) == 1 else None
-        if scale is not None and scale in stored:
+        if scale is not None and scale in stored and scale not in own:
             tensors[name] = scaled(tensors[name], stored[scale])
             used.add(scale)
     used |= unread_names(config, naming)
@@ -58,6 +59,12 @@ def match_tensors(
             f"layers: {', '.join(map(repr, surplus[:4]))}{', ...' if len(surplus) > 4 else ''}"
         )
     return tensors
+
+
+def _own_names(naming: Naming, shapes: Mapping[str, Shape]) -> set[str]:
+    """What the file calls the weights that have tensors of their own."""
+    named = (name for name in shapes if template_of(name)[0] in naming.names)
+    return {name_in_file(naming.names, name) for name in named}
 
 
 def flattened(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:

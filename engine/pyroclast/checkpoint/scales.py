@@ -1,5 +1,6 @@
 """A number that multiplies a whole weight: `blk.0.attn_q.scale` beside `blk.0.attn_q.weight`, as
-llama.cpp's converter writes it for NVFP4."""
+llama.cpp's converter writes it for NVFP4.  A tensor of such a name that a family's table has, as
+Gemma 4's `blk.0.ffn_down_exps.scale`, is a weight of its own."""
 
 from __future__ import annotations
 

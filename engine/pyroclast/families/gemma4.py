@@ -1,5 +1,6 @@
-"""Gemma 4 (text, without experts): Gemma 3 with values that are normed too, larger heads in layers
-that see everything, per-layer embeddings, and last layers that read the cache of earlier ones.
+"""Gemma 4 (text): Gemma 3 with values that are normed too, larger heads in layers that see
+everything, per-layer embeddings, and last layers that read the cache of earlier ones; or with
+experts beside the feed-forward of each layer.
 
 Norm weights are stored as they are.  In layers that see everything only the first pairs of a head
 turn, at the frequencies of a head of which all do.
@@ -15,6 +16,7 @@ from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families import gemma, llama
 from pyroclast.families.checks import check_number, check_size
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.experts import GGUF_EXPERTS, ExpertsSpec
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import (
     AttentionSpec,
@@ -81,11 +83,27 @@ def _layer(h: Hyperparameters, i: int, windowed: bool, cache_layer: int | None) 
         keys_are_values=not windowed and h.flag("keys_are_values", default=False),
         cache_layer=cache_layer,
     )
-    doubles = cache_layer is not None and h.flag("doubles_d_ff", default=False)
+    ffn = _feed_forward(h, i, shares=cache_layer is not None)
+    return LayerSpec(attention, ffn, norm, norm_after=True, out_scale=True)
+
+
+def _feed_forward(h: Hyperparameters, i: int, *, shares: bool) -> FeedForwardSpec:
+    """Of layer i, which shares the cache of another or does not; with experts, the feed-forward of
+    a model without them is the one that all tokens share."""
     d_ff = h.of_layer("d_ff", i)
     check_size("d_ff", d_ff, _MAX_SIZE)
-    ffn = FeedForwardSpec((1 + doubles) * d_ff, h.activation)
-    return LayerSpec(attention, ffn, norm, norm_after=True, out_scale=True)
+    d_ff *= 1 + (shares and h.flag("doubles_d_ff", default=False))
+    if not h.flag("has_experts", default=h.extra.get("n_experts", 0) != 0):
+        return FeedForwardSpec(d_ff, h.activation)
+    experts = ExpertsSpec(
+        h.extra.get("n_experts", 0),
+        h.extra.get("n_active", 0),
+        renormalize=True,
+        shared_d_ff=d_ff,
+        gate_scales=True,
+        own_norms=True,
+    )
+    return FeedForwardSpec(h.extra.get("d_expert", 0), h.activation, experts=experts)
 
 
 def _heads(h: Hyperparameters, i: int, windowed: bool) -> tuple[int, int]:
@@ -158,13 +176,29 @@ _HF_LAYER = {
     "layers.{i}.w_input": "model.layers.{i}.per_layer_projection.weight",
     "layers.{i}.input_norm_after": "model.layers.{i}.post_per_layer_input_norm.weight",
     "layers.{i}.out_scale": "model.layers.{i}.layer_scalar",
+    "layers.{i}.w_router": "model.layers.{i}.router.proj.weight",
+    "layers.{i}.router_norm": "model.layers.{i}.router.scale",
+    "layers.{i}.gate_scales": "model.layers.{i}.router.per_expert_scale",
+    "layers.{i}.w_down_experts": "model.layers.{i}.experts.down_proj",
+    "layers.{i}.experts_norm": "model.layers.{i}.pre_feedforward_layernorm_2.weight",
+    "layers.{i}.experts_norm_after": "model.layers.{i}.post_feedforward_layernorm_2.weight",
+    "layers.{i}.shared_norm_after": "model.layers.{i}.post_feedforward_layernorm_1.weight",
 }
+_HF_FUSED = {"model.layers.{i}.experts.gate_up_proj": ("w_gate_experts", "w_up_experts")}
 _GGUF_LAYER = {
     "layers.{i}.w_input_gate": "blk.{i}.inp_gate.weight",
     "layers.{i}.w_input": "blk.{i}.proj.weight",
     "layers.{i}.input_norm_after": "blk.{i}.post_norm.weight",
     "layers.{i}.out_scale": "blk.{i}.layer_output_scale.weight",
+    **GGUF_EXPERTS,
+    "layers.{i}.router_norm": "blk.{i}.ffn_gate_inp.scale",
+    "layers.{i}.gate_scales": "blk.{i}.ffn_down_exps.scale",
+    "layers.{i}.experts_norm": "blk.{i}.pre_ffw_norm_2.weight",
+    "layers.{i}.experts_norm_after": "blk.{i}.post_ffw_norm_2.weight",
+    "layers.{i}.shared_norm_after": "blk.{i}.post_ffw_norm_1.weight",
 }
+# As published; llama.cpp reads gate and up of experts apart, too.
+_GGUF_FUSED = {"blk.{i}.ffn_gate_up_exps.weight": ("w_gate_experts", "w_up_experts")}
 _HF_MODEL = {
     "layer_embd": "model.embed_tokens_per_layer.weight",
     "w_layer_inputs": "model.per_layer_model_projection.weight",
@@ -184,6 +218,8 @@ GEMMA4 = replace(
     gguf_architecture="gemma4",
     hf_tensors={**gemma.GEMMA3.hf_tensors, **_HF_LAYER, **_HF_MODEL},
     gguf_tensors={**gemma.GEMMA3.gguf_tensors, **_GGUF_LAYER, **_GGUF_MODEL},
+    hf_fused=_HF_FUSED,
+    gguf_fused=_GGUF_FUSED,
     hf_keys={
         **{field: key for field, key in llama.HF_KEYS.items() if field != "ffn_bias"},
         "activation": "hidden_activation",
@@ -198,6 +234,10 @@ GEMMA4 = replace(
         "doubles_d_ff": "use_double_wide_mlp",
         "layer_input_width": "hidden_size_per_layer_input",
         "layer_input_rows": "vocab_size_per_layer_input",
+        "has_experts": "enable_moe_block",
+        "n_experts": "num_experts",
+        "n_active": "top_k_experts",
+        "d_expert": "moe_intermediate_size",
     },
     gguf_keys={
         **llama.GGUF_KEYS,
@@ -209,6 +249,9 @@ GEMMA4 = replace(
         "window_rotary_dim": "rope.dimension_count_swa",
         "n_sharing_layers": "attention.shared_kv_layers",
         "layer_input_width": "embedding_length_per_layer_input",
+        "n_experts": "expert_count",
+        "n_active": "expert_used_count",
+        "d_expert": "expert_feed_forward_length",
     },
     gguf_of_layers=frozenset({"n_kv_heads", "d_ff"}),
     hf_rope_keys={"rotary_share": "partial_rotary_factor", "rope_kind": "rope_type"},
@@ -232,6 +275,8 @@ GEMMA4 = replace(
         "whole_head_dim": 512,
         "layer_input_width": 256,
         "layer_input_rows": 262144,
+        "has_experts": False,
     },
-    hf_allowed={"use_bidirectional_attention": ("vision",), "enable_moe_block": (False,)},
+    gguf_defaults={**gemma.GEMMA3.gguf_defaults, "n_experts": 0, "n_active": 0},
+    hf_allowed={"use_bidirectional_attention": ("vision",)},
 )

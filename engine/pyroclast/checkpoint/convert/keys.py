@@ -89,7 +89,7 @@ def _keys_of_layers(config: ModelConfig) -> Iterator[tuple[str, Value]]:
     attentions = list(config.attentions.values())
     heads = [attention.n_kv_heads for attention in attentions]
     yield "attention.head_count_kv", Value("[u32]", heads)
-    widths = [0 if spec.ffn is None else spec.ffn.d_ff for spec in config.layers]
+    widths = [0 if spec.ffn is None else spec.ffn.dense_d_ff for spec in config.layers]
     yield "feed_forward_length", Value("[u32]", widths)
     windowed = [attention.window is not None for attention in attentions]
     yield "attention.sliding_window_pattern", Value("[bool]", windowed)
