@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from pyroclast import LLM, SamplingParams
+from pyroclast.checkpoint.convert.keys import keys_and_vectors, read_back
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ModelFileError, NumericalError, UnsupportedModelError
+from pyroclast.families.read_hf import hyperparameters_from_hf
+from pyroclast.families.registry import config_of
 from pyroclast.families.rope import NOT_ROTATED
+from pyroclast.files.gguf_writer import Value
 from pyroclast.model.adapters import AdapterSlots
 from pyroclast.model.write_packed import write_packed
 from stepping import Span, load, logits_of, step
@@ -77,6 +81,28 @@ def test_without_the_switch_there_are_no_experts() -> None:
 def test_a_config_that_lies(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelFileError, match=words):
         read(EXPERTS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"expert_used_count": 7}, r"n_active \(experts of a token\) must be .* 1..6, got 7"),
+        ({"expert_used_count": 0}, r"n_active \(experts of a token\) must be .* 1..6, got 0"),
+        ({"expert_count": 1 << 31}, r"n_experts must be a whole number in 1..4096, got 2147483648"),
+        ({"expert_count": "6"}, r"n_experts must be a whole number in 1..4096, got '6'"),
+        ({"expert_feed_forward_length": 0}, "d_ff must be a whole number in 1.."),
+    ],
+)
+def test_keys_of_a_gguf_file_that_lie(changes: dict[str, Any], words: str) -> None:
+    h = hyperparameters_from_hf(EXPERTS, {})
+    keys, vectors = keys_and_vectors(h, config_of(h))
+    names = {f"blk.{i}.attn_k.weight" for i in range(4)}
+    names |= {f"blk.{i}.attn_v.weight" for i in (0, 2)}
+    changed = {f"gemma4.{key}": Value("", value) for key, value in changes.items()}
+    found = read_back(keys, frozenset(names), vectors)
+    assert [layer.ffn for layer in found.layers] == [layer.ffn for layer in config_of(h).layers]
+    with pytest.raises(ModelFileError, match=words):
+        read_back(keys | changed, frozenset(names), vectors)
 
 
 @pytest.mark.parametrize(
