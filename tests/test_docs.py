@@ -157,6 +157,8 @@ def test_readme_names_every_family_format_and_shape() -> None:
                 "gated_norm",
                 "l2_norm",
                 "layer_input",
+                "altup",
+                "sparse_gate",
                 "ssm",
             },
         ),

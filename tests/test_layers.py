@@ -77,9 +77,9 @@ RANKS = [
 ]
 RANK_OF = {room: i for i, row in enumerate(RANKS) for room in row}
 OPS = (
-    "activation", "attention", "conv1d", "delta_rule", "embed", "experts", "gated_norm",
+    "activation", "altup", "attention", "conv1d", "delta_rule", "embed", "experts", "gated_norm",
     "gather_rows", "l2_norm", "layer_input", "low_rank", "matmul", "norm", "qk_norm", "residual",
-    "rope", "route", "sample", "scale_logits", "softmax", "ssm",
+    "rope", "route", "sample", "scale_logits", "softmax", "sparse_gate", "ssm",
 )  # fmt: skip
 # The plans of a step are plain Python on plain ints.
 NO_ARRAYS = (

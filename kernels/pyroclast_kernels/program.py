@@ -47,6 +47,7 @@ PARTS_PER_THREAD = 2
 TOKEN_OPS = (
     "embed", "norm", "rope_table", "rope", "sample", "gather_rows", "residual", "qk_norm",
     "route", "group", "combine", "l2_norm", "gated_norm", "layer_input",
+    "altup_predict", "altup_correct", "match_rms", "sparse_gate",
 )  # fmt: skip
 
 _C_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)

@@ -49,6 +49,7 @@ OP_NAMES = (
     "sample", "gate_up", "pack", "low_rank", "gather_rows", "scale_logits", "residual", "qk_norm",
     "route", "group", "expert_gate_up", "expert_down", "combine",
     "conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm", "layer_input",
+    "altup_predict", "altup_correct", "match_rms", "sparse_gate",
 )  # fmt: skip
 _FOLDERS = {
     "rope_table": "rope",
@@ -61,6 +62,9 @@ _FOLDERS = {
     "expert_down": "experts",
     "combine": "experts",
     "sigmoid_gate": "gated_norm",
+    "altup_predict": "altup",
+    "altup_correct": "altup",
+    "match_rms": "altup",
 }
 
 

@@ -76,6 +76,10 @@ _WIDTHS = {
     "ssm": ("n_heads", "head_dim", "d_state"),
     "sigmoid_gate": ("n_cols",),
     "layer_input": ("width",),
+    "altup_predict": ("n_streams", "d_model"),
+    "altup_correct": ("n_streams", "d_model"),
+    "match_rms": ("d_model",),
+    "sparse_gate": ("d_ff",),
 }
 
 

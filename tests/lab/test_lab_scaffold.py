@@ -50,7 +50,7 @@ def test_what_has_a_template() -> None:
     without = {"sample", "low_rank", "gather_rows", *FUSED}
     without |= {op for op in OP_NAMES if folder_of(op) in ("route", "experts")}
     without |= {"conv1d", "l2_norm", "delta_rule", "gated_norm", "sigmoid_gate", "ssm"}
-    without |= {"layer_input"}
+    without |= {"layer_input", "altup_predict", "altup_correct", "match_rms", "sparse_gate"}
     for technology in COMPILED:
         assert set(OP_NAMES) - ops_of(technology) == without
     assert ops_of("triton") == {"softmax", "norm", "glu", "rope", "matmul"}

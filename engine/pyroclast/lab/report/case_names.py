@@ -32,5 +32,9 @@ CASE_NAMES = {
     "gated_norm": "tokens x g groups x width of a group",
     "sigmoid_gate": "tokens x width",
     "layer_input": "tokens x width",
+    "altup_predict": "tokens x width; of n streams",
+    "altup_correct": "tokens x width; of n streams",
+    "match_rms": "tokens x width",
+    "sparse_gate": "tokens x width of the gate",
     "ssm": "tokens of each sequence x h heads x head size; g groups x size of a state",
 }
