@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "gemma3": "gemma3",
     "granitemoeshared": "granitemoe",
     "gemma4_text": "gemma4",
+    "gemma3n_text": "gemma3n",
     "mistral": "llama",
     "mistral3": "mistral3",
     "ministral3": "mistral3",
@@ -50,10 +51,13 @@ def write_gguf(path: Path, folder: Path, kind: str = "F32") -> Path:
     _add_constants(writer, arch, config)
     if arch == "gemma4":
         _add_of_layers(writer, config)
+    if arch == "gemma3n":
+        _add_streams(writer, config)
     tiny._add_gguf_vocabulary(writer, tiny.BASE)
     for name, values in _tensors(folder, arch, config).items():
         kept = (".bias", "ffn_gate_inp.weight", "conv.weight", "conv1d.weight")
         matrix = values.ndim >= 2 and not name.endswith(kept)
+        matrix = matrix and not name.endswith("_coef.weight")
         matrix = matrix and not name.endswith((".ssm_a", ".ssm_d", ".ssm_norm.weight"))
         stored = gguf.GGMLQuantizationType[kind if matrix else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(values, stored), raw_dtype=stored)
@@ -136,6 +140,8 @@ def _add_mamba_2(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -> 
 
 def _add_rope(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     rope = config.get("rope_parameters") or {}
+    if "full_attention" in rope and config["model_type"] == "gemma3n_text":
+        rope = rope["full_attention"]
     if "full_attention" in rope:
         writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
         rope = rope["full_attention"]
@@ -164,7 +170,7 @@ def _add_constants(writer: gguf.GGUFWriter, arch: str, config: dict[str, Any]) -
     if arch == "mistral3":
         writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
         writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
-    if arch in ("gemma2", "gemma3", "gemma4"):
+    if arch in ("gemma2", "gemma3", "gemma3n", "gemma4"):
         writer.add_sliding_window(config["sliding_window"])
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
@@ -236,6 +242,20 @@ def _add_of_layers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
 
 
+def _add_streams(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    """Gemma 3n: residual streams, and what differs between layers."""
+    import torch
+
+    writer.add_altup_active_idx(config["altup_active_idx"])
+    writer.add_altup_num_inputs(config["altup_num_inputs"])
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    writer.add_shared_kv_layers(config["num_kv_shared_layers"])
+    writer.add_sliding_window_pattern([kind != "full_attention" for kind in config["layer_types"]])
+    shares = torch.tensor(config["activation_sparsity_pattern"])
+    deviations = torch.distributions.Normal(0, 1).icdf(shares)
+    writer.add_activation_sparsity_scale(deviations.tolist())
+
+
 def _add_delta_rule(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     n_v_heads = config["linear_num_value_heads"]
     writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
@@ -288,7 +308,13 @@ def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.nd
             parts = {"gate": gate, "up": up}
             found |= {f"blk.{layer}.ffn_{part}{kind}.weight": v for part, v in parts.items()}
             continue
-        if name.endswith(("layer_scalar", ".experts.gate_up_proj", ".experts.down_proj")):
+        suffixes = (
+            "layer_scalar",
+            "correct_output_scale",
+            ".experts.gate_up_proj",
+            ".experts.down_proj",
+        )
+        if name.endswith(suffixes):
             name += ".weight"
         if name.endswith(("router.scale", "per_expert_scale")):  # of Gemma 4
             layer = name.split(".")[2]
@@ -341,6 +367,11 @@ def _with_stacks(tensors: dict[str, np.ndarray], arch: str) -> dict[str, np.ndar
         else:
             rows = values.transpose(0, 2, 1)
             found |= _gate_and_up(f"{layer}.mlp.experts.", last, "weight", rows)
+    for kind in ("altup_projections", "altup_unembed_projections"):
+        parts = [key for key in found if f".{kind}." in key]
+        if parts:
+            stack = {int(key.split(".")[-2]): found.pop(key) for key in parts}
+            found[f"model.{kind}.weight"] = stack
     return {
         name: np.stack([each[i] for i in range(len(each))]) if isinstance(each, dict) else each
         for name, each in found.items()

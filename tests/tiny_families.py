@@ -95,6 +95,23 @@ _GEMMA4_EXPERTS = {
     "top_k_experts": 3,
     "moe_intermediate_size": 64,
 }
+# As Gemma 4; gates of the first layers are sparse, and the last two layers read others' caches.
+_GEMMA3N = {
+    "head_dim": 24,
+    "sliding_window": 50,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "num_kv_shared_layers": 2,
+    "intermediate_size": 160,
+    "activation_sparsity_pattern": [0.95, 0.8, 0.0, 0.5, 0.0, 0.3],
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 320,
+    "final_logit_softcapping": 3.0,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
 # Few tokens of each expert, and experts whose rows fill no group of 16.
 _QWEN3_MOE = {
     "head_dim": 24,
@@ -289,6 +306,26 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gemma4-moe-inputs": ("Gemma4TextConfig", _GEMMA4 | _GEMMA4_EXPERTS),  # and all else
+    "gemma3n": ("Gemma3nTextConfig", _GEMMA3N),
+    "gemma3n-options": (  # what no published model has: other sizes, and files that say less
+        "Gemma3nTextConfig",
+        _GEMMA3N
+        | {
+            "layer_types": None,
+            "intermediate_size": [160, 96, 160, 128, 160, 64],
+            "altup_num_inputs": 3,
+            "altup_correct_scale": False,
+            "laurel_rank": 40,
+            "attention_bias": True,
+            "vocab_size_per_layer_input": 200,  # a third of the prompt has the first row
+            "num_kv_shared_layers": 1,
+            "activation_sparsity_pattern": None,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
+            },
+        },
+    ),
     "phi3": ("Phi3Config", {}),
     "phi3-long": (
         "Phi3Config",
@@ -424,6 +461,7 @@ GGUF_MODELS = (
     "gemma4",
     "gemma4-keys",
     "gemma4-moe",
+    "gemma3n",
     "phi3",
     "phi3-long",
     "gpt2",
@@ -539,11 +577,13 @@ def random_values(
     is_embedding = "embed" in tensor_name
     if is_embedding and ("moe" in model or "oss" in model):
         values *= 8  # so that a token's own row decides its experts, and each expert has some
+    if "modality_router" in tensor_name:
+        values *= 16  # what it reads is divided by the width
     is_norm = "norm" in tensor_name or "ln_" in tensor_name
     of_router = tensor_name.endswith(("router.scale", "per_expert_scale"))
-    less_1 = model.startswith(("gemma2", "gemma3"))
+    less_1 = model.startswith(("gemma2", "gemma3")) and not model.startswith("gemma3n")
     is_norm = is_norm and tensor_name.endswith("weight") and not less_1
-    if is_norm or of_router or tensor_name.endswith("layer_scalar"):
+    if is_norm or of_router or tensor_name.endswith(("layer_scalar", "correct_output_scale")):
         values += 1
     if tensor_name.endswith("router.scale"):
         values *= 16  # the model divides it by the root of d_model

@@ -227,7 +227,7 @@ def test_generation_config_adds_end_ids() -> None:
     [
         (
             {"model_type": "bert"},
-            "'bert' is not supported; supported: gemma2, gemma3_text, gemma4_text",
+            "'bert' is not supported; supported: gemma2, gemma3_text, gemma3n_text, gemma4_text",
         ),
         ({"model_type": ["llama"]}, "is not supported"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: 'silu'"),

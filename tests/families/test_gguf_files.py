@@ -46,6 +46,9 @@ HAS_EXPERTS = (
     "nemotron-h-moe", "gemma4-moe",
 )  # fmt: skip
 HAS_GELU = ("gemma", "gpt2", "starcoder2")
+# llama.cpp has the layers of the published models built in: how many have a cache of their own, and
+# which have sparse gates.
+HAS_ITS_OWN_LAYERS = ("gemma3n",)
 # Their recurrent layers keep what is rounded so.
 HAS_MEMORY = ("qwen3_5", "granite4-hybrid", "nemotron-h")
 
@@ -104,6 +107,8 @@ def test_converted_file_equals_transformers_and_llama_cpp(
     got = logits_of(path)
     # Every weight is exact in float16.
     assert distance(got, want) < TOLERANCE
+    if name in HAS_ITS_OWN_LAYERS:
+        pytest.skip("llama.cpp has the layers of the published models built in")
     ids.write_text(json.dumps(PROMPT))
     run("PYROCLAST_LLAMA_PYTHON", "llama_logits.py", path, ids, out)
     more = " with GELU" if kind == "f32" and name.startswith(HAS_GELU) else ""

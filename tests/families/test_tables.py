@@ -99,17 +99,24 @@ HF_VALUES: dict[str, tuple[Any, Any]] = {
     "rotary_share": (0.25, 0.5),
     "rope_kind": ("proportional", "linear"),
     "window_rotary_dim": (16, 8),
+    "n_streams": (4, 3),
+    "active_stream": (0, 1),
+    "scales_streams": (True, False),
+    "laurel_rank": (64, 32),
+    "sparsity": ([0.95] * 6, [0.5] * 6),
 }
 EXPERTS = (
     "gemma4_text", "gpt_oss", "granitehybrid", "granitemoe", "granitemoeshared", "lfm2_moe",
     "nemotron_h_moe", "qwen3_moe",
 )  # fmt: skip
+SHARES_CACHES = ("gemma3n_text", "gemma4_text")
 GGUF_VALUES = {
     **HF_VALUES,
     "windowed": (None, [False, False, True] * 2),
     "recurrent": (None, [True, False, False] * 2),
     "rotates": (True, False),
     "gating": (2, 1),
+    "deviations": ([1.5] * 6, [1.5] * 5 + [-math.inf]),
 }
 BIASES = {"blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_down.bias"}
 
@@ -123,7 +130,7 @@ def hf_object(family: Family) -> dict[str, Any]:
         values |= {"layer_pattern": "ME*M-*"}
     if family.name in EXPERTS:
         values["n_experts"] = 8
-    if family.name == "gemma4_text":
+    if family.name in SHARES_CACHES:
         values["windowed"] = ["full_attention", "sliding_attention"] * 3
     if family.name == "lfm2_moe":
         values["recurrent"] = ["conv", "full_attention"] * 3
@@ -196,7 +203,7 @@ def test_every_key_of_gguf_changes_the_config(family: Family, field: str) -> Non
     values |= {"n_kv_heads": [0, 2] * 3} if listed else {}
     if family.parts_alone:
         values |= {"n_kv_heads": [0, 0, 2] * 2, "d_ff": [0, 64, 0] * 2}
-    values |= {"windowed": [False, True] * 3} if family.name == "gemma4_text" else {}
+    values |= {"windowed": [False, True] * 3} if family.name in SHARES_CACHES else {}
     changed = values | {field: GGUF_VALUES[field][1]}
     check_differs(lambda: read_gguf(family, changed), read_gguf(family, values))
 

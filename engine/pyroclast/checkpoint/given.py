@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from pyroclast.checkpoint.convert.keys import written_family
 from pyroclast.checkpoint.drafting import folded
 from pyroclast.checkpoint.folder_tensors import squeezed
-from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, pairs_apart, unread_names
+from pyroclast.checkpoint.match import (
+    Naming,
+    StoredTensor,
+    filled,
+    flattened,
+    pairs_apart,
+    unread_names,
+)
 from pyroclast.checkpoint.parts import part_tensor, seek_part
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import ModelFileError, RequestError
@@ -131,7 +138,7 @@ def known_names(config: ModelConfig, naming: Naming) -> set[str]:
         found |= {
             key.format(i=layer)
             for key, weights in naming.fused.items()
-            if layer is not None and template.rpartition(".")[2] in weights
+            if template.rpartition(".")[2] in weights
         }
     return found
 
@@ -165,7 +172,7 @@ def _match(
         if not table.endswith(IGNORED_TENSOR_SUFFIXES)
     }
     family, shapes = FAMILIES[config.family], tensor_shapes(config)
-    wanted = flattened(squeezed(wanted, family), family)
+    wanted = filled(flattened(squeezed(wanted, family), family), config, naming)
     found: dict[str, Tensor] = {}
     used = unread_names(config, naming)
     try:

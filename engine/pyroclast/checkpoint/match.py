@@ -18,7 +18,7 @@ from pyroclast.families.family import IGNORED_TENSOR_SUFFIXES, Family
 from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast.families.tensors import Shape, name_in_file, template_of, tensor_shapes
 
-__all__ = ["Naming", "StoredTensor", "flattened", "match_tensors", "unread_names"]
+__all__ = ["Naming", "StoredTensor", "filled", "flattened", "match_tensors", "unread_names"]
 
 
 def match_tensors(
@@ -68,24 +68,47 @@ def _own_names(naming: Naming, shapes: Mapping[str, Shape]) -> set[str]:
 
 
 def flattened(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, StoredTensor]:
-    """The tensors of a GGUF file, with the vectors that it has as matrices (Family.gguf_flat)."""
+    """The tensors of a GGUF file, with the vectors that it has as matrices (Family.gguf_flat), and
+    with stacks of matrices that belong to no layer as these below one another."""
     names = (family.gguf_tensors[f"layers.{{i}}.{each}"] for each in family.gguf_flat)
     suffixes = tuple(name.partition("{i}")[2] for name in names)
-    return {
+    found = {
         name: replace(each, shape=(math.prod(each.shape),))
         if suffixes and name.endswith(suffixes) and len(each.shape) == 2
         else each
         for name, each in stored.items()
     }
+    for name in (key for key in family.gguf_fused if "{i}" not in key):
+        if name in found and len(shape := found[name].shape) == 3:
+            found[name] = replace(found[name], shape=(shape[0] * shape[1], shape[2]))
+    return found
+
+
+def filled(
+    stored: Mapping[str, StoredTensor], config: ModelConfig, naming: Naming
+) -> dict[str, StoredTensor]:
+    """With all rows of the table of layer inputs, of which a folder may have some only."""
+    given, found = config.layer_input, dict(stored)
+    if given is None or given.n_stored is None:
+        return found
+    table = found.get(name := naming.names["layer_embd"])
+    if table is not None and table.shape[:1] == (given.n_stored,):
+        shape = (given.n_rows, *table.shape[1:])
+        found[name] = replace(table, shape=shape, stored_rows=given.n_stored)
+    return found
 
 
 def unread_names(config: ModelConfig, naming: Naming) -> set[str]:
     """What a file calls the keys and values of layers that read another's cache: published files
-    have them, and nothing uses them."""
+    have them, and nothing uses them.  Likewise the scale of a first stream that is not scaled."""
     sharing = [i for i, each in config.attentions.items() if each.cache_layer is not None]
     templates = [f"layers.{{i}}.{name}" for name in ("wk", "wv", "bk", "bv", "k_norm")]
     names = [naming.names[template] for template in templates if template in naming.names]
-    return {name.format(i=i) for i in sharing for name in names}
+    unread = {name.format(i=i) for i in sharing for name in names}
+    scale = naming.names.get("layers.{i}.altup_scale")
+    if config.streams is not None and not config.streams.scales and scale is not None:
+        unread |= {scale.format(i=i) for i in range(config.n_layers)}
+    return unread
 
 
 def pairs_apart(attention: AttentionSpec, weight: str) -> npt.NDArray[np.intp]:

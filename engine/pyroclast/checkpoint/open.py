@@ -16,7 +16,7 @@ from pyroclast.checkpoint import dummy as shapes
 from pyroclast.checkpoint.drafting import with_draft_head, without_drafting
 from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
-from pyroclast.checkpoint.match import Naming, StoredTensor, flattened, match_tensors
+from pyroclast.checkpoint.match import Naming, StoredTensor, filled, flattened, match_tensors
 from pyroclast.checkpoint.packed import PackedWeights, source_facts
 from pyroclast.checkpoint.parts import vector_values
 from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
@@ -248,7 +248,8 @@ def _open_folder(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
         stored = folder_tensors(folder, family, hyperparameters)
         hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)
-        tensors = match_tensors(config, Naming.of_folder(family), stored)
+        naming = Naming.of_folder(family)
+        tensors = match_tensors(config, naming, filled(stored, config, naming))
 
     def make_tokenizer() -> Tokenizer:
         from pyroclast.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.checkpoint.stacks import FolderMxfp4Rows, StackedRows
+from pyroclast.checkpoint.stacks import FilledRows, FolderMxfp4Rows, StackedRows
 from pyroclast.checkpoint.tensor import FileRows, JoinedRows, RowSource, Tensor, TransposedRows
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.draft_head import PRODUCTS
@@ -23,7 +23,8 @@ from pyroclast_kernels.weights import formats
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor as either file format describes it; format is None if it cannot be a weight.  scales
-    are those of MXFP4 in a folder, a tensor of their own (`stacks.FolderMxfp4Rows`)."""
+    are those of MXFP4 in a folder, a tensor of their own (`stacks.FolderMxfp4Rows`).
+    stored_rows: the file has only so many of the rows, and for all others the first."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class StoredTensor:
     file: ModelFile
     offset: int
     scales: StoredTensor | None = None
+    stored_rows: int | None = None
 
     def item(self, i: int) -> StoredTensor:
         """The i-th matrix of a stack, or vector of a matrix."""
@@ -138,12 +140,12 @@ def seek_part(
     prefix, _, weight = name.rpartition(".")
     for fused, weights in naming.fused.items():
         key = fused.format(i=layer)
-        if layer is None or weight not in weights:
+        if weight not in weights:
             continue
         own = own or key
         if key not in stored:
             continue
-        place, others = weights.index(weight), (f"{prefix}.{each}" for each in weights)
+        place, others = weights.index(weight), [f"{prefix}.{each}".lstrip(".") for each in weights]
         if weight in naming.alternating or weight in naming.by_head:
             run = shapes[f"{prefix}.q_norm"][0] if weight in naming.by_head else 1
             n_all = len(weights) * n_rows
@@ -194,6 +196,8 @@ def part_tensor(
         source: RowSource = StackedRows(sources, 1 if is_vector else part.shape[-2])
     else:
         source = _rows(part, first, order, is_transposed)
+    if first.stored_rows is not None:
+        source = FilledRows(source, first.stored_rows)
     return Tensor(name, first.name, first.format, part.shape, source)
 
 

@@ -80,3 +80,27 @@ class FolderMxfp4Rows:
         out[..., 1:] = codes[..., :_QUANTS] | codes[..., _QUANTS:] << 4
         out[..., 0] = self.scales.rows(first, last, scratch)
         return out.reshape(last - first, -1)
+
+
+@dataclass(frozen=True)
+class FilledRows:
+    """Another source's first n_stored rows, then its first row again and again."""
+
+    inner: RowSource
+    n_stored: int
+
+    @property
+    def at_once(self) -> bool:
+        """As the inner source."""
+        return self.inner.at_once
+
+    def rows(self, first: int, last: int, scratch: Scratch) -> Bytes:
+        """Rows [first, last)."""
+        if last <= self.n_stored:
+            return self.inner.rows(first, last, scratch)
+        again = self.inner.rows(0, 1, scratch).copy()
+        n_again = last - max(first, self.n_stored)
+        parts = [np.repeat(again, n_again, axis=0)]
+        if first < self.n_stored:
+            parts.insert(0, self.inner.rows(first, self.n_stored, scratch))
+        return np.concatenate(parts)

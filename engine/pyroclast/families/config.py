@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_positive, check_size
-from pyroclast.families.layer_spec import AttentionSpec, LayerInputSpec, LayerSpec, NormSpec
+from pyroclast.families.layer_spec import (
+    AttentionSpec,
+    LayerInputSpec,
+    LayerSpec,
+    NormSpec,
+    StreamsSpec,
+)
 
 _LIMITS = {"d_model": 1 << 20, "vocab_size": 1 << 24, "max_seq_len": 1 << 28}
 
@@ -25,6 +31,7 @@ class ModelConfig:
     by logit_softcap * tanh(logit / logit_softcap).  layer_input: what every layer is told of the
     token itself.  draft_layer: the one layer of a head that predicts further tokens
     (`draft_head`), numbered behind the others; the model itself does not pass through it.
+    streams: residual streams beside the usual one.
     """
 
     family: str
@@ -40,6 +47,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     layer_input: LayerInputSpec | None = None
     draft_layer: LayerSpec | None = None
+    streams: StreamsSpec | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 

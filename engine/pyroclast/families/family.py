@@ -45,7 +45,8 @@ class Family:
     gguf_architecture None: GGUF files write it as another family.  gguf_paired lists the tensors
     whose rows GGUF files order for rotary pairs (2i, 2i + 1); ours, and Hugging Face's, are (i, i +
     rotary_dim / 2).
-    gguf_of_layers lists the fields that a GGUF file may give for each layer.
+    gguf_of_layers and hf_of_layers list the fields that a GGUF file, and a config.json, may give
+    for each layer.
     hf_fused and gguf_fused: the file's name of a tensor ({i} being the layer) -> the weights of
     that layer whose rows it holds one below the other, as ("wq", "wk", "wv"); of a stack of
     experts, in each matrix.  Where hf_tensors has {e}, each expert has a tensor.  hf_transposed
@@ -68,6 +69,7 @@ class Family:
     gguf_keys: Mapping[str, str]
     gguf_paired: frozenset[str] = frozenset()
     gguf_of_layers: frozenset[str] = frozenset()
+    hf_of_layers: frozenset[str] = frozenset()
     hf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gguf_fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hf_transposed: frozenset[str] = frozenset()

@@ -36,12 +36,12 @@ _OF_A_LAYER = {"head_dim": "head_dim", "num_key_value_heads": "n_kv_heads"}
 def config(h: Hyperparameters) -> ModelConfig:
     """Layers with a window and without, in the order that the file has."""
     windowed = _windowed(h)
-    sharing = _cache_layers(h, windowed)
+    sharing = cache_layers(h, windowed)
     return h.config(
         (_layer(h, i, windowed[i], sharing[i]) for i in range(h.n_layers)),
         embedding_scale=math.sqrt(h.d_model),
         logit_softcap=h.optional("logit_softcap"),
-        layer_input=_layer_input(h),
+        layer_input=layer_input(h),
     )
 
 
@@ -51,7 +51,7 @@ def _windowed(h: Hyperparameters) -> tuple[bool, ...]:
     return (*found[:-1], False)
 
 
-def _cache_layers(h: Hyperparameters, windowed: tuple[bool, ...]) -> list[int | None]:
+def cache_layers(h: Hyperparameters, windowed: tuple[bool, ...]) -> list[int | None]:
     """Whose cache each layer reads: the last ones that of the last layer of their kind before."""
     n_sharing = _whole(h, "n_sharing_layers", h.n_layers - 1)
     first = h.n_layers - n_sharing
@@ -154,7 +154,8 @@ def _whole_rope(h: Hyperparameters, head_dim: int) -> RopeSpec:
     return replace(h.rope, freq_factors=factors)
 
 
-def _layer_input(h: Hyperparameters) -> LayerInputSpec | None:
+def layer_input(h: Hyperparameters) -> LayerInputSpec | None:
+    """What the file says of per-layer embeddings; None where it has none."""
     width = _whole(h, "layer_input_width", _MAX_SIZE)
     if not width:
         return None
@@ -199,12 +200,12 @@ _GGUF_LAYER = {
 }
 # As published; llama.cpp reads gate and up of experts apart, too.
 _GGUF_FUSED = {"blk.{i}.ffn_gate_up_exps.weight": ("w_gate_experts", "w_up_experts")}
-_HF_MODEL = {
+HF_MODEL = {
     "layer_embd": "model.embed_tokens_per_layer.weight",
     "w_layer_inputs": "model.per_layer_model_projection.weight",
     "layer_input_norm": "model.per_layer_projection_norm.weight",
 }
-_GGUF_MODEL = {
+GGUF_MODEL = {
     "layer_embd": "per_layer_token_embd.weight",
     "w_layer_inputs": "per_layer_model_proj.weight",
     "layer_input_norm": "per_layer_proj_norm.weight",
@@ -216,8 +217,8 @@ GEMMA4 = replace(
     config=config,
     hf_model_type="gemma4_text",
     gguf_architecture="gemma4",
-    hf_tensors={**gemma.GEMMA3.hf_tensors, **_HF_LAYER, **_HF_MODEL},
-    gguf_tensors={**gemma.GEMMA3.gguf_tensors, **_GGUF_LAYER, **_GGUF_MODEL},
+    hf_tensors={**gemma.GEMMA3.hf_tensors, **_HF_LAYER, **HF_MODEL},
+    gguf_tensors={**gemma.GEMMA3.gguf_tensors, **_GGUF_LAYER, **GGUF_MODEL},
     hf_fused=_HF_FUSED,
     gguf_fused=_GGUF_FUSED,
     hf_keys={

@@ -24,6 +24,8 @@ _MAX_HEAD_DIM = 4096
 _MAX_WINDOW = 1 << 28
 _MAX_OFFSET = 1e6
 _MAX_TABLE = 1 << 24
+_MAX_DEVIATIONS = 100.0
+MAX_STREAMS = 8
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class FeedForwardSpec:
     bias: every product has one.  limit bounds the gate from above, and up to -limit..limit, before
     anything else; up_offset is then added to up.  experts: there are many such feed-forwards, each
     of width d_ff, and a token passes through some; of the shared expert, which is one more, only
-    the width differs."""
+    the width differs.  sparsity: of a token's gate only what lies so many standard deviations above
+    its mean counts, less that (the op `sparse_gate`)."""
 
     d_ff: int
     activation: str = "silu"
@@ -149,9 +152,14 @@ class FeedForwardSpec:
     limit: float | None = None
     up_offset: float = 0.0
     experts: ExpertsSpec | None = None
+    sparsity: float | None = None
 
     def __post_init__(self) -> None:
         check_size("d_ff", self.d_ff, MAX_D_FF)
+        if self.sparsity is not None:
+            check_number(
+                "deviations of sparse gates", self.sparsity, -_MAX_DEVIATIONS, _MAX_DEVIATIONS
+            )
         if self.limit is not None:
             check_positive("limit of gate and up", self.limit)
         check_number("offset of up", self.up_offset, -_MAX_OFFSET, _MAX_OFFSET)
@@ -173,15 +181,43 @@ class LayerInputSpec:
     """What every layer is told of the token itself (per-layer embeddings): after its feed-forward,
     x += norm(w_input @ (activation(w_input_gate @ x) * input)).  The input has `width` values a
     layer: (e * sqrt(width) + norm(w_layer_inputs @ x0 / sqrt(d_model))) / sqrt(2), e being the
-    token's row of a table of n_rows, and x0 the model's embedding of it, scaled."""
+    token's row of a table of n_rows, and x0 the model's embedding of it, scaled.  n_stored: a
+    folder has only so many of the rows, and for all others the first."""
 
     width: int
     n_rows: int
     activation: str
+    n_stored: int | None = None
 
     def __post_init__(self) -> None:
         check_size("width of a layer's input", self.width, MAX_D_FF)
         check_size("rows of the table of layer inputs", self.n_rows, _MAX_TABLE)
+        if self.n_stored is not None:
+            check_size("stored rows of the table of layer inputs", self.n_stored, self.n_rows)
+
+
+@dataclass(frozen=True)
+class StreamsSpec:
+    """Residual streams beside the one that layers change: alternating updates (AltUp, Baykal et al.
+    2023).  A layer predicts all of them before it runs, and corrects them by what it changed (the
+    ops `altup_predict` and `altup_correct`).  Its input of the token itself, if any, is gated by
+    the first stream, times a vector with scales, and goes to the others.  The others begin as
+    products of the embedding, and end as products added to the first; n counts them all."""
+
+    n: int
+    scales: bool = True
+
+    def __post_init__(self) -> None:
+        check_size("number of residual streams", self.n, MAX_STREAMS)
+        if self.n < 2:
+            raise ModelFileError(
+                f"number of residual streams must be in 2..{MAX_STREAMS}, got {self.n}"
+            )
+
+    @property
+    def others(self) -> range:
+        """The numbers of all but the first."""
+        return range(1, self.n)
 
 
 @dataclass(frozen=True)
@@ -191,7 +227,9 @@ class LayerSpec:
     Either may be None; a layer with one part has one norm before it, called `norm`.  norm_before
     and norm_after say where the norms are: before the mixer and the feed-forward, after them, or
     both.  residual_scale multiplies what is added to x, after a norm that comes after.
-    out_scale: the layer has a number of its own, which multiplies x at its end.
+    out_scale: the layer has a number of its own, which multiplies x at its end.  laurel_rank: with
+    y = norm(x) before the mixer, x becomes (x + mixer(y) + y + norm(w_laurel_out @ w_laurel_in @
+    y)) / sqrt(2), the products being of that rank (LAuReL, Menghani et al. 2024).
     """
 
     mixer: AttentionSpec | RecurrentSpec | None
@@ -201,9 +239,12 @@ class LayerSpec:
     norm_after: bool = False
     residual_scale: float = 1.0
     out_scale: bool = False
+    laurel_rank: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("residual_scale", self.residual_scale)
+        if self.laurel_rank is not None:
+            check_size("laurel_rank", self.laurel_rank, MAX_D_FF)
         if self.mixer is None and self.ffn is None:
             raise ModelFileError("a layer needs a mixer or a feed-forward, got neither")
 

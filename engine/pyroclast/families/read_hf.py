@@ -23,6 +23,7 @@ from pyroclast.families.registry import FAMILIES
 # The text model of a model that also sees pictures: its model_type where config.json has none.
 TEXT_MODELS = {
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "mistral3": "mistral",
     "qwen3_5": "qwen3_5_text",
@@ -59,6 +60,7 @@ def hyperparameters_from_hf(
     for field in _OF_LAYERS:
         if isinstance(values.get(field), list | str):
             values.setdefault("n_layers", len(values[field]))
+    _settle_layers(family, values)
     fill_head_sizes(values, family.hf_keys)
     values["rotary_dim"] = _rotary_dim(family, config, values["head_dim"])
     if "windowed" in values:
@@ -74,6 +76,20 @@ def hyperparameters_from_hf(
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=read_token_ids(config.get("eos_token_id"), generation.get("eos_token_id")),
     )
+
+
+def _settle_layers(family: Family, values: dict[str, Any]) -> None:
+    """One value in place of one for each layer, where all are the same; else in `of_layers`."""
+    for field in family.hf_of_layers:
+        if isinstance(listed := values.get(field), list) and listed:
+            if len(set(map(str, listed))) > 1:
+                values["of_layers"] = values.get("of_layers", {}) | {field: tuple(listed)}
+            elif len(listed) != values.get("n_layers"):
+                raise ModelFileError(
+                    f"{family.hf_keys[field]} has {len(listed)} values for "
+                    f"{values.get('n_layers')!r} layers"
+                )
+            values[field] = listed[0]
 
 
 def _family_of(config: Mapping[str, Any]) -> Family:

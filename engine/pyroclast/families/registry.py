@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyroclast.families import (
     gemma,
+    gemma3n,
     gemma4,
     gpt2,
     gpt_oss,
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
         smollm.SMOLLM3,
         gemma.GEMMA2,
         gemma.GEMMA3,
+        gemma3n.GEMMA3N,
         gemma4.GEMMA4,
         phi.PHI3,
         gpt2.GPT2,

@@ -30,10 +30,14 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["layer_embd"] = (given.n_rows, n_values)
         shapes["w_layer_inputs"] = (n_values, config.d_model)
         shapes["layer_input_norm"] = (given.width,)
+    others = () if config.streams is None else config.streams.others
+    for way in ("in", "out"):
+        shapes |= {f"w_stream_{way}_{j}": (config.d_model, config.d_model) for j in others}
     for i, spec in enumerate(config.all_layers):
         layer = _usual_shapes(config.d_model, spec) | _more_vectors(config.d_model, spec)
         layer |= {} if spec.ffn is None else _expert_biases(config.d_model, spec.ffn)
         layer |= _layer_input(config) | ({"out_scale": (1,)} if spec.out_scale else {})
+        layer |= _streams(config) | _laurel(config.d_model, spec)
         layer |= draft_shapes(config) if i == config.n_layers else {}
         for name, shape in layer.items():
             shapes[f"layers.{i}.{name}"] = shape
@@ -48,6 +52,30 @@ def _layer_input(config: ModelConfig) -> dict[str, Shape]:
         "w_input_gate": (given.width, config.d_model),
         "w_input": (config.d_model, given.width),
         "input_norm_after": (config.d_model,),
+    }
+
+
+def _streams(config: ModelConfig) -> dict[str, Shape]:
+    """Of a layer: what predicts and corrects residual streams."""
+    if (streams := config.streams) is None:
+        return {}
+    n, d_model = streams.n, config.d_model
+    return {
+        "altup_router_norm": (d_model,),
+        "altup_router": (n, d_model),
+        "altup_predict": (n * n, n),
+        "altup_correct": (n, n),
+    } | ({"altup_scale": (d_model,)} if streams.scales else {})
+
+
+def _laurel(d_model: int, spec: LayerSpec) -> dict[str, Shape]:
+    """Of a layer: the products beside its mixer."""
+    if (rank := spec.laurel_rank) is None:
+        return {}
+    return {
+        "w_laurel_in": (rank, d_model),
+        "w_laurel_out": (d_model, rank),
+        "laurel_norm": (d_model,),
     }
 
 
@@ -142,7 +170,8 @@ def _expert_biases(d_model: int, ffn: FeedForwardSpec) -> dict[str, Shape]:
 
 def is_matrix(name: str) -> bool:
     """Whether the weight of that canonical name is one that a product reads, or an embedding:
-    formats are chosen for these.  The biases of experts have two dimensions, and are none."""
+    formats are chosen for these.  The biases of experts and the coefficients of residual streams
+    have two dimensions, and are none."""
     last = name.rpartition(".")[2]
     return last.startswith("w") or last in ("token_embd", "position_embd", "layer_embd", "output")
 

@@ -139,6 +139,19 @@ def call_residual(
     )
 
 
+def call_sparse_gate(ops: Recorder, ffn: FeedForwardSpec, gate_up: Array, n: Array) -> None:
+    """Cuts the gates of n[0] tokens off, in place."""
+    assert ffn.sparsity is not None
+    ops.call(
+        "sparse_gate",
+        n_tokens=n,
+        gate_up=gate_up,
+        d_ff=ffn.d_ff,
+        row_stride=gate_up.shape[1],
+        deviations=float(ffn.sparsity),
+    )
+
+
 def activation_of(ffn: FeedForwardSpec) -> int:
     """The argument `activation` of `glu` and `gate_up`."""
     return ACTIVATIONS.index(ffn.activation)  # check_supported refuses others

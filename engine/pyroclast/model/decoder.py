@@ -24,6 +24,7 @@ from pyroclast.model.calls import (
     call_qk_norm,
     call_quantize,
     call_residual,
+    call_sparse_gate,
 )
 from pyroclast.model.draft_keys import draft_keys
 from pyroclast.model.experts import (
@@ -35,10 +36,12 @@ from pyroclast.model.experts import (
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
+from pyroclast.model.laurel import Laurel
 from pyroclast.model.layer_input_calls import LayerInputs
 from pyroclast.model.packer import Norm, Product
 from pyroclast.model.recurrent import RecurrentCalls
 from pyroclast.model.state_cache import StateCache
+from pyroclast.model.streams import Streams
 from pyroclast.model.weights import Layer, Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
 from pyroclast_kernels.attention import SPLIT
@@ -83,7 +86,9 @@ class Decoder:
             keeps_values=adapts,
         )
         self.attention = AttentionCalls(batch, self.cache, self.work)
-        self.inputs = LayerInputs(config, weights, batch, self.work.x, memory)
+        self.streams = Streams(config, weights, batch, self.work.streams, memory)
+        self.inputs = LayerInputs(config, weights, batch, self.work.x, self.streams, memory)
+        self.laurel = Laurel(config, weights, batch, self.work.x, memory)
         self.recurrent = RecurrentCalls(config, batch, self.states, memory)
         n_tokens = batch.max_batch_tokens
         self.experts = expert_buffers(config, weights.layers, n_tokens, memory)
@@ -111,12 +116,15 @@ class Decoder:
         for i, (spec, layer) in enumerate(zip(self.config.layers, weights.layers, strict=True)):
             ops.label = f"layer {i}"
             buffers = work.of_layer(spec, layer)
+            self.streams.record_predict(ops, i)
             if spec.mixer is not None:
                 self._mixer_block(ops, i, spec, layer, buffers)
             if spec.ffn is not None:
                 self._ffn_block(ops, i, spec, spec.ffn, layer, buffers)
+            self.streams.record_correct(ops, i)
             self.inputs.record_layer(ops, i, layer.out_scale)
             self.hidden.record_layer(ops, i, work.x)
+        self.streams.record_last(ops)
         ops.label = "output"
         self._output(ops)
         if self.draft_keys is not None:
@@ -130,6 +138,7 @@ class Decoder:
         if weights.position_embd is not None:
             call_embed(ops, weights.position_embd, batch.positions, x, n, accumulate=True)
         self.inputs.record(ops)
+        self.streams.record_first(ops)
 
     def _output(self, ops: Recorder) -> None:
         """The final norm and the output head."""
@@ -154,6 +163,7 @@ class Decoder:
         """x += the last product of attention, or of a recurrent mixer, with norms before, after, or
         both."""
         self._block_in(ops, spec, layer.attn_norm, buffers.attn_in)
+        self.laurel.record_products(ops, spec, layer, buffers.attn_in)
         if spec.recurrent is not None:
             self.recurrent.record(ops, i, spec.recurrent, layer, buffers)
             last = spec.recurrent.output
@@ -164,6 +174,7 @@ class Decoder:
         self._last_products(ops, i, last, layer.wo, buffers.attn_out, added)
         if added is not self.work.x:
             call_residual(ops, self.work.x, added, norm, spec, self.batch.n_tokens_at)
+        self.laurel.record_sum(ops, spec, layer, buffers.attn_in)
 
     def _attend(
         self,
@@ -248,11 +259,14 @@ class Decoder:
     ) -> None:
         """From ffn_in to ffn_out: the first products and the activation."""
         n = self.batch.n_tokens_at
-        if not self.adapters.change(*ffn.inputs) and self._fused_gate_up(ops, ffn, layer, buffers):
+        alone = ffn.sparsity is None and not self.adapters.change(*ffn.inputs)
+        if alone and self._fused_gate_up(ops, ffn, layer, buffers):
             return
         for product in layer.gate_up:
             call_product(ops, buffers.ffn_in, product, buffers.gate_up, n)
         self.adapters.record(ops, i, ffn.inputs, buffers.ffn_in, buffers.gate_up)
+        if ffn.sparsity is not None:
+            call_sparse_gate(ops, ffn, buffers.gate_up, n)
         ops.call(
             "glu",
             n_tokens=n,

@@ -26,6 +26,7 @@ from pyroclast_kernels.triton import device as triton_device
 # Ops beside those whose format is that of the weights or of the cache.
 _OPS = ("norm", "rope_table", "glu", "quantize", "sample", "residual", "qk_norm", "scale_logits")
 _EXPERT_OPS = ("route", "group", "combine")
+_STREAM_OPS = ("altup_predict", "altup_correct", "match_rms", "sparse_gate")
 
 
 def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) -> Selection:
@@ -39,6 +40,7 @@ def select_kernels(checkpoint: Checkpoint, options: LoadOptions, kv_dtype: str) 
         selection = Selection(options.kernels, on_gpu=True)
         more = (*(_EXPERT_OPS if stacks else ()), *recurrent_ops(checkpoint.config))
         more += () if checkpoint.config.layer_input is None else ("layer_input",)
+        more += () if checkpoint.config.streams is None else _STREAM_OPS
         for op in (*_OPS, *more, *options.extras.ops):
             selection.variant(op)
         for format in sorted(matrices):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyroclast.families.config import ModelConfig
 from pyroclast.model.calls import call_embed, call_product, call_quantize, call_residual
 from pyroclast.model.packer import Product
+from pyroclast.model.streams import Streams
 from pyroclast.model.weights import Weights
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
@@ -26,12 +27,21 @@ Array = NDArray[Any]
 
 
 class LayerInputs:
-    """Records what layers are told, on one batch and the states x (max_batch_tokens, d_model)."""
+    """Records what layers are told, on one batch and the states x (max_batch_tokens, d_model); what
+    each makes of it is gated by x and added to x, or with further residual streams (streams.py)
+    gated by what these say, and added to all but x."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, batch: Batch, x: Array, memory: Memory
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        batch: Batch,
+        x: Array,
+        streams: Streams,
+        memory: Memory,
     ) -> None:
-        self._config, self._weights, self._batch, self._x = config, weights, batch, x
+        self._config, self._weights, self._batch = config, weights, batch
+        self._targets = streams.others or [x]
         given, shared = config.layer_input, weights.inputs
         self.is_there = given is not None
         if given is None or shared is None:
@@ -42,7 +52,7 @@ class LayerInputs:
             p.weight for p in (*shared.projection, *(p for each in layers for p in each.gate))
         ]
         q8 = Activations.zeros(n, config.d_model, readers, memory, keep=False).q8
-        self._in = Activations(x, q8)
+        self._in, self._told = Activations(x, q8), Activations(streams.told, q8)
         self._embedded = zeros((n, n_values), np.float32)
         self._projected = zeros((n, n_values), np.float32)
         self._gate = zeros((n, given.width), np.float32)
@@ -57,16 +67,17 @@ class LayerInputs:
             return
         batch, n, scale = self._batch, self._batch.n_tokens_at, math.sqrt(given.width)
         call_embed(ops, shared.table, batch.token_ids, self._embedded, n, scale=scale)
-        self._products(ops, shared.projection, self._projected)
+        self._products(ops, shared.projection, self._in, self._projected)
 
     def record_layer(self, ops: Recorder, i: int, x_scale: Array | None) -> None:
-        """Adds to x what layer i makes of it; then x_scale multiplies x."""
+        """Adds to x what layer i makes of it (to the other streams, where there are some); then
+        x_scale multiplies x."""
         given, shared = self._config.layer_input, self._weights.inputs
         own = self._weights.layers[i].input
         if given is None or shared is None or own is None:
             return
         n, spec, d_model = self._batch.n_tokens_at, self._config.layers[i], self._config.d_model
-        self._products(ops, own.gate, self._gate)
+        self._products(ops, own.gate, self._told, self._gate)
         first = i * given.width
         out = self._out.part(given.width, [product.weight for product in own.last])
         ops.call(
@@ -87,11 +98,14 @@ class LayerInputs:
         )
         for product in own.last:
             call_product(ops, out, product, self._added, n)
-        call_residual(ops, self._x, self._added, own.norm_after, spec, n, x_scale)
+        for target in self._targets:
+            call_residual(ops, target, self._added, own.norm_after, spec, n, x_scale)
 
-    def _products(self, ops: Recorder, products: tuple[Product, ...], out: Array) -> None:
+    def _products(
+        self, ops: Recorder, products: tuple[Product, ...], x: Activations, out: Array
+    ) -> None:
         """Of x as it is: there is no norm before them."""
         if any(product.weight.takes_q8 for product in products):
-            call_quantize(ops, self._in, self._batch.n_tokens_at)
+            call_quantize(ops, x, self._batch.n_tokens_at)
         for product in products:
-            call_product(ops, self._in, product, out, self._batch.n_tokens_at)
+            call_product(ops, x, product, out, self._batch.n_tokens_at)

@@ -11,7 +11,8 @@ from pyroclast_kernels.program import Program
 # What ops write that have no `out`: these arrays, in place.
 _WRITTEN = {
     "rope": ("qkv",), "qk_norm": ("qkv",), "l2_norm": ("qkv",), "residual": ("x",),
-    "sigmoid_gate": ("x",), "scale_logits": ("logits",),
+    "sigmoid_gate": ("x",), "scale_logits": ("logits",), "match_rms": ("y",),
+    "sparse_gate": ("gate_up",),
 }  # fmt: skip
 _OF_PAIRS = ("expert_gate_up", "expert_down")  # with a row for each expert of a token
 

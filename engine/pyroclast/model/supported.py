@@ -6,6 +6,7 @@ Whoever adds the op takes its line away here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
@@ -28,12 +29,20 @@ def check_supported(config: ModelConfig) -> None:
             f"the layers' inputs have the activation {given.activation!r} (supported: "
             f"{', '.join(ACTIVATIONS)})"
         )
+    if config.streams is not None and given is None:
+        raise UnsupportedModelError(
+            f"the model has {config.streams.n} residual streams and nothing that layers are told "
+            "of the token itself, which no kernel supports yet"
+        )
     if not config.attentions:
         raise UnsupportedModelError(
             f"none of the {config.n_layers} layers has attention; a model needs one that has"
         )
     for i, spec in enumerate(config.all_layers):
-        for feature in _unsupported_in_layer(spec):
+        features = _unsupported_in_layer(spec)
+        if config.streams is not None:
+            features = chain(features, _unsupported_with_streams(spec))
+        for feature in features:
             raise UnsupportedModelError(f"layer {i} has {feature}, which no kernel supports yet")
 
 
@@ -46,6 +55,10 @@ def _unsupported_in_layer(spec: LayerSpec) -> Iterator[str]:
         yield from _unsupported_in_experts(spec, experts)
     if spec.out_scale and spec.ffn is None:
         yield "a number that multiplies the state, without a feed-forward"
+    if spec.laurel_rank is not None and (
+        spec.mixer is None or not spec.norm_before or spec.residual_scale != 1
+    ):
+        yield "products of low rank beside no mixer, no norm, or a residual multiplier"
 
 
 def _unsupported_in_experts(spec: LayerSpec, experts: ExpertsSpec) -> Iterator[str]:
@@ -59,6 +72,15 @@ def _unsupported_in_experts(spec: LayerSpec, experts: ExpertsSpec) -> Iterator[s
         yield "a norm after its experts"
     if spec.out_scale:
         yield "a number that multiplies the state after experts"
+
+
+def _unsupported_with_streams(spec: LayerSpec) -> Iterator[str]:
+    if spec.out_scale:
+        yield "a number that multiplies the state, beside several residual streams"
+    if spec.norm.kind != "rms" or spec.norm.bias:
+        yield "a norm with a mean or a bias, beside several residual streams"
+    if spec.residual_scale != 1:
+        yield "a residual multiplier, beside several residual streams"
 
 
 def _unsupported_in_attention(attention: AttentionSpec) -> Iterator[str]:
@@ -78,5 +100,7 @@ def _unsupported_in_ffn(ffn: FeedForwardSpec) -> Iterator[str]:
     activations = ACTIVATIONS if ffn.experts is None else EXPERT_ACTIVATIONS
     if ffn.activation not in activations:
         yield f"the activation {ffn.activation!r} (supported: {', '.join(activations)})"
+    if ffn.sparsity is not None and (ffn.experts is not None or not ffn.gated):
+        yield "sparse gates of experts, or without a gate"
     if ffn.experts is None and (ffn.limit is not None or ffn.up_offset):
         yield "a limit or an offset in a feed-forward without experts"

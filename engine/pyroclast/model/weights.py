@@ -27,6 +27,12 @@ from pyroclast.model.layer_inputs import (
 )
 from pyroclast.model.packer import Norm, Packer, Place, Product
 from pyroclast.model.recurrent_weights import RecurrentWeights, load_recurrent
+from pyroclast.model.stream_weights import (
+    LayerStreams,
+    StreamWeights,
+    load_layer_streams,
+    load_streams,
+)
 from pyroclast_kernels.memory import Memory, Weight
 
 Floats = NDArray[np.float32]
@@ -60,8 +66,9 @@ class Layer:
     alone in a layer without a gate.  In a layer with experts gate_up and w_down are those of the
     shared one; expert_gate_up and expert_down are those of all others, router has the product that
     chooses, selection_bias what is added to its scores, gate_scales what multiplies its gates, and
-    expert_norms those of their own.  out_scale (1,) multiplies the state at the layer's end.  None,
-    and no product, is what the layer does not have."""
+    expert_norms those of their own.  out_scale (1,) multiplies the state at the layer's end.
+    laurel_in and laurel_out are the products beside the mixer.  None, and no product, is what the
+    layer does not have."""
 
     attn_norm: Norm | None
     qkv: tuple[Product, ...]
@@ -84,6 +91,10 @@ class Layer:
     ffn_norm_after: Norm | None
     input: LayerInputWeights | None
     out_scale: Floats | None
+    laurel_in: tuple[Product, ...]
+    laurel_out: tuple[Product, ...]
+    laurel_norm: Norm | None
+    streams: LayerStreams | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class Weights:
     token_embd: Weight
     position_embd: Weight | None
     inputs: InputWeights | None
+    streams: StreamWeights | None
     layers: tuple[Layer, ...]
     output_norm: Norm
     output: Weight
@@ -127,9 +139,10 @@ class Weights:
         total += 0 if self.inputs is None else _n_bytes(self.inputs.projection)
         if (draft := self.draft) is not None:
             total += _n_bytes((draft.of_token, draft.of_state), draft.layer.qkv)
+        total += 0 if self.streams is None else _n_bytes(*self.streams.first, *self.streams.last)
         for layer in self.layers:
             total += _n_bytes(layer.qkv, layer.gate, layer.wo, layer.router)
-            total += _n_bytes(layer.gate_up, layer.w_down)
+            total += _n_bytes(layer.gate_up, layer.w_down, layer.laurel_in, layer.laurel_out)
             if (experts := layer.experts) is not None:
                 n_bytes = _n_bytes(layer.expert_gate_up, layer.expert_down)
                 total += n_bytes * experts.n_active // experts.n_experts
@@ -164,30 +177,32 @@ def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]
     token_embd = matrix("token_embd")
     position_embd = None if config.learned_positions is None else matrix("position_embd")
     inputs = load_inputs(packer, config)
+    streams = load_streams(packer, config)
     layers = []
     for i, spec in enumerate(config.layers):
-        layers.append(_load_layer(packer, f"layers.{i}.", spec, inputs is not None))
+        layers.append(_load_layer(packer, f"layers.{i}.", spec, config))
         on_layer(i)
     output = token_embd if config.tie_embeddings else matrix("output")
     output_norm = packer.norm("output_norm", config.output_norm)
     draft = None if config.draft_layer is None else _load_draft(packer, config, config.draft_layer)
     every = tuple(layers)
     return Weights(
-        token_embd, position_embd, inputs, every, output_norm, output, draft, packer.places
+        token_embd, position_embd, inputs, streams, every, output_norm, output, draft, packer.places
     )
 
 
 def _load_draft(packer: Packer, config: ModelConfig, spec: LayerSpec) -> DraftWeights:
     prefix = f"layers.{config.n_layers}."
-    layer = _load_layer(packer, prefix, spec, False)
+    layer = _load_layer(packer, prefix, spec, config)
     of_token, of_state = (packer.products([prefix + name])[0] for name in PRODUCTS)
     norms = [packer.norm(prefix + name, config.output_norm) for name in NORMS]
     return DraftWeights(layer, of_token, of_state, *norms)
 
 
-def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, has_input: bool) -> Layer:
+def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, config: ModelConfig) -> Layer:
     """The weights of the layer whose names begin like that."""
     before_mixer, before_ffn = spec.norms
+    has_input, has_laurel = config.layer_input is not None, spec.laurel_rank is not None
 
     def products(names: Sequence[str], has_bias: bool) -> tuple[Product, ...]:
         biases = [f"{prefix}b{name[1:]}" for name in names] if has_bias else None
@@ -207,6 +222,10 @@ def _load_layer(packer: Packer, prefix: str, spec: LayerSpec, has_input: bool) -
         ffn_norm_after=norm(f"{before_ffn}_after", spec.ffn, spec.norm_after),
         input=load_layer_input(packer, prefix, spec.norm) if has_input else None,
         out_scale=packer.vector(prefix + "out_scale") if spec.out_scale else None,
+        laurel_in=products(("w_laurel_in",), False) if has_laurel else (),
+        laurel_out=products(("w_laurel_out",), False) if has_laurel else (),
+        laurel_norm=norm("laurel_norm", spec.mixer, has_laurel),
+        streams=load_layer_streams(packer, prefix, spec.norm, config.streams),
     )
 
 

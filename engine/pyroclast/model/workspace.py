@@ -31,7 +31,8 @@ RopeKey = tuple[RopeSpec | None, int]  # with head_dim
 # Steps of at most this many tokens share one token's positions among threads; larger ones have
 # enough tokens to go round.
 MAX_SPLIT_TOKENS = 16
-# The products of a layer that read what comes before its feed-forward.
+# The products of a layer that read what comes before its mixer, and before its feed-forward.
+_MIXER_INPUTS = ("qkv", "gate", "laurel_in")
 _FFN_INPUTS = ("router", "expert_gate_up", "gate_up")
 
 
@@ -146,13 +147,16 @@ class Workspace:
             keep = keep or (keeps_values and all(w.takes_q8 for w in readers))
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
-        self.x = zeros((n, d_model), np.float32)
+        n_streams = 1 if config.streams is None else config.streams.n
+        self.streams = zeros((n_streams, n, d_model), np.float32)
+        self.x = self.streams[0]
         later = any(map(_adds_later, config.all_layers))
         self._added = zeros((n, d_model), np.float32) if later else self.x
         self.rope_tables = _rope_tables(attentions, n, max_seq_len, memory)
         self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
         self._gate_up = zeros((n, max(map(_gate_up_width, config.all_layers))), np.float32)
-        self._attn_in = for_readers(d_model, "qkv", "gate")
+        has_laurel = any(spec.laurel_rank is not None for spec in config.all_layers)
+        self._attn_in = for_readers(d_model, *_MIXER_INPUTS, keep=has_laurel)
         # No op of a recurrent layer rounds its result to bf16.
         keep = config.is_recurrent
         keep = keep or any(map(_quantizes_apart, config.all_layers, weights.all_layers))
@@ -181,7 +185,9 @@ class Workspace:
         d_ff, keep = _dense_width(spec), self._keeps_values
         quantizes = _quantizes_apart(spec, layer)
         return LayerBuffers(
-            attn_in=self._block_in(spec, self._attn_in, (*layer.qkv, *layer.gate)),
+            attn_in=self._block_in(
+                spec, self._attn_in, _products(layer, _MIXER_INPUTS), spec.laurel_rank is not None
+            ),
             attn_out=self._attn_out.part(
                 _mixed_width(spec), _weights_of(layer.wo), keep=quantizes or keep
             ),
@@ -204,11 +210,11 @@ class Workspace:
         )
 
     def _block_in(
-        self, spec: LayerSpec, buffer: Activations, readers: Sequence[Product]
+        self, spec: LayerSpec, buffer: Activations, readers: Sequence[Product], keep: bool = False
     ) -> Activations:
         """What the first products of a block read: a norm of x, or x itself."""
         d_model = self.x.shape[1]
-        found = buffer.part(d_model, _weights_of(readers), keep=self._keeps_values)
+        found = buffer.part(d_model, _weights_of(readers), keep=keep or self._keeps_values)
         return found if spec.norm_before else Activations(self.x, found.q8)
 
 

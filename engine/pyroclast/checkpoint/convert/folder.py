@@ -66,15 +66,18 @@ def _groups(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, list[
     fused = {}
     for file_name, weights in family.gguf_fused.items():
         for weight in weights:
-            fused[f"layers.{{i}}.{weight}"] = file_name, weights
+            template = f"layers.{{i}}.{weight}" if "{i}" in file_name else weight
+            fused[template] = file_name, weights
     for name, tensor in checkpoint.tensors.items():
         template, layer = template_of(name)
         if template in family.gguf_tensors:
             yield family.gguf_tensors[template].format(i=layer), [tensor]
             continue
         file_name, weights = fused[template]
-        if name.endswith(f".{weights[0]}"):
-            parts = [checkpoint.tensors[f"layers.{layer}.{weight}"] for weight in weights]
+        prefix, _, weight = name.rpartition(".")
+        if weight == weights[0]:
+            names = (f"{prefix}.{each}".lstrip(".") for each in weights)
+            parts = [checkpoint.tensors[each] for each in names if each in checkpoint.tensors]
             yield file_name.format(i=layer), parts
 
 
@@ -110,9 +113,12 @@ def _tensor(
         low = int(wanted.min())
         return _stacked(parts, low, int(wanted.max()) + 1)[wanted - low]
 
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    if layer is None and name in family.gguf_fused:  # a stack of the matrices
+        shape = (len(parts), *first.shape)
     return SourceTensor(
         name,
-        (sum(part.shape[0] for part in parts), *first.shape[1:]),
+        shape,
         first.format,
         vector if len(first.shape) == 1 else matrix,
         at_once=any(part.source.at_once for part in parts),

@@ -32,11 +32,11 @@ _WHOLE = frozenset(
     name for name, hint in get_type_hints(Hyperparameters).items() if hint in (int, int | None)
 ) | {
     "n_experts", "n_active", "d_expert", "d_shared", "n_sharing_layers", "layer_input_width",
-    "whole_head_dim",
+    "whole_head_dim", "n_streams", "active_stream",
 }  # fmt: skip
-_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma4", "olmo2")
+_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma3n", "gemma4", "olmo2")
 # Of no interest to the forward pass: special tokens are the vocabulary's to say.
-_NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset")
+_NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset", "n_stored")
 
 
 def written_family(family: Family) -> Family:
@@ -77,9 +77,11 @@ def keys_and_vectors(h: Hyperparameters, config: ModelConfig) -> tuple[dict[str,
         for key, number in _scaling_keys(h.rope_scaling):
             keys[f"{prefix}rope.scaling.{key}"] = number
         vectors = _rope_vectors(h)
-    if family.gguf_of_layers:
+    if "whole_head_dim" in family.gguf_keys:
         keys |= {prefix + key: value for key, value in _keys_of_layers(config)}
         vectors = _divisors(config)
+    elif family.gguf_of_layers:
+        keys |= {prefix + key: value for key, value in _keys_of_sparse_layers(config)}
     return keys, vectors
 
 
@@ -102,6 +104,16 @@ def _keys_of_layers(config: ModelConfig) -> Iterator[tuple[str, Value]]:
                 break
     given = config.layer_input
     yield "embedding_length_per_layer_input", Value("u32", 0 if given is None else given.width)
+
+
+def _keys_of_sparse_layers(config: ModelConfig) -> Iterator[tuple[str, Value]]:
+    """What differs between layers, in a family some of whose layers have sparse gates."""
+    ffns = [spec.ffn for spec in config.layers if spec.ffn is not None]
+    yield "feed_forward_length", Value("[u32]", [ffn.d_ff for ffn in ffns])
+    windowed = [attention.window is not None for attention in config.attentions.values()]
+    yield "attention.sliding_window_pattern", Value("[bool]", windowed)
+    deviations = [-math.inf if ffn.sparsity is None else ffn.sparsity for ffn in ffns]
+    yield "activation_sparsity_scale", Value("[f32]", deviations)
 
 
 def _divisors(config: ModelConfig) -> Vectors:

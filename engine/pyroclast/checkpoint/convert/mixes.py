@@ -17,8 +17,12 @@ from pyroclast_kernels.weights.encode import encodable_formats
 # Matrices that are looked up or decide what runs: no file format quantizes them.
 _KEPT_EXACT = (
     "position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "shortconv.conv.weight",
-    "ssm_conv1d.weight", "per_layer_model_proj.weight",
+    "ssm_conv1d.weight", "per_layer_model_proj.weight", "altup_router.weight",
+    "altup_predict_coef.weight", "altup_correct_coef.weight",
 )  # fmt: skip
+# What begins and ends residual streams, and what goes by every mixer: 8 bits at least, as their
+# errors reach every layer; llama.cpp's quantizer leaves them as they are.
+_KEPT_FINE = ("altup_proj.weight", "altup_unembd_proj.weight", "laurel_l.weight", "laurel_r.weight")
 _FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight", ".ffn_down_shexp.weight")
 # A row that is no multiple of a K format's 256 columns.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
@@ -105,6 +109,8 @@ def format_of(target: str, place: Place, n_cols: int) -> str:
             chosen = "q8_0"
     else:
         chosen = target
+    if place.name.endswith(_KEPT_FINE) and formats.FORMATS[chosen].block_columns > 1:
+        chosen = "q8_0"
     if n_cols % formats.FORMATS[chosen].block_columns:
         chosen = _NARROWER.get(chosen, "f16")
     return "f16" if n_cols % formats.FORMATS[chosen].block_columns else chosen
