@@ -287,7 +287,7 @@ def _by_key_head(name: str, values: np.ndarray, config: dict[str, Any]) -> np.nd
 def _tensors(folder: Path, arch: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
     """By the names that the `gguf` package has for them."""
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
-    names = gguf.get_tensor_name_map(number, 16)
+    names = gguf.get_tensor_name_map(number, 32)
     found = {}
     stored = load_file(folder / "model.safetensors")
     for full_name, values in _with_stacks(stored, arch).items():

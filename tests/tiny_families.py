@@ -95,21 +95,42 @@ _GEMMA4_EXPERTS = {
     "top_k_experts": 3,
     "moe_intermediate_size": 64,
 }
-# As Gemma 4; gates of the first layers are sparse, and the last two layers read others' caches.
+# What llama.cpp has built in of the published models: 20 layers with a cache of their own, ten with
+# sparse gates, one width of per-layer embeddings, a softcap of 30.  It divides squares by the width
+# less one to get the deviation of a gate, which the width makes small.
 _GEMMA3N = {
     "head_dim": 24,
     "sliding_window": 50,
-    "num_hidden_layers": 6,
-    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "num_hidden_layers": 22,
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 5
+    + ["full_attention", "sliding_attention"],
     "num_kv_shared_layers": 2,
-    "intermediate_size": 160,
-    "activation_sparsity_pattern": [0.95, 0.8, 0.0, 0.5, 0.0, 0.3],
-    "hidden_size_per_layer_input": 32,
+    "intermediate_size": 1024,
+    "hidden_size_per_layer_input": 256,
     "vocab_size_per_layer_input": 320,
-    "final_logit_softcapping": 3.0,
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+# What it has not: other sizes, and a file that says less.
+_GEMMA3N_OPTIONS = {
+    "head_dim": 24,
+    "sliding_window": 50,
+    "num_hidden_layers": 6,
+    "intermediate_size": [160, 96, 160, 128, 160, 64],
+    "activation_sparsity_pattern": [0.95, 0.8, 0.0, 0.5, 0.0, 0.3],
+    "altup_num_inputs": 3,
+    "altup_correct_scale": False,
+    "laurel_rank": 40,
+    "attention_bias": True,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": 200,  # a fifth of the prompt has the first row
+    "num_kv_shared_layers": 1,
+    "final_logit_softcapping": 3.0,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
     },
 }
 # Few tokens of each expert, and experts whose rows fill no group of 16.
@@ -307,25 +328,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma4-moe-inputs": ("Gemma4TextConfig", _GEMMA4 | _GEMMA4_EXPERTS),  # and all else
     "gemma3n": ("Gemma3nTextConfig", _GEMMA3N),
-    "gemma3n-options": (  # what no published model has: other sizes, and files that say less
-        "Gemma3nTextConfig",
-        _GEMMA3N
-        | {
-            "layer_types": None,
-            "intermediate_size": [160, 96, 160, 128, 160, 64],
-            "altup_num_inputs": 3,
-            "altup_correct_scale": False,
-            "laurel_rank": 40,
-            "attention_bias": True,
-            "vocab_size_per_layer_input": 200,  # a third of the prompt has the first row
-            "num_kv_shared_layers": 1,
-            "activation_sparsity_pattern": None,
-            "rope_parameters": {
-                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
-                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0},
-            },
-        },
-    ),
+    "gemma3n-options": ("Gemma3nTextConfig", _GEMMA3N_OPTIONS),
     "phi3": ("Phi3Config", {}),
     "phi3-long": (
         "Phi3Config",
@@ -523,6 +526,8 @@ def write_folder(folder: Path, name: str) -> Any:
                 values = random_values(rng, tensor_name, buffer.shape, name)
                 buffer.copy_(torch.from_numpy(values))
     model.save_pretrained(folder)
+    if name.startswith("gemma3n"):
+        _add_unread(folder, config)
     vocab_size = config.get_text_config().vocab_size
     tiny.write_hf_tokenizer(folder, replace(tiny.BASE, vocab_size=vocab_size))
     # Else transformers takes the family's own class, which adds tokens.
@@ -531,6 +536,21 @@ def write_folder(folder: Path, name: str) -> Any:
     path.write_text(json.dumps(tokenizer))
     (folder / "config.json").write_text(json.dumps(published(read_config(folder), name)))
     return model
+
+
+def _add_unread(folder: Path, config: Any) -> None:
+    """Keys and values of layers that read another's cache: published files have them, nobody reads
+    them, and llama.cpp wants them."""
+    from safetensors.numpy import load_file
+
+    path = folder / "model.safetensors"
+    tensors, n_layers = load_file(path), config.num_hidden_layers
+    for i in range(n_layers - config.num_kv_shared_layers, n_layers):
+        prefix = f"model.layers.{i}.self_attn."
+        shape = (config.num_key_value_heads * config.head_dim, config.hidden_size)
+        tensors[f"{prefix}k_norm.weight"] = np.ones(config.head_dim, np.float32)
+        tensors |= {f"{prefix}{each}_proj.weight": np.ones(shape, np.float32) for each in "kv"}
+    tiny.write_safetensors(path, tensors)
 
 
 def published(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -577,6 +597,8 @@ def random_values(
     is_embedding = "embed" in tensor_name
     if is_embedding and ("moe" in model or "oss" in model):
         values *= 8  # so that a token's own row decides its experts, and each expert has some
+    if model.startswith("gemma3n") and tensor_name.endswith(("q_norm.weight", "k_norm.weight")):
+        return random_values(rng, "norm.weight", shape, "") / 2  # its scores are not scaled
     if "modality_router" in tensor_name:
         values *= 16  # what it reads is divided by the width
     is_norm = "norm" in tensor_name or "ln_" in tensor_name

@@ -59,8 +59,7 @@ PYRO_INLINE void modalities(const Args &a, const float *x, float *m) {
   for (int64_t k = 0; k < n; k++) sums[k] = set1(0.0f);
   for (int64_t i = 0; i < d; i += kLanes) {
     const f32x16 y = normed<kRmsNorm>(row, x, a.weight, nullptr, i, d - i) * scale;
-    for (int64_t k = 0; k < n; k++)
-      sums[k] = fma(y, load_n(a.router + k * d + i, d - i), sums[k]);
+    for (int64_t k = 0; k < n; k++) sums[k] = fma(y, load_n(a.router + k * d + i, d - i), sums[k]);
   }
   alignas(64) float routed[kLanes] = {};
   for (int64_t k = 0; k < n; k++) routed[k] = reduce_add(sums[k]);

@@ -1,5 +1,5 @@
-// sparse_gate: gate[t] = relu(gate[t] - mean - deviations * standard deviation), in place.  Mean and
-// deviation are those of a layer norm (norm/cpp/rows.h).  One token per item.
+// sparse_gate: gate[t] = relu(gate[t] - mean - deviations * standard deviation), in place.  Mean
+// and deviation are those of a layer norm (norm/cpp/rows.h).  One token per item.
 #include "activation/cpp/gate.h"
 #include "norm/cpp/rows.h"
 

@@ -231,6 +231,12 @@ def _same_rope(a: RopeSpec | None, b: RopeSpec | None, head_dim: int, max_seq_le
 
 def notes_of(config: ModelConfig, architecture: str) -> list[str]:
     """Where llama.cpp reads such a file otherwise than Pyroclast does."""
+    if config.streams is not None and len(config.caches) < len(config.attentions):
+        note = (
+            f"llama.cpp refuses files of architecture {architecture!r} without the keys and values "
+            "of layers that read another's cache, which nothing reads and this file leaves out"
+        )
+        return [note]
     windows = {attention.window for attention in config.attentions.values()} - {None}
     shorter = [window for window in windows if window is not None and window < config.max_seq_len]
     if not shorter or architecture in _WINDOWS_READ_BY_LLAMA_CPP:
