@@ -41,7 +41,10 @@ REFUSED = {
     "gemma2-scale": "scale is ",
     "gemma2-no-softcap": "softcap is None",
     "gpt2-scales": "scale is ",
+    "gemma3n-options": "laurel_rank is 40",
 }
+# llama.cpp refuses files without the keys and values that nothing reads; `convert` says so.
+LLAMA_REFUSES = ("gemma3n",)
 # Families whose files are only read.
 NOT_WRITTEN = {
     "lfm2": "lfm2",
@@ -78,7 +81,7 @@ def test_the_file_has_the_folder_s_logits(tmp_path: Path, name: str) -> None:
     # Adding Gemma's 1 to a norm's weights rounds, here or when the folder is loaded.
     assert distance(got, logits_of(tmp_path / "folder")) < 1e-5
     python = os.environ.get("PYROCLAST_LLAMA_PYTHON")
-    if not python or name not in GGUF_MODELS:
+    if not python or name not in GGUF_MODELS or name in LLAMA_REFUSES:
         return
     (tmp_path / "ids.json").write_text(json.dumps(PROMPT))
     paths = [tmp_path / each for each in ("m.gguf", "ids.json", "logits.npy")]

@@ -96,6 +96,16 @@ class ModelConfig:
         """Attention by layer, of the layers that keep keys and values of their own."""
         return {i: each for i, each in self.attentions.items() if each.cache_layer is None}
 
+    @property
+    def n_streams(self) -> int:
+        """How many residual streams there are."""
+        return 1 if self.streams is None else self.streams.n
+
+    @property
+    def has_laurel(self) -> bool:
+        """Whether a layer has products of low rank beside its mixer."""
+        return any(spec.laurel_rank is not None for spec in self.layers)
+
     def _check_cache_layer(
         self, i: int, attention: AttentionSpec, caches: dict[int, AttentionSpec]
     ) -> None:

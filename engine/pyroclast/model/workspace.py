@@ -139,24 +139,21 @@ class Workspace:
         self._keeps_values = keeps_values
         n, zeros, d_model = batch.max_batch_tokens, memory.zeros, config.d_model
         attentions = list(config.attentions.values())
-        mixed = max(map(_mixed_width, config.all_layers))
-        d_ff = max(map(_dense_width, config.all_layers))
+        mixed, d_ff = (max(map(f, config.all_layers)) for f in (_mixed_width, _dense_width))
 
         def for_readers(width: int, *groups: str, keep: bool = False) -> Activations:
             readers = _readers(weights, groups)
             keep = keep or (keeps_values and all(w.takes_q8 for w in readers))
             return Activations.zeros(n, width, readers, memory, keep=keep)
 
-        n_streams = 1 if config.streams is None else config.streams.n
-        self.streams = zeros((n_streams, n, d_model), np.float32)
+        self.streams = zeros((config.n_streams, n, d_model), np.float32)
         self.x = self.streams[0]
         later = any(map(_adds_later, config.all_layers))
         self._added = zeros((n, d_model), np.float32) if later else self.x
         self.rope_tables = _rope_tables(attentions, n, max_seq_len, memory)
         self._qkv = zeros((n, max(attention.qkv_dim for attention in attentions)), np.float32)
         self._gate_up = zeros((n, max(map(_gate_up_width, config.all_layers))), np.float32)
-        has_laurel = any(spec.laurel_rank is not None for spec in config.all_layers)
-        self._attn_in = for_readers(d_model, *_MIXER_INPUTS, keep=has_laurel)
+        self._attn_in = for_readers(d_model, *_MIXER_INPUTS, keep=config.has_laurel)
         # No op of a recurrent layer rounds its result to bf16.
         keep = config.is_recurrent
         keep = keep or any(map(_quantizes_apart, config.all_layers, weights.all_layers))

@@ -113,17 +113,20 @@ def _tensor(
         low = int(wanted.min())
         return _stacked(parts, low, int(wanted.max()) + 1)[wanted - low]
 
-    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
-    if layer is None and name in family.gguf_fused:  # a stack of the matrices
-        shape = (len(parts), *first.shape)
     return SourceTensor(
         name,
-        shape,
+        _shape(parts, is_stack=layer is None and name in family.gguf_fused),
         first.format,
         vector if len(first.shape) == 1 else matrix,
         at_once=any(part.source.at_once for part in parts),
         added=added,
     )
+
+
+def _shape(parts: list[Tensor], *, is_stack: bool) -> tuple[int, ...]:
+    """Of vectors or matrices as one tensor: a stack of them, or the one below the other."""
+    first = parts[0].shape
+    return (len(parts), *first) if is_stack else (sum(p.shape[0] for p in parts), *first[1:])
 
 
 def _stacked(parts: list[Tensor], first: int, last: int) -> Bytes:
