@@ -220,7 +220,11 @@ def test_tables_cover_every_tensor(family: Family) -> None:
     ):
         if family.gguf_architecture is None and names is family.gguf_tensors:
             continue  # written as another family
-        parts = {f"layers.{{i}}.{part}" for each in fused.values() for part in each}
+        parts = {
+            f"layers.{{i}}.{part}" if "{i}" in key else part
+            for key, each in fused.items()
+            for part in each
+        }
         assert templates <= set(names) | parts
         # Experts may lie one by one, or all in a tensor; of GGUF files gate and up, too.
         apart = ("{e}", "_exps.weight")
