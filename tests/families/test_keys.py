@@ -42,6 +42,7 @@ SIZES = {
 _GPT2 = {"n_embd": 96, "n_layer": 4, "n_head": 6, "n_positions": 1024, "n_ctx": 1024}
 SIZES_OF = {
     "gpt2": _GPT2 | {name: SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")},
+    "gemma3n_text": SIZES | {"num_kv_shared_layers": 0},
     "granitemoehybrid": SIZES
     | {"layer_types": ["attention"] * 4, "mamba_n_heads": 8, "num_local_experts": 0},
     "granitehybrid": SIZES

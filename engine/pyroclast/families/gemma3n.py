@@ -15,7 +15,7 @@ from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families import gemma, gemma4, llama
-from pyroclast.families.checks import check_number
+from pyroclast.families.checks import check_number, check_size
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import (
@@ -32,6 +32,7 @@ _PERIOD = 5  # where the file does not say: every fifth layer sees everything
 # Where the file does not say, so many first layers of a longer model have sparse gates.
 _N_SPARSE, _SPARSITY = 10, 0.95
 _RANK = 64  # which GGUF files do not state
+_MAX_VOCABULARY = 1 << 24
 
 
 def config(h: Hyperparameters) -> ModelConfig:
@@ -82,6 +83,7 @@ def _streams(h: Hyperparameters) -> StreamsSpec:
 def _layer_input(h: Hyperparameters) -> LayerInputSpec | None:
     """With a row for every token: those that a folder leaves out are its first."""
     given = gemma4.layer_input(h)
+    check_size("vocab_size", h.vocab_size, _MAX_VOCABULARY)
     if given is None or given.n_rows >= h.vocab_size:
         return given
     return replace(given, n_rows=h.vocab_size, n_stored=given.n_rows)
