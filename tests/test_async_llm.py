@@ -20,6 +20,7 @@ from pyroclast import (
     RequestError,
     SamplingParams,
 )
+from pyroclast.engine import async_calls
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 LONG = GREEDY.replace(max_tokens=100)
@@ -32,7 +33,15 @@ def slow_llm(seconds=0.002, **options):
     return llm
 
 
-async def until(holds, seconds=20):
+def tiring_llm():
+    """A model whose steps take a while, and longer after the 20th: a test that ends its work early
+    has seconds to do so before the 60th, however busy the machine is."""
+    llm = fake_llm()
+    llm.model.before_step = lambda: time.sleep(0.002 if len(llm.model.steps) < 20 else 0.1)
+    return llm
+
+
+async def until(holds, seconds=60):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"
@@ -178,7 +187,7 @@ def test_threads_and_coroutines_share_one_llm():
 
 @pytest.mark.parametrize("how", ["break", "aclose", "cancel", "cancel generate", "abort"])
 def test_work_that_nobody_wants_ends_before_the_next_step(how):
-    llm = slow_llm()
+    llm = tiring_llm()
 
     async def read(model, seen):
         async for chunk in model.stream("abc", LONG, request_id="a"):
@@ -252,7 +261,7 @@ def test_an_abort_before_the_prompt_is_queued_ends_it_too():
 
 
 def test_an_event_loop_that_ends_takes_its_work_with_it():
-    llm = slow_llm()
+    llm = tiring_llm()
     model = AsyncLLM.of(llm)
     kept = []
 
@@ -264,7 +273,7 @@ def test_an_event_loop_that_ends_takes_its_work_with_it():
     event_loop = asyncio.new_event_loop()
     event_loop.run_until_complete(leave())
     event_loop.close()  # with a task that waits
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not idle(llm) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(llm.model.steps) < 60
@@ -346,7 +355,7 @@ def test_whatever_a_step_raises_reaches_who_waits_and_the_pump_goes_on():
 
 
 def test_a_full_queue_refuses_and_queues_nothing():
-    llm = slow_llm(0.01, max_seqs=1)
+    llm = slow_llm(0.1, max_seqs=1)  # the first answer takes ten seconds, unless it is ended
 
     async def work():
         model = AsyncLLM.of(llm, max_queued_requests=3, max_queued_tokens=20)
@@ -364,6 +373,7 @@ def test_a_full_queue_refuses_and_queues_nothing():
         waiting.append(asyncio.create_task(model.generate([3] * 18, GREEDY)))
         await asyncio.sleep(0)
         await running.aclose()
+        llm.model.before_step = lambda: None
         assert [len(out.token_ids) for [out] in await asyncio.gather(*waiting)] == [12] * 3
 
     asyncio.run(work())
@@ -373,7 +383,7 @@ def test_a_full_queue_refuses_and_queues_nothing():
 
 
 def test_close_ends_what_runs_and_frees_what_is_owned(monkeypatch):
-    llm = slow_llm()
+    llm = tiring_llm()
     monkeypatch.setattr("pyroclast.async_llm.LLM", lambda model, **options: llm)
 
     async def work():
@@ -399,7 +409,7 @@ def test_close_ends_what_runs_and_frees_what_is_owned(monkeypatch):
 
 
 def test_closing_a_wrapper_leaves_its_llm_open():
-    llm = slow_llm()
+    llm = tiring_llm()
 
     async def work():
         async with AsyncLLM.of(llm) as model:
@@ -409,14 +419,22 @@ def test_closing_a_wrapper_leaves_its_llm_open():
             [chunk async for chunk in stream]
 
     asyncio.run(work())
+    llm.model.before_step = lambda: None
     assert len(llm.generate("abc", GREEDY)[0].token_ids) == 12
     assert free_blocks(llm) == 64
 
 
-def test_draining_lets_finish_what_finishes_in_time():
-    llm = slow_llm(0.01)
+def test_draining_lets_finish_what_finishes_in_time(monkeypatch):
+    """On a clock of the test's: it stands still until the short answer is there."""
+    llm, now_s, ended = fake_llm(), 0.0, threading.Event()
+    monkeypatch.setattr(async_calls, "perf_counter", lambda: now_s)
+
+    def wait_for_ever():
+        if len(llm.model.steps) > 20:  # the short answer is there, the long one is not
+            ended.wait(60)
 
     async def work():
+        nonlocal now_s
         model = AsyncLLM.of(llm)
         short, long = (
             asyncio.create_task(model.generate("a", params))
@@ -428,13 +446,16 @@ def test_draining_lets_finish_what_finishes_in_time():
         with pytest.raises(ClosedError):
             model.stream("b")
         assert len((await short)[0].token_ids) == 12
+        await asyncio.sleep(0.03)  # more than the pause between two looks at the clock
+        assert not closing.done() and not long.done()
+        now_s = 0.7
+        await closing
+        ended.set()
         with pytest.raises(ClosedError):
             await long
-        await closing
-        begun = time.monotonic()
-        await AsyncLLM.of(llm).close(drain_s=30)  # nothing to wait for
-        assert time.monotonic() - begun < 5
+        await AsyncLLM.of(llm).close(drain_s=60)  # the clock stands: nothing to wait for
 
+    llm.model.before_step = wait_for_ever
     asyncio.run(work())
 
 
@@ -447,14 +468,14 @@ def test_the_pump_ends_with_its_llm():
     asyncio.run(AsyncLLM.of(llm).generate("a", GREEDY))
     [pump] = set(pumps()) - set(before)
     llm.close()
-    pump.join(20)
+    pump.join(60)
     assert not pump.is_alive()
     llm = fake_llm()
     asyncio.run(AsyncLLM.of(llm).generate("a", GREEDY))
     [pump] = set(pumps()) - set(before)
     gone = weakref.ref(llm._loop)
     del llm  # not closed
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while pump.is_alive() and time.monotonic() < deadline:
         gc.collect()
         pump.join(0.05)
@@ -470,7 +491,8 @@ def test_the_fake_model_is_what_runs():
 
 
 def test_interactive_requests_go_before_batch():
-    llm = slow_llm(max_seqs=1)
+    llm, all_are_there = fake_llm(max_seqs=1), threading.Event()
+    llm.model.before_step = lambda: len(llm.model.steps) < 3 or all_are_there.wait(60)
     ended = []
 
     async def note(model, name, **options):
@@ -481,8 +503,10 @@ def test_interactive_requests_go_before_batch():
     async def work():
         model = AsyncLLM.of(llm)
         tasks = [asyncio.create_task(note(model, name, priority="batch")) for name in "ab"]
-        await until(lambda: len(llm.model.steps) > 3)
+        await until(lambda: len(llm.model.steps) == 3)
         tasks += [asyncio.create_task(note(model, name)) for name in "cd"]
+        await until(lambda: llm._loop.queued()[0] == 3)  # behind the first, which runs
+        all_are_there.set()
         await asyncio.gather(*tasks)
 
     asyncio.run(work())

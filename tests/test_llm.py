@@ -822,8 +822,16 @@ def test_streams_and_batches_interleave():
 
 def test_threads_share_one_llm():
     llm = fake_llm()
-    llm.model.before_step = lambda: time.sleep(0.001)  # as a model that takes its time
-    found = {}
+    found, n_threads, deadline = {}, 4, time.monotonic() + 60
+
+    def wait_for_all():
+        """The first step waits for the other calls, however late the machine runs them."""
+        begun = list(llm._loop.stepper.scheduler.requests())
+        while not llm.model.steps and len(llm._loop._inbox) + len(begun) < n_threads:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    llm.model.before_step = wait_for_all
 
     def work(i):
         texts = []
@@ -835,12 +843,12 @@ def test_threads_share_one_llm():
                 texts.append(llm.generate([prompt], GREEDY)[0].token_ids)
         found[i] = texts
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n_threads)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == {i: [by_hand([i, k], 12) for k in range(3)] for i in range(4)}
+    assert found == {i: [by_hand([i, k], 12) for k in range(3)] for i in range(n_threads)}
     assert max(n_seqs for _, n_seqs, _ in llm.model.steps) > 1
     assert free_blocks(llm) == 64
 
@@ -855,8 +863,9 @@ def test_a_stream_is_served_while_another_thread_generates():
         ended.append("batch")
 
     def step_takes_a_while():
+        """Ten seconds in all while the stream has not ended: the machine may be busy."""
         model_calls.set()
-        time.sleep(0.002)
+        time.sleep(0.05 if len(llm.model.steps) > 20 and not ended else 0.002)
 
     llm.model.before_step = step_takes_a_while
     thread = threading.Thread(target=long_work)

@@ -22,7 +22,7 @@ from random_answers import demo_llm
 from server_at import serving
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-WAIT_S = 30
+WAIT_S = 60
 
 
 def asked(llm: LLM, params: SamplingParams = GREEDY, prompt: str = "x") -> list[int]:
@@ -109,12 +109,25 @@ def test_a_signal_handler_may_ask_while_coroutines_wait(
     """The pump is in the steps; the main thread, where handlers run, is in its event loop."""
     llm = fake_llm()
     expected = asked(llm)
-    llm.model.before_step = lambda: time.sleep(0.002)
+    llm.model.steps.clear()
     found: list[object] = []
-    on_signal(lambda number, frame: found.append(CALLS[call](llm)))
+    begun = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        begun.set()
+        found.append(CALLS[call](llm))
+
+    def send() -> None:
+        if len(llm.model.steps) == 3 and not begun.is_set():
+            ident = threading.main_thread().ident
+            assert ident is not None and ident != threading.get_ident()
+            signal.pthread_kill(ident, signal.SIGUSR1)
+            assert begun.wait(WAIT_S)
+
+    on_signal(handle)
+    llm.model.before_step = send
 
     async def work() -> list[list[int]]:
-        asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGUSR1)
         calls = [AsyncLLM.of(llm).generate("x", GREEDY) for _ in range(3)]
         async with asyncio.timeout(WAIT_S):
             return [answer[0].token_ids for answer in await asyncio.gather(*calls)]
@@ -146,7 +159,7 @@ def test_callbacks_of_a_call_may_ask_again() -> None:
 
 
 def in_child(work: Callable[[], object]) -> str:
-    """What `work` returns in the child of a fork, which has 30 s."""
+    """What `work` returns in the child of a fork, which has WAIT_S."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -132,7 +132,7 @@ def test_a_scored_prompt_is_not_skipped(cache_dir):
 def test_evicted_blocks_come_back_from_disk(cache_dir, expected):
     with fake(cache_dir, n_blocks=12) as llm:
         answer(llm)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (
             not all(path.stat().st_size for path in segments(cache_dir))
             or len(llm._prefixes.tiers[0].index) < N_PAGES
@@ -527,14 +527,14 @@ def test_a_full_queue_leaves_the_rest_out(cache_dir, monkeypatch):
 
     def slow(self, kept):
         begin.set()
-        end.wait(10)
+        end.wait(60)
         write(self, kept)
 
     monkeypatch.setattr(writers.PageWriter, "write", slow)
     monkeypatch.setattr(writers, "_MAX_QUEUED", 3)
     with fake(cache_dir) as llm:
         answer(llm)
-        begin.wait(10)
+        begin.wait(60)
         end.set()
     [path] = segments(cache_dir)
     n_pages = (path.stat().st_size - HEADER_BYTES) // RECORD
@@ -547,13 +547,13 @@ def test_pages_evicted_before_they_are_written_are_left_out(cache_dir, expected,
 
     def slow(self, *args):
         begin.set()
-        end.wait(10)
+        end.wait(60)
         return copy(self, *args)
 
     monkeypatch.setattr(writers.Kept, "copy_to", slow)
     with fake(cache_dir, n_blocks=10) as llm:
         answer(llm)
-        assert begin.wait(10)
+        assert begin.wait(60)
         answer(llm, list(range(100, 136)))  # takes all blocks
         end.set()
     monkeypatch.setattr(writers.Kept, "copy_to", copy)
@@ -598,7 +598,7 @@ def test_a_dropped_model_ends_its_thread(cache_dir):
     answer(llm)
     del llm
     gc.collect()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(thread.name == "pyroclast-pages" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -748,26 +748,49 @@ def test_threads_share_the_arrays_of_a_page(tmp_path, caplog, monkeypatch):
     assert index.load(b"", keys, 0, range(4)) == 0
 
 
-def test_what_reads_into_blocks_ends_before_ctrl_c_is_told():
-    """The second Ctrl-C comes while the first waits for the threads."""
-    n_begun, n_done, n_interrupts = [], [], []
+def test_what_reads_into_blocks_ends_before_ctrl_c_is_told(monkeypatch):
+    """The second Ctrl-C comes while the first waits for the threads, and so does a third."""
+    n_begun, n_done, n_interrupts, n_waits = [], [], [], []
+    main, real = threading.main_thread().ident, indexes.wait
+    submitted, both = threading.Event(), threading.Barrier(2)
+
+    def items():
+        yield from range(9)
+        submitted.set()
+
+    def waited(begun):
+        n_waits.append(1)
+        return real(begun)
+
+    def until_there_are(found, n, act=lambda: None):
+        deadline = time.monotonic() + 60
+        while len(found) < n:
+            assert time.monotonic() < deadline
+            act()
+            time.sleep(0.02)
 
     def read(i):
         n_begun.append(i)
-        time.sleep(0.5)
+        both.wait(60)
+        if i == 0:
+            assert submitted.wait(60)
+            for n in range(1, 4):
+                # Again and again: a thread about to wait for a lock is not woken by a signal.
+                until_there_are(n_interrupts, n, lambda: signal.pthread_kill(main, signal.SIGALRM))
+                until_there_are(n_waits, n)
+        time.sleep(0.05)
         n_done.append(i)
 
     def interrupt(*_):
         n_interrupts.append(1)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(indexes, "wait", waited)
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
         with pytest.raises(KeyboardInterrupt):
-            indexes._in_threads(2, read, range(9))
-        assert len(n_interrupts) > 1
+            indexes._in_threads(2, read, items())
+        assert len(n_interrupts) == 3
         assert sorted(n_done) == sorted(n_begun) == [0, 1]
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -41,7 +41,7 @@ def test_a_pump_that_falls_asleep_while_its_llm_is_closed_ends(monkeypatch):
     assert len(asyncio.run(work())[0].token_ids) == 12
     [pump] = pumps() - before or [None]
     if pump is not None:
-        pump.join(20)
+        pump.join(60)
         assert not pump.is_alive()
     assert n_asked >= 1
 
@@ -71,7 +71,7 @@ def test_what_is_queued_while_another_thread_closes_is_told(face, monkeypatch):
         model = AsyncLLM.of(llm)
         stream = model.stream("a", GREEDY)
         monkeypatch.setattr(loop, "check_open", close_behind_the_check)
-        await asyncio.wait_for(anext(stream), 20)
+        await asyncio.wait_for(anext(stream), 60)
 
     stream = llm.stream("a", GREEDY)
     if face == "sync":
@@ -79,7 +79,7 @@ def test_what_is_queued_while_another_thread_closes_is_told(face, monkeypatch):
     with pytest.raises(ClosedError, match="was closed"):
         asyncio.run(work()) if face == "async" else next(stream)
     assert free_blocks(llm) == 64
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while loop.has_work() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not loop.has_work()
@@ -112,14 +112,14 @@ def test_what_is_queued_while_the_pump_of_a_closed_llm_ends_is_told(monkeypatch)
         is_pump = threading.current_thread().name == "pyroclast-pump"
         if is_pump and pump._idle and loop.closed and not found:
             leaving.set()
-            queued.wait(5)
+            queued.wait(60)
         return found
 
     def submit(requests):
         """As the real one, closed after its check."""
         loop.check_open()
         llm.close()
-        assert leaving.wait(5)
+        assert leaving.wait(60)
         loop._inbox.extend(requests)
         loop.pump.wake()
         queued.set()
@@ -129,7 +129,7 @@ def test_what_is_queued_while_the_pump_of_a_closed_llm_ends_is_told(monkeypatch)
         await model.generate("a", GREEDY)
         monkeypatch.setattr(loop, "has_work", last_look)
         monkeypatch.setattr(loop, "submit", submit)
-        await asyncio.wait_for(anext(model.stream("a", GREEDY)), 5)
+        await asyncio.wait_for(anext(model.stream("a", GREEDY)), 60)
 
     with pytest.raises(ClosedError, match="was closed"):
         asyncio.run(work())
@@ -154,7 +154,7 @@ def test_a_pump_whose_thread_cannot_start_tries_again(error, told, monkeypatch):
             patch.setattr(pump_module, "threading", SimpleNamespace(Thread=refused))
             with pytest.raises(told):
                 await model.generate("a", GREEDY)
-        [out] = await asyncio.wait_for(model.generate("a", GREEDY), 5)
+        [out] = await asyncio.wait_for(model.generate("a", GREEDY), 60)
         return out.token_ids
 
     assert len(asyncio.run(work())) == 12
@@ -177,7 +177,7 @@ def test_a_finalizer_may_wake_a_pump_that_is_being_started(monkeypatch):
     )
     thread = threading.Thread(target=lambda: asyncio.run(work()), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(started) == 1
 
@@ -273,5 +273,5 @@ def test_the_child_of_a_fork_waits_for_a_bell_of_its_own():
     bell.put(None)  # the thread of before, which this process has
     llm.close()
     for thread in pumps() - before:
-        thread.join(10)
+        thread.join(60)
     assert not pumps() - before
