@@ -12,7 +12,7 @@ from pyroclast.server.app import App, create_app
 from pyroclast.server.limits import Limits
 from pyroclast.server.run import Server, listen, make_server
 
-WAIT_S = 30
+WAIT_S = 60
 MODEL = "demo"
 HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 WEATHER = {

@@ -59,7 +59,7 @@ def llm(running: RunningServer) -> LLM:
 
 @pytest.fixture
 def http(running: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=30) as http:
+    with httpx.Client(base_url=running.url, timeout=60) as http:
         yield http
 
 

@@ -168,14 +168,14 @@ def test_the_billing_line_does_not_reach_the_prompt(client: anthropic.Anthropic)
 
 def test_errors_have_anthropics_shape(running: RunningServer) -> None:
     for body in ({}, {"max_tokens": 5, "messages": []}, {"max_tokens": 0, "messages": HELLO}):
-        answer = httpx.post(f"{running.url}/v1/messages", json=body)
+        answer = httpx.post(f"{running.url}/v1/messages", json=body, timeout=60)
         assert answer.status_code == 400
         found = answer.json()
         assert found["type"] == "error"
         assert found["error"]["type"] == "invalid_request_error"
     image = {"type": "image", "source": {"type": "url", "url": "http://x"}}
     body = {"max_tokens": 5, "messages": [{"role": "user", "content": [image]}]}
-    answer = httpx.post(f"{running.url}/v1/messages", json=body)
+    answer = httpx.post(f"{running.url}/v1/messages", json=body, timeout=60)
     assert answer.status_code == 400
     assert "messages[0].content[0]" in answer.json()["error"]["message"]
 

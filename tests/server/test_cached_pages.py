@@ -20,8 +20,8 @@ def test_usage_and_metrics_count_what_came_from_disk(tmp_path):
             LLM(path, threads=1, cache_dir=tmp_path / "pages") as llm,
             serving({"tiny": AsyncLLM.of(llm)}) as server,
         ):
-            answers.append(httpx.post(f"{server.url}/v1/completions", json=body).json())
-            lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+            answers.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json())
+            lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
             [count] = [line for line in lines if line.startswith("pyroclast:prefix_cache_disk")]
             counts.append(count)
     cached = [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in answers]

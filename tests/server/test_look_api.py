@@ -47,7 +47,7 @@ def floats(text: str) -> np.ndarray[Any, Any]:
 
 
 def test_meta_tells_the_models_and_the_limits(running: RunningServer) -> None:
-    answer = httpx.get(f"{running.url}/look/api/meta", headers=KEY).json()
+    answer = httpx.get(f"{running.url}/look/api/meta", headers=KEY, timeout=60).json()
     assert answer["models"] == ["tiny"] and answer["model"] == "tiny"
     assert answer["n_layers"] == 2 and answer["n_heads"] == 6 and answer["n_kv_heads"] == 2
     assert answer["vocab_size"] == 320 and answer["max_tokens_attention"] == 256
@@ -208,18 +208,18 @@ def test_bad_bodies_are_told_what_is_wrong(
 
 
 def test_the_page_is_open_and_its_data_are_not(running: RunningServer, tmp_path: Path) -> None:
-    answer = httpx.post(f"{running.url}/look/api/next", json={"token_ids": IDS})
+    answer = httpx.post(f"{running.url}/look/api/next", json={"token_ids": IDS}, timeout=60)
     assert answer.status_code == 401
-    assert httpx.get(f"{running.url}/look/api/meta").status_code == 401
-    answer = httpx.get(f"{running.url}/look")
+    assert httpx.get(f"{running.url}/look/api/meta", timeout=60).status_code == 401
+    answer = httpx.get(f"{running.url}/look", timeout=60)
     assert answer.status_code == 308 and answer.headers["location"] == "look/"
     for name in ("no.js", "../look.py", "..%2flook.py", "%2e%2e/%2e%2e/llm.py", "\\..\\x"):
-        assert httpx.get(f"{running.url}/look/{name}").status_code in (401, 404)
-    assert httpx.post(f"{running.url}/look/").status_code == 405
+        assert httpx.get(f"{running.url}/look/{name}", timeout=60).status_code in (401, 404)
+    assert httpx.post(f"{running.url}/look/", timeout=60).status_code == 405
 
 
 def test_a_server_without_the_room_has_no_page(llm: AsyncLLM) -> None:
     with serving({"tiny": AsyncLLM.of(llm.llm)}) as running:
-        assert httpx.get(f"{running.url}/look/").status_code == 404
-        answer = httpx.post(f"{running.url}/look/api/next", json={"token_ids": IDS})
+        assert httpx.get(f"{running.url}/look/", timeout=60).status_code == 404
+        answer = httpx.post(f"{running.url}/look/api/next", json={"token_ids": IDS}, timeout=60)
         assert answer.status_code == 404

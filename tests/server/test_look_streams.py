@@ -49,7 +49,9 @@ def test_a_stream_waits_for_one_piece_of_a_view_at_most(
 
     def noted_forward(sample: bool = False) -> None:
         seen.append("step")
-        time.sleep(0.003)  # so that the stream is there for as long as the views are
+        # The stream is there for as long as the views are, however late the machine runs these.
+        is_late = seen.count("step") > 100 and seen.count("piece") < 60
+        time.sleep(0.05 if is_late else 0.003)
         forward(sample)
 
     def noted_read(self: Inspector, *args: Any) -> None:
@@ -147,5 +149,7 @@ def test_a_view_of_a_closed_model_is_told(tmp_path: Path) -> None:
     with serving({"tiny": llm}, look=Look()) as running:
         llm.llm.close()
         for name in ("layers", "next"):
-            answer = httpx.post(f"{running.url}/look/api/{name}", json={"token_ids": [1]})
+            answer = httpx.post(
+                f"{running.url}/look/api/{name}", json={"token_ids": [1]}, timeout=60
+            )
             assert answer.status_code == 503

@@ -118,7 +118,7 @@ def test_the_response_is_completed_and_has_every_field(
     found = response(answers[case])
     assert found["status"] == "completed"
     assert found["output"]
-    document = httpx.get(f"{running.url}/openapi.json").json()
+    document = httpx.get(f"{running.url}/openapi.json", timeout=60).json()
     schema = document | {"$ref": "#/components/schemas/ResponseReply"}
     jsonschema.Draft202012Validator(schema).validate(found)
     assert len(document["components"]["schemas"]["ResponseReply"]["required"]) == 32
