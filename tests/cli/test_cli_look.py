@@ -36,21 +36,21 @@ def test_look_opens_the_page_that_it_serves(
             line = process.stdout.readline()
             url = json.loads(line)["look"] if "--json" in flags else line.split()[2]
             assert url.endswith("/look/") and ":8000/" not in url
-            assert httpx.get(url).text.startswith("<!doctype html>")
-            answer = httpx.get(f"{url}api/meta").json()
+            assert httpx.get(url, timeout=60).text.startswith("<!doctype html>")
+            answer = httpx.get(f"{url}api/meta", timeout=60).json()
             assert answer["model"] == "m"
             assert answer["can_embed"] is True and answer["training"] == ["first"]
-            answer = httpx.post(f"{url}api/training", json={"run": "first"}).json()
+            answer = httpx.post(f"{url}api/training", json={"run": "first"}, timeout=60).json()
             assert answer["steps"] == [1] and answer["loss"] == [2.5]
             assert answer["tokens_per_s"] == [None] and answer["learning"] is None
-            answer = httpx.post(f"{url}api/training", json={"run": "../first"})
+            answer = httpx.post(f"{url}api/training", json={"run": "../first"}, timeout=60)
             assert answer.status_code == 404 and "there is: first" in answer.text
-            until_s = time.monotonic() + 10
+            until_s = time.monotonic() + 60
             while "--json" in flags and not opened.exists() and time.monotonic() < until_s:
                 time.sleep(0.05)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.wait(60)
     assert process.returncode in (0, 130)
     if "--json" in flags:
         assert opened.read_text().strip() == url

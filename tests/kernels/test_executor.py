@@ -99,9 +99,11 @@ def test_bad_calls_are_refused() -> None:
 
 
 def test_the_gil_is_free_while_a_program_runs() -> None:
+    """No thread asks for the GIL here: without a free one the other thread has no turn at all."""
     calls, _ = glu_calls(4000)
     program = Program(calls, make_executor(2))
-    turns, stop = 0, False
+    turns, stop, deadline = 0, False, time.monotonic() + 60
+    interval_s = sys.getswitchinterval()
 
     def count() -> None:
         nonlocal turns
@@ -110,14 +112,18 @@ def test_the_gil_is_free_while_a_program_runs() -> None:
             time.sleep(0)
 
     thread = threading.Thread(target=count)
-    thread.start()
-    program.run()
-    before = turns
-    program.run()  # one call: without a free GIL the other thread could not take a turn
-    after = turns
-    stop = True
-    thread.join()
-    assert after > before
+    try:
+        sys.setswitchinterval(600)
+        thread.start()
+        program.run()
+        before = turns
+        while turns == before:  # a busy machine may not run that thread within a call
+            program.run()
+            assert time.monotonic() < deadline
+    finally:
+        stop = True
+        sys.setswitchinterval(interval_s)
+        thread.join()
 
 
 def test_an_executor_survives_a_fork() -> None:
@@ -132,7 +138,7 @@ def test_an_executor_survives_a_fork() -> None:
         os.write(write, b"y" if (out > 0.7).all() else b"n")
         os._exit(0)
     os.close(write)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         assert time.monotonic() < deadline, "the child hangs"
         time.sleep(0.01)
@@ -146,7 +152,7 @@ def test_an_executor_survives_a_fork() -> None:
 _FORKS_AT_THE_END = """
 import atexit, os, threading, time
 begin, done = threading.Event(), threading.Event()
-atexit.register(lambda: (begin.set(), done.wait(20)))  # runs after what the import registers
+atexit.register(lambda: (begin.set(), done.wait(60)))  # runs after what the import registers
 from pyroclast_kernels import _executor
 program = _executor.Program(_executor.Executor(2), [], [], [])
 def fork():
@@ -155,7 +161,7 @@ def fork():
     if pid == 0:
         program.run()
         os._exit(7)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 50
     while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.01)
     if status == (0, 0): os.kill(pid, 9)
@@ -170,7 +176,7 @@ def test_a_child_of_a_thread_that_outlives_the_main_program_runs() -> None:
         [sys.executable, "-W", "ignore", "-c", _FORKS_AT_THE_END],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "7\n", "")
@@ -268,8 +274,14 @@ def test_a_part_is_timed_where_it_ran() -> None:
         OpCall(Kernel("glu", "f32", "test", address), call.arguments, "", call.slots)
         for address, _ in kept
     ]
-    times = profile(Program(calls, make_executor(1)))
-    assert times[0] > 19_000 and times[2] > 19_000 and times[1] < 10_000
+    program, between_us = Program(calls, make_executor(1)), []
+    for _ in range(20):  # a busy machine may delay the second as well
+        times = profile(program)
+        assert times[0] > 19_000 and times[2] > 19_000
+        between_us.append(times[1])
+        if times[1] < 10_000:
+            break
+    assert between_us[-1] < 10_000, between_us
 
 
 def test_nothing_is_recorded_before_or_after_a_trace() -> None:
@@ -364,7 +376,7 @@ print(len(os.listdir("/proc/self/task")) - n_before, make_executor(3).n_threads)
 def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind() -> None:
     """Stacks need address space: the limit leaves room for some of them."""
     found = subprocess.run(
-        [sys.executable, "-c", _STARVED], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", _STARVED], capture_output=True, text=True, timeout=120, check=False
     )
     message, counts = found.stdout.splitlines()
     assert re.match(r"only \d+ of 200 threads could be started .*; ask for fewer threads", message)

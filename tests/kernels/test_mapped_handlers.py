@@ -33,7 +33,7 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
 HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 SA_SIGINFO, MAP_FIXED = 4, 16
-called = []
+called, n_together = [], 1
 
 class Action(ctypes.Structure):
     _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_ulong * 16),
@@ -55,7 +55,9 @@ theirs = libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno()
 @HANDLER
 def repair(*_):
     called.append("repair")
-    time.sleep(0.3)  # without the GIL: other threads may fault meanwhile
+    end = time.monotonic() + 60
+    while len(called) < n_together and time.monotonic() < end:
+        time.sleep(0.01)  # without the GIL: other threads fault meanwhile
     libc.mmap(theirs, n_bytes, mmap.PROT_READ, MAP_FIXED | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
               -1, 0)
 
@@ -99,6 +101,7 @@ print("repaired", first.data[0], second.data[0])
 
 def test_threads_that_fault_at_once_are_all_passed_on(tmp_path: Path) -> None:
     code = """
+n_together = 2
 install(repair)
 ours = mapped()
 os.truncate(path, 0)

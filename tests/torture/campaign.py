@@ -8,6 +8,7 @@ alone.  It wraps each case in `with record.case(payload):` (see record.py).  A f
 - what the kind reports with `record.finding(...)`;
 - a signal or an exit code that ends the child;
 - a case that takes more than `case_seconds` of CPU time, or waits six times as long;
+- a child that is not done two minutes after its deadline;
 - memory: the address space may grow by `memory_bytes`, and a MemoryError is an exception.
 
 The campaign goes on after each, with the next seed.
@@ -35,6 +36,8 @@ from torture.record import EnoughError, Finding, Record
 SLICE_SECONDS = 20.0  # of one child; short enough that a leak of one does not hide the next
 _POLL_SECONDS = 0.02
 _CLOCK_FACTOR = 6  # a machine with other work gives a process a share of its clock
+_MAX_DUMP_SECONDS = 10.0
+_MAX_LATE_SECONDS = 120.0  # of a child between cases; getting ready takes some kinds long as well
 _MAX_IDLE_CHILDREN = 3  # that ended without one case: the kind itself is broken
 
 
@@ -72,17 +75,18 @@ class Outcome:
 def torture(
     kind: Kind, seed: int, seconds: float, tick: Callable[[Outcome], None] | None = None
 ) -> Outcome:
-    """Runs one kind for so many seconds; child after child, each with its own seed.  tick: called
-    with the outcome after each child."""
+    """Runs one kind for so many seconds; child after child, one at least, each with its own seed.
+    tick: called with the outcome after each child."""
     total, n_idle, end = Outcome(), 0, time.monotonic() + seconds
-    while time.monotonic() < end and n_idle < _MAX_IDLE_CHILDREN:
+    while True:
         outcome = run_child(kind, seed, min(end, time.monotonic() + SLICE_SECONDS))
         n_idle = 0 if outcome.cases else n_idle + 1
         total.add(outcome)
         seed += 1
         if tick is not None:
             tick(total)
-    return total
+        if time.monotonic() >= end or n_idle >= _MAX_IDLE_CHILDREN:
+            return total
 
 
 def replay(finding: Finding, kind: Kind) -> Outcome:
@@ -111,7 +115,7 @@ def run_child(kind: Kind, seed: int, deadline: float, stop_after: int | None = N
             pid = os.fork()
         if pid == 0:
             _child(kind, record, deadline, folder)
-        what = _watch(kind, record, pid, deadline)
+        what = _watch(kind, record, pid, deadline, folder / "dump")
         found = record.findings()
         if what:
             printed, dump = _left_in(folder / "printed"), _left_in(folder / "dump")
@@ -164,8 +168,9 @@ def _limit_memory(n_bytes: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _watch(kind: Kind, record: Record, pid: int, deadline: float) -> str:
-    """Waits for the child, and kills one that hangs; what was wrong with its end, or ""."""
+def _watch(kind: Kind, record: Record, pid: int, deadline: float, dump: Path) -> str:
+    """Waits for the child, and kills one that hangs; what was wrong with its end, or "".  A child
+    that hangs writes where to the file `dump`."""
     what, polled, lost = "", time.monotonic(), 0.0
     try:
         while not what:
@@ -177,8 +182,11 @@ def _watch(kind: Kind, record: Record, pid: int, deadline: float) -> str:
             lost += max(0.0, now - before - 1)  # the machine stood still, for the child as well
             what = _overtime(kind, record, pid, now - lost, deadline)
             time.sleep(_POLL_SECONDS)
-        os.kill(pid, signal.SIGUSR1)  # where it hangs, into the dump
-        time.sleep(0.2)
+        os.kill(pid, signal.SIGUSR1)
+        end = time.monotonic() + _MAX_DUMP_SECONDS
+        while not _left_in(dump) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        time.sleep(0.2)  # for the rest of it
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # with all its children
@@ -197,8 +205,8 @@ def _overtime(kind: Kind, record: Record, pid: int, now: float, deadline: float)
     case, wall, cpu = record.running()
     if not case:
         late = now - max(deadline, wall)
-        limit = _CLOCK_FACTOR * kind.case_seconds
-        return f"it did not end {limit:g} s after its deadline" if late > limit else ""
+        is_late = late > _MAX_LATE_SECONDS
+        return f"it did not end {_MAX_LATE_SECONDS:g} s after its deadline" if is_late else ""
     used = _cpu_seconds(pid) - cpu
     if used > kind.case_seconds:
         return f"a case took more than {kind.case_seconds:g} s of CPU time"

@@ -26,7 +26,7 @@ from torture.jobs import random_params, same, shown
 
 _ENGINE = str(Path(pyroclast.engine.__file__).parent)
 _EXCEPTIONS = (KeyboardInterrupt, MemoryError, RuntimeError, PyroclastError, SystemExit)
-_MAX_WAIT_S = 20
+_MAX_WAIT_S = 40
 
 
 class Injector:
@@ -65,7 +65,7 @@ def run(seed: int, deadline: float, record: Record) -> None:
     sys.unraisablehook = lambda _: None  # an exception in a finalizer is only noted
     threading.excepthook = lambda _: None
     number = 0
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or not number:
         rng = random.Random(f"{seed} {number}")
         with record.case():
             for what in (_in_a_pump if number % 3 == 2 else _in_a_caller)(rng):

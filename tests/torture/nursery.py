@@ -78,17 +78,18 @@ class Nursery:
         _stream(self._process.stdin).flush()
         self.pid = int(_stream(self._process.stdout).readline())
 
-    def said(self, text: str, seconds: float = 30.0) -> bool:
-        """Whether the job writes `text` to standard output, before that time and its end."""
+    def said(self, text: str, seconds: float = 30.0, where: str = "out") -> bool:
+        """Whether the job writes `text` to standard output, or to "err", before that time and its
+        end."""
         end = time.monotonic() + seconds
-        while text not in self.output():
+        while text not in self.output(where):
             if time.monotonic() > end or self._has_ended(_POLL_S):
-                return text in self.output()
+                return text in self.output(where)
         return True
 
-    def output(self) -> str:
-        """What the job has written to standard output."""
-        return (self._folder / "out").read_text()
+    def output(self, where: str = "out") -> str:
+        """What the job has written to standard output, or to "err"."""
+        return (self._folder / where).read_text(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
         """A signal to the job, which has not been waited for."""

@@ -24,8 +24,18 @@ _COMMANDS = {
     "score": ["score", "the and " * 20],
     "serve": ["serve", "--port", "0"],
 }
-_CODE = "import sys\nfrom pyroclast.cli.main import main\nmain(argv)\n"
-_MAX_END_S = 20.0
+# Before the command has begun, a signal is the interpreter's.
+_CODE = """
+import sys
+from pyroclast.cli import main as command
+join_words = command.join_words
+def begun(words):
+    print("begun", file=sys.stderr, flush=True)
+    return join_words(words)
+command.join_words = begun
+command.main(argv)
+"""
+_MAX_END_S = 40.0
 
 
 def run(seed: int, deadline: float, record: Record) -> None:
@@ -47,6 +57,7 @@ def _command(rng: random.Random, nursery: Nursery) -> list[str]:
     words = [*_COMMANDS[name][:1], *_COMMANDS[name][1:], "--threads", "2"]
     words[1:1] = [str(tiny_path())] if name == "serve" else ["-m", str(tiny_path())]
     nursery.start(_CODE, *words)
+    nursery.said("begun", where="err")
     if name == "serve":
         nursery.said("/v1")
     time.sleep(rng.random() * (0.2 if name == "serve" else 0.5))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -128,15 +129,26 @@ def test_a_planted_fault_is_found(fault, what, tmp_path):
     path = finding.save(tmp_path)
     [again] = replay(Finding.load(path), kind).findings
     assert what in again.what
-    [by_seed] = replay(Finding.load(path), Kind("planted", kind.run, None, 0.5, 1 << 28)).findings
+    no_replay = Kind("planted", kind.run, None, kind.case_seconds, 1 << 28)
+    [by_seed] = replay(Finding.load(path), no_replay).findings
     assert what in by_seed.what
 
 
+class EnoughError(Exception):
+    pass
+
+
 def test_the_campaign_goes_on_after_a_fault():
-    outcome = torture(planted(crash), 0, 1.0)
-    assert outcome.cases > 3
-    assert len(outcome.findings) == 1  # the same fault, found again
-    assert outcome.refused == outcome.cases // 3
+    seen = []
+
+    def note(outcome):
+        seen.append((outcome.cases, outcome.refused, len(outcome.findings)))
+        if len(seen) == 3:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        torture(planted(crash), 0, 60, note)
+    assert seen == [(3, 1, 1), (6, 2, 1), (9, 3, 1)]  # the same fault, found again
 
 
 def test_faults_of_different_places_are_told_apart():
@@ -149,10 +161,10 @@ def test_a_kind_that_cannot_run_is_a_finding():
     def run(seed, deadline, record):
         raise ZeroDivisionError
 
-    began = time.monotonic()
-    [finding] = torture(Kind("broken", run), 0, 60).findings
+    n_children = []
+    [finding] = torture(Kind("broken", run), 0, 600, n_children.append).findings
     assert "the kind itself failed: ZeroDivisionError" in finding.what
-    assert time.monotonic() - began < 30
+    assert len(n_children) == 3
 
 
 def test_what_a_kind_starts_ends_with_it(tmp_path):
@@ -166,9 +178,10 @@ def test_what_a_kind_starts_ends_with_it(tmp_path):
     assert "died of SIGKILL" in finding.what
     command_line = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
     end = time.monotonic() + 30
-    while command_line.exists() and command_line.read_bytes():  # empty: only its end is not read
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    with suppress(FileNotFoundError, ProcessLookupError):  # gone between two looks
+        while command_line.read_bytes():  # empty: only its end is not read
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 # ---- the command ---------------------------------------------------------------------------
