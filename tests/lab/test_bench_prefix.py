@@ -1,19 +1,44 @@
-"""The benchmark of the prefix cache, on the fake model."""
+"""The benchmark of the prefix cache, on the fake model and by a clock that its steps move."""
 
 import json
-import time
+
+import pytest
 
 from fake_model import fake_llm
+from pyroclast.engine import call, stepper
 from pyroclast.lab.speed import disk_prefix, prefix
 
 
-def test_cached_and_new_prompts_in_turn(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def clock(monkeypatch):
+    """[seconds]; a look at it takes a microsecond."""
+    now_s = [0.0]
+
+    def look():
+        now_s[0] += 1e-6
+        return now_s[0]
+
+    for module in (call, stepper, disk_prefix):
+        monkeypatch.setattr(module, "perf_counter", look)
+    return now_s
+
+
+def slow_down(llm, clock, token_s):
+    """Each token of a step takes so long."""
+
+    def step():
+        clock[0] += token_s * llm.model.batch.n_tokens
+
+    llm.model.before_step = step
+
+
+def test_cached_and_new_prompts_in_turn(tmp_path, monkeypatch, capsys, clock):
     made = []
 
     def load(model, **options):
         cached = options.get("prefix_cache", True)
         llm = fake_llm(max_seq_len=512, n_blocks=512, max_batch_tokens=64, prefix_cache=cached)
-        llm.model.before_step = lambda: time.sleep(0.0002 * llm.model.batch.n_tokens)
+        slow_down(llm, clock, 0.0002)
         made.append((model, cached))
         return llm
 
@@ -30,12 +55,12 @@ def test_cached_and_new_prompts_in_turn(tmp_path, monkeypatch, capsys):
     assert "with 128 of them cached" in capsys.readouterr().out
 
 
-def test_prompts_from_disk_after_a_restart(tmp_path, monkeypatch, capsys):
+def test_prompts_from_disk_after_a_restart(tmp_path, monkeypatch, capsys, clock):
     made = []
 
     def load(model, *, threads, cache_dir):
         llm = fake_llm(max_seq_len=512, n_blocks=512, max_batch_tokens=64, cache_dir=cache_dir)
-        llm.model.before_step = lambda: time.sleep(0.0005 * llm.model.batch.n_tokens)
+        slow_down(llm, clock, 0.0005)
         made.append((model, threads, cache_dir is not None))
         return llm
 

@@ -133,11 +133,15 @@ def test_two_processes_share_one_copy(packed: Path) -> None:
             children.append(child)
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
+        weights, deadline = packed.stat().st_size, time.monotonic() + 60
         found = [file_memory(child.pid, packed) for child in children]
+        # The threads that read ahead may still be at it.
+        while min(each["Rss"] for each in found) < 0.9 * weights and time.monotonic() < deadline:
+            time.sleep(0.02)
+            found = [file_memory(child.pid, packed) for child in children]
     finally:
         for child in children:
             child.communicate()
-    weights = packed.stat().st_size
     for each in found:
         assert each["Rss"] > 0.9 * weights
         assert each["Private_Clean"] + each["Private_Dirty"] < 0.05 * weights
@@ -152,7 +156,7 @@ def test_memory_is_freed(packed: Path) -> None:
         with LLM(packed, device="cpu", threads=1, n_blocks=2) as llm:
             llm.generate([[1]], SamplingParams(max_tokens=1))
             assert file_memory(os.getpid(), packed)["Rss"] > 0
-        deadline = time.monotonic() + 30  # the thread that reads ahead may still hold it
+        deadline = time.monotonic() + 60  # the thread that reads ahead may still hold it
         while file_memory(os.getpid(), packed) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert file_memory(os.getpid(), packed) == {}

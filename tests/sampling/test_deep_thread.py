@@ -170,8 +170,10 @@ def test_a_slow_grammar_is_refused_at_once_until_it_is_there(
     monkeypatch.setattr(
         DeepTask,
         "result",
-        lambda task, deadline_s: waits_s.append(task._begin_s + deadline_s - time.monotonic())
-        or real_result(task, deadline_s),
+        lambda task, deadline_s: (
+            waits_s.append(task._begin_s + deadline_s - time.monotonic())
+            or real_result(task, deadline_s)
+        ),
     )
     with pytest.raises(SamplingError, match="takes longer than"):
         grammars.matcher({"regex": "a"})

@@ -64,9 +64,13 @@ def test_stop_sequences_are_bounded(http: httpx.Client) -> None:
 def test_calls_in_a_row_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     n_calls = 100_000  # copying the list for each takes many seconds
     monkeypatch.setattr("pyroclast.server.response_items.MAX_ITEMS", n_calls)
-    start_s = time.process_time()
-    [turn] = input_messages([CALL] * n_calls)
-    assert time.process_time() - start_s < 2
+    for _ in range(3):  # some virtual machines count the time that others take from them
+        start_s = time.process_time()
+        [turn] = input_messages([CALL] * n_calls)
+        taken_s = time.process_time() - start_s
+        if taken_s < 2:
+            break
+    assert taken_s < 2
     assert len(turn.tool_calls or ()) == n_calls
 
 

@@ -69,7 +69,7 @@ def test_replies_are_what_the_document_says(schema: Any, route: Route, mode: str
     )
     @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
     def holds(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=60)
 
     holds()
 
