@@ -131,7 +131,7 @@ def test_long_texts_and_messages_are_encoded_beside_the_event_loop(monkeypatch):
 def test_a_thousand_wait_without_threads_and_from_several_event_loops():
     llm = fake_llm()
     model = AsyncLLM.of(llm)
-    found = {}
+    found, before = {}, set(threading.enumerate())
     n_threads = []
 
     async def work(first):
@@ -140,7 +140,7 @@ def test_a_thousand_wait_without_threads_and_from_several_event_loops():
             for i in range(500)
         ]
         outs = await asyncio.gather(*tasks)
-        n_threads.append(threading.active_count())
+        n_threads.append(len(set(threading.enumerate()) - before))
         found[first] = [out.token_ids for [out] in outs]
 
     threads = [threading.Thread(target=asyncio.run, args=(work(i),)) for i in (1, 2)]
@@ -153,7 +153,7 @@ def test_a_thousand_wait_without_threads_and_from_several_event_loops():
         for i in (0, 77, 499):
             [out] = alone.generate([first, *divmod(i, 250)], GREEDY.replace(max_tokens=2))
             assert found[first][i] == out.token_ids
-    assert max(n_threads) <= 2 + threading.active_count()  # the two event loops' own
+    assert max(n_threads) <= 3  # the two event loops' own, and the pump
 
 
 def test_threads_and_coroutines_share_one_llm():

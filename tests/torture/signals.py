@@ -104,8 +104,8 @@ def _interrupted(rng: random.Random, llm: LLM, prompts: list[Any], expected: Any
     i, n_surfaced = rng.randrange(len(prompts)), 0
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1e-5 + rng.random() * 0.02)
-        try:
+        try:  # before the clock is set: it may be due at once
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + rng.random() * 0.02)
             outcome = _ask(rng, llm, prompts[i])
             if outcome is not None and outcome != expected[i]:
                 return [f"{outcome} instead of {expected[i]}"]
