@@ -150,6 +150,19 @@ def test_figures_of_a_load():
     assert 900 < found["gap_p95_ms"] < 1000
 
 
+def test_tokens_that_come_in_one_piece_have_no_ratio_of_gaps(model):
+    """Where the machine stood still while the server wrote."""
+    options = speed.Options(model, [speed.Cell(7, 1)], 4, 50, 1, 0, 0.3)
+    kinds = [Kind(name, "", lambda *_: []) for name in ("ours", "theirs")]
+    samples = speed.Samples()
+    for kind, gap_s in zip(kinds, (0.5, 0.0), strict=True):
+        answer = Answer(0.0, [1.0, 1.0 + gap_s, 1.0 + 2 * gap_s], 3, "", None)
+        samples.cells[kind.name, options.cells[0]] = [speed.figures([answer], 5.0)]
+    ours, theirs = speed.rows(options, kinds, samples)
+    assert (ours["gap_p50_ms"], theirs["gap_p50_ms"]) == (500.0, 0.0)
+    assert "gap_p50_ms_ratio" not in theirs and theirs["output_ts_ratio"] == 1.0
+
+
 def test_no_round_begins_that_would_end_too_late(model, monkeypatch):
     options = speed.Options(model, [], 4, 50, 1, 0, 0.3)
     rounds = speed.Round(options, [], lambda _: None)

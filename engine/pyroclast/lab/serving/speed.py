@@ -199,7 +199,7 @@ def figures(answers: Sequence[Answer], seconds: float) -> Figures:
 
 def rows(options: Options, kinds: Sequence[Kind], samples: Samples) -> Iterator[dict[str, Any]]:
     """A row for each server and load: median and quartiles over the rounds, and how many times our
-    figure is theirs."""
+    figure is theirs, unless that is zero: tokens that come in one piece have no time between."""
     ours = kinds[0].name
     for cell in options.cells:
         for kind in kinds:
@@ -213,7 +213,7 @@ def rows(options: Options, kinds: Sequence[Kind], samples: Samples) -> Iterator[
             for name in FIGURES:
                 low, row[name], high = quartiles([each[name] for each in found])
                 row[f"{name}_quartiles"] = [low, high]
-                if kind.name != ours:
+                if kind.name != ours and row[name]:
                     mine = statistics.median(each[name] for each in our)
                     row[f"{name}_ratio"] = mine / row[name]
             yield row
