@@ -20,9 +20,10 @@ RESULT = Path(__file__).parents[2] / "bench" / "results" / "fidelity.json"
 # llama.cpp takes GELU from a table in float16.
 GELU_TOLERANCE, TOLERANCE = 1e-3, 1e-4
 # Gemma 3n and 4 do not scale their attention scores, and so magnify that.  With the table in
-# transformers a quarter of Gemma 4's difference is left (1.4e-2 becomes 3.5e-3).  That is the table's
-# steps: sums in another order fall on either side of one, and transformers with the table differs from
-# itself in float64 by 3.2e-3 (without it by 4e-5).  llama.cpp's rotary angles account for 5e-4.
+# transformers a quarter of Gemma 4's difference is left (1.4e-2 becomes 3.5e-3).  That is the
+# table's steps: sums in another order fall on either side of one, and transformers with the table
+# differs from itself in float64 by 3.2e-3 (without it by 4e-5).  llama.cpp's rotary angles
+# account for 5e-4.
 GEMMA4_TOLERANCE, UNSCALED = 2e-2, ("gemma3n_text", "gemma4_text")
 HAS_GELU = ("gemma", "gpt2", "starcoder2")
 

@@ -141,28 +141,24 @@ def test_sliders_move_what_they_should(watched: Watched, llm: LLM) -> None:
     assert uniform in page.inner_text(".card:has(.ruler)")
 
 
-def test_a_slider_answers_within_50_ms(watched: Watched) -> None:
-    page, times = watched.open(f"#part=temperature&{LINK}&top_p=0.95"), [1000.0]
-    script = """async () => {
-          const slider = document.getElementById("set-temperature");
-          const shown = () => document.querySelector(".figures").textContent;
-          const times = [];
-          for (let value = 0.2; value < 2; value += 0.1) {
-            const before = shown();
-            const start = performance.now();
-            slider.value = String(value);
-            slider.dispatchEvent(new Event("input", { bubbles: true }));
-            while (shown() === before && performance.now() - start < 1000)
-              await new Promise((resolve) => setTimeout(resolve));
-            times.push(performance.now() - start);
-          }
-          return times;
-        }"""
-    for _ in range(5):  # the best of many: other tests share the cores
-        times = min(times, page.evaluate(script), key=min)
-        if min(times) < 50:
-            break
-    assert min(times) < 50, times
+def test_a_slider_is_answered_in_the_page(watched: Watched) -> None:
+    """Each move changes the figures without a word to the server; bench/look.py times it."""
+    page, asked = watched.open(f"#part=temperature&{LINK}&top_p=0.95"), []
+    page.on("request", lambda request: asked.append(request.url))
+    for value in range(2, 20):
+        before = page.inner_text(".figures")
+        page.evaluate(
+            """value => {
+              const slider = document.getElementById("set-temperature");
+              slider.value = value;
+              slider.dispatchEvent(new Event("input", { bubbles: true }));
+            }""",
+            f"{value / 10:.1f}",
+        )
+        page.wait_for_function(
+            "before => document.querySelector('.figures').innerText !== before", arg=before
+        )
+    assert asked == []
 
 
 def test_200_redraws_are_those_of_the_engine(watched: Watched, llm: LLM) -> None:
