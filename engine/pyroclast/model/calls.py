@@ -7,8 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pyroclast.families.layer_spec import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from pyroclast.model.layer_weights import QkNorm
 from pyroclast.model.packer import Norm, Product
-from pyroclast.model.weights import QkNorm
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.activation import ACTIVATIONS
 from pyroclast_kernels.memory import Weight

@@ -27,22 +27,18 @@ from pyroclast.model.calls import (
     call_sparse_gate,
 )
 from pyroclast.model.draft_keys import draft_keys
-from pyroclast.model.experts import (
-    call_experts,
-    call_experts_apart,
-    call_total,
-    expert_buffers,
-)
+from pyroclast.model.experts import call_experts, call_experts_apart, call_total, expert_buffers
 from pyroclast.model.extras import NO_EXTRAS, StepExtras
 from pyroclast.model.hidden import HiddenRows
 from pyroclast.model.kv_cache import BLOCK_SIZE, KVCache
 from pyroclast.model.laurel import Laurel
 from pyroclast.model.layer_input_calls import LayerInputs
+from pyroclast.model.layer_weights import Layer
 from pyroclast.model.packer import Norm, Product
 from pyroclast.model.recurrent import RecurrentCalls
 from pyroclast.model.state_cache import StateCache
 from pyroclast.model.streams import Streams
-from pyroclast.model.weights import Layer, Weights
+from pyroclast.model.weights import Weights
 from pyroclast.model.workspace import Activations, LayerBuffers, Workspace
 from pyroclast_kernels.attention import SPLIT
 from pyroclast_kernels.batch import Batch

@@ -110,7 +110,13 @@ class _HeadDecoder(Decoder):
         super().__init__(
             replace(config, layers=(config.draft_layer,), draft_layer=None),
             Weights(
-                weights.token_embd, None, None, (draft.layer,), draft.output_norm, weights.output
+                weights.token_embd,
+                position_embd=None,
+                inputs=None,
+                streams=None,
+                layers=(draft.layer,),
+                output_norm=draft.output_norm,
+                output=weights.output,
             ),
             batch,
             memory,

@@ -13,8 +13,8 @@ from pyroclast.families.config import ModelConfig
 from pyroclast.families.experts import ExpertsSpec
 from pyroclast.families.layer_spec import FeedForwardSpec, LayerSpec
 from pyroclast.model.calls import call_norm, call_product, call_residual
+from pyroclast.model.layer_weights import Layer
 from pyroclast.model.packer import Product
-from pyroclast.model.weights import Layer
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.experts import EXPERT_ACTIVATIONS
 from pyroclast_kernels.memory import Memory

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import LayerSpec
 from pyroclast.model.calls import call_product, call_quantize, call_residual
-from pyroclast.model.weights import Layer, Weights
+from pyroclast.model.layer_weights import Layer
+from pyroclast.model.weights import Weights
 from pyroclast.model.workspace import Activations
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory

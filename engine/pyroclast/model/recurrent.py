@@ -16,9 +16,9 @@ from pyroclast.families.recurrent import (
     ShortConvSpec,
 )
 from pyroclast.model.calls import call_product, call_quantize
+from pyroclast.model.layer_weights import Layer
 from pyroclast.model.recurrent_weights import RecurrentWeights
 from pyroclast.model.state_cache import StateCache
-from pyroclast.model.weights import Layer
 from pyroclast.model.workspace import Activations, LayerBuffers, as_rows
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.conv1d import KINDS as CONV_KINDS

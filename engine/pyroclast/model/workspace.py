@@ -19,8 +19,9 @@ from pyroclast.families.layer_spec import AttentionSpec, LayerSpec
 from pyroclast.families.recurrent import Mamba2Spec, RecurrentSpec, ShortConvSpec
 from pyroclast.families.rope import RopeSpec, inv_freq
 from pyroclast.model.kv_cache import value_stride
+from pyroclast.model.layer_weights import Layer
 from pyroclast.model.packer import Product
-from pyroclast.model.weights import Layer, Weights
+from pyroclast.model.weights import Weights
 from pyroclast_kernels.batch import Batch
 from pyroclast_kernels.memory import Memory, Weight
 from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK
