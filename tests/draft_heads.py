@@ -181,7 +181,7 @@ def _rotated(x: Floats) -> Floats:
 # ---- a head that is right ---------------------------------------------------------------------
 
 N_CYCLE = 90  # tokens whose embeddings are orthogonal
-STUMBLES = 7  # behind every so manieth token of the cycle the head is wrong
+STUMBLES = 7  # after every so many tokens of the cycle the head is wrong
 
 
 def rigged_tensors(*, stumbles: bool) -> Tensors:

@@ -262,7 +262,7 @@ def test_the_head_pays_by_the_clock(files: Folders) -> None:
     """As LLM makes it, without a clock of the test: some drafts are tried and are right."""
     with LLM(files["right"], threads=1, speculation="mtp") as llm:
         found = llm.generate([cycle(3, 5)] * 2, GREEDY.replace(max_tokens=200))
-    assert accepted(found) == drafted(found)
+    assert accepted(found) == drafted(found) > 0
     assert list(found[0].token_ids) == cycle(8, 200)
 
 

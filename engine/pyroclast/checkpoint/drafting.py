@@ -26,6 +26,11 @@ def with_draft_head(h: Hyperparameters, stored: Collection[str]) -> Hyperparamet
     """What a file says that has these tensors, so that its family makes a config with a head of
     it; unchanged where there is none.  UnsupportedModelError for several."""
     if not has_draft_heads(FAMILIES[h.family]):
+        if any(map(is_of_draft_head, stored)):
+            raise UnsupportedModelError(
+                f"heads of {h.family} files that predict further tokens are not supported; take "
+                'speculation="suffix", or a draft model'
+            )
         return h
     n_layers = h.extra.get("n_draft_layers", 0)
     # Files that were cut to the text model may keep the key.
@@ -87,7 +92,6 @@ def _folded(tensor: StoredTensor) -> StoredTensor:
 def _tell(n_left_out: int) -> None:
     if n_left_out:
         log.info(
-            "%d tensors that predict further tokens are left out: drafts come from the text itself;"
-            ' speculation="mtp" uses them',
+            "%d tensors that predict further tokens are left out: nobody asked for drafts of them",
             n_left_out,
         )

@@ -38,6 +38,9 @@ def folder_tensors(folder: HFFolder, family: Family, h: Hyperparameters) -> dict
         tell_drafting(stored)
     names = table_names(family, stored, h.n_layers if has_head else None)
     found = {table: stored[name] for name, table in names.items()}
+    if len(found) < len(names):
+        twice = next(n for n, table in names.items() if found[table].name != stored[n].name)
+        raise ModelFileError(f"tensor {twice!r} is there twice, under another name as well")
     return folded(squeezed(found, family), family)
 
 

@@ -110,7 +110,9 @@ def match_given(config: ModelConfig, arrays: Any) -> GivenWeights:
     if is_gguf:
         return GivenWeights(_match(config, gguf, {name: name for name in arrays}, arrays), 0.0)
     arrays = _without_tied(config, family, arrays)
-    tensors = _match(config, Naming.of_folder(family), table_names(family, arrays), arrays)
+    draft_layer = None if config.draft_layer is None else config.n_layers
+    tables = table_names(family, arrays, draft_layer)
+    tensors = _match(config, Naming.of_folder(family), tables, arrays)
     return GivenWeights(tensors, float(family.hf_defaults.get("norm_offset", 0.0)))
 
 

@@ -74,20 +74,22 @@ class HeadDrafts:
         the model has not computed.  run(n_tokens, n_seqs) runs the step that the head's batch
         holds."""
         active, lent = list[Follower](), list[int]()
-        for request, n_wanted in wanted:
-            follower = request.follower
-            assert follower is not None, "follow() comes first"
-            if request.n_unread == 1 and request.state != NO_STATE:
-                lent += self._begin(request, follower, n_wanted)
-                if follower.n_wanted > 0:
-                    active.append(follower)
-        while active:
-            self._step(active, run)
-            active = [each for each in active if each.n_drafts < each.n_wanted]
-        failed = [r.follower for r, _ in wanted if r.follower and r.follower.n_wanted < 0]
-        for follower in failed:
-            self._clear(follower)
-        self._pool.give_back(lent)
+        try:
+            for request, n_wanted in wanted:
+                follower = request.follower
+                assert follower is not None, "follow() comes first"
+                if request.n_unread == 1 and request.state != NO_STATE:
+                    lent += self._begin(request, follower, n_wanted)
+                    if follower.n_wanted > 0:
+                        active.append(follower)
+            while active:
+                self._step(active, run)
+                active = [each for each in active if each.n_drafts < each.n_wanted]
+            failed = [r.follower for r, _ in wanted if r.follower and r.follower.n_wanted < 0]
+            for follower in failed:
+                self._clear(follower)
+        finally:  # the text goes on where a step of the head fails
+            self._pool.give_back(lent)
         return [request.follower.draft_tokens for request, _ in wanted if request.follower]
 
     def close(self) -> None:
@@ -131,7 +133,8 @@ class HeadDrafts:
 
     def _clear(self, follower: Follower) -> None:
         """Its logits were no numbers: its blocks may hold a NaN of the head, which would outlive
-        it.  It is asked no more but for trials."""
+        it.  The head's part of the last block is zero from then on, which later drafts read and no
+        text does.  It is asked no more but for trials."""
         follower.chance = 0.0
         first = (follower.n_text - 1) // self._block_size
         self.model.zero_blocks(follower.blocks[first:])

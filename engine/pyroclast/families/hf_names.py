@@ -32,10 +32,14 @@ def table_names(
     both = ((name, _text_name(name, draft_layer)) for name in names)
     found = {name: renamed for name, renamed in both if renamed is not None}
     first = family.hf_tensors["token_embd"].split(".")[0] + "."
-    if any(renamed.startswith(first) for renamed in found.values()):
+    others = (renamed for name, renamed in found.items() if not is_of_draft_head(name))
+    if any(renamed.startswith(first) for renamed in others):
         return found
     head = family.hf_tensors["output"]
-    return {name: each if each == head else first + each for name, each in found.items()}
+    return {
+        name: each if each == head or is_of_draft_head(name) else first + each
+        for name, each in found.items()
+    }
 
 
 def is_of_draft_head(name: str) -> bool:

@@ -136,7 +136,7 @@ def _settle_layers(family: Family, keys: Mapping[str, str], values: dict[str, An
     """One value in place of one for each layer, and which layers are recurrent: a list says so, or
     they have no heads of keys.  The layers that predict further tokens come last, and are none."""
     n_layers, n_drafting = values.get("n_layers"), values.get("n_draft_layers", 0)
-    if n_drafting and isinstance(n_layers, int):
+    if isinstance(n_layers, int) and (type(n_drafting) is not int or n_drafting):
         check_size(keys["n_draft_layers"], n_drafting, n_layers)
         values["n_layers"] = n_layers - n_drafting
     if "recurrent" in values:

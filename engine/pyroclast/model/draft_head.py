@@ -62,6 +62,10 @@ class DraftHead:
         self._selection, self._executor = plan.selection, executor
         self.batch = Batch(plan.max_seqs, plan.max_seqs, plan.max_blocks, plan.max_seqs, memory)
         self._decoder = _HeadDecoder(model, self.batch, memory, plan)
+        draft = model.weights.draft
+        assert draft is not None
+        inputs = draft.of_token, draft.of_state
+        self._n_input_bytes = sum(product.weight.n_bytes for product in inputs)
         recorder = Recorder(plan.selection)
         self._decoder.record_step(recorder)
         self._calls = recorder.calls
@@ -76,7 +80,7 @@ class DraftHead:
     @property
     def weight_bytes(self) -> int:
         """Weight bytes that a step reads."""
-        return self._decoder.weights.step_bytes
+        return self._n_input_bytes + self._decoder.weights.step_bytes
 
     def attach_sampler(self, **arguments: Any) -> None:
         """Ends each step with the op `sample`: its arguments by name, logits excepted."""
@@ -97,7 +101,7 @@ class DraftHead:
     def close(self) -> None:
         """Lets go of the model's arrays; harmless when repeated."""
         if self._calls:
-            self._calls, self._program = [], None
+            self._calls, self._program, self._executor = [], None, None
             del self._decoder
 
 

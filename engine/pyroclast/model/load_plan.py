@@ -101,8 +101,14 @@ def _plan_cpu(checkpoint: Checkpoint, options: LoadOptions, note: str) -> Plan:
 
 
 def automatic_kv_dtype(checkpoint: Checkpoint, selection: Selection) -> str:
-    """What kv_dtype "auto" stands for on the CPU, with the weights as they are stored."""
-    quantized = any(t.format in BLOCK_FORMATS for t in checkpoint.tensors.values())
+    """What kv_dtype "auto" stands for on the CPU, with the weights as they are stored.  A head that
+    predicts further tokens does not count: no bit of a text may depend on whether it is loaded."""
+    head = f"layers.{checkpoint.config.n_layers}."
+    quantized = any(
+        t.format in BLOCK_FORMATS
+        for name, t in checkpoint.tensors.items()
+        if not name.startswith(head)
+    )
     return automatic_dtype(selection, quantized)
 
 
