@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import tiny
 from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli.info import describe
-from pyroclast.errors import ModelFileError, UnsupportedModelError
+from pyroclast.errors import ModelFileError, RequestError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
@@ -239,13 +240,11 @@ def test_kernels_and_reference_agree(folder: Path) -> None:
 
 
 def test_a_step_can_be_looked_into(folder: Path) -> None:
-    """The state between layers is the first stream's, as the next layer finds it."""
+    """The last layer's state is what the output reads, hence its logits are the model's."""
     model = load(folder, compute="float32")
+    expected = logits_of(model, TOKENS[:9])
     found = inspect_step(model, TOKENS[:9], logits=True)
-    after, parts = found.layers[3], found.layers[4]
-    np.testing.assert_allclose(
-        parts.from_attention + parts.from_feed_forward, parts.state - after.state, atol=1e-5
-    )
+    np.testing.assert_array_equal(found.layers[model.config.n_layers - 1].logits, expected)
     assert all(np.isfinite(layer.logits).all() for layer in found.layers.values())
 
 
@@ -296,6 +295,38 @@ def test_a_converted_and_a_packed_file_are_the_same_model(tmp_path: Path, folder
     write_packed(str(tmp_path / "model.gguf"), str(tmp_path / "model.pyro"))
     for name in ("model.gguf", "model.pyro"):
         np.testing.assert_array_equal(logits_of(load(tmp_path / name), TOKENS), want)
+
+
+def test_a_gguf_file_takes_the_weights_of_its_folder(tmp_path: Path, folder: Path) -> None:
+    """Whose table of layer inputs has fewer rows."""
+    convert(str(folder), str(tmp_path / "model.gguf"), "f32")
+    model, name = load(tmp_path / "model.gguf"), "model.embed_tokens_per_layer.weight"
+    want, tensors = logits_of(model, TOKENS[:9]), load_file(folder / "model.safetensors")
+    model.update(model.prepare_update({name: 2 * tensors[name]}))
+    assert not np.array_equal(logits_of(model, TOKENS[:9]), want)
+    model.update(model.prepare_update(tensors))
+    np.testing.assert_array_equal(logits_of(model, TOKENS[:9]), want)
+    for n_rows in (0, 321):
+        with pytest.raises(RequestError, match="embed_tokens_per_layer"):
+            model.prepare_update({name: np.ones((n_rows, 192), np.float32)})
+
+
+def test_adapters_may_change_keys_that_nobody_reads(tmp_path: Path, folder: Path) -> None:
+    """As those of a program that makes keys and values for every layer."""
+    rng, tensors = np.random.default_rng(0), {}
+    for i in range(6):
+        for name, n_rows in (("q_proj", 128), ("k_proj", 64), ("v_proj", 64)):
+            prefix = f"base_model.model.model.layers.{i}.self_attn.{name}.lora_"
+            tensors[prefix + "A.weight"] = rng.standard_normal((2, 96)).astype(np.float32)
+            tensors[prefix + "B.weight"] = rng.standard_normal((n_rows, 2)).astype(np.float32)
+    tiny.write_safetensors(tmp_path / "adapter_model.safetensors", tensors)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none"}
+    settings["target_modules"] = ["q_proj", "k_proj", "v_proj"]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    greedy = SamplingParams(temperature=0, max_tokens=3)
+    with LLM(folder, adapters={"a": tmp_path}) as llm:
+        plain, changed = (llm.generate([TOKENS[:9]], greedy, adapter=a)[0] for a in (None, "a"))
+    assert plain.token_ids != changed.token_ids
 
 
 def test_a_gguf_file_cannot_say_another_rank(tmp_path: Path) -> None:

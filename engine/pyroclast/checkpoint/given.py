@@ -174,7 +174,8 @@ def _match(
         if not table.endswith(IGNORED_TENSOR_SUFFIXES)
     }
     family, shapes = FAMILIES[config.family], tensor_shapes(config)
-    wanted = filled(flattened(squeezed(wanted, family), family), config, naming)
+    wanted = flattened(squeezed(wanted, family), family)
+    wanted = filled(wanted, config, naming, any_number=config.streams is not None)
     found: dict[str, Tensor] = {}
     used = unread_names(config, naming)
     try:

@@ -85,16 +85,24 @@ def flattened(stored: Mapping[str, StoredTensor], family: Family) -> dict[str, S
 
 
 def filled(
-    stored: Mapping[str, StoredTensor], config: ModelConfig, naming: Naming
+    stored: Mapping[str, StoredTensor],
+    config: ModelConfig,
+    naming: Naming,
+    *,
+    any_number: bool = False,
 ) -> dict[str, StoredTensor]:
-    """With all rows of the table of layer inputs, of which a folder may have some only."""
+    """With all rows of the table of layer inputs, of which a folder may have some only.
+    any_number: a GGUF file does not say how many the folder has that it was made from."""
     given, found = config.layer_input, dict(stored)
-    if given is None or given.n_stored is None:
+    table = found.get(name := naming.names.get("layer_embd", ""))
+    if given is None or table is None:
         return found
-    table = found.get(name := naming.names["layer_embd"])
-    if table is not None and table.shape[:1] == (given.n_stored,):
+    n_stored = given.n_stored
+    if n_stored is None and any_number:
+        n_stored = min(table.shape[0], given.n_rows) or None
+    if n_stored is not None and table.shape[:1] == (n_stored,):
         shape = (given.n_rows, *table.shape[1:])
-        found[name] = replace(table, shape=shape, stored_rows=given.n_stored)
+        found[name] = replace(table, shape=shape, stored_rows=n_stored)
     return found
 
 

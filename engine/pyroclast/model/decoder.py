@@ -119,8 +119,9 @@ class Decoder:
                 self._ffn_block(ops, i, spec, spec.ffn, layer, buffers)
             self.streams.record_correct(ops, i)
             self.inputs.record_layer(ops, i, layer.out_scale)
+            if i == self.config.n_layers - 1:
+                self.streams.record_last(ops)
             self.hidden.record_layer(ops, i, work.x)
-        self.streams.record_last(ops)
         ops.label = "output"
         self._output(ops)
         if self.draft_keys is not None:

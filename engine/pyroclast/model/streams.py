@@ -91,7 +91,6 @@ class Streams:
         Each goes where the one before it was, which nobody reads any more."""
         if self._weights.streams is None:
             return
-        ops.label = "streams"
         n, spec = self._batch.n_tokens_at, self._config.layers[-1]
         rooms = [self._predicted, *self.others[:-1]]
         pairs = zip(self._weights.streams.last, self.others, rooms, strict=True)

@@ -17,6 +17,7 @@ from pyroclast.families.layer_spec import (
     LayerSpec,
 )
 from pyroclast_kernels.activation import ACTIVATIONS
+from pyroclast_kernels.altup import MAX_STREAMS
 from pyroclast_kernels.attention import MAX_HEAD_DIM
 from pyroclast_kernels.experts import EXPERT_ACTIVATIONS
 
@@ -33,6 +34,10 @@ def check_supported(config: ModelConfig) -> None:
         raise UnsupportedModelError(
             f"the model has {config.streams.n} residual streams and nothing that layers are told "
             "of the token itself, which no kernel supports yet"
+        )
+    if config.n_streams > MAX_STREAMS:
+        raise UnsupportedModelError(
+            f"the model has {config.n_streams} residual streams (the maximum is {MAX_STREAMS})"
         )
     if not config.attentions:
         raise UnsupportedModelError(

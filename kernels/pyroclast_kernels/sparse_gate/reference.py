@@ -16,6 +16,7 @@ def sparse_gate(
     """gate[t] = relu(gate[t] - mean - deviations * s), of the mean of gate[t] and its standard
     deviation s (of the row itself, divided by d_ff): of a normal distribution, deviations 1.645
     leave one in twenty (the Gaussian top-k of Gemma 3n, 2025).  A NaN makes the row NaN.
+    Squares of what is above the mean must fit float32.
 
     n_tokens int64 (1,); gate_up float32 (max_batch_tokens, row_stride), of which the first d_ff
     columns are the gate, changed in place; deviations is rounded to float32.

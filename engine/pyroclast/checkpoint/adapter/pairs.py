@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.checkpoint.match import pairs_apart
+from pyroclast.checkpoint.match import pairs_apart, unread_names
 from pyroclast.checkpoint.parts import Naming, Part, StoredTensor, part_tensor, seek_part
 from pyroclast.checkpoint.tensor import Tensor
 from pyroclast.errors import ModelFileError, UnsupportedModelError
@@ -88,7 +88,7 @@ def match_pairs(
     for what is no product of a layer."""
     shapes = tensor_shapes(config)
     pairs: dict[str, Pair] = {}
-    used: set[str] = set()
+    used = unread_names(config, naming)  # nothing reads these, so they change nothing
     for name in _products(config):
         part, _ = seek_part(naming, stored, shapes, name)
         if part is None:
