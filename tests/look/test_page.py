@@ -17,6 +17,13 @@ from server_at import serving
 SIZES = [(1400, "light"), (360, "dark")]
 
 
+def test_the_page_loads_one_script(watched: Watched) -> None:
+    """The bundle that `make page` built of the scripts that are there."""
+    page = watched.open("#part=words")
+    scripts = page.evaluate("() => [...document.scripts].map(each => each.getAttribute('src'))")
+    assert scripts == ["vendor/page.js"], "the bundle is old: make page"
+
+
 @pytest.mark.parametrize("part", parts())
 def test_a_part_opens_fits_and_can_be_read_by_everyone(watched: Watched, part: str) -> None:
     page = watched.open(f"#part={part}")
