@@ -72,8 +72,8 @@ def test_without_the_switch_there_are_no_experts() -> None:
         ({"top_k_experts": 7}, r"n_active \(experts of a token\) must be .* 1..6, got 7"),
         ({"top_k_experts": 0}, r"n_active \(experts of a token\) must be .* 1..6, got 0"),
         ({"top_k_experts": True}, r"n_active \(experts of a token\) must be .* 1..6, got True"),
-        ({"moe_intermediate_size": None}, "d_ff must be a whole number in 1.."),
-        ({"moe_intermediate_size": 1 << 40}, "d_ff must be a whole number in 1.."),
+        ({"moe_intermediate_size": None}, "d_expert must be a whole number in 1.."),
+        ({"moe_intermediate_size": 1 << 40}, "d_expert must be a whole number in 1.."),
         ({"intermediate_size": 0}, "d_ff must be a whole number in 1.."),
         ({"enable_moe_block": "yes"}, "has_experts must be true or false, got 'yes'"),
     ],
@@ -90,7 +90,7 @@ def test_a_config_that_lies(changes: dict[str, Any], words: str) -> None:
         ({"expert_used_count": 0}, r"n_active \(experts of a token\) must be .* 1..6, got 0"),
         ({"expert_count": 1 << 31}, r"n_experts must be a whole number in 1..4096, got 2147483648"),
         ({"expert_count": "6"}, r"n_experts must be a whole number in 1..4096, got '6'"),
-        ({"expert_feed_forward_length": 0}, "d_ff must be a whole number in 1.."),
+        ({"expert_feed_forward_length": 0}, "d_expert must be a whole number in 1.."),
     ],
 )
 def test_keys_of_a_gguf_file_that_lie(changes: dict[str, Any], words: str) -> None:

@@ -208,6 +208,7 @@ GGUF_SIZES = {
     "sliding_window": 8,
     "n_experts": 8,
     "n_active": 2,
+    "d_expert": 64,
     "n_ssm_heads": 8,
     "n_ssm_groups": 2,
     "d_state": 16,

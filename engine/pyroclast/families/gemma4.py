@@ -103,7 +103,8 @@ def _feed_forward(h: Hyperparameters, i: int, *, shares: bool) -> FeedForwardSpe
         gate_scales=True,
         own_norms=True,
     )
-    return FeedForwardSpec(h.extra.get("d_expert", 0), h.activation, experts=experts)
+    check_size("d_expert", d_expert := h.extra.get("d_expert", 0), _MAX_SIZE)
+    return FeedForwardSpec(d_expert, h.activation, experts=experts)
 
 
 def _heads(h: Hyperparameters, i: int, windowed: bool) -> tuple[int, int]:

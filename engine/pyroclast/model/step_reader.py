@@ -35,10 +35,10 @@ class LayerInspection:
     that between its attention and its feed-forward part.  from_attention and from_feed_forward
     (n_rows, d_model) are what these parts of the layer changed in it, as differences of float32
     states; with residual streams beside it the former has what the layer predicts, the latter what
-    it corrects, and in the last layer the mean of all streams.  probs (n_heads, n_rows, n_tokens): row q says how much the query
-    takes of each position, 0 for those it does not see.  logits (n_rows, vocab_size) are what the
-    final norm and the output head make of `state`.  probs and logits are empty (no rows) where they
-    were not asked for.
+    it corrects, and in the last layer the mean of all streams.  probs (n_heads, n_rows, n_tokens):
+    row q says how much the query takes of each position, 0 for those it does not see.  logits
+    (n_rows, vocab_size) are what the final norm and the output head make of `state`.  probs and
+    logits are empty (no rows) where they were not asked for.
     """
 
     state: Floats

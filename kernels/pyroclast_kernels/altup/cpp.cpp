@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kMaxStreams = 8;
 
-struct PredictArgs {
+struct AltupPredictArgs {
   const int64_t *n_tokens;
   float *streams;
   const float *weight;
@@ -25,7 +25,7 @@ struct PredictArgs {
   double scale;
 };
 
-struct CorrectArgs {
+struct AltupCorrectArgs {
   const int64_t *n_tokens;
   float *streams;
   const float *predicted;
@@ -41,7 +41,7 @@ struct CorrectArgs {
   double scale;
 };
 
-struct MatchArgs {
+struct MatchRmsArgs {
   const int64_t *n_tokens;
   const float *x;
   float *y;
@@ -75,7 +75,7 @@ PYRO_INLINE float combined(const float *row, const float *m, int64_t n, float fi
 }
 
 // Columns i .. i + 15 of every stream: all old values are read before a new one is written.
-PYRO_INLINE void predict_columns(const PredictArgs &a, float *x, const float *c, int64_t i) {
+PYRO_INLINE void predict_columns(const AltupPredictArgs &a, float *x, const float *c, int64_t i) {
   const int64_t n = a.n_streams, left = a.d_model - i;
   f32x16 old[kMaxStreams];
   for (int64_t j = 0; j < n; j++) old[j] = load_n(x + j * a.stream_stride + i, left);
@@ -87,7 +87,7 @@ PYRO_INLINE void predict_columns(const PredictArgs &a, float *x, const float *c,
 }
 
 void altup_predict(const void *args, int part, int n_parts) {
-  const PredictArgs &a = *static_cast<const PredictArgs *>(args);
+  const AltupPredictArgs &a = *static_cast<const AltupPredictArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
   const int64_t n = a.n_streams, d = a.d_model;
   for (int64_t t = mine.begin; t < mine.end; t++) {
@@ -101,7 +101,7 @@ void altup_predict(const void *args, int part, int n_parts) {
 }
 
 void altup_correct(const void *args, int part, int n_parts) {
-  const CorrectArgs &a = *static_cast<const CorrectArgs *>(args);
+  const AltupCorrectArgs &a = *static_cast<const AltupCorrectArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
   const int64_t n = a.n_streams, d = a.d_model;
   for (int64_t t = mine.begin; t < mine.end; t++) {
@@ -134,7 +134,7 @@ PYRO_INLINE float mean_of_squares(const float *x, int64_t n) {
 }
 
 void match_rms(const void *args, int part, int n_parts) {
-  const MatchArgs &a = *static_cast<const MatchArgs *>(args);
+  const MatchRmsArgs &a = *static_cast<const MatchRmsArgs *>(args);
   const Range mine = split(*a.n_tokens, part, n_parts);
   const int64_t d = a.d_model;
   for (int64_t t = mine.begin; t < mine.end; t++) {
