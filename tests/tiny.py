@@ -323,10 +323,11 @@ def _as_stored(
     keys = {part: (key, parts) for key, parts in fused.items() for part in parts}
     found = []
     for name, values in weights.items():
-        prefix, _, weight = name.rpartition(".")
+        prefix, dot, weight = name.rpartition(".")
         key, parts = keys.get(weight, (names.get(_template(name)), (weight,)))
         if weight == parts[0]:
-            each = [weights[f"{prefix}.{part}"] for part in parts] if len(parts) > 1 else [values]
+            named = (prefix + dot + part for part in parts)  # of which small models have a few
+            each = [weights[part] for part in named if part in weights]
             joined = np.concatenate(each, axis=values.ndim - 1 if columns else 0)
             found.append((key.format(i=_layer(name)), name, joined))
     return found

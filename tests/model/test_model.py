@@ -197,7 +197,7 @@ def test_zeroed_blocks_forget_a_nan(folder: Path, kv_dtype: str) -> None:
     in pairs read a position too many, whose weight is zero; the others never do."""
     sound = load(tiny(folder, "llama"), kv_dtype=kv_dtype)
     want = logits_of(sound, TOKENS[:5])
-    for array in (*sound._cache.k, *sound._cache.v):
+    for array in (*sound.cache.k, *sound.cache.v):
         array.reshape(-1).view(np.uint8)[:] = 0xFF  # a NaN in every format that has one
     assert np.isnan(logits_of(sound, TOKENS[:5])).any() == (kv_dtype in ("bf16", "q8_0"))
     sound.zero_blocks(range(sound.n_blocks))

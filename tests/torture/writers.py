@@ -27,7 +27,7 @@ from pyroclast.lab.speed import kernel_file
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.rows import MeasuredCeiling, Results
 from pyroclast.model.write_packed import write_packed
-from pyroclast.train import ratings, result, vocabulary
+from pyroclast.train import curve, ratings, result, vocabulary
 from pyroclast.train.run_folder import RunFolder
 from pyroclast_kernels import tables, whole_file
 from pyroclast_kernels.triton import choices
@@ -150,6 +150,11 @@ def _pairs(path: Path, version: int) -> None:
         rate_command.rate(given)
 
 
+def _curve(path: Path, version: int) -> None:
+    drawn = b"<svg>" + bytes([48 + version]) * 100_000
+    curve.save(mock.Mock(savefig=lambda file, **_: file.write(drawn)), path)
+
+
 @dataclass(frozen=True)
 class Writer:
     """`write(path, version)` writes version 0 or 1 of `file`.  modules: those whose writing it is;
@@ -182,6 +187,7 @@ WRITERS: dict[str, Writer] = {
     "trained": Writer("result.json", _trained, ("pyroclast.train.result",)),
     "run": Writer("run.json", _run, ("pyroclast.train.run_folder",), makes=True),
     "pairs": Writer("pairs.jsonl", _pairs, ("pyroclast.cli.rate",)),
+    "curve": Writer("curve.svg", _curve, ("pyroclast.train.curve",)),
     "vocabulary": Writer("tokenizer.json", _vocabulary, ("pyroclast.train.vocabulary",)),
     "installed": Writer("model.gguf", _installed, ("pyroclast.checkpoint.installed",), makes=True),
 }  # fmt: skip

@@ -70,7 +70,8 @@ def test_every_recipe_shows_and_writes_before_and_after(
     assert third["after"]["margin"] != third["before"]["margin"]
     assert 0 <= third["before"]["reward"] <= 1 and third["after"]["reward"] > 0
     assert [sample["step"] for sample in third["texts"]] == [0, 2]
-    assert third["start"] == {"step": 1, "perplexity": first["after"]["perplexity"]}
+    assert third["start"]["step"] >= 1  # as many as the machine takes in the time
+    assert third["start"]["perplexity"] == first["after"]["perplexity"]
     again, more = tmp_path / "again", ["--prefer", str(out / "pretrain")]
     demo.main("", [*words, *more, "--out", str(again), "--json", str(result)])
     [row] = json.loads(result.read_text())["rows"]
