@@ -45,6 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects what tests/quick.py leaves out."""
     at_most = config.getoption("at_most")
+    if at_most is not None and at_most < 2:
+        raise pytest.UsageError(f"--at-most must be 2 or more, got {at_most}")
     if config.getoption("quick") or at_most is not None:
         kept = quick.sampled(items, at_most) if at_most is not None else quick.chosen(items)
         left_out = [item for item in items if item not in set(kept)]

@@ -48,7 +48,7 @@ def test_a_pass_ends_with_the_time_of_each_step(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert [line.split()[2] for line in table[:7]] == ["passed"] * 7
     assert all(name in line for name, line in zip(STEPS, table, strict=False))
-    assert "total, of at most 3600 s" in table[7]
+    assert "total, of at most 4500 s" in table[7]
     assert table[8] == "=== passed"
 
 
