@@ -124,7 +124,8 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def _formats(tensors: Iterable[Tensor]) -> dict[str, dict[str, int]]:
-    """How many tensors, and bytes, the file has in each format; the one with most bytes first."""
+    """How many tensors, and bytes, a model of the file has in each format; the one with most bytes
+    first."""
     from pyroclast_kernels.weights import formats
 
     found: dict[str, dict[str, int]] = {}

@@ -118,9 +118,7 @@ def _of_layers(key: str, values: Any, n_layers: int) -> list[float]:
 
 
 _HF_LAYER = {
-    "layers.{i}.w_input_gate": "model.layers.{i}.per_layer_input_gate.weight",
-    "layers.{i}.w_input": "model.layers.{i}.per_layer_projection.weight",
-    "layers.{i}.input_norm_after": "model.layers.{i}.post_per_layer_input_norm.weight",
+    **gemma4.HF_INPUT,
     "layers.{i}.w_laurel_in": "model.layers.{i}.laurel.linear_left.weight",
     "layers.{i}.w_laurel_out": "model.layers.{i}.laurel.linear_right.weight",
     "layers.{i}.laurel_norm": "model.layers.{i}.laurel.post_laurel_norm.weight",
@@ -131,9 +129,7 @@ _HF_LAYER = {
     "layers.{i}.altup_scale": "model.layers.{i}.altup.correct_output_scale",
 }
 _GGUF_LAYER = {
-    "layers.{i}.w_input_gate": "blk.{i}.inp_gate.weight",
-    "layers.{i}.w_input": "blk.{i}.proj.weight",
-    "layers.{i}.input_norm_after": "blk.{i}.post_norm.weight",
+    **gemma4.GGUF_INPUT,
     "layers.{i}.w_laurel_in": "blk.{i}.laurel_l.weight",
     "layers.{i}.w_laurel_out": "blk.{i}.laurel_r.weight",
     "layers.{i}.laurel_norm": "blk.{i}.laurel_post_norm.weight",

@@ -173,10 +173,19 @@ def _whole(h: Hyperparameters, name: str, limit: int) -> int:
     return int(value)
 
 
-_HF_LAYER = {
+# Of a layer's input of the token itself.
+HF_INPUT = {
     "layers.{i}.w_input_gate": "model.layers.{i}.per_layer_input_gate.weight",
     "layers.{i}.w_input": "model.layers.{i}.per_layer_projection.weight",
     "layers.{i}.input_norm_after": "model.layers.{i}.post_per_layer_input_norm.weight",
+}
+GGUF_INPUT = {
+    "layers.{i}.w_input_gate": "blk.{i}.inp_gate.weight",
+    "layers.{i}.w_input": "blk.{i}.proj.weight",
+    "layers.{i}.input_norm_after": "blk.{i}.post_norm.weight",
+}
+_HF_LAYER = {
+    **HF_INPUT,
     "layers.{i}.out_scale": "model.layers.{i}.layer_scalar",
     "layers.{i}.w_router": "model.layers.{i}.router.proj.weight",
     "layers.{i}.router_norm": "model.layers.{i}.router.scale",
@@ -188,9 +197,7 @@ _HF_LAYER = {
 }
 _HF_FUSED = {"model.layers.{i}.experts.gate_up_proj": ("w_gate_experts", "w_up_experts")}
 _GGUF_LAYER = {
-    "layers.{i}.w_input_gate": "blk.{i}.inp_gate.weight",
-    "layers.{i}.w_input": "blk.{i}.proj.weight",
-    "layers.{i}.input_norm_after": "blk.{i}.post_norm.weight",
+    **GGUF_INPUT,
     "layers.{i}.out_scale": "blk.{i}.layer_output_scale.weight",
     **GGUF_EXPERTS,
     "layers.{i}.router_norm": "blk.{i}.ffn_gate_inp.scale",

@@ -31,10 +31,8 @@ class Laurel:
         ranks = [spec.laurel_rank for spec in config.layers if spec.laurel_rank is not None]
         if not ranks:
             return
-        n, readers = (
-            batch.max_batch_tokens,
-            [p.weight for x in weights.layers for p in x.laurel_out],
-        )
+        n = batch.max_batch_tokens
+        readers = [product.weight for layer in weights.layers for product in layer.laurel_out]
         self._middle = Activations.zeros(n, max(ranks), readers, memory, keep=True)
         self._out = memory.zeros((n, config.d_model), np.float32)
         self._share = memory.constant(np.full(1, math.sqrt(0.5), np.float32))
@@ -54,8 +52,8 @@ class Laurel:
             call_product(ops, middle, product, self._out, n)
 
     def record_sum(self, ops: Recorder, spec: LayerSpec, layer: Layer, y: Activations) -> None:
-        """After the mixer, whose result is in x: adds the products, normed, and what it read; of
-        the sum of four x is the 1 / sqrt(2)-th part."""
+        """After the mixer, whose result is added to x: adds the normed products and what these
+        read, and divides by sqrt(2)."""
         if spec.laurel_rank is None:
             return
         assert y.values is not None
