@@ -13,77 +13,19 @@ import pytest
 from safetensors.numpy import load_file
 
 import tiny
+from checks_of_bits import check_bits_of_a_context, check_pages_change_no_text
 from pyroclast import LLM, SamplingParams
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli.info import describe
 from pyroclast.errors import ModelFileError, RequestError, UnsupportedModelError
-from pyroclast.families.config import ModelConfig
-from pyroclast.families.read_hf import hyperparameters_from_hf
-from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.families.tensors import name_in_file, tensor_shapes
 from pyroclast.model.inspect import inspect_step
 from pyroclast.model.kv_cache import block_bytes
 from pyroclast.model.write_packed import write_packed
-from stepping import load, logits_of, step
+from stepping import load, logits_of
+from tiny_gemma3n import N_ROWS, PUBLISHED, TINY, read, write
 
 TOKENS = np.random.default_rng(3).integers(0, 256, 150).tolist()
-# As published: E2B's sizes, others left out.
-PUBLISHED: dict[str, Any] = {
-    "model_type": "gemma3n_text",
-    "num_hidden_layers": 30,
-    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
-    "intermediate_size": [8192] * 30,
-    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
-    "num_kv_shared_layers": 10,
-    "vocab_size": 262400,
-    "vocab_size_per_layer_input": 262144,
-    "rope_theta": 1e6,
-    "rope_local_base_freq": 1e4,
-    "rope_scaling": None,
-}
-# The last tokens have no row of their own in the table of per-layer embeddings.
-N_ROWS = 200
-TINY: dict[str, Any] = PUBLISHED | {
-    "vocab_size": 320,
-    "vocab_size_per_layer_input": N_ROWS,
-    "hidden_size": 96,
-    "intermediate_size": [160, 128, 160, 160, 96, 160],
-    "num_hidden_layers": 6,
-    "layer_types": ["sliding_attention", "full_attention"] * 3,
-    "activation_sparsity_pattern": [0.95, 0.8, 0.0, 0.5, 0.0, 0.0],
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "num_kv_shared_layers": 2,
-    "hidden_size_per_layer_input": 32,
-    "sliding_window": 40,
-    "max_position_embeddings": 512,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-}
-
-
-def read(config: dict[str, Any], **changes: Any) -> ModelConfig:
-    return config_of(hyperparameters_from_hf(config | changes, {}))
-
-
-def write(folder: Path, config: dict[str, Any], more: dict[str, Any] | None = None) -> Path:
-    """A folder with random weights in bfloat16's values."""
-    rng, names = np.random.default_rng(0), FAMILIES["gemma3n_text"].hf_tensors
-    tensors: dict[str, Any] = {}
-    for name, shape in tensor_shapes(read(config)).items():
-        values = rng.standard_normal(shape).astype(np.float32)
-        values *= 0.8 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.1
-        values *= 16 if name.endswith("altup_router") else 1
-        values += name.endswith(("norm", "norm_after", "altup_scale"))
-        values = values[:N_ROWS] if name == "layer_embd" else values
-        tensors[name_in_file(names, name)] = values
-    folder.mkdir(exist_ok=True)
-    tiny.write_safetensors(folder / "model.safetensors", tensors | (more or {}))
-    (folder / "config.json").write_text(json.dumps(config))
-    tiny.write_hf_tokenizer(folder, tiny.BASE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -202,29 +144,11 @@ def test_streams_without_per_layer_embeddings_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("options", [{"compute": "float32"}, {"threads": 2}])
 def test_bits_depend_on_the_context_alone(folder: Path, options: dict[str, Any]) -> None:
     path = folder if "compute" in options else f"{folder}@q8_0"
-    model = load(path, **options)
-    whole = logits_of(model, TOKENS)
-    for size in (1, 7, 33):
-        chunks = [
-            step(model, [(1, first, TOKENS[first : first + size])])[0]
-            for first in range(0, len(TOKENS), size)
-        ]
-        np.testing.assert_array_equal(np.concatenate(chunks), whole, err_msg=f"chunks of {size}")
-    beside = step(model, [(2, 0, TOKENS[:50]), (3, 0, TOKENS[5:60]), (4, 0, TOKENS[:1])])
-    np.testing.assert_array_equal(beside[0], whole[:50])
-    np.testing.assert_array_equal(beside[2], whole[:1])
-    one = load(path, **options | {"threads": 1})
-    np.testing.assert_array_equal(logits_of(one, TOKENS), whole)
+    check_bits_of_a_context(path, TOKENS, **options)
 
 
 def test_a_text_that_begins_alike_reads_its_pages(folder: Path) -> None:
-    greedy = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    with LLM(folder) as llm:
-        first, again = (llm.generate([TOKENS], greedy)[0] for _ in range(2))
-        [beside, _] = llm.generate([TOKENS, TOKENS[40:90]], greedy)
-    assert first.timings.n_cached_tokens == 0
-    assert again.timings.n_cached_tokens > 0
-    assert first.token_ids == again.token_ids == beside.token_ids
+    check_pages_change_no_text(folder, TOKENS)
 
 
 def test_kernels_and_reference_agree(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroclast import LLM, SamplingParams
+from checks_of_bits import check_bits_of_a_context, check_pages_change_no_text
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.cli.info import describe
@@ -118,29 +118,11 @@ def test_what_is_not_supported_is_named(changes: dict[str, Any], words: str) -> 
 @pytest.mark.parametrize("options", [{"compute": "float32"}, {"threads": 2}])
 def test_bits_depend_on_the_context_alone(folder: Path, options: dict[str, Any]) -> None:
     path = folder if "compute" in options else f"{folder}@q8_0"
-    model = load(path, **options)
-    whole = logits_of(model, TOKENS)
-    for size in (1, 7, 33):
-        chunks = [
-            step(model, [(1, first, TOKENS[first : first + size])])[0]
-            for first in range(0, len(TOKENS), size)
-        ]
-        np.testing.assert_array_equal(np.concatenate(chunks), whole, err_msg=f"chunks of {size}")
-    beside = step(model, [(2, 0, TOKENS[:50]), (3, 0, TOKENS[5:60]), (4, 0, TOKENS[:1])])
-    np.testing.assert_array_equal(beside[0], whole[:50])
-    np.testing.assert_array_equal(beside[2], whole[:1])
-    one = load(path, **options | {"threads": 1})
-    np.testing.assert_array_equal(logits_of(one, TOKENS), whole)
+    check_bits_of_a_context(path, TOKENS, **options)
 
 
 def test_a_text_that_begins_alike_reads_its_pages(folder: Path) -> None:
-    greedy = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    with LLM(folder) as llm:
-        first, again = (llm.generate([TOKENS], greedy)[0] for _ in range(2))
-        [beside, _] = llm.generate([TOKENS, TOKENS[40:90]], greedy)
-    assert first.timings.n_cached_tokens == 0
-    assert again.timings.n_cached_tokens > 0
-    assert first.token_ids == again.token_ids == beside.token_ids
+    check_pages_change_no_text(folder, TOKENS)
 
 
 def test_the_table_stays_quantized_and_quantizing_changes_little(folder: Path) -> None:
