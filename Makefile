@@ -1,8 +1,8 @@
 # `make` lists the targets.  Everything lives in .venv and build/, and a second call does only what
 # changed.
 .DEFAULT_GOAL := help
-.PHONY: help run dev native page wheel wheel-check wheel-aarch64 test test-quick test-aarch64 emulated \
-  oracle-deps browser \
+.PHONY: help run dev core tools native page wheel wheel-check wheel-aarch64 test test-quick test-aarch64 \
+  emulated oracle-deps browser \
   check formatting types layers bench train-demo gpu sanitize sanitize-threads torture clean
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,12 @@ run: $(VENV)/.native $(VENV)/.demo ## install everything and let the demo model 
 	$(BIN)/pyroclast generate "$(PROMPT)" --model smollm2-135m-instruct -n 64 --temperature 0
 
 dev: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.demo ## all that work on the code needs
+
+core: $(VENV)/.core # .venv with what the build and the package itself need
+
+# All that CI downloads beside the build.  The tests for aarch64 tell themselves what they lack.
+tools: oracle-deps browser $(VENV)/.demo $(VENV)/.wheel ## what all tests need and `make dev` does not install
+	@$(MAKE) --no-print-directory $(AARCH64)/.tools || true
 
 page: $(VENV)/.page ## build the drawings of `pyroclast look` (needs npm)
 
@@ -223,8 +229,11 @@ $(VENV)/.created:
 	@touch $@
 
 # Without build isolation: the tools stay in .venv, and the next build compiles only what changed.
-$(VENV)/.installed: pyproject.toml setup.py $(VENV)/.created
+$(VENV)/.core: pyproject.toml $(VENV)/.created
 	$(PY) .ci/requirements.py build core
+	@touch $@
+
+$(VENV)/.installed: setup.py $(VENV)/.core
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
