@@ -24,7 +24,7 @@ from torture.record import Finding, Record
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# Several in a process, as `make torture` runs them: one for each would import for longer than it tries.
+# Several in a process, as in `make torture`: one for each would import for longer than it tries.
 GROUPS = [KINDS[i::4] for i in range(4)]
 
 
