@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyroclast.engine.output import TokenLogprobs
 from pyroclast.sampling.arrays import SampleArrays
+from pyroclast.sampling.param_checks import MAX_LOGPROBS
 from pyroclast_kernels.sample import NOT_FINITE, OUT
 
 
@@ -12,13 +13,26 @@ class StepResults:
     token of row r, -1 where none could be chosen (`is_finite` tells why).  has_top: the lists of
     most likely tokens need no fetching from a GPU; whoever begins a step sets it."""
 
-    __slots__ = ("_arrays", "_n_rows", "_on_gpu", "_out", "has_top", "sampled")
+    __slots__ = (
+        "_arrays",
+        "_n_rows",
+        "_on_gpu",
+        "_out",
+        "_top_ids",
+        "_top_logprobs",
+        "_vocab_size",
+        "has_top",
+        "sampled",
+    )
 
     def __init__(self, arrays: SampleArrays) -> None:
         self._arrays = arrays
         # Single values through memoryviews: half the time of NumPy's.
         self._out = {name: arrays.out[name].data for name in OUT.names or ()}
         self.sampled = self._out["token_id"]
+        self._top_ids = arrays.top_ids.reshape(-1).data
+        self._top_logprobs = arrays.top_logprobs.reshape(-1).data
+        self._vocab_size = arrays.vocab_size
         self._n_rows = arrays.n_rows.data
         self._on_gpu = arrays.memory.on_gpu
         self.has_top = False
@@ -39,15 +53,19 @@ class StepResults:
         if n_top:
             if self._on_gpu and not self.has_top:
                 self._fetch_top()
-            ids = self._arrays.top_ids[row, :n_top].tolist()
-            logprobs = self._arrays.top_logprobs[row, :n_top].tolist()
-            # Fewer tokens than that may be possible at all.
-            top = [each for each in zip(ids, logprobs, strict=True) if each[0] >= 0]
+            n_top = min(n_top, self._vocab_size)
+            start = row * MAX_LOGPROBS
+            ids = self._top_ids[start : start + n_top]
+            logprobs = self._top_logprobs[start : start + n_top]
+            # No `strict`: passing a word costs as much as the rest.
+            top = list(zip(ids, logprobs))  # noqa: B905
+            while top and top[-1][0] < 0:  # fewer tokens than that are possible at all
+                top.pop()
         return TokenLogprobs(
             out["token_id"][row],
             out["logprob"][row],
             out["rank"][row],
-            bool(out["is_greedy"][row]),
+            out["is_greedy"][row] != 0,
             top,
         )
 
