@@ -205,6 +205,23 @@ def test_a_stream_holds_a_character_back_until_it_is_whole():
     assert decoder.flush() == ""
 
 
+def test_streams_that_skip_control_tokens_and_streams_that_do_not_share_no_text(special):
+    ids = encode(special, "a<|im_end|>b")
+    for skip, expected in [(False, ["a", "<|im_end|>", "b"]), (True, ["a", "", "b"])] * 2:
+        decoder = special.decoder(skip_special_tokens=skip)
+        assert [decoder.step(i) for i in ids] == expected
+
+
+def test_a_known_token_does_not_overtake_half_a_character():
+    tok = tokenizer(byte_level())
+    first, *rest = encode(tok, "é")
+    [letter] = encode(tok, "a")
+    for _ in range(2):  # the second time every text is known
+        decoder = tok.decoder()
+        assert [decoder.step(i) for i in (letter, first, letter)] == ["a", "", "\ufffda"]
+        assert [decoder.step(i) for i in (first, *rest, letter)] == ["", "é", "a"]
+
+
 def test_bytes_that_are_no_text_become_replacement_characters():
     tok = tokenizer(byte_level())
     cut = encode(tok, "🚀")[:3]

@@ -55,6 +55,11 @@ class DecodingStream:
         self._bare = bool(decoding.bare) and not continuation
         self._replacing = [_Replacing(old, new) for old, new in decoding.replaced_in_text]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether bytes pass as they are, from now on."""
+        return not (self._n_left or self._bare or self._replacing)
+
     def step(self, data: bytes, bare: bytes) -> bytes:
         """What this token's bytes complete; `bare` are its bytes as the first token."""
         if self._bare and data:

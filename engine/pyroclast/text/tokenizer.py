@@ -39,6 +39,8 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._warned = False
         self._bytes: dict[int, bytes] = {}
+        # Of tokens that are whole characters: those that are not skipped, and all of them.
+        self._texts: tuple[dict[int, str], dict[int, str]] = ({}, {})
         self._alphabet = byte_level_alphabet()
         self._chats: dict[str, ChatTemplate] = {}
         self.vocab_size: int = vocabulary.size
@@ -255,7 +257,7 @@ class TextDecoder:
     The pieces that `step` and the last `flush` return, joined, are what `decode` returns.
     """
 
-    __slots__ = ("_decoder", "_skipped", "_stream", "_tokenizer")
+    __slots__ = ("_decoder", "_is_plain", "_skipped", "_stream", "_texts", "_tokenizer")
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, continuation: bool) -> None:
         vocabulary = tokenizer._vocabulary  # noqa: SLF001 - the decoder is the tokenizer's other half
@@ -263,13 +265,28 @@ class TextDecoder:
         self._skipped = vocabulary.special_ids if skip_special_tokens else frozenset()
         self._stream = DecodingStream(vocabulary.decoding, continuation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        # What tokens give while nothing is held back and nothing is left to strip: mostly so.
+        self._texts = tokenizer._texts[not skip_special_tokens]  # noqa: SLF001
+        self._is_plain = self._stream.is_plain
 
     def step(self, token_id: int) -> str:
         """The text that this token completes; "" while a character still lacks bytes."""
+        if self._is_plain:
+            text = self._texts.get(token_id)
+            if text is not None:
+                return text
+        return self._decode(token_id)
+
+    def _decode(self, token_id: int) -> str:
         if token_id in self._skipped:
             return ""
         data, bare = self._tokenizer.token_bytes(token_id), self._tokenizer.bare_bytes(token_id)
-        return self._decoder.decode(self._stream.step(data, bare))
+        text = self._decoder.decode(self._stream.step(data, bare))
+        was_plain = self._is_plain
+        self._is_plain = self._stream.is_plain and not self._decoder.getstate()[0]
+        if was_plain and self._is_plain:
+            self._texts[token_id] = text
+        return text
 
     def flush(self) -> str:
         """The end of the text: U+FFFD for the bytes of an incomplete character, else ""."""
