@@ -14,12 +14,13 @@ class StopText:
     nothing more comes out.
     """
 
-    __slots__ = ("_held", "_n_uncounted", "_stops", "found")
+    __slots__ = ("_firsts", "_held", "_n_uncounted", "_stops", "found")
 
     def __init__(self, stops: Sequence[str]) -> None:
         """`stops`: non-empty strings."""
         # Longest first, so that of two that end at the same place the longest is met first.
         self._stops = sorted(stops, key=len, reverse=True)
+        self._firsts = frozenset(stop[0] for stop in stops)
         self._held = ""
         self._n_uncounted = 0  # characters of _held at which no stop string may end
         self.found: str | None = None
@@ -29,6 +30,8 @@ class StopText:
         ends in this piece, but one that begins in it is found when it ends in a later one."""
         if self.found is not None:
             return ""
+        if not self._held and self._firsts.isdisjoint(text):
+            return text  # mostly so: no stop string begins
         text = self._held + text
         if not counts:
             self._n_uncounted = len(text)
