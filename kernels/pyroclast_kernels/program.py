@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -224,10 +225,10 @@ class Program:
 
     def run(self) -> None:
         """One step on whatever the argument arrays hold now."""
-        start = time.perf_counter()
+        start = perf_counter()
         for step in self._steps:
             step()
-        self.native_seconds += time.perf_counter() - start
+        self.native_seconds += perf_counter() - start
 
     @property
     def n_warm_ups(self) -> int:

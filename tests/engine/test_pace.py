@@ -110,6 +110,17 @@ def test_a_prompt_comes_on_while_no_step_is_noted():
     assert [pace.n_tokens_beside(1, 100, 1) for _ in range(3)] == [0, 2, 2]
 
 
+def test_a_step_that_only_decodes_may_put_its_time_straight_where_it_counts():
+    noted, straight = Pace(), Pace()
+    for pace in (noted, straight):
+        pace.note(0, 100, 0.5)
+    times = straight.decode_times(2)
+    for _ in range(9):
+        noted.note(2, 0, 0.03)
+        times.append(0.03)
+    assert noted.n_tokens_beside(2, 100, 1) == straight.n_tokens_beside(2, 100, 1) == 6
+
+
 def test_a_step_that_was_interrupted_costs_a_prompt_nothing():
     pace = Pace()
     pace.note(0, 100, 0.5)

@@ -216,24 +216,27 @@ class GenerateRequest(ReadRequest):
     ) -> bool:
         """Adds a chunk to the call's, if it collects them; tells whether as many wait as may.  The
         last chunk carries the completion: the reader may be faster than whoever ran the step."""
-        chunks = self.call.chunks
-        if chunks is None:
+        call = self.call
+        if call.chunks is None:
             return False
+        completion = None if self.finish_reason is None else self.completion()
+        n_prompt, n_generated = self.n_prompt, len(self.token_ids) - self.n_prompt
+        # Not by name: a class called with names packs them into a dict first.
         chunk = Chunk(
             text,
             token_ids,
             self.index,
             self.finish_reason,
             logprobs,
-            n_prompt_tokens=self.n_prompt,
-            n_cached_tokens=self.n_cached,
-            n_completion_tokens=self.n_generated,
+            completion,
+            n_prompt,
+            self.n_cached,
+            n_generated,
         )
-        if self.finish_reason is not None:
-            chunk.completion = self.completion()
-        chunks.append(chunk)
-        self.call.note()
-        return self.call.is_full
+        call.chunks.append(chunk)
+        if call.future is not None:
+            call.note()
+        return len(call.chunks) >= call.max_unread
 
     def completion(self) -> Completion:
         """The result; only after the end."""

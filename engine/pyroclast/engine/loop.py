@@ -11,16 +11,17 @@ be left to the next step is left to it, and what cannot is an error.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from threading import get_ident
 from time import perf_counter
 
 from pyroclast.engine.call import Call
 from pyroclast.engine.process import watch
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.stepper import Stepper
+from pyroclast.engine.turn_lock import turn_lock
 from pyroclast.engine.wake import Runner, wake
 from pyroclast.errors import ClosedError, PyroclastError, ReentryError
 from pyroclast.progress import progress_bar
@@ -44,7 +45,7 @@ class Loop:
         self.pump: Runner | None = None
         # Filled under the lock, by the calls that coroutines wait for; see `Call.note`.
         self.noted: list[Call] = []
-        self._lock = threading.RLock()
+        self._lock, self._owns_lock = turn_lock()
         # The thread that runs a step, for those that decide whether to wait; 0 if none does.  After
         # an interruption it may be wrong until the next step.
         self._busy = 0
@@ -70,15 +71,16 @@ class Loop:
         self._turn(None, aside, steps)
 
     def _turn(self, call: Call | None, aside: Aside | None = None, steps: bool = True) -> None:
-        self.check_reentry()
+        if self._owns_lock():  # rarely: a call that asks would cost microseconds
+            self.check_reentry()
         # Only a thread that meets another one says that it waits; see _hand_over.
-        waits = threading.get_ident() if self._busy else 0
+        waits = get_ident() if self._busy else 0
         try:
             if waits:
                 self._waiting.add(waits)
             with self._lock:
                 try:
-                    self._busy = threading.get_ident()
+                    self._busy = get_ident()
                     if waits:
                         self._waiting.discard(waits)
                     if steps:
@@ -221,7 +223,7 @@ class Loop:
         if was_held and not self._holds[-1]:  # it goes on with its step
             self.release()
             return
-        self._lock = threading.RLock()
+        self._lock, self._owns_lock = turn_lock()
         self._waiting.clear()
         self._holds.clear()
         self._busy = 0
@@ -241,10 +243,8 @@ class Loop:
     # ---- inside ------------------------------------------------------------------------------
 
     def _in_step(self) -> bool:
-        """Whether this very thread is in the middle of a step, or of another piece under the lock.
-        The lock is asked: a note would stay wrong if Ctrl-C came between taking it and noting."""
-        is_owned = bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
-        return is_owned and (self._busy != 0 or not any(self._holds))
+        """Whether this very thread is in the middle of a step, or of a piece under the lock."""
+        return self._owns_lock() and (self._busy != 0 or not any(self._holds))
 
     def _free(self) -> None:
         """Each piece may be done twice: after Ctrl-C in the middle, the next call does the rest."""

@@ -58,23 +58,28 @@ class Pace:
     def note(self, n_decoding: int, n_prompt_tokens: int, seconds: float) -> None:
         """A step in which `n_decoding` requests each got a token, and that read
         `n_prompt_tokens`."""
-        n_asked, self._n_asked = self._n_asked, 0
-        is_rest, self._is_rest = self._is_rest, False
-        if not n_prompt_tokens and is_rest:
-            return  # not timed: while the times kept are too long nothing rests, so they would stay
+        n_asked, is_rest = self._n_asked, self._is_rest
+        if not n_prompt_tokens and not is_rest:
+            self.decode_times(n_decoding).append(seconds)
+            return
+        self._n_asked, self._is_rest = 0, False
         if not n_prompt_tokens:
-            self._n_mixed = 0
-            times = self._decode_s.get(n_decoding)
-            if times is None:
-                times = self._decode_s[n_decoding] = deque(maxlen=_N_TIMES)
-            times.append(seconds)
-        elif n_decoding:
+            return  # not timed: while the times kept are too long nothing rests, so they would stay
+        if n_decoding:
             self._n_mixed += 1
             if self._token_s is not None and n_prompt_tokens == n_asked:
                 self._adjust(n_decoding, n_prompt_tokens, seconds)
         elif self._token_s is None or seconds / n_prompt_tokens < self._token_s:
             # A short prompt, alone in its step, takes as long as the weights do.
             self._token_s = seconds / n_prompt_tokens
+
+    def decode_times(self, n_decoding: int) -> deque[float]:
+        """The next steps only decode, `n_decoding` requests: where to put how long each takes."""
+        self._n_asked, self._is_rest, self._n_mixed = 0, False, 0
+        times = self._decode_s.get(n_decoding)
+        if times is None:
+            times = self._decode_s[n_decoding] = deque(maxlen=_N_TIMES)
+        return times
 
     def n_tokens_beside(self, n_decoding: int, n_unread: int, n_prompts: int) -> int:
         """How many of the `n_unread` tokens of `n_prompts` prompts may join; none where a step

@@ -5,6 +5,7 @@ Not safe for threads by itself: `loop.Loop` lets one caller in at a time.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
 
@@ -46,10 +47,10 @@ class Stepper:
         self._sampled = self._results.sampled
         self._outcome = Outcome(model, self._results)
         self._host_sampler = HostSampler(model, arrays, sample_rules)
-        self._pace = self.scheduler.pace
         self._planned: list[ReadRequest] = []  # the step being run
         # The last step, if the next may be like it.
         self._steady: list[GenerateRequest] | None = None
+        self._decode_times: deque[float] = deque()  # of steps like it: the pace's
         # The request whose tokens and text are being changed.
         self._changing: ReadRequest | None = None
         # Everyone who was added and has not ended: `_recover` trusts this, and not the scheduler.
@@ -155,33 +156,33 @@ class Stepper:
             self.propose(request, draft_ids)
 
     def _decode(self, steady: list[GenerateRequest]) -> bool:
-        """Runs a step in which everybody decodes, as in the step before: nothing to plan, little
-        to write.  False, with nothing done, if somebody needs a new block.  One piece on purpose:
-        the weights that a step reads push everything else out of the caches, and then each function
-        that is called costs microseconds (bench/overhead.py)."""
+        """A step in which all decode, as in the step before: nothing to plan, little to write.
+        False, with nothing done, if somebody needs a new block.  One piece on purpose: a step
+        evicts all from the caches, and then each call costs microseconds (bench/overhead.py)."""
         start_s = perf_counter()
         if not self._write_next(steady):
             return False
         self.model.forward(True)
         now_s = perf_counter()
         self._results.has_top = False
-        self._pace.note(len(steady), 0, now_s - start_s)
+        self._decode_times.append(now_s - start_s)
         sampled = self._sampled
-        finished, failed = list[ReadRequest](), list[tuple[ReadRequest, int]]()
+        finished: list[ReadRequest] = []  # not list[...](): calling an alias took 10 us
+        failed: list[tuple[ReadRequest, int]] = []
         for i, request in enumerate(steady):
             self._changing = request
             token_id = sampled[i]
             if token_id < 0:
                 failed.append((request, i))
                 continue
-            request.n_computed += 1
-            request.clock.end_s = now_s
+            request.n_computed, request.clock.end_s = request.n_computed + 1, now_s
             text = request.accept(token_id)
             if request.finish_reason is not None:
                 finished.append(request)
             logprobs, new_ids = None, [token_id]
             if request.logprobs is not None:
-                logprobs = self._outcome.note_logprobs(request, i)
+                logprobs = [self._results.logprobs(i, request.params.logprobs or 0)]
+                request.logprobs += logprobs
             if request.n_forced:  # there is more than one token to compute
                 new_ids, self._steady = request.new_token_ids(token_id), None
                 self.scheduler.decodes_only = False
@@ -203,21 +204,20 @@ class Stepper:
         self._writer.write(step, self.scheduler.layout)
         processed = self._writer.processed
         self._results.has_top = bool(processed)  # the CPU writes it
+        self.model.forward(sample=not processed)
         if processed:
-            self.model.forward()
             self._host_sampler.run(processed)
-        else:
-            self.model.forward(sample=True)
         if not any(request.n_step_drafts for request in step):
             n_decoding = self.scheduler.n_decoding
             n_prompt_tokens = sum(request.n_step_tokens for request in step) - n_decoding
-            self._pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
+            self.scheduler.pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:
             steady = [r for r in step if isinstance(r, GenerateRequest) and r.n_unread == 1]
             if len(steady) == len(step):
                 self._steady = steady
+                self._decode_times = self.scheduler.pace.decode_times(len(step))
             else:  # a grammar has forced tokens: there is more than one to compute
                 self.scheduler.decodes_only = False
 
