@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyroclast.engine.output import TokenLogprobs
 from pyroclast.sampling.arrays import SampleArrays
 from pyroclast.sampling.param_checks import MAX_LOGPROBS
-from pyroclast_kernels.sample import NOT_FINITE, OUT
+from pyroclast_kernels.sample import NOT_FINITE
 
 
 class StepResults:
@@ -14,10 +14,13 @@ class StepResults:
     most likely tokens need no fetching from a GPU; whoever begins a step sets it."""
 
     __slots__ = (
+        "_are_greedy",
         "_arrays",
+        "_logprobs",
         "_n_rows",
         "_on_gpu",
-        "_out",
+        "_ranks",
+        "_statuses",
         "_top_ids",
         "_top_logprobs",
         "_vocab_size",
@@ -28,8 +31,10 @@ class StepResults:
     def __init__(self, arrays: SampleArrays) -> None:
         self._arrays = arrays
         # Single values through memoryviews: half the time of NumPy's.
-        self._out = {name: arrays.out[name].data for name in OUT.names or ()}
-        self.sampled = self._out["token_id"]
+        out = arrays.out
+        self.sampled, self._statuses = out["token_id"].data, out["status"].data
+        self._logprobs, self._ranks = out["logprob"].data, out["rank"].data
+        self._are_greedy = out["is_greedy"].data
         self._top_ids = arrays.top_ids.reshape(-1).data
         self._top_logprobs = arrays.top_logprobs.reshape(-1).data
         self._vocab_size = arrays.vocab_size
@@ -44,11 +49,10 @@ class StepResults:
 
     def is_finite(self, row: int) -> bool:
         """Whether all logits of a row are numbers."""
-        return bool(self._out["status"][row] != NOT_FINITE)
+        return bool(self._statuses[row] != NOT_FINITE)
 
     def logprobs(self, row: int, n_top: int) -> TokenLogprobs:
         """What the row's own logits say of its token and of the `n_top` most likely ones."""
-        out = self._out
         top: list[tuple[int, float]] = []
         if n_top:
             if self._on_gpu and not self.has_top:
@@ -62,10 +66,10 @@ class StepResults:
             while top and top[-1][0] < 0:  # fewer tokens than that are possible at all
                 top.pop()
         return TokenLogprobs(
-            out["token_id"][row],
-            out["logprob"][row],
-            out["rank"][row],
-            out["is_greedy"][row] != 0,
+            self.sampled[row],
+            self._logprobs[row],
+            self._ranks[row],
+            self._are_greedy[row] != 0,
             top,
         )
 
