@@ -483,11 +483,12 @@ GGUF_MODELS = (
 )
 
 
-def make_config(name: str) -> Any:
-    """The config of transformers' own class."""
+def make_config(name: str, **more: Any) -> Any:
+    """The config of transformers' own class; more changes it further."""
     import transformers
 
     class_name, changes = MODELS[name]
+    changes = changes | more
     config_class = getattr(transformers, class_name)
     if class_name == "GPT2Config":
         return config_class(**changes)
@@ -503,13 +504,14 @@ def make_config(name: str) -> Any:
     return config_class(**(_SIZES | changes))
 
 
-def write_folder(folder: Path, name: str) -> Any:
-    """Writes the folder, with a tokenizer, and returns the model in float32."""
+def write_folder(folder: Path, name: str, **more: Any) -> Any:
+    """Writes the folder, with a tokenizer, and returns the model in float32.  more: changes of
+    its config."""
     import torch
     import transformers
 
     torch.set_num_threads(1)  # more only wait for each other on a busy machine: 20 times slower
-    config = make_config(name)
+    config = make_config(name, **more)
     make: Any = transformers.AutoModelForCausalLM.from_config
     if name.endswith("-nested"):
         kind = type(config).__name__.removesuffix("Config")

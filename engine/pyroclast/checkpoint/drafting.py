@@ -22,11 +22,14 @@ from pyroclast_kernels.weights import formats
 log = logging.getLogger("pyroclast")
 
 
-def with_draft_head(h: Hyperparameters, stored: Collection[str]) -> Hyperparameters:
+def with_draft_head(
+    h: Hyperparameters, stored: Collection[str], *, is_wanted: bool = True
+) -> Hyperparameters:
     """What a file says that has these tensors, so that its family makes a config with a head of
-    it; unchanged where there is none.  UnsupportedModelError for several."""
+    it; unchanged where there is none.  UnsupportedModelError for several, and if it is_wanted for
+    one of a family whose heads are not read."""
     if not has_draft_heads(FAMILIES[h.family]):
-        if any(map(is_of_draft_head, stored)):
+        if is_wanted and any(map(is_of_draft_head, stored)):
             raise UnsupportedModelError(
                 f"heads of {h.family} files that predict further tokens are not supported; take "
                 'speculation="suffix", or a draft model'

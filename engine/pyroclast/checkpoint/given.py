@@ -104,7 +104,7 @@ def match_given(config: ModelConfig, arrays: Any) -> GivenWeights:
     if not arrays:
         raise RequestError("tensors is empty: give at least one weight to change")
     family = FAMILIES[config.family]
-    gguf = Naming.of_gguf(family if family.is_recurrent else written_family(family))
+    gguf = Naming.of_gguf(written_family(family))
     is_gguf = not known_names(config, gguf).isdisjoint(arrays)
     _check_decay(config, is_gguf=is_gguf)
     if is_gguf:

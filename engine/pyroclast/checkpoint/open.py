@@ -106,18 +106,18 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    model: str | Path, *, complete: bool = True, draft_head: bool = False
+    model: str | Path, *, complete: bool = True, draft_head: bool | None = False
 ) -> Checkpoint:
     """Open a GGUF file or any of its parts, a packed file, a folder, an installed model by name, or
     "dummy:<shape>@<format>".
 
     A path may end in "@<format>" to convert every matrix at load: "folder@q8_0".  complete False
     also takes files that were cut short among their weights: the rows of what is missing cannot be
-    read, all else can.  draft_head: with the head that predicts further tokens, where there is one;
-    packed files have none.
+    read, all else can.  draft_head: with the head that predicts further tokens, where there is one
+    (None: and it can be read); packed files have none.
     """
     if str(model).startswith(shapes.PREFIX):
-        return _open_dummy(str(model), draft_head)
+        return _open_dummy(str(model), bool(draft_head))
     path, to_format = find_model(str(model))
     not_folder = _open_packed if is_packed(path) else _open_gguf
     checkpoint = (_open_folder if path.is_dir() else not_folder)(path, complete, draft_head)
@@ -175,7 +175,7 @@ def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor
     return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
-def _open_gguf(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
+def _open_gguf(path: Path, complete: bool, draft_head: bool | None) -> Checkpoint:
     model = GGUFModel(path, complete=complete)
     with _opening(path, model):
         stored = {
@@ -189,8 +189,8 @@ def _open_gguf(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
             tensors=stored.keys(),
             vectors={name: vector_values(stored[name]) for name in ROPE_TENSORS if name in stored},
         )
-        if draft_head:
-            hyperparameters = with_draft_head(hyperparameters, stored)
+        if draft_head is not False:
+            hyperparameters = with_draft_head(hyperparameters, stored, is_wanted=bool(draft_head))
         config = config_of(hyperparameters)
         family = FAMILIES[config.family]
         stored = flattened(without_drafting(stored, hyperparameters), family)
@@ -215,7 +215,7 @@ def _gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer.from_gguf_metadata(metadata)
 
 
-def _open_packed(path: Path, complete: bool, _: bool) -> Checkpoint:
+def _open_packed(path: Path, complete: bool, _: bool | None) -> Checkpoint:
     file = PackedFile(path, complete=complete)
     with _opening(path, file):
         hyperparameters = hyperparameters_from_gguf(file.metadata, **source_facts(file.metadata))
@@ -237,14 +237,14 @@ def _open_packed(path: Path, complete: bool, _: bool) -> Checkpoint:
     )
 
 
-def _open_folder(path: Path, complete: bool, draft_head: bool) -> Checkpoint:
+def _open_folder(path: Path, complete: bool, draft_head: bool | None) -> Checkpoint:
     folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
         family = FAMILIES[hyperparameters.family]
-        if draft_head:
+        if draft_head is not False:
             names = [name for file in folder.files for name in file.tensors]
-            hyperparameters = with_draft_head(hyperparameters, names)
+            hyperparameters = with_draft_head(hyperparameters, names, is_wanted=bool(draft_head))
         stored = folder_tensors(folder, family, hyperparameters)
         hyperparameters = settle_head(hyperparameters, family, stored)
         config = config_of(hyperparameters)

@@ -10,6 +10,8 @@ from pyroclast.errors import ModelFileError
 from pyroclast.families.checks import check_flag, check_positive, check_size
 
 Scoring = Literal["softmax", "sigmoid"]
+# expert_gating_func of GGUF files.
+GATING_FUNCTIONS: dict[Scoring, int] = {"softmax": 1, "sigmoid": 2}
 # Far above any published model; see layer_spec.
 MAX_EXPERTS = 4096
 MAX_D_FF = 1 << 22

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
-from pyroclast.families.experts import GGUF_EXPERTS, ExpertsSpec, Scoring
+from pyroclast.families.experts import GATING_FUNCTIONS, GGUF_EXPERTS, ExpertsSpec, Scoring
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.layer_spec import FeedForwardSpec
 from pyroclast.families.lfm2 import LFM2, layers
 
-# expert_gating_func of GGUF files.
-_SCORINGS: dict[object, Scoring] = {1: "softmax", 2: "sigmoid"}
+_SCORINGS: dict[object, Scoring] = {number: name for name, number in GATING_FUNCTIONS.items()}
 # What only LFM2's dense folders have: a width to be computed, and attention layers by number.
 _DENSE_KEYS = ("adjusts_d_ff", "d_ff_multiple", "d_ff_multiplier", "attention_layers")
 _HF = "model.layers.{i}.feed_forward."

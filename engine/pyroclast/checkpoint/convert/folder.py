@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,21 +17,32 @@ from pyroclast.checkpoint.convert.keys import (
     written_family,
 )
 from pyroclast.checkpoint.convert.source import Bytes, Source, SourceTensor
+from pyroclast.checkpoint.convert.states import (
+    column_order,
+    is_state,
+    row_order,
+    state_tensor,
+    with_columns,
+)
 from pyroclast.checkpoint.convert.vocabulary import vocabulary_keys
 from pyroclast.checkpoint.match import pairs_apart
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
-from pyroclast.checkpoint.tensor import Tensor
+from pyroclast.checkpoint.stacks import AlternatingRows
+from pyroclast.checkpoint.tensor import Scratch, Tensor
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.config import ModelConfig
+from pyroclast.families.draft_head import PRODUCTS
 from pyroclast.families.family import Family
+from pyroclast.families.layer_spec import LayerSpec
 from pyroclast.families.registry import FAMILIES
 from pyroclast.families.tensors import template_of
 from pyroclast.files.gguf_writer import Value
+from pyroclast_kernels.weights import formats
 
 
 def folder_source(path: Path) -> Source:
     """The folder's model; refused if GGUF cannot say what it is, or how it reads text."""
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, draft_head=None)
     try:
         h, config = checkpoint.hyperparameters, checkpoint.config
         family = written_family(FAMILIES[h.family])
@@ -62,23 +73,25 @@ def _rows(
 
 
 def _groups(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, list[Tensor]]]:
-    """(name in the file, the weights whose rows it holds one below the other)."""
-    fused = {}
+    """(name in the file, the weights whose rows it holds)."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    fused: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for file_name, weights in family.gguf_fused.items():
         for weight in weights:
             template = f"layers.{{i}}.{weight}" if "{i}" in file_name else weight
-            fused[template] = file_name, weights
-    for name, tensor in checkpoint.tensors.items():
+            fused.setdefault(template, []).append((file_name, weights))
+    for name, tensor in tensors.items():
         template, layer = template_of(name)
         if template in family.gguf_tensors:
             yield family.gguf_tensors[template].format(i=layer), [tensor]
             continue
-        file_name, weights = fused[template]
+        # Where there are two names, the second is for layers that have experts as well.
+        has_experts = layer is not None and config.all_layers[layer].experts is not None
+        file_name, weights = fused[template][-1 if has_experts else 0]
         prefix, _, weight = name.rpartition(".")
         if weight == weights[0]:
             names = (f"{prefix}.{each}".lstrip(".") for each in weights)
-            parts = [checkpoint.tensors[each] for each in names if each in checkpoint.tensors]
-            yield file_name.format(i=layer), parts
+            yield file_name.format(i=layer), [tensors[each] for each in names if each in tensors]
 
 
 def _tensor(
@@ -91,7 +104,11 @@ def _tensor(
             f"{name!r}, in a GGUF file; store them in one type"
         )
     template, layer = template_of(first.name)
-    weight, order = template.rpartition(".")[2], None
+    weight = template.rpartition(".")[2]
+    mixers = [None if layer is None else c.all_layers[layer].recurrent for c in (config, found)]
+    if mixers[0] is not None and mixers[1] is not None and is_state(weight):
+        return state_tensor(name, first, weight, mixers[0], mixers[1])
+    order, columns = row_order(weight, *mixers), column_order(weight, *mixers)
     if weight in family.gguf_paired and layer is not None:
         # The inverse of what reading does.
         order = np.argsort(pairs_apart(config.layers[layer].attention, weight))
@@ -99,6 +116,7 @@ def _tensor(
     added = 0.0
     if norm is not None and norm_found is not None:
         added = norm.weight_offset - norm_found.weight_offset
+    source = _joined(parts, None if layer is None else config.all_layers[layer], family)
 
     def vector(begin: int, end: int) -> Bytes:
         joined = np.concatenate([part.rows() for part in parts], axis=1)
@@ -108,10 +126,12 @@ def _tensor(
 
     def matrix(begin: int, end: int) -> Bytes:
         if order is None:
-            return _stacked(parts, begin, end)
-        wanted = order[begin:end]
-        low = int(wanted.min())
-        return _stacked(parts, low, int(wanted.max()) + 1)[wanted - low]
+            rows = source(begin, end)
+        else:
+            wanted = order[begin:end]
+            low = int(wanted.min())
+            rows = source(low, int(wanted.max()) + 1)[wanted - low]
+        return rows if columns is None else with_columns(rows, columns, first)
 
     return SourceTensor(
         name,
@@ -123,9 +143,28 @@ def _tensor(
     )
 
 
+def _joined(
+    parts: list[Tensor], layer: LayerSpec | None, family: Family
+) -> Callable[[int, int], Bytes]:
+    """Rows [first, last) of matrices that are one tensor in the file: one below the other, head by
+    head in turns, or side by side."""
+    weight = parts[0].name.rpartition(".")[2]
+    if weight in PRODUCTS:
+        return lambda first, last: np.concatenate([p.rows(first, last) for p in parts], axis=1)
+    if weight in family.by_head and layer is not None:
+        row_bytes = formats.row_bytes(parts[0].shape[-1], parts[0].format)
+        head_dim = layer.attention.head_dim
+        turns = AlternatingRows([part.source for part in parts], head_dim, head_dim, row_bytes)
+        return lambda first, last: turns.rows(first, last, Scratch())
+    return lambda first, last: _stacked(parts, first, last)
+
+
 def _shape(parts: list[Tensor], *, is_stack: bool) -> tuple[int, ...]:
-    """Of vectors or matrices as one tensor: a stack of them, or the one below the other."""
+    """Of vectors or matrices as one tensor: a stack of them, or the one below the other; of the two
+    products of a head that predicts further tokens, side by side."""
     first = parts[0].shape
+    if parts[0].name.endswith(PRODUCTS):
+        return first[0], sum(part.shape[1] for part in parts)
     return (len(parts), *first) if is_stack else (sum(p.shape[0] for p in parts), *first[1:])
 
 

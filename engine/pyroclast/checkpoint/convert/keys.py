@@ -14,7 +14,9 @@ from typing import Any, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.errors import UnsupportedModelError
+from pyroclast.checkpoint.convert.layer_keys import fields_of_layers, keys_for_llama_cpp
+from pyroclast.checkpoint.drafting import with_draft_head
+from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.family import Family
 from pyroclast.families.gguf_rope import FREQS, LONG, SHORT
@@ -34,19 +36,16 @@ _WHOLE = frozenset(
     "n_experts", "n_active", "d_expert", "d_shared", "n_sharing_layers", "layer_input_width",
     "whole_head_dim", "n_streams", "active_stream",
 }  # fmt: skip
-_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma3n", "gemma4", "olmo2")
-# Of no interest to the forward pass: special tokens are the vocabulary's to say.
-_NOT_COMPARED = ("family", "bos_token_id", "eos_token_ids", "weight_offset", "n_stored")
+_WINDOWS_READ_BY_LLAMA_CPP = ("gemma2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "olmo2")
+# Of no interest to the forward pass: special tokens are the vocabulary's to say; what a file stores
+# otherwise than a folder (`folder.py`, `states.py`).
+_NOT_COMPARED = (
+    "family", "bos_token_id", "eos_token_ids", "weight_offset", "n_stored", "log_decay", "tiled",
+)  # fmt: skip
 
 
 def written_family(family: Family) -> Family:
     """The family that a GGUF file of this one names: itself, or the one with the same tables."""
-    if family.is_recurrent:
-        raise UnsupportedModelError(
-            f"folders of the family {family.name!r} cannot be written as GGUF or packed files, and "
-            "no adapter can be merged: its recurrent layers have tensors that are read only; load "
-            "the folder itself, as FOLDER@q8_0 to quantize it at load, or convert a GGUF file"
-        )
     for each in FAMILIES.values():
         same = (each.gguf_tensors, each.gguf_keys) == (family.gguf_tensors, family.gguf_keys)
         is_it = same if family.gguf_architecture is None else each is family
@@ -64,10 +63,14 @@ def keys_and_vectors(h: Hyperparameters, config: ModelConfig) -> tuple[dict[str,
         "general.architecture": Value("str", family.gguf_architecture),
         "general.type": Value("str", "model"),
     }
+    told = fields_of_layers(family, config)
     for field, key in family.gguf_keys.items():
         value = getattr(h, field, h.extra.get(field))
-        if value is not None and value != ():
+        if field in told:
+            keys[prefix + key] = told[field]
+        elif value is not None and value != ():
             keys[prefix + key] = _value(field, value)
+    keys |= {prefix + key: each for key, each in keys_for_llama_cpp(h, family, config)}
     if "head_dim" in family.gguf_keys:
         keys[f"{prefix}attention.value_length"] = Value("u32", h.head_dim)
     vectors: Vectors = {}
@@ -180,8 +183,14 @@ def read_back(keys: Mapping[str, Value], tensors: frozenset[str], vectors: Vecto
     """What a reader makes of a file with these keys, and tensors of these names."""
     values = {key: each.value for key, each in keys.items()}
     found = {name: tuple(vector.tolist()) for name, vector in vectors.items()}
-    metadata = Metadata(values)
-    return config_of(hyperparameters_from_gguf(metadata, tensors=tensors, vectors=found))
+    try:
+        h = hyperparameters_from_gguf(Metadata(values), tensors=tensors, vectors=found)
+        return config_of(with_draft_head(h, tensors))
+    except ModelFileError as error:
+        raise UnsupportedModelError(
+            f"a GGUF file of architecture {values['general.architecture']!r} has no way to say "
+            f"what this model is: {error}; use the folder itself"
+        ) from error
 
 
 def check_same(wanted: ModelConfig, found: ModelConfig, architecture: str) -> None:
@@ -254,5 +263,5 @@ def norm_of(config: ModelConfig, layer: int | None, weight: str) -> NormSpec | N
         return None
     if layer is None:
         return config.output_norm
-    spec = config.layers[layer]
+    spec = config.all_layers[layer]
     return spec.attention.qk_norm if weight in ("q_norm", "k_norm") else spec.norm
