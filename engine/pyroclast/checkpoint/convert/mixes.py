@@ -23,7 +23,8 @@ _KEPT_EXACT = (
 # What begins and ends residual streams, and what goes by every mixer: 8 bits at least, as their
 # errors reach every layer; llama.cpp's quantizer leaves them as they are.
 _KEPT_FINE = ("altup_proj.weight", "altup_unembd_proj.weight", "laurel_l.weight", "laurel_r.weight")
-_FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight", ".ffn_down_shexp.weight")
+VALUES = (".attn_v.weight", ".attn_qkv.weight")
+FFN_DOWN = (".ffn_down.weight", ".ffn_down_exps.weight", ".ffn_down_shexp.weight")
 # A row that is no multiple of a K format's 256 columns.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 # general.file_type: llama.cpp's number of each choice.
@@ -37,45 +38,51 @@ FILE_TYPES = {
 @dataclass(frozen=True)
 class Place:
     """Where a tensor stands: its name in a GGUF file, its layer (None: in no layer) of n_layers,
-    and whether it is the output head, or the embedding in its place."""
+    and whether it is the output head, or the embedding in its place.  turn: the how manieth it is
+    of how many of its kind, by which mixes choose where only some layers have such a tensor; None
+    is the layer."""
 
     name: str
     layer: int | None
     n_layers: int
     is_head: bool
+    turn: tuple[int, int] | None = None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """turn, or the layer of all layers; of what is in no layer, -1."""
+        return self.turn or (-1 if self.layer is None else self.layer, self.n_layers)
 
     @property
     def needs_bits(self) -> bool:
-        """Whether the layer is among the first or last eighth, or every third between them."""
+        """Whether it is among the first or last eighth, or every third between them."""
         if self.layer is None:
             return False
-        first, last = self.n_layers // 8, 7 * self.n_layers // 8
-        return self.layer < first or self.layer >= last or (self.layer - first) % 3 == 2
+        i, n = self.counted
+        first, last = n // 8, 7 * n // 8
+        return i < first or i >= last or (i - first) % 3 == 2
 
 
 def _q4_k_s(place: Place) -> str:
-    if place.name.endswith(".attn_v.weight") and place.layer is not None and place.layer < 4:
-        return "q5_k"
-    if place.name.endswith(_FFN_DOWN) and place.layer is not None:
-        return "q5_k" if place.layer < place.n_layers // 8 else "q4_k"
-    return "q4_k"
+    if place.layer is None:
+        return "q4_k"
+    i, n = place.counted
+    few = 4 if place.name.endswith(VALUES) else n // 8 if place.name.endswith(FFN_DOWN) else 0
+    return "q5_k" if i < few else "q4_k"
 
 
-def _medium(usual: str, fused: str) -> Callable[[Place], str]:
+def _medium(usual: str) -> Callable[[Place], str]:
     def choose(place: Place) -> str:
-        if place.name.endswith(".attn_qkv.weight"):
-            return fused
-        if place.name.endswith((".attn_v.weight", *_FFN_DOWN)) and place.needs_bits:
-            return "q6_k"
-        return usual
+        is_one = place.name.endswith((*VALUES, *FFN_DOWN))
+        return "q6_k" if is_one and place.needs_bits else usual
 
     return choose
 
 
 _MIXES: dict[str, Callable[[Place], str]] = {
     "q4_k_s": _q4_k_s,
-    "q4_k_m": _medium("q4_k", "q5_k"),
-    "q5_k_m": _medium("q5_k", "q6_k"),
+    "q4_k_m": _medium("q4_k"),
+    "q5_k_m": _medium("q5_k"),
 }
 
 

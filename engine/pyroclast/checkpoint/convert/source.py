@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pyroclast.checkpoint.convert.mixes import Place
+from pyroclast.checkpoint.convert.mixes import FFN_DOWN, VALUES, Place
 from pyroclast.checkpoint.open import Closable
 from pyroclast.checkpoint.tensor import FileRows, Scratch
 from pyroclast.files.gguf import GGUFFile, GGUFTensorInfo
@@ -63,10 +63,27 @@ class Source:
         layers = [int(each[1]) if each else None for each in found]
         n_layers = 1 + max((layer for layer in layers if layer is not None), default=0)
         head = _HEAD if _HEAD in names else _EMBEDDING
+        turns = _turns(names, layers, n_layers)
         return [
-            Place(name, layer, n_layers, name == head)
+            Place(name, layer, n_layers, name == head, turns.get(name))
             for name, layer in zip(names, layers, strict=True)
         ]
+
+
+def _turns(
+    names: Sequence[str], layers: Sequence[int | None], n_layers: int
+) -> dict[str, tuple[int, int]]:
+    """The how manieth of how many tensors of its kind each one is, as llama.cpp's quantizer counts
+    them: values of attention among all of them, last products of feed-forwards by layer if there
+    are experts, and else one after the other, though not every layer may have one."""
+    pairs = zip(layers, names, strict=True)
+    in_order = sorted((layer, name) for layer, name in pairs if layer is not None)
+    values = [name for _, name in in_order if name.endswith(VALUES)]
+    found = {name: (i, len(values)) for i, name in enumerate(values)}
+    if not any(name.endswith(".ffn_gate_inp.weight") for name in names):
+        last = [name for _, name in in_order if name.endswith(FFN_DOWN)]
+        found |= {name: (i, n_layers) for i, name in enumerate(last)}
+    return found
 
 
 def gguf_source(path: Path) -> Source:
