@@ -105,6 +105,34 @@ def test_products_of_a_fused_matrix_are_merged_where_they_lie(tmp_path: Path) ->
         np.testing.assert_allclose(found[name], want, atol=1e-5, rtol=0)
 
 
+def test_an_adapter_of_a_model_with_recurrent_layers(tmp_path: Path) -> None:
+    """Attention in one layer, and a feed-forward in all."""
+    pytest.importorskip("transformers", reason="pip install '.[test]'")
+    import tiny_families
+
+    source, target, rng = tmp_path / "folder", tmp_path / "m.gguf", np.random.default_rng(5)
+    tiny_families.write_folder(source, "qwen3_5")
+    shapes = {"layers.3.wk": (64, 96)} | {f"layers.{i}.w_down": (96, 160) for i in range(4)}
+    pairs = {
+        name: tuple(
+            (rng.standard_normal(shape) / 9).astype(np.float32) for shape in ((3, cols), (rows, 3))
+        )
+        for name, (rows, cols) in shapes.items()
+    }
+    adapter = write_peft(tmp_path / "adapter", pairs)
+    with open_checkpoint(source) as checkpoint:
+        base = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
+    convert(str(source), str(target), "f32", adapter=str(adapter))
+    found = weights_of(target)
+    for name, want in merged({each: base[each] for each in pairs}, pairs, SCALE).items():
+        np.testing.assert_allclose(found[name], want, atol=1e-5, rtol=0)
+    with LLM(source, compute="float32", adapters={"a": adapter}) as llm:
+        unmerged = llm.logits(PROMPT, adapter="a")
+    with LLM(target, compute="float32") as llm:
+        bound = 1e-4 * np.abs(unmerged).max()
+        np.testing.assert_allclose(llm.logits(PROMPT), unmerged, atol=bound, rtol=0)
+
+
 def test_an_adapter_of_one_product_leaves_the_others(tmp_path: Path) -> None:
     pairs = random_pairs(BASE, 3, ("wk",))
     source = model_of(tmp_path, BASE, "gguf")

@@ -181,10 +181,10 @@ def test_experts_are_packed_together(quant: str, tmp_path: Path) -> None:
             assert np.array_equal(tensor.float32(), other.tensors[name].float32()), name
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "granite-moe"])
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "granite-moe", "qwen3_5", "lfm2-moe"])
 @pytest.mark.parametrize("to", [None, "q8_0"])
-def test_folders_with_experts(name: str, to: str | None, tmp_path: Path) -> None:
-    """Experts of both kinds of folders, with biases and without."""
+def test_folders_with_experts_and_states(name: str, to: str | None, tmp_path: Path) -> None:
+    """Experts of both kinds of folders, with biases and without; recurrent layers."""
     pytest.importorskip("transformers", reason="pip install '.[test]'")
     import tiny_families
 

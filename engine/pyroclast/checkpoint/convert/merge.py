@@ -30,11 +30,6 @@ def merge_adapter(source: Source, model: Path, adapter: str) -> Source:
     """The source of `model` with the adapter's products added to its tensors."""
     with open_checkpoint(model) as checkpoint:
         config = checkpoint.config
-    if FAMILIES[config.family].is_recurrent:
-        raise UnsupportedModelError(
-            f"no adapter can be merged into a model of the family {config.family!r}, which has "
-            "recurrent layers; load it beside the model, with --adapter"
-        )
     with closing(open_adapter(adapter, config)) as opened:
         products = opened.read()
     deltas = _deltas(config, products, [tensor.name for tensor in source.tensors])
