@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -46,8 +47,6 @@ REFUSED = {
     "gemma3n-options": "laurel_rank is 40",
     "nemotron-h-moe-mixed": "feed_forward_length must be the same",
 }
-# llama.cpp refuses files without the keys and values that nothing reads; `convert` says so.
-LLAMA_REFUSES = ("gemma3n",)
 # Keys of the converter's that say nothing, and those that it sets to what the folder does not say.
 OTHER_KEYS = (
     ("gpt-oss", "feed_forward_length"),
@@ -109,7 +108,7 @@ def test_the_file_has_the_folder_s_logits(tmp_path: Path, name: str) -> None:
     if name in GGUF_MODELS:
         check_like_the_converter_s(tmp_path)
     python = os.environ.get("PYROCLAST_LLAMA_PYTHON")
-    if not python or name not in GGUF_MODELS or name in LLAMA_REFUSES:
+    if not python or name not in GGUF_MODELS:
         return
     (tmp_path / "ids.json").write_text(json.dumps(PROMPT))
     paths = [tmp_path / each for each in ("m.gguf", "ids.json", "logits.npy")]
@@ -155,3 +154,51 @@ def test_a_head_that_predicts_further_tokens_comes_along(tmp_path: Path) -> None
             name = f"layers.{draft_heads.N_LAYERS}.{weight}"
             assert np.array_equal(found.tensors[name].float32(), wanted.tensors[name].float32())
     assert logits_of(path, 100).tobytes() == logits_of(folder, 100).tobytes()
+
+
+def types_of(path: Path) -> dict[str, str]:
+    """The format of each tensor."""
+    reader = gguf.GGUFReader(path)
+    return {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+
+
+# No products: routers, filters, decays, steps and norms.
+SMALL = ("ffn_gate_inp", "conv", "conv1d", "norm", "ssm_a", "ssm_d", "exp_probs_b", "ssm_dt")
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2-moe", "granite4-hybrid-moe", "nemotron-h-moe"])
+def test_products_are_quantized_and_what_is_small_is_not(tmp_path: Path, name: str) -> None:
+    """Of recurrent layers and experts; from the folder as from a GGUF file of it."""
+    tiny_families.write_folder(tmp_path / "folder", name)
+    write_gguf(tmp_path / "theirs.gguf", tmp_path / "folder")
+    for to, usual in (("q8_0", "Q8_0"), ("q4_k_m", "Q5_0")):  # rows too narrow for Q4_K
+        convert(str(tmp_path / "folder"), str(tmp_path / "m.gguf"), to)
+        convert(str(tmp_path / "theirs.gguf"), str(tmp_path / "again.gguf"), to)
+        found, again = (gguf.GGUFReader(tmp_path / f"{each}.gguf") for each in ("m", "again"))
+        others = {tensor.name: tensor.data.tobytes() for tensor in again.tensors}
+        assert {tensor.name: tensor.data.tobytes() for tensor in found.tensors} == others
+        types = types_of(tmp_path / "m.gguf")
+        kept = {n for n in types if re.sub(r"\.(weight|bias)$", "", n).endswith(SMALL)}
+        assert {types[each] for each in kept} == {"F32"}
+        products = {each: types[each] for each in types if each not in kept}
+        assert set(products.values()) <= {usual, "Q8_0", "F16"}
+        narrow = [each for each in products if products[each] == "F16"]
+        assert all(name == "granite4-hybrid-moe" and "down_exps" in each for each in narrow)
+        assert usual in {
+            each for name, each in products.items() if "_exps" in name or "ssm_" in name
+        }
+    assert np.isfinite(logits_of(tmp_path / "m.gguf", 50)).all()
+
+
+def test_mixes_count_the_tensors_that_there_are(tmp_path: Path) -> None:
+    """As llama.cpp's quantizer does: of 12 layers every third has values, every fourth a
+    feed-forward."""
+    kinds = ["linear_attention", "full_attention", "linear_attention", "mlp"] * 4
+    kinds[2] = "full_attention"
+    tiny_families.write_folder(tmp_path / "folder", "nemotron-h", layers_block_type=kinds)
+    convert(str(tmp_path / "folder"), str(tmp_path / "m.gguf"), "q4_k_m")
+    types = types_of(tmp_path / "m.gguf")
+    values = [types[f"blk.{i}.attn_v.weight"] for i in (1, 2, 5, 9, 13)]
+    assert values == ["Q5_0", "Q5_0", "Q8_0", "Q5_0", "Q8_0"]
+    last = [types[f"blk.{i}.ffn_down.weight"] for i in (3, 7, 11, 15)]
+    assert last == ["Q8_0", "Q8_0", "Q5_0", "Q5_0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from pyroclast.checkpoint.convert.keys import (
 )
 from pyroclast.checkpoint.convert.source import Bytes, Source, SourceTensor
 from pyroclast.checkpoint.convert.states import (
+    Order,
     column_order,
     is_state,
     row_order,
     state_tensor,
     with_columns,
 )
+from pyroclast.checkpoint.convert.unread import unread_tensors
 from pyroclast.checkpoint.convert.vocabulary import vocabulary_keys
 from pyroclast.checkpoint.match import pairs_apart
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
@@ -42,7 +45,9 @@ from pyroclast_kernels.weights import formats
 
 def folder_source(path: Path) -> Source:
     """The folder's model; refused if GGUF cannot say what it is, or how it reads text."""
+    files = ExitStack()
     checkpoint = open_checkpoint(path, draft_head=None)
+    files.callback(checkpoint.close)
     try:
         h, config = checkpoint.hyperparameters, checkpoint.config
         family = written_family(FAMILIES[h.family])
@@ -58,12 +63,13 @@ def folder_source(path: Path) -> Source:
             for name, each in vectors.items()
         ]
         tensors += [_tensor(name, parts, config, found, family) for name, parts in groups]
+        tensors += unread_tensors(path, h, config, family, files)
     except BaseException:
-        checkpoint.close()
+        files.close()
         raise
     metadata = {key: each.to_bytes() for key, each in keys.items()}
-    notes += notes_of(config, str(family.gguf_architecture))
-    return Source(metadata, tensors, checkpoint, tuple(notes))
+    notes += notes_of(config, str(family.gguf_architecture), {each.name for each in tensors})
+    return Source(metadata, tensors, files, tuple(notes))
 
 
 def _rows(
@@ -117,30 +123,47 @@ def _tensor(
     if norm is not None and norm_found is not None:
         added = norm.weight_offset - norm_found.weight_offset
     source = _joined(parts, None if layer is None else config.all_layers[layer], family)
+    is_vector = len(first.shape) == 1
+    return SourceTensor(
+        name,
+        _shape(parts, is_stack=layer is None and name in family.gguf_fused),
+        first.format,
+        _vector(parts, order) if is_vector else _matrix(source, order, columns, first),
+        at_once=any(part.source.at_once for part in parts),
+        added=added,
+    )
 
-    def vector(begin: int, end: int) -> Bytes:
+
+def _vector(parts: list[Tensor], order: Order | None) -> Callable[[int, int], Bytes]:
+    """Vectors as one, its values in that order."""
+
+    def rows(begin: int, end: int) -> Bytes:
         joined = np.concatenate([part.rows() for part in parts], axis=1)
         if order is not None:  # a vector's rows are its values
             joined = joined.reshape(len(order), -1)[order].reshape(1, -1)
         return joined[begin:end]
 
-    def matrix(begin: int, end: int) -> Bytes:
+    return rows
+
+
+def _matrix(
+    source: Callable[[int, int], Bytes],
+    order: Order | None,
+    columns: Order | None,
+    tensor: Tensor,
+) -> Callable[[int, int], Bytes]:
+    """The tensor's rows, and its columns, in these orders."""
+
+    def rows(begin: int, end: int) -> Bytes:
         if order is None:
-            rows = source(begin, end)
+            found = source(begin, end)
         else:
             wanted = order[begin:end]
             low = int(wanted.min())
-            rows = source(low, int(wanted.max()) + 1)[wanted - low]
-        return rows if columns is None else with_columns(rows, columns, first)
+            found = source(low, int(wanted.max()) + 1)[wanted - low]
+        return found if columns is None else with_columns(found, columns, tensor)
 
-    return SourceTensor(
-        name,
-        _shape(parts, is_stack=layer is None and name in family.gguf_fused),
-        first.format,
-        vector if len(first.shape) == 1 else matrix,
-        at_once=any(part.source.at_once for part in parts),
-        added=added,
-    )
+    return rows
 
 
 def _joined(

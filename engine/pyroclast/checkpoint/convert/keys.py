@@ -7,7 +7,7 @@ is refused with the first thing that GGUF has no key for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -238,12 +238,13 @@ def _same_rope(a: RopeSpec | None, b: RopeSpec | None, head_dim: int, max_seq_le
     return math.isclose(a.amplitude, b.amplitude, rel_tol=1e-5)
 
 
-def notes_of(config: ModelConfig, architecture: str) -> list[str]:
-    """Where llama.cpp reads such a file otherwise than Pyroclast does."""
-    if config.streams is not None and len(config.caches) < len(config.attentions):
+def notes_of(config: ModelConfig, architecture: str, tensors: Collection[str]) -> list[str]:
+    """Where llama.cpp reads such a file, with tensors of these names, otherwise than Pyroclast."""
+    sharing = [i for i in config.attentions if i not in config.caches]
+    if config.streams is not None and any(f"blk.{i}.attn_k.weight" not in tensors for i in sharing):
         note = (
             f"llama.cpp refuses files of architecture {architecture!r} without the keys and values "
-            "of layers that read another's cache, which nothing reads and this file leaves out"
+            "of layers that read another's cache, which nothing reads and the folder leaves out"
         )
         return [note]
     windows = {attention.window for attention in config.attentions.values()} - {None}
