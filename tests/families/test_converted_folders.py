@@ -21,7 +21,7 @@ from gguf_families import write_gguf
 from pyroclast import LLM
 from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
-from pyroclast.errors import UnsupportedModelError
+from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.model.supported import check_supported
 from tiny_families import GGUF_MODELS, MODELS, PROMPT
 
@@ -202,3 +202,18 @@ def test_mixes_count_the_tensors_that_there_are(tmp_path: Path) -> None:
     assert values == ["Q5_0", "Q5_0", "Q8_0", "Q5_0", "Q8_0"]
     last = [types[f"blk.{i}.ffn_down.weight"] for i in (3, 7, 11, 15)]
     assert last == ["Q8_0", "Q8_0", "Q5_0", "Q5_0"]
+
+
+def test_how_many_rotary_pairs_turn_by_what(tmp_path: Path) -> None:
+    """Which llama.cpp wants to know of Qwen3.5, and no text tells."""
+    for given, want in ((None, [11, 11, 10, 0]), ([2, 1, 1], [2, 1, 1, 0]), ([1, "2"], None)):
+        rope = draft_heads.CONFIG["rope_parameters"] | {"mrope_section": given}
+        folder = tmp_path / str(given)
+        draft_heads.write_folder(folder, draft_heads.random_tensors(), rope_parameters=rope)
+        if want is None:
+            with pytest.raises(ModelFileError, match="mrope_section must be a list"):
+                convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+            continue
+        convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+        fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+        assert fields["qwen35.rope.dimension_sections"].contents() == want
