@@ -35,7 +35,8 @@ class Family:
     config makes the ModelConfig of what a file says.  hf_tensors and gguf_tensors: canonical name
     -> the file's, {i} being the layer.  hf_keys and gguf_keys: field of Hyperparameters, or name
     in its `extra` -> key of config.json, or key of a GGUF's metadata after the architecture's
-    name.  hf_rope_keys are keys among the rope parameters of config.json.  hf_defaults and
+    name.  hf_rope_keys are keys among the rope parameters of config.json; hf_rope_carried are those
+    that change nothing here, and that GGUF files have.  hf_defaults and
     gguf_defaults are the values that a file may leave out; hf_allowed the values that an option of
     config.json may have; hf_renamed: key of a newer release -> the one in hf_keys.  hf_window_key,
     if any, is a switch without which config.json's sliding_window does not count.
@@ -79,6 +80,7 @@ class Family:
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     gguf_defaults: Mapping[str, Any] = field(default_factory=dict)
     hf_rope_keys: Mapping[str, str] = field(default_factory=dict)
+    hf_rope_carried: Mapping[str, str] = field(default_factory=dict)
     hf_partial_rotary: bool = False
     hf_rotary_factor: float | None = None
     hf_d_ff_ratio: int | None = None

@@ -41,7 +41,8 @@ def rope_values(
         found["rope_theta"] = full["rope_theta"]
     if windowed.get("rope_theta") is not None:
         found["window_rope_theta"] = windowed["rope_theta"]
-    return found | {field: full.get(key) for field, key in family.hf_rope_keys.items()}
+    keys = {**family.hf_rope_keys, **family.hf_rope_carried}
+    return found | {field: full.get(key) for field, key in keys.items()}
 
 
 def _plain(family: Family, rope: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -146,7 +146,7 @@ QWEN3_5 = Family(
         "n_v_heads": "ssm.time_step_rank",
         "n_draft_layers": "nextn_predict_layers",
     },
-    hf_rope_keys={"sections": "mrope_section"},
+    hf_rope_carried={"sections": "mrope_section"},
     hf_defaults={
         "n_kv_heads": 4,
         "head_dim": 256,
