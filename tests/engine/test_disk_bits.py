@@ -91,7 +91,7 @@ def test_a_restart_gives_the_same_bits(name, kv_dtype, folders, tmp_path):
         assert answer(llm, cache_salt="other")[2][0].timings.n_cached_tokens == 0
 
 
-# Pages come without the states of recurrent layers; see tests/model/test_recurrent.py.
+# Of recurrent layers there are states as well; see tests/model/test_recurrent_disk.py.
 HAS_STATES = ("lfm2", "qwen3_5", "granite4-hybrid", "nemotron-h")  # and what begins so
 
 

@@ -241,7 +241,7 @@ def test_a_page_that_is_finished_between_two_looks_is_whole(cache_dir, expected,
 def test_the_child_of_a_fork_keeps_nobody_waiting(cache_dir):
     """It is made while the thread that writes begins a segment."""
     with fake(cache_dir) as llm:
-        folder = llm._prefixes.tiers[0]._folder
+        folder = llm._prefixes.tiers[0]._pages._folder
         with folder._alone():
             pid = os.fork()
             if pid == 0:

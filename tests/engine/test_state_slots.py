@@ -9,21 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_model import VOCAB_SIZE, ByteTokenizer, FakeModel, hashed
+from fake_model import VOCAB_SIZE, FakeModel, hashed
 from pyroclast import LLM, SamplingParams
 from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.engine.request import Request
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
-from pyroclast.llm import assemble
-from recurrent_model import RecurrentModel
+from recurrent_model import RecurrentModel, recurrent_llm
 
 GREEDY = SamplingParams(temperature=0, max_tokens=11, ignore_eos=True)
-
-
-def open_llm(speculation: str = "off", **options: Any) -> LLM:
-    cache = {key: options.pop(key) for key in ("prefix_cache",) if key in options}
-    model = RecurrentModel(**options)
-    return assemble(model, ByteTokenizer(), "fake", speculation, **cache)
 
 
 def model_of(llm: LLM) -> RecurrentModel:
@@ -74,7 +67,7 @@ def text(seed: int, n: int) -> list[int]:
 def test_texts_are_the_same_alone_and_in_any_batch(options: dict[str, Any]) -> None:
     prompts = [text(n, n) for n in (1, 13, 4, 16, 7)]
     prompts += [prompts[1] + [9], prompts[3][:8], [5, 6, 5, 6, 5, 6, 5, 6, 5]]
-    llm = open_llm(**options)
+    llm = recurrent_llm(**options)
     check(llm, prompts)
     check(llm, prompts)
     if options.get("n_blocks"):
@@ -82,7 +75,7 @@ def test_texts_are_the_same_alone_and_in_any_batch(options: dict[str, Any]) -> N
 
 
 def test_a_prompt_that_was_read_goes_on_from_its_last_state() -> None:
-    llm = open_llm()
+    llm = recurrent_llm()
     prompt = text(1, 30)
     assert check(llm, [prompt]) == [0]
     n_read = model_of(llm).n_read
@@ -96,7 +89,7 @@ def test_a_prompt_that_was_read_goes_on_from_its_last_state() -> None:
 
 
 def test_a_prompt_that_ends_at_once_leaves_a_state_on_pages_of_another() -> None:
-    llm, once = open_llm(), SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    llm, once = recurrent_llm(), SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
     prompt = text(1, 30)
     check(llm, [prompt])
     found = [llm.generate([prompt[:21]], once)[0] for _ in range(2)]
@@ -104,14 +97,14 @@ def test_a_prompt_that_ends_at_once_leaves_a_state_on_pages_of_another() -> None
 
 
 def test_a_shared_beginning_has_a_state_after_the_second_text() -> None:
-    llm = open_llm()
+    llm = recurrent_llm()
     system = text(2, 22)
     cached = [check(llm, [[*system, *text(seed, 9)]])[0] for seed in (3, 4, 5, 6)]
     assert cached == [0, 0, 20, 20]
 
 
 def test_states_of_new_texts_take_the_slots_of_old_ones() -> None:
-    llm = open_llm(n_slots=6, max_seqs=2)
+    llm = recurrent_llm(n_slots=6, max_seqs=2)
     for seed in range(20, 30):
         prompt = text(seed, 30)
         assert [check(llm, [prompt])[0] for _ in range(2)] == [0, 28]
@@ -119,13 +112,13 @@ def test_states_of_new_texts_take_the_slots_of_old_ones() -> None:
 
 
 def test_after_an_interruption_no_state_is_trusted() -> None:
-    llm = open_llm()
+    llm = recurrent_llm()
     check(llm, [text(1, 30)])
     stream = iter(llm.stream(text(2, 40), GREEDY))
     found = list(next(stream).token_ids)
 
     def interrupt() -> None:
-        model_of(llm).states = [[-9]] * 20  # half written
+        model_of(llm).states[:] = -9  # half written
         model_of(llm).before_step = lambda: None
         raise KeyboardInterrupt
 
@@ -139,7 +132,7 @@ def test_after_an_interruption_no_state_is_trusted() -> None:
 
 def test_a_preempted_request_goes_on_from_its_last_page() -> None:
     """Two that do not fit together: the second computes less than all of its text again."""
-    llm = open_llm(n_blocks=12, max_batch_tokens=40)
+    llm = recurrent_llm(n_blocks=12, max_batch_tokens=40)
     prompts = [text(7, 18), text(8, 18)]
     check(llm, prompts)
     scheduler = llm._loop.stepper.scheduler
@@ -152,7 +145,7 @@ def test_a_step_that_a_callable_fails_is_done_again_with_the_same_states() -> No
     def fail(token_ids: Any, logits: Any) -> Any:
         raise ValueError("no")
 
-    llm = open_llm()
+    llm = recurrent_llm()
     bad = SamplingParams(max_tokens=5, logits_processors=[fail])
     with pytest.raises(Exception, match="no"):
         llm.generate([text(1, 6)], bad)
@@ -194,7 +187,7 @@ def test_states_are_bounded_however_long_the_text() -> None:
 
 def test_no_slot_is_lost() -> None:
     """After random texts, with ends of all kinds, all slots are free or in the prefix cache."""
-    rng, llm = random.Random(5), open_llm(n_blocks=24, n_slots=14)
+    rng, llm = random.Random(5), recurrent_llm(n_blocks=24, n_slots=14)
     texts = [text(seed, 20) for seed in range(3)]
     for _ in range(40):
         prompts = []
@@ -216,4 +209,4 @@ def test_no_slot_is_lost() -> None:
 
 def test_the_cache_options_make_no_slots_for_other_models() -> None:
     assert CacheOptions().make(FakeModel()).states is None
-    assert model_of(open_llm()).logits.shape[1] == VOCAB_SIZE
+    assert model_of(recurrent_llm()).logits.shape[1] == VOCAB_SIZE

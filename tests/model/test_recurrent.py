@@ -180,11 +180,6 @@ def test_an_adapter_in_a_gguf_file_is_refused(folder: str, tmp_path: Path) -> No
         LLM(folder, adapters={"a": path})
 
 
-def test_pages_on_disk_have_no_states(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(CacheFileError, match="recurrent layers, whose states would be missing"):
-        LLM(folder, cache_dir=tmp_path / "pages")
-
-
 def test_steps_between_the_pieces_of_an_inspection_change_nothing(folder: str) -> None:
     model = load(folder, kernels=RULES, threads=1)
     want = inspect_step(model, TOKENS[:40], logits=True)

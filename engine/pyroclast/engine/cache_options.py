@@ -58,11 +58,6 @@ class CacheOptions:
         states = StateSlots(model.n_slots, model.block_size) if model.n_slots else None
         pool = BlockPool(model.n_blocks)
         cache = TieredCache(pool, model.block_size, max_idle, states, model.slot_arrays)
-        if self.cache_dir is not None and states is not None:
-            raise CacheFileError(
-                "cache_dir holds keys and values only, and this model has recurrent layers, whose "
-                "states would be missing; leave it out, or use save_state"
-            )
         cache.tiers = self.tiers(model)
         return cache
 
@@ -72,7 +67,8 @@ class CacheOptions:
             return ()
         limit, format = self.cache_dir_bytes or DEFAULT_BYTES, page_format(model)
         folder = Path(os.path.abspath(self.cache_dir))
-        return (DiskTier(folder, limit, format, model.block_arrays, model.n_threads),)
+        arrays, threads = model.block_arrays, model.n_threads
+        return (DiskTier(folder, limit, format, arrays, threads, model.slot_arrays),)
 
 
 def page_format(model: StepModel) -> PageFormat:
@@ -83,5 +79,6 @@ def page_format(model: StepModel) -> PageFormat:
             f"cache_dir and saved states need the CPU, this model runs on {model.device!r}; load "
             'it with device="cpu", or leave them out'
         )
+    identity = model.cache_identity
     n_state_bytes = sum(array.nbytes for array in model.slot_arrays(0)) if model.n_slots else 0
-    return PageFormat(model.cache_identity, n_state_bytes)
+    return PageFormat(identity, n_state_bytes)

@@ -15,7 +15,7 @@ from pyroclast.engine.state_slots import NO_STATE, StateSlots
 class Node:
     """A block in the cache."""
 
-    __slots__ = ("block", "children", "ids", "key", "parent", "root", "state", "used")
+    __slots__ = ("block", "children", "ids", "key", "n_states", "parent", "root", "state", "used")
 
     def __init__(
         self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int
@@ -24,6 +24,7 @@ class Node:
         self.block = block
         self.children: set[Node] = set()
         self.state = NO_STATE  # the slot with the state at the end of the block
+        self.n_states = 0  # how many it has had: another one may lie in the slot of the first
         self.used = 0  # when, counted in uses of the cache
 
 
@@ -64,6 +65,7 @@ class NodeStates:
             if node is None or node.state != NO_STATE:
                 self._states.give_back(slot)
                 continue
+            node.n_states += 1  # first: see `tiered_cache`
             node.state = slot
             self._nodes[node] = None
             if not lasts:

@@ -71,7 +71,9 @@ class SavedStates:
         """The number of positions that are in the prefix cache now."""
         n_changes, call = self._n_changes, begin()
         model, format = self._model, self._format
-        state = open_state(Path(path), format, model.block_arrays, model.n_threads)
+        state = open_state(
+            Path(path), format, model.block_arrays, model.n_threads, model.slot_arrays
+        )
         token_ids = state.token_ids
         if state.root != self._intake.root(call):
             raise CacheFileError(f"{path}: cannot be loaded: it was saved with another adapter")

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.pages.record import Page
+from pyroclast.engine.pages.record import Page, TextDigest
 from pyroclast.engine.pages.writer import Kept
 from pyroclast.engine.prefix_cache import PrefixCache
+from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
 
@@ -18,18 +19,27 @@ SlotArrays = Callable[[int], Sequence[Any]]
 
 
 class Tier(Protocol):
-    """Where pages lie.  state: (number of pages, the state of recurrent layers behind them), if
-    there is one.  n_read: the pages of cache_dir that were read.  load: as PageIndex.load.
-    offer: these are in memory, and may be kept.  forget: these shall not be loaded any more."""
+    """Where pages lie, and states of recurrent layers behind some of them.
+
+    n_read       the pages of cache_dir that were read
+    load         as PageIndex.load
+    find_states  how many of a text's pages there are, from the first on, and behind how many of
+                 them there is a state, the most first
+    load_state   reads the state behind all these pages into a slot; whether it was good
+    offer        these are in memory, and may be kept
+    forget       these shall not be loaded any more, nor the states behind them
+    """
 
     @property
     def n_read(self) -> int: ...
-    @property
-    def state(self) -> tuple[int, bytes] | None: ...
+    def find_states(
+        self, root: bytes, pages: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[int, list[int]]: ...
+    def load_state(self, root: bytes, pages: Sequence[tuple[bytes, bytes]], slot: int) -> bool: ...
     def load(
         self, root: bytes, pages: Sequence[tuple[bytes, bytes]], first: int, blocks: Sequence[int]
     ) -> int: ...
-    def offer(self, pages: Iterable[Kept]) -> None: ...
+    def offer(self, pages: Iterable[Kept], states: Iterable[Kept]) -> None: ...
     def forget(self, keys: Iterable[bytes]) -> None: ...
     def close(self) -> None: ...
 
@@ -60,50 +70,59 @@ class TieredCache(PrefixCache):
         n_full = request.n_skippable // self._block_size
         if not self.tiers or n_full <= n_shared:
             return
-        if self.states is not None:
-            self._load_state(self.states, request, n_shared)
-            return
         self._page(request, n_full - 1)
-        done = n_shared
-        for tier in self.tiers:
-            done += tier.load(request.root, request.pages[:n_full], done, request.blocks)
+        pages, done = request.pages[:n_full], n_shared
+        if self.states is not None:
+            done = self._load_with_state(self.states, request, pages, n_shared)
+        else:
+            for tier in self.tiers:
+                done += tier.load(request.root, pages, done, request.blocks)
         if done > n_shared:
             request.n_computed = done * self._block_size
+            if self.states is not None:
+                self.states.note_border(request)
             self.keep(request)
 
-    def _load_state(self, states: StateSlots, request: Request, n_shared: int) -> None:
-        """Loads the pages of a saved state, if the request begins with all of them: it has the
-        state behind the last one only."""
+    def _load_with_state(
+        self,
+        states: StateSlots,
+        request: Request,
+        pages: Sequence[tuple[bytes, bytes]],
+        n_shared: int,
+    ) -> int:
+        """Loads the most pages that there is a state behind, and that state; returns how many pages
+        the request has then.  Without a state no page is read: it could not go on from there."""
+        found: list[tuple[int, Tier]] = []
         for tier in self.tiers:
-            n_pages, raw = tier.state or (0, b"")
-            if n_pages <= n_shared or n_pages > request.n_skippable // self._block_size:
-                continue
-            self._page(request, n_pages - 1)
-            pages = request.pages[:n_pages]
-            if n_shared + tier.load(request.root, pages, n_shared, request.blocks) < n_pages:
-                continue
-            states.go_on_from(request, states.take())
-            fill(self._slot_arrays(request.state), raw)
-            request.n_computed = n_pages * self._block_size
-            states.note_border(request)
-            self.keep(request)
-            return
+            n_found, depths = tier.find_states(request.root, pages)
+            # Other texts begin like this one: it leaves a state where they go apart.
+            request.branch = max(request.branch, n_found * self._block_size)
+            found += [(n_pages, tier) for n_pages in depths if n_pages > n_shared]
+        for n_pages, tier in sorted(found, key=lambda each: -each[0]):
+            slot, beginning = states.take(), pages[:n_pages]
+            if tier.load_state(request.root, beginning, slot):
+                n_loaded = tier.load(request.root, beginning, n_shared, request.blocks)
+                if n_shared + n_loaded == n_pages:
+                    states.go_on_from(request, slot)
+                    return n_pages
+            states.give_back(slot)
+        return n_shared
 
     def state_behind(self, request: Request, n_pages: int) -> bytes | None:
         """The state of recurrent layers behind the request's first pages, if it is in the cache;
         None if it was evicted meanwhile.  As with pages: what is there after the copy was there
         all the time."""
-        key = request.pages[n_pages - 1][0]
-        node = self._nodes.get(key)
-        if node is None or (slot := node.state) == NO_STATE:
-            return None
-        found = b"".join(array.tobytes() for array in self._slot_arrays(slot))
-        return found if self._nodes.get(key) is node and node.state == slot else None
+        page = request.pages[n_pages - 1]
+        for kept in self.kept_states(request):
+            if kept.page.key == page[0]:
+                found = b"".join(array.tobytes() for array in self._slot_arrays(kept.block))
+                return found if kept.is_there() else None
+        return None
 
     def leave(self, request: Request) -> None:
         super().leave(request)
         for tier in self.tiers:
-            tier.offer(self.kept(request))
+            tier.offer(self.kept(request), self.kept_states(request))
 
     def drop(self, request: Request) -> list[int]:
         for tier in self.tiers:
@@ -112,14 +131,27 @@ class TieredCache(PrefixCache):
 
     def kept(self, request: Request) -> Iterator[Kept]:
         """The pages of a request's text that are in the cache, from the first on."""
+        for node in self._kept_nodes(request):
+            page = Page(node.root, _parent(node), node.key, node.ids)
+            yield Kept(page, node.block, partial(_is_there, self._nodes, node))
+
+    def kept_states(self, request: Request) -> Iterator[Kept]:
+        """The states behind such pages that are in the cache."""
+        text = TextDigest()
+        for node in self._kept_nodes(request):
+            text.add(node.ids)
+            n_states, slot = node.n_states, node.state
+            if slot != NO_STATE:
+                page = Page(node.root, _parent(node), node.key, text.digest())
+                yield Kept(page, slot, partial(_has_state, self._nodes, node, n_states))
+
+    def _kept_nodes(self, request: Request) -> Iterator[Node]:
         nodes = self._nodes
         for key, ids in request.pages:
             node = nodes.get(key)
             if node is None or node.ids != ids or node.root != request.root:
                 return  # not there, or another text with the same hash
-            parent = b"" if node.parent is None else node.parent.key
-            page = Page(node.root, parent, key, node.ids)
-            yield Kept(page, node.block, partial(_is_there, nodes, key, node))
+            yield node
 
     def close(self) -> None:
         """Lets the tiers finish."""
@@ -127,14 +159,16 @@ class TieredCache(PrefixCache):
             tier.close()
 
 
-def fill(arrays: Sequence[Any], raw: bytes) -> None:
-    """Writes the bytes into the arrays, one after the other."""
-    start = 0
-    for array in arrays:
-        end = start + array.nbytes
-        array.reshape(-1).view("u1")[:] = memoryview(raw)[start:end]
-        start = end
+def _parent(node: Node) -> bytes:
+    return b"" if node.parent is None else node.parent.key
 
 
-def _is_there(nodes: Mapping[bytes, object], key: bytes, node: object) -> bool:
-    return nodes.get(key) is node
+def _is_there(nodes: Mapping[bytes, Node], node: Node) -> bool:
+    return nodes.get(node.key) is node
+
+
+def _has_state(nodes: Mapping[bytes, Node], node: Node, n_states: int) -> bool:
+    """Whether the node still has the state that was its n_states-th.  It may have lost that one
+    meanwhile and got another, even in the same slot; the count changes before the slot does."""
+    has_one = nodes.get(node.key) is node and node.state != NO_STATE
+    return has_one and node.n_states == n_states

@@ -211,8 +211,7 @@ class Model:
         self._is_fetched = False
 
     def program(self, sample: bool = False) -> Program:
-        """The recorded step, with or without the sampler at its end: to trace it, or to replay its
-        calls by themselves."""
+        """The recorded step, with or without the sampler at its end: to trace or replay calls."""
         program = self._sampling_program if sample else self._program
         if program is None:
             raise ClosedError("the model is closed" if self._program is None else "no sampler")
@@ -234,9 +233,10 @@ class Model:
         with self._decoder.states.kept(self.batch, self.memory):
             return first_non_finite(program, self.memory, self.batch)
 
-    def slot_arrays(self, slot: int) -> list[NDArray[Any]]:
-        """What a slot of recurrent layers' states holds; nothing where there are none."""
-        return self._decoder.states.slot_arrays(slot)
+    @property
+    def slot_arrays(self) -> Callable[[int], list[NDArray[Any]]]:
+        """Gives what a slot of recurrent layers' states holds, if anything; outlives close()."""
+        return self._decoder.states.slot_arrays
 
     @property
     def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]:

@@ -1,4 +1,5 @@
 """The folder of cached pages: who may write to it, which files count, and how large it grows.
+Snapshots of recurrent layers lie in it as pages do, below an identity of their own.
 
     cache_dir/<identity>/<time>-<process>-<random>.pages
 
@@ -15,12 +16,13 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from pyroclast.engine.pages.index import PageIndex
-from pyroclast.engine.pages.record import HEADER_BYTES, SEGMENT, PageError, PageFormat
+from pyroclast.engine.pages.record import HEADER_BYTES, PageError, PageFormat
 from pyroclast.errors import CacheFileError
 from pyroclast_kernels import cache_folder
 
@@ -40,19 +42,33 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         raise CacheFileError(f"cache_dir cannot be used: {error}") from error
 
 
+class Bound(NamedTuple):
+    """Bytes of a folder, and of each segment in it, at most."""
+
+    max_bytes: int
+    segment_bytes: int
+
+
+def bound_for(max_bytes: int, formats: Sequence[PageFormat]) -> Bound:
+    """For a folder of so many bytes that holds records of these formats; CacheFileError if it is
+    too small for them."""
+    largest = max(formats, key=lambda format: format.record_bytes)
+    least = HEADER_BYTES + largest.record_bytes
+    if max_bytes < _N_SEGMENTS * least:
+        raise CacheFileError(
+            f"cache_dir_bytes must be at least {_N_SEGMENTS * least} for this model, got "
+            f"{max_bytes}: {_N_SEGMENTS} segments of one {largest.noun} each"
+        )
+    return Bound(max_bytes, max(least, min(_MAX_SEGMENT_BYTES, max_bytes // _N_SEGMENTS)))
+
+
 class PageFolder:
     """The segments of one identity below `top`, and the bound on all that lies there."""
 
-    def __init__(self, top: Path, format: PageFormat, max_bytes: int) -> None:
-        least = _N_SEGMENTS * (HEADER_BYTES + format.record_bytes)
-        if max_bytes < least:
-            raise CacheFileError(
-                f"cache_dir_bytes must be at least {least} for this model, got {max_bytes}: "
-                f"{_N_SEGMENTS} segments of one page each"
-            )
-        self._top, self._format, self._max_bytes = make_folder(top), format, max_bytes
+    def __init__(self, top: Path, format: PageFormat, bound: Bound) -> None:
+        self._top, self._format = make_folder(top), format
         self._path = make_folder(self._top / format.digest.hex())
-        self.segment_bytes = min(_MAX_SEGMENT_BYTES, max_bytes // _N_SEGMENTS)
+        self._max_bytes, self.segment_bytes = bound
         self.own: set[Path] = set()
         self._scanned: dict[Path, int] = {}  # how far others' segments were read
 
@@ -83,11 +99,14 @@ class PageFolder:
             end = os.fstat(descriptor).st_size  # last: who gave up the lock had written all
             offset = self._scanned.get(path, 0)
             if not offset:
-                self._format.read_file_header(os.pread(descriptor, HEADER_BYTES, 0), SEGMENT)
+                self._format.read_file_header(
+                    os.pread(descriptor, HEADER_BYTES, 0), self._format.magic
+                )
                 offset = HEADER_BYTES
             offset = index.add_records(path, descriptor, offset, end)
             if offset < end and not is_live:
-                index.warn(path, "its last page is incomplete, and ignored: the writer was killed")
+                last = f"its last {self._format.noun} is incomplete, and ignored"
+                index.warn(path, f"{last}: the writer was killed")
                 offset = end
             self._scanned[path] = offset
         finally:
@@ -153,7 +172,7 @@ class Segment:
         try:
             with contextlib.suppress(OSError):  # no locks here: see the top of this file
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            self.append([format.file_header(SEGMENT)])
+            self.append([format.file_header(format.magic)])
             part.rename(self.path)
         except OSError:
             self.close()

@@ -36,7 +36,7 @@ class PageIndex:
     it."""
 
     def __init__(
-        self, format: PageFormat, block_arrays: Callable[[int], list[Any]], n_threads: int = 1
+        self, format: PageFormat, block_arrays: Callable[[int], Sequence[Any]], n_threads: int = 1
     ) -> None:
         self.format, self._block_arrays, self._n_threads = format, block_arrays, n_threads
         self._places: dict[bytes, Place] = {}
@@ -70,7 +70,7 @@ class PageIndex:
                 reason, n_bad = str(error), n_bad + 1
             offset += format.record_bytes
         if n_bad:
-            self.warn(path, f"{n_bad} pages in it are ignored: {reason}")
+            self.warn(path, f"{n_bad} {format.noun}s in it are ignored: {reason}")
         return offset
 
     def chain(self, root: bytes, pages: Sequence[tuple[bytes, bytes]]) -> list[Place]:
@@ -79,8 +79,8 @@ class PageIndex:
         found: list[Place] = []
         parent = b""
         for key, ids in pages:
-            place = self._places.get(key)
-            if place is None or place.page != Page(root, parent, key, ids):
+            place = self.find(Page(root, parent, key, ids))
+            if place is None:
                 break
             found.append(place)
             parent = key
@@ -104,13 +104,27 @@ class PageIndex:
         self.n_read += n_loaded
         return n_loaded
 
+    def find(self, page: Page) -> Place | None:
+        """Where the page with this very text lies, if there is one."""
+        place = self._places.get(page.key)
+        return place if place is not None and place.page == page else None
+
+    def load_one(self, page: Page, block: int) -> bool:
+        """Reads one page into a block, if there is one; what is not good is zeroed, and not found
+        again."""
+        place = self.find(page)
+        if place is None or not self._read([place], [self._block_arrays(block)]):
+            return False
+        self.n_read += 1
+        return True
+
     def warn(self, path: Path, why: str) -> None:
         """One line for each file and reason."""
         if (path, why) not in self._told:
             self._told.add((path, why))
             log.warning("cached pages: %s: %s", path, why)
 
-    def _read(self, run: list[Place], blocks: list[list[Any]]) -> int:
+    def _read(self, run: list[Place], blocks: Sequence[Sequence[Any]]) -> int:
         """Records of one file into blocks: how many of them, from the first on, are the pages that
         they were."""
         headers = [bytearray(len(place.header)) for place in run]
@@ -124,7 +138,8 @@ class PageIndex:
                 n_good += 1
             if n_good < len(run):
                 bad = run[n_good]
-                self.warn(bad.path, f"the page at byte {bad.offset} is damaged, and ignored")
+                where = f"the {self.format.noun} at byte {bad.offset}"
+                self.warn(bad.path, f"{where} is damaged, and ignored")
         except FileNotFoundError:  # dropped to make room
             pass
         except OSError as error:

@@ -7,6 +7,9 @@
     record  header (identity, root, parent, key, token ids, checksum of the page), then the page:
             keys and values of each layer, as they lie in the cache
 
+Snapshots, the states of recurrent layers behind pages, lie in segments of their own.  Such a record
+has the state in place of the page, and a digest of all the text in place of the page's ids.
+
 A page is one full block of the KV cache.  `root` stands for the salt and the adapter, `parent` and
 `key` for the text before the page and up to its end, as in the prefix cache.  Both headers end in a
 checksum of their own.
@@ -16,21 +19,28 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from pyroclast.model.cache_identity import CacheIdentity
 
 VERSION = 1
-SEGMENT, STATE = b"PYROPAGE", b"PYROSTAT"
+SEGMENT, STATE, SNAPSHOTS = b"PYROPAGE", b"PYROSTAT", b"PYROSNAP"
 MAX_ROOT_BYTES = 32
+N_TEXT_BYTES = 64
 HEADER_BYTES = 128
 _HEADER = struct.Struct("<8sII16s16s8sQQ")
 _RECORD = struct.Struct(f"<4sI16s{MAX_ROOT_BYTES + 1}p17p16s")
 _MARK = b"page"
 _N_SUM_BYTES = 16
 _ALIGNMENT = 64
+_KINDS = {
+    SEGMENT: "a file of cached pages",
+    STATE: "a saved state",
+    SNAPSHOTS: "a file of snapshots",
+}
 
 
 class PageError(Exception):
@@ -38,7 +48,8 @@ class PageError(Exception):
 
 
 class Page(NamedTuple):
-    """The text of a page: the ids in it, and by hash what stands before it."""
+    """The text of a page: the ids in it, and by hash what stands before it.  A snapshot has the
+    text of the page that it is behind, with N_TEXT_BYTES of `TextDigest` as ids."""
 
     root: bytes
     parent: bytes  # empty for the first page
@@ -48,15 +59,26 @@ class Page(NamedTuple):
 
 class PageFormat:
     """Files of one identity.  digest: 16 bytes that stand for it.  n_state_bytes: of the state of
-    recurrent layers."""
+    recurrent layers.  magic: of segments, which hold pages or snapshots."""
 
-    def __init__(self, identity: CacheIdentity, n_state_bytes: int = 0) -> None:
-        self.identity, self.n_state_bytes = identity, n_state_bytes
-        self.digest = _checksum(_header(SEGMENT, identity, 0))
-        self._n_id_bytes = 4 * identity.block_size
-        n_bytes = _RECORD.size + self._n_id_bytes + _N_SUM_BYTES
+    def __init__(
+        self, identity: CacheIdentity, n_state_bytes: int = 0, magic: bytes = SEGMENT
+    ) -> None:
+        self.identity, self.n_state_bytes, self.magic = identity, n_state_bytes, magic
+        self.noun = "snapshot" if magic == SNAPSHOTS else "page"
+        self.digest = _checksum(_header(magic, identity, 0))
+        n_id_bytes = N_TEXT_BYTES if magic == SNAPSHOTS else 4 * identity.block_size
+        self.record_sum_at = _RECORD.size + n_id_bytes  # in a record's header
+        n_bytes = self.record_sum_at + _N_SUM_BYTES
         self.record_header_bytes = -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
         self.record_bytes = self.record_header_bytes + identity.page_bytes
+
+    @property
+    def snapshots(self) -> PageFormat | None:
+        """The format of their segments; None for models without recurrent layers."""
+        if not self.n_state_bytes:
+            return None
+        return PageFormat(replace(self.identity, page_bytes=self.n_state_bytes), magic=SNAPSHOTS)
 
     @property
     def n_tail_bytes(self) -> int:
@@ -84,8 +106,7 @@ class PageFormat:
             raise PageError(f"it ends within its header, after {len(raw)} bytes")
         fields = _HEADER.unpack_from(raw)
         if fields[0] != magic:
-            kind = "a saved state" if magic == STATE else "a file of cached pages"
-            raise PageError(f"it is not {kind}: it begins with {fields[0]!r}")
+            raise PageError(f"it is not {_KINDS[magic]}: it begins with {fields[0]!r}")
         if fields[1] != VERSION:
             raise PageError(f"it has version {fields[1]} of the format, this is version {VERSION}")
         if not _is_sealed(raw[:HEADER_BYTES], _HEADER.size):
@@ -107,7 +128,7 @@ class PageFormat:
             raise PageError("kernels made it whose bits may differ from those that run here")
         if (block_size, page_bytes) != (ours.block_size, ours.page_bytes):
             raise PageError(
-                f"its pages have {block_size} positions in {page_bytes} bytes, this model's "
+                f"its {self.noun}s have {block_size} positions in {page_bytes} bytes, this model's "
                 f"{ours.block_size} in {ours.page_bytes}"
             )
 
@@ -119,13 +140,38 @@ class PageFormat:
     def read_record(self, raw: bytes) -> tuple[Page, int]:
         """The page and its checksum that a record's header gives; PageError if it is damaged or of
         another cache."""
-        end = _RECORD.size + self._n_id_bytes
+        end = self.record_sum_at
         if len(raw) != self.record_header_bytes or not _is_sealed(raw, end):
-            raise PageError("a page's header is damaged")
+            raise PageError(f"a {self.noun}'s header is damaged")
         mark, checksum, digest, root, parent, key = _RECORD.unpack_from(raw)
         if mark != _MARK or digest != self.digest:
-            raise PageError("a page of another model or format lies in it")
+            raise PageError(f"a {self.noun} of another model or format lies in it")
         return Page(root, parent, key, raw[_RECORD.size : end]), checksum
+
+
+class TextDigest:
+    """Of all ids of a text, page by page.  A page's key is a short hash, and whoever finds the page
+    compares its ids; a snapshot has no room for those of its whole text."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=N_TEXT_BYTES)
+
+    def add(self, ids: bytes) -> None:
+        """The next page's."""
+        self._hash.update(ids)
+
+    def digest(self) -> bytes:
+        """N_TEXT_BYTES of what was added so far."""
+        return self._hash.digest()
+
+
+def text_of_snapshot(root: bytes, pages: Sequence[tuple[bytes, bytes]]) -> Page:
+    """The text of the snapshot behind all these pages (key, ids), one at least."""
+    text = TextDigest()
+    for _, ids in pages:
+        text.add(ids)
+    parent = pages[-2][0] if len(pages) > 1 else b""
+    return Page(root, parent, pages[-1][0], text.digest())
 
 
 def checksum_of(arrays: Iterable[Any]) -> int:

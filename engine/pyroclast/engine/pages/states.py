@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
+from array import array as int_array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from pyroclast.engine.pages.writer import Kept
 from pyroclast.errors import CacheFileError
 from pyroclast_kernels import whole_file
 
-BlockArrays = Callable[[int], list[Any]]
+BlockArrays = Callable[[int], Sequence[Any]]
 
 
 class LostPageError(Exception):
@@ -91,19 +91,14 @@ def _write_page(
 
 @dataclass(frozen=True)
 class State:
-    """The pages of a saved state: a tier that is read only.  slot: the state of recurrent layers
-    behind the last page; empty for other models."""
+    """The pages of a saved state: a tier that is read only.  behind: the state of recurrent layers
+    behind the last page, for the arrays of a slot; empty for other models."""
 
     index: PageIndex
     root: bytes
     token_ids: list[int]
-    slot: bytes
-
-    @property
-    def state(self) -> tuple[int, bytes] | None:
-        """The number of pages, and the state behind them."""
-        n_pages = len(self.token_ids) // self.index.format.identity.block_size
-        return (n_pages, self.slot) if self.slot else None
+    behind: bytes
+    slot_arrays: BlockArrays
 
     @property
     def n_read(self) -> int:
@@ -116,7 +111,22 @@ class State:
         """See PageIndex.load."""
         return self.index.load(root, pages, first, blocks)
 
-    def offer(self, pages: Iterable[Kept]) -> None:
+    def find_states(
+        self, root: bytes, pages: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[int, list[int]]:
+        """See Tier: there is one state, behind all of its pages."""
+        n_found = len(self.index.chain(root, pages))
+        n_pages = len(self.token_ids) // self.index.format.identity.block_size
+        return n_found, [n_pages] if self.behind and n_found == n_pages else []
+
+    def load_state(self, root: bytes, pages: Sequence[tuple[bytes, bytes]], slot: int) -> bool:
+        """See Tier."""
+        if len(self.index.chain(root, pages)) < len(pages):
+            return False
+        fill(self.slot_arrays(slot), self.behind)
+        return True
+
+    def offer(self, pages: Iterable[Kept], states: Iterable[Kept]) -> None:
         """Keeps nothing."""
 
     def forget(self, keys: Iterable[bytes]) -> None:
@@ -127,7 +137,13 @@ class State:
         """Nothing is open."""
 
 
-def open_state(path: Path, format: PageFormat, block_arrays: BlockArrays, n_threads: int) -> State:
+def open_state(
+    path: Path,
+    format: PageFormat,
+    block_arrays: BlockArrays,
+    n_threads: int,
+    slot_arrays: BlockArrays,
+) -> State:
     """Checks a whole file; CacheFileError says what is wrong with it."""
     index = PageIndex(format, block_arrays, n_threads)
     try:
@@ -136,13 +152,22 @@ def open_state(path: Path, format: PageFormat, block_arrays: BlockArrays, n_thre
             n_bytes = _check_size(descriptor, format)
             root, token_ids = _check_pages(descriptor, format, n_bytes)
             index.add_records(path, descriptor, HEADER_BYTES, n_bytes)
-            slot = format.read_tail(os.pread(descriptor, format.n_tail_bytes, n_bytes))
+            behind = format.read_tail(os.pread(descriptor, format.n_tail_bytes, n_bytes))
         finally:
             os.close(descriptor)
     except (PageError, OSError, ValueError) as error:  # ValueError: a null byte in the path
         why = error.strerror if isinstance(error, OSError) else error
         raise CacheFileError(f"{path}: cannot be loaded: {why}") from error
-    return State(index, root, token_ids, slot)
+    return State(index, root, token_ids, behind, slot_arrays)
+
+
+def fill(arrays: Sequence[Any], raw: bytes) -> None:
+    """Writes the bytes into the arrays, one after the other."""
+    start = 0
+    for array in arrays:
+        end = start + array.nbytes
+        array.reshape(-1).view("u1")[:] = memoryview(raw)[start:end]
+        start = end
 
 
 def _check_size(descriptor: int, format: PageFormat) -> int:
@@ -176,6 +201,6 @@ def _check_pages(descriptor: int, format: PageFormat, n_bytes: int) -> tuple[byt
             root = page.root
         if page.root != root or page.parent != parent:
             raise PageError(f"page {i} does not follow the page before it")
-        token_ids += array("i", page.ids)
+        token_ids += int_array("i", page.ids)
         parent = page.key
     return root, token_ids

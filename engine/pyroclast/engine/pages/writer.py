@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -116,17 +116,18 @@ os.register_at_fork(after_in_child=_renew_all)
 
 
 class Kept:
-    """A page that is in the cache: its text, its block, and whether it is still there."""
+    """A page that is in the cache: its text, its block, and whether it is still there.  Or a
+    snapshot, with a slot of the state cache as its block."""
 
     __slots__ = ("block", "is_there", "page")
 
     def __init__(self, page: Page, block: int, is_there: Callable[[], bool]) -> None:
         self.page, self.block, self.is_there = page, block, is_there
 
-    def copy_to(self, buffer: bytearray, block_arrays: Callable[[int], list[Any]]) -> bool:
-        """Copies its keys and values; False if they were evicted meanwhile.  Full blocks do not
-        change, and leave the cache before their block gets another owner: so what was there after
-        the copy was there all the time, and nobody has to wait."""
+    def copy_to(self, buffer: bytearray, block_arrays: Callable[[int], Sequence[Any]]) -> bool:
+        """Copies what is in it; False if it was evicted meanwhile.  Full blocks and the states that
+        the cache keeps do not change, and leave the cache before their place gets another owner: so
+        what was there after the copy was there all the time, and nobody has to wait."""
         end = 0
         for array in block_arrays(self.block):
             start, end = end, end + array.nbytes
@@ -138,20 +139,20 @@ class PageWriter:
     """Writes pages into segments of `folder`; what the thread does."""
 
     def __init__(
-        self, folder: PageFolder, index: PageIndex, block_arrays: Callable[[int], list[Any]]
+        self, folder: PageFolder, index: PageIndex, block_arrays: Callable[[int], Sequence[Any]]
     ) -> None:
         self._folder, self._index, self._block_arrays = folder, index, block_arrays
         self._format = index.format
         self._buffer = bytearray(self._format.identity.page_bytes)
         self._segment: Segment | None = None
-        self._failed = False
+        self.has_failed = False
         self.queued: set[bytes] = set()  # keys of pages that wait
 
     def write(self, kept: Kept) -> None:
-        """Appends a page.  The first error is told, and ends the writing."""
+        """Appends a page or snapshot.  The first error is told, and ends the writing."""
         page = kept.page
         try:
-            if self._failed or not kept.copy_to(self._buffer, self._block_arrays):
+            if self.has_failed or not kept.copy_to(self._buffer, self._block_arrays):
                 return
             checksum = checksum_of([self._buffer])
             header = self._format.record_header(page, checksum)
@@ -159,7 +160,7 @@ class PageWriter:
             offset = segment.append([header, self._buffer])
             self._index.add(Place(segment.path, offset, header, page, checksum))
         except (OSError, CacheFileError) as error:
-            self._failed = True
+            self.has_failed = True
             why = error.strerror if isinstance(error, OSError) else None
             log.warning("cached pages: no more are written: %s", why or error)
             self.close()
