@@ -325,6 +325,20 @@ def test_a_saved_state_holds_the_head_s_part(files: Folders, tmp_path: Path) -> 
         llm.load_state(tmp_path / "state")
 
 
+def test_a_snapshot_on_disk_holds_the_head_s_part(files: Folders, tmp_path: Path) -> None:
+    params = GREEDY.replace(seed=1, logprobs=2)
+    with off(files["right"]) as llm:
+        expected = plain(llm.generate([cycle(3, 70)], params))
+    for n_cached in (0, 64):
+        with on(files["right"], cache_dir=tmp_path) as llm:
+            found = llm.generate([cycle(3, 70)], params)
+        assert plain(found) == expected
+        assert found[0].timings.n_cached_tokens == n_cached
+        assert accepted(found) == drafted(found) > 50
+    with LLM(files["right"], threads=1, cache_dir=tmp_path) as llm:  # another model's
+        assert llm.generate([cycle(3, 70)], params)[0].timings.n_cached_tokens == 0
+
+
 # ---- where it is on ---------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,26 +332,24 @@ def test_a_damaged_page_leaves_the_snapshots_before_it(cache_dir: Path) -> None:
         assert check(llm, PROMPT) == [12]
 
 
-Change = Callable[[CacheIdentity], CacheIdentity]
-
-
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("other", "why"),
     [
-        (lambda identity: replace(identity, model=b"x" * 16), "another model made it"),
-        (lambda identity: replace(identity, kernels=b"x" * 16), "kernels made it"),
-        (lambda identity: replace(identity, block_size=8), "its snapshots have 8 positions in"),
+        (PageFormat(replace(IDENTITY, model=b"x" * 16), STATE_BYTES), "another model made it"),
+        (PageFormat(replace(IDENTITY, kernels=b"x" * 16), STATE_BYTES), "kernels made it"),
+        (PageFormat(replace(IDENTITY, block_size=8), STATE_BYTES), "snapshots have 8 positions in"),
+        (PageFormat(IDENTITY, STATE_BYTES + 8), f"have 4 positions in {STATE_BYTES + 8} bytes"),
     ],
-    ids=["model", "kernels", "block_size"],
+    ids=["model", "kernels", "block_size", "a size that lies"],
 )
 def test_foreign_files_are_passed_over(
-    cache_dir: Path, caplog: pytest.LogCaptureFixture, change: Change, why: str
+    cache_dir: Path, caplog: pytest.LogCaptureFixture, other: PageFormat, why: str
 ) -> None:
     """A whole file of another identity, and one of pages, where snapshots are looked for."""
     run(cache_dir, PROMPT)
     [path] = snapshots(cache_dir)
     whole = path.read_bytes()
-    foreign = PageFormat(change(IDENTITY), STATE_BYTES).snapshots
+    foreign = other.snapshots
     assert foreign is not None
     path.write_bytes(foreign.file_header(foreign.magic) + whole[HEADER_BYTES:])
     shutil.copy(files(cache_dir, PAGES)[0], path.with_name("1.pages"))

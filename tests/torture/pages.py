@@ -1,9 +1,9 @@
 """Cached pages and saved states that somebody made or damaged, and writers of them that are killed.
 
-A damaged page is passed over, so a segment never changes an answer, whatever lies in it; a saved
-state is refused.  Seals are made again for half of the changes: checksums must not be all that
-holds.  What is in a page is the user's own, who may forge it: then there is an answer or an
-error."""
+A damaged page or snapshot is passed over, so a segment never changes an answer, whatever lies in
+it; a saved state is refused.  Seals are made again for half of the changes: checksums must not be
+all that holds.  What is in a page is the user's own, who may forge it: then there is an answer or
+an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from typing import Any
 
 from fake_model import fake_llm
 from pyroclast import LLM, SamplingParams
-from pyroclast.engine.pages.record import _HEADER, _RECORD, HEADER_BYTES, PageFormat, _sealed
+from pyroclast.engine.cache_options import page_format
+from pyroclast.engine.pages.record import _HEADER, HEADER_BYTES, PageFormat, _sealed
+from recurrent_model import recurrent_llm
 from torture import mutate
 from torture.campaign import Kind
 from torture.cases import kind_of
@@ -63,8 +65,7 @@ class Image:
                 records[at], records[other] = records[other], records[at]
             elif how < 6:
                 n_bytes = self._format.record_header_bytes
-                end = _RECORD.size + 4 * self._format.identity.block_size
-                changed = self._changed(dice, records[at][:n_bytes], end)
+                changed = self._changed(dice, records[at][:n_bytes], self._format.record_sum_at)
                 records[at] = changed + records[at][n_bytes:]
             else:
                 records[at] = self._forged(dice, dice.choice(self._records))
@@ -110,6 +111,32 @@ class CachePages:
             assert _answer(llm) == self.expected
 
 
+class CacheSnapshots:
+    """Segments of recurrent layers' states, below the fake model that looks whether a state is that
+    of its pages.  The pages are whole."""
+
+    def __init__(self) -> None:
+        self.folder = Path("snapshots").absolute()
+        with recurrent_llm(cache_dir=self.folder) as llm:
+            self.expected, format = _answer(llm), page_format(llm.model).snapshots
+            _answer(llm, _PROMPT[:21])
+        assert format is not None
+        [self.path] = (self.folder / format.digest.hex()).glob("*.pages")
+        self.image = Image(self.path.read_bytes(), format)
+
+    def draw(self, dice: random.Random) -> bytes:
+        return self.image.mutated(dice, forges=False)
+
+    def check(self, payload: bytes) -> None:
+        for path in self.path.parent.iterdir():
+            path.unlink()
+        self.path.write_bytes(payload)
+        self.path.chmod(0o600)
+        with recurrent_llm(cache_dir=self.folder) as llm:
+            assert _answer(llm) == self.expected
+            assert _answer(llm) == self.expected
+
+
 class SavedStates:
     """Saved states of a real network."""
 
@@ -136,23 +163,27 @@ class SavedStates:
 _WRITE = """
 import random, sys
 from fake_model import fake_llm
+from recurrent_model import recurrent_llm
 from torture.pages import _GREEDY, _KILLED_BYTES
 rng = random.Random(int(argv[1]))
 print("begun", flush=True)
 while True:
-    with fake_llm(cache_dir=argv[0], cache_dir_bytes=_KILLED_BYTES) as llm:
+    make = rng.choice([fake_llm, recurrent_llm])
+    with make(cache_dir=argv[0], cache_dir_bytes=_KILLED_BYTES) as llm:
         for _ in range(3):
             first = rng.randrange(50)
             llm.generate([list(range(first, first + 60))], _GREEDY)
 """
 _CHECK = """
 from fake_model import fake_llm
+from recurrent_model import recurrent_llm
 from torture.pages import _KILLED_BYTES, _answer
-with fake_llm(cache_dir=argv[0], cache_dir_bytes=_KILLED_BYTES) as llm, fake_llm() as plain:
-    for first in range(0, 50, 7):
-        prompt = list(range(first, first + 60))
-        assert _answer(llm, prompt) == _answer(plain, prompt), prompt
-    print(llm.n_disk_pages)
+for make in (fake_llm, recurrent_llm):
+    with make(cache_dir=argv[0], cache_dir_bytes=_KILLED_BYTES) as llm, fake_llm() as plain:
+        for first in range(0, 50, 7):
+            prompt = list(range(first, first + 60))
+            assert _answer(llm, prompt) == _answer(plain, prompt), prompt
+        print(llm.n_disk_pages)
 """
 
 
@@ -180,5 +211,9 @@ def _kill_writers(seed: int, deadline: float, record: Record) -> None:
     shutil.rmtree(folder)
 
 
-PAGES = [kind_of("cache-pages", CachePages), kind_of("saved-states", SavedStates)]
+PAGES = [
+    kind_of("cache-pages", CachePages),
+    kind_of("cache-snapshots", CacheSnapshots),
+    kind_of("saved-states", SavedStates),
+]
 PAGE_KILLS = Kind("page-kill", _kill_writers, memory_bytes=None)
