@@ -21,6 +21,7 @@ from pyroclast import LLM, CacheFileError, SamplingParams
 from pyroclast.engine.pages import writer as writers
 from pyroclast.engine.pages.folder import Segment
 from pyroclast.engine.pages.record import HEADER_BYTES, PageFormat
+from pyroclast.engine.state_slots import NO_STATE
 from pyroclast.model.cache_identity import CacheIdentity
 from recurrent_model import RecurrentModel, recurrent_llm
 
@@ -42,8 +43,12 @@ def greedy(prompt: Sequence[int]) -> list[int]:
 
 
 def check(llm: LLM, *prompts: list[int]) -> list[int]:
-    """That each answer is right; how many tokens of each prompt were not computed."""
+    """That each answer is right, and no slot is lost; how many tokens of each prompt were not
+    computed."""
     found = llm.generate(list(prompts), GREEDY)
+    states, nodes = llm._prefixes.states, llm._prefixes._nodes.values()
+    assert states is not None
+    assert states.n_free + sum(node.state != NO_STATE for node in nodes) == states.n_slots
     for prompt, completion in zip(prompts, found, strict=True):
         assert list(completion.token_ids) == greedy(prompt)
     return [completion.timings.n_cached_tokens for completion in found]
