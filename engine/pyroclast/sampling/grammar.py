@@ -20,6 +20,7 @@ from pyroclast.sampling.after import after_reasoning
 from pyroclast.sampling.deep_thread import DeadlineError, DeepTask
 from pyroclast.sampling.schema import HELD_OPTIONS
 from pyroclast.sampling.structured import AFTER, MAX_CHOICES
+from pyroclast.sampling.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -49,7 +50,7 @@ class GrammarCompiler:
         eos_ids: Sequence[int],
         n_rows: int,
     ) -> None:
-        self._vocabulary = _Vocabulary(tokens, encode, special_ids, eos_ids, n_rows)
+        self._vocabulary = Vocabulary(tokens, encode, special_ids, eos_ids, n_rows)
         self._n_rows = n_rows
         self._tokenizer: LLTokenizer | None = None
         # By the hash of what was asked for: what came of it, or why it is refused.
@@ -172,50 +173,6 @@ class Matcher:
             raise SamplingError(
                 f"the grammar could not be followed: {_clipped(self._matcher.get_error())}"
             )
-
-
-class _Vocabulary:
-    """What llguidance's TokenizerWrapper asks of a tokenizer."""
-
-    bos_token_id = None
-
-    def __init__(
-        self,
-        tokens: Sequence[bytes],
-        encode: Callable[[str], list[int]],
-        special_ids: Sequence[int],
-        eos_ids: Sequence[int],
-        n_rows: int,
-    ) -> None:
-        self.eos_ids = list(eos_ids)
-        self.eos_token_id = self.eos_ids[0]
-        self.tokens = [*tokens, *[b""] * (n_rows - len(tokens))]
-        self.special_token_ids = list(special_ids)
-        self._encode = encode
-        special = set(special_ids)
-        self.control = {self.tokens[i].decode(errors="replace"): i for i in special_ids}
-        self._ids = {b: i for i, b in enumerate(self.tokens) if b and i not in special}
-        self._longest = max(map(len, self._ids), default=1)
-
-    def __call__(self, text: str) -> list[int]:
-        """The model's own tokens of text; where they spell something else, the longest that fit."""
-        data = text.encode()
-        ids = self._encode(text)
-        if b"".join(self.tokens[i] for i in ids) == data:
-            return ids
-        return self._greedy(data)
-
-    def _greedy(self, data: bytes) -> list[int]:
-        ids, at = [], 0
-        while at < len(data):
-            for end in range(min(len(data), at + self._longest), at, -1):
-                if (token_id := self._ids.get(data[at:end])) is not None:
-                    ids.append(token_id)
-                    break
-            else:
-                raise SamplingError(f"this vocabulary has no token for the byte 0x{data[at]:02x}")
-            at = end
-        return ids
 
 
 def _build(tokenizer: LLTokenizer, source: str, max_items: int) -> LLMatcher:
