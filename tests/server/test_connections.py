@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from pyroclast.server import limits as limits_module
-from pyroclast.server.limits import Limits, read_body
+from pyroclast.server.errors import HttpError
+from pyroclast.server.limits import Limits, check_json, read_body
 from pyroclast.server.metrics import Metrics
 from pyroclast.server.run import listen, make_server
 
@@ -351,3 +352,13 @@ def test_one_connection_too_many_is_refused(ports: dict[str, int]) -> None:
     assert time.monotonic() - start_s < SOON_S
     assert refused(503) > before
     wait_until_free(ports["crowded"])
+
+
+def test_a_body_may_have_so_many_values_and_no_more() -> None:
+    limits = Limits(max_body_brackets=4, max_body_commas=2)
+    check_json(b'{"a": ["[", {}], 1', limits)
+    with pytest.raises(HttpError, match=r'at most 4 "\[" and "\{", .* got 5') as brackets:
+        check_json(b'{"a": ["[", {}], "b": "{"}', limits)
+    with pytest.raises(HttpError, match=r"at most 2 commas, .* got 3") as commas:
+        check_json(b'[1, ",", 2]', limits)
+    assert brackets.value.status == commas.value.status == 413

@@ -123,6 +123,7 @@ def test_a_request_without_a_model_is_answered_by_a_named_one(
         (b'{"messages": [{"role": "user", "content": "x"}], "stop": [""]}', 200, ""),
         (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, "JSON"),
         (b"x" * (2 << 20), 413, "at most"),
+        (b"[" * ((1 << 17) + 1), 413, "got 131073; send it as several requests"),
     ],
 )
 def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, said: str) -> None:
