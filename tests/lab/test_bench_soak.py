@@ -62,8 +62,24 @@ def test_health_counts_answers_and_failures(fake):
     found = health.watch(*fake.address, lambda: next(rounds))
     assert (found["n"], found["n_failed"]) == (2, 0)
     assert 0 < found["p50_ms"] <= found["max_ms"]
+    assert "own_max_ms" not in found
+    rounds = iter([False, False, True])
+    found = health.watch(*fake.address, lambda: next(rounds), os.getpid())
+    assert 0 <= found["own_max_ms"] <= found["max_ms"]
     rounds = iter([False, True])
     assert health.watch(servers.HOST, servers.free_port(), lambda: next(rounds))["n_failed"] == 1
+
+
+def test_a_wait_for_a_core_is_not_the_servers_own(fake, monkeypatch):
+    waits = iter([0.0, 5.0, 0.0, 5.0 + 30.0] * 2)  # before: ours, the server's; after: the same
+    monkeypatch.setattr(health, "waited_s", lambda _: next(waits))
+    rounds = iter([False, False, True])
+    found = health.watch(*fake.address, lambda: next(rounds), 1)
+    assert (found["own_max_ms"], found["n_own_over_100_ms"]) == (0.0, 0)
+    assert found["max_ms"] > 0
+    monkeypatch.undo()
+    assert health.waited_s("thread-self") >= 0
+    assert health.waited_s("no such thread") == 0
 
 
 def test_what_the_kernel_says_of_a_process():

@@ -1,9 +1,12 @@
 """Asks /health again and again, from a process that shares no interpreter with the load.
 
-    python -m pyroclast.lab.serving.health HOST PORT
+    python -m pyroclast.lab.serving.health HOST PORT [PID]
 
 Asks until a line comes on standard input, then writes one JSON object: percentiles in milliseconds,
-how many answers there were, and how many requests failed.
+how many answers there were, and how many requests failed.  With the server's process id it also
+tells how much of each answer's time the server's main thread, which runs its event loop, and this
+thread waited for a core (Linux's schedstat).  `own_max_ms` is the longest time less the longer of
+the two waits.  The server's own step threads may cause a part of these waits.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _EVERY_S = 0.05
@@ -35,22 +39,40 @@ def ask(host: str, port: int) -> float | None:
     return time.perf_counter() - start_s if data.startswith(b"HTTP/1.1 200 ") else None
 
 
-def watch(host: str, port: int, is_over: Callable[[], bool]) -> dict[str, Any]:
+def waited_s(thread: str) -> float:
+    """Seconds that a thread, a folder of /proc, could run and had no core; 0 where nobody counts
+    them."""
+    try:
+        return 1e-9 * int(Path(f"/proc/{thread}/schedstat").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+
+
+def watch(
+    host: str, port: int, is_over: Callable[[], bool], pid: int | None = None
+) -> dict[str, Any]:
     """Asks until it is over."""
+    threads = ["thread-self", *([f"{pid}/task/{pid}"] if pid is not None else [])]
     times_ms: list[float] = []
+    own_ms: list[float] = []
     n_failed = 0
     while not is_over():
+        before = [waited_s(thread) for thread in threads]
         seconds = ask(host, port)
+        waits = [waited_s(thread) - b for thread, b in zip(threads, before, strict=True)]
         if seconds is None:
             n_failed += 1
         else:
             times_ms.append(1e3 * seconds)
+            own_ms.append(1e3 * max(0.0, seconds - max(waits)))
         time.sleep(_EVERY_S)
     found: dict[str, Any] = {"n": len(times_ms), "n_failed": n_failed}
     if len(times_ms) > 1:
         percent = statistics.quantiles(times_ms, n=1000, method="inclusive")
         found |= {"p50_ms": percent[499], "p99_ms": percent[989], "p999_ms": percent[998]}
         found |= {"max_ms": max(times_ms), "n_over_100_ms": sum(t > 100 for t in times_ms)}
+        if pid is not None:
+            found |= {"own_max_ms": max(own_ms), "n_own_over_100_ms": sum(t > 100 for t in own_ms)}
     return found
 
 
@@ -63,7 +85,8 @@ def main() -> None:
         over.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    found = watch(sys.argv[1], int(sys.argv[2]), over.is_set)
+    pid = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    found = watch(sys.argv[1], int(sys.argv[2]), over.is_set, pid)
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -160,7 +160,7 @@ def under_load(server: Running, asked: list[Asked], seconds: float, seed: int) -
     pid, warm_s = server.process.pid, _WARM_UP * seconds
     files_before = n_files(pid)
     command = python_command("-m", "pyroclast.lab.serving.health")
-    command += [server.address[0], str(server.address[1])]
+    command += [server.address[0], str(server.address[1]), str(pid)]
     with progress_bar(round(seconds), "s") as show:
         warm = asyncio.run(phase(server, asked, warm_s, seed, show))
         threads_before, _ = idle_counts(pid, files_before)
