@@ -1,10 +1,11 @@
 """How fast rollouts are: Pyroclast and transformers.generate in turn (A B A B), on the same weights
 in float32, the same prompts and seeds of each round.
 
-Two kinds of work: answers of exactly max_tokens tokens each, and answers that end where the model
-ends them, at max_tokens at the latest, as trainers sample them.  transformers runs the whole batch
-at once, padded on the left, with its own cache, until the longest answer has ended.  Both use the
-same number of threads.
+A round is what a step of GRPO samples by the defaults of `pyroclast train rl`: a batch of groups of
+answers, each group to one sentence of the default task, which asks for JSON.  Each round has other
+sentences.  An answer ends where the model ends it, at max_tokens at the latest.  A larger batch
+shows how the speed depends on it.  transformers runs the whole batch at once, padded on the left,
+with its own cache, until the longest answer has ended.  Both use the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,29 +25,26 @@ from pyroclast.llm import LLM
 from pyroclast.sampling.params import SamplingParams
 from pyroclast.train.base_model import open_base
 from pyroclast.train.extra import needed
+from pyroclast.train.preference_settings import RlSettings
 from pyroclast.train.shapes import save_model
+from pyroclast.train.task import examples
 
-_PROMPTS = (
-    "The capital of France is",
-    "Write one sentence about the sea.",
-    "A list of three fruits:",
-    "The meaning of the word entropy is",
-)
+_BATCHES = (RlSettings().batch, 32)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a round generates; is_open: until the model ends each answer."""
+    """What is generated: the prompts of each round, the first of which is not timed."""
 
-    prompts: list[list[int]]
+    rounds: list[list[list[int]]]
     max_tokens: int
-    is_open: bool
+    group: int
 
 
 def compare(
-    model: str, group: int, max_tokens: int, repeat: int, threads: int
+    model: str, batches: Sequence[int], group: int, max_tokens: int, repeat: int, threads: int
 ) -> list[dict[str, Any]]:
-    """A row for each engine and kind of work, and one for each kind of update."""
+    """A row for each engine and size of batch, and one for each kind of update."""
     torch = needed("torch")
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,8 +58,9 @@ def compare(
             LLM(f"{folder}@q8_0", **how) as quantized,
         ):
             rows = []
-            for is_open in (False, True):
-                work = Work(_prompts(llm, group, is_open), max_tokens, is_open)
+            for batch in batches:
+                rounds = _rounds(llm, repeat + 1, batch // group, group)
+                work = Work(rounds, max_tokens, group)
                 runs = {
                     "pyroclast": partial(_ours, llm, work),
                     "transformers": partial(_theirs, policy, llm, work),
@@ -80,21 +79,26 @@ def compare(
     ]
 
 
-def _prompts(llm: LLM, group: int, is_open: bool) -> list[list[int]]:
-    """Text to be continued; to be answered, messages, where the model has a template."""
-    encode = llm.tokenizer.encode
-    if is_open and llm.tokenizer.chat_template is not None:
-        chats = [[{"role": "user", "content": each}] for each in _PROMPTS]
-        return [list(llm.tokenizer.encode_chat(each)) for each in chats for _ in range(group)]
-    return [encode(each) for each in _PROMPTS for _ in range(group)]
+def _rounds(llm: LLM, n_rounds: int, n_prompts: int, group: int) -> list[list[list[int]]]:
+    """Sentences of the default task, as messages where the model has a template."""
+    tokenizer = llm.tokenizer
+    asked = [each["messages"][:-1] for each in examples(n_rounds * n_prompts)]
+    if tokenizer.chat_template is not None:
+        ids = [list(tokenizer.encode_chat(messages)) for messages in asked]
+    else:
+        ids = [tokenizer.encode(messages[-1]["content"]) for messages in asked]
+    return [
+        [each for each in ids[i : i + n_prompts] for _ in range(group)]
+        for i in range(0, len(ids), n_prompts)
+    ]
 
 
 def _speed_rows(rates: Mapping[str, list[float]], model: str, work: Work) -> list[dict[str, Any]]:
     """Tokens a second, and how many times as many as transformers in the same round."""
     about = {
-        "answers": "ended" if work.is_open else "full",
         "model": model,
-        "n_prompts": len(work.prompts),
+        "batch": len(work.rounds[0]),
+        "group": work.group,
         "max_tokens": work.max_tokens,
     }
     theirs = rates["transformers"]
@@ -132,44 +136,36 @@ def _updated(llm: LLM, state: Mapping[str, Any], _: int) -> int:
     return 1
 
 
-def _ours(llm: LLM, work: Work, seed: int) -> int:
-    """The number of tokens that Pyroclast generated."""
+def _ours(llm: LLM, work: Work, i: int) -> int:
+    """The number of tokens that Pyroclast generated in round i."""
+    prompts = work.rounds[i]
     params = [
-        SamplingParams(
-            max_tokens=work.max_tokens,
-            seed=seed * 1000 + i,
-            ignore_eos=not work.is_open,
-            logprobs=0,
-        )
-        for i in range(len(work.prompts))
+        SamplingParams(max_tokens=work.max_tokens, seed=i * 1000 + row, logprobs=0)
+        for row in range(len(prompts))
     ]
-    answers = llm.generate(work.prompts, params, progress=False)
-    n_tokens = [len(answer.token_ids) for answer in answers]
-    assert work.is_open or set(n_tokens) == {work.max_tokens}
-    return sum(n_tokens)
+    answers = llm.generate(prompts, params, progress=False)
+    return sum(len(answer.token_ids) for answer in answers)
 
 
-def _theirs(policy: Any, llm: LLM, work: Work, seed: int) -> int:
-    """The number of tokens that transformers generated, without what comes after an end."""
-    torch, longest = needed("torch"), max(map(len, work.prompts))
-    torch.manual_seed(seed)
+def _theirs(policy: Any, llm: LLM, work: Work, i: int) -> int:
+    """The number of tokens that transformers generated in round i, without what comes after an
+    end."""
+    torch, prompts = needed("torch"), work.rounds[i]
+    longest = max(map(len, prompts))
+    torch.manual_seed(i)
     ends = sorted(llm.tokenizer.eos_token_ids)
-    ids = torch.tensor([[ends[0]] * (longest - len(each)) + each for each in work.prompts])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in work.prompts])
+    ids = torch.tensor([[ends[0]] * (longest - len(each)) + each for each in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     with torch.no_grad():
         out = policy.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=True,
             top_k=0,
-            min_new_tokens=0 if work.is_open else work.max_tokens,
             max_new_tokens=work.max_tokens,
             eos_token_id=ends,
             pad_token_id=ends[0],
         )[:, longest:]
-    if not work.is_open:
-        assert out.shape[1] == work.max_tokens
-        return int(out.numel())
     ended = torch.isin(out, torch.tensor(ends)).long()
     return int((ended.cumsum(1) - ended == 0).sum())
 
@@ -181,20 +177,24 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--model", default="smollm2-135m-instruct", help="a file, folder or name")
-    add("--group", type=int, default=8, help="answers to each of four prompts (8)")
-    add("--max-tokens", type=int, default=64, help="of an answer (64)")
-    add("--repeat", type=int, default=5, help="timed rounds (5)")
+    rl = RlSettings()
+    add("--batch", type=int, nargs="+", default=_BATCHES, help="answers of a step (8 32)")
+    add("--group", type=int, default=rl.group, help=f"answers to each prompt ({rl.group})")
+    add("--max-tokens", type=int, default=rl.max_tokens, help=f"of an answer ({rl.max_tokens})")
+    add("--repeat", type=int, default=3, help="timed rounds (3)")
     add("--threads", type=int, default=2, help="of each engine (2)")
     add("--json", type=Path, help="write the figures to a file")
     args = parser.parse_args(words)
-    rows = compare(args.model, args.group, args.max_tokens, args.repeat, args.threads)
+    if wrong := [each for each in args.batch if each < 1 or each % args.group]:
+        parser.error(f"--batch must be a multiple of --group ({args.group}), got {wrong[0]}")
+    rows = compare(args.model, args.batch, args.group, args.max_tokens, args.repeat, args.threads)
     for row in rows:
         if "seconds" in row:
             print(f"{row['engine']:<16} {row['seconds']['median']:10.3f} s")
         else:
             speed, ratio = row["tokens_per_s"]["median"], row["ratio"]["median"]
             print(
-                f"{row['engine']:<16} {speed:10.1f} tokens/s, {row['answers']} answers, "
+                f"{row['engine']:<16} {speed:10.1f} tokens/s, batch of {row['batch']}, "
                 f"{ratio:.2f} times transformers"
             )
     if args.json:
