@@ -68,6 +68,12 @@ struct DotStep {
 };
 #endif
 
+// How far ahead of a tile its weights are fetched, 0 for the CPU's own prefetcher alone, which
+// stops at the end of a page. CPU time on a busy Zen 3, matrices of SmolLM2-135M, f32: 1.19 to 1.21
+// times as fast at 8 tokens, 1.07 to 1.12 times at 32, but 0.81 to 0.95 times at one, which fetches
+// nothing. 1 KB and 4 KB ahead gained less. Not measured where registers have another width.
+constexpr int64_t kFetchAhead = kWidth == 8 ? 2048 : 0;
+
 // ---- the tile -----------------------------------------------------------------------------------
 
 template <class S, int M, int G>
@@ -75,7 +81,10 @@ PYRO_INLINE void add_step(const uint8_t *weights, int64_t group_size, const uint
                           f32x16 (&acc)[M][G]) {
   typename S::Vector w[G];
 #pragma GCC unroll 4
-  for (int g = 0; g < G; g++) w[g] = S::load(weights + g * group_size);
+  for (int g = 0; g < G; g++) {
+    if constexpr (M > 1 && kFetchAhead) __builtin_prefetch(weights + g * group_size + kFetchAhead);
+    w[g] = S::load(weights + g * group_size);
+  }
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++) {
     const typename S::Vector value = S::broadcast(x + m * kChunkBytes);
