@@ -166,7 +166,7 @@ bench: $(VENV)/.native $(VENV)/.test $(VENV)/.bench $(VENV)/.demo ## check, time
 # Pre-training takes three minutes of it.  A run that was stopped begins again.
 train-demo: $(VENV)/.native $(VENV)/.train $(VENV)/.demo ## train from random weights, on examples and on preferences, in ten minutes
 	rm -rf build/train-demo
-	$(PY) bench/training.py --minutes 3 --out build/train-demo
+	$(PY) bench/training.py --minutes 3 --finetune-steps 40 --out build/train-demo
 
 gpu: $(VENV)/.native $(VENV)/.test ## what wants an NVIDIA GPU: tests, measurements, a table, in ten minutes
 	PYTHON=$(PY) bench/gpu.sh
