@@ -176,7 +176,7 @@ class AsyncLLM:
         request_id: str | None = None,
     ) -> list[NDArray[np.float32]]:
         """A vector for each prompt, like `LLM.embed`."""
-        checks.check_embeddings(self.llm.embeddings, dimensions)
+        checks.check_embeddings(self.llm.embeddings, dimensions, self.llm.model.config.d_model)
         call, name = self._begin(priority, request_id, adapter)
         pools = await self._read(
             call, name, lambda: self._intake.embed_requests(prompts, pooling, call), prompts

@@ -234,7 +234,7 @@ class LLM(UpdatableModel):
         the tokens' final states, or with pooling "last" the last one's.  dimensions: only the
         first ones.  Wants LLM(..., embeddings=True)."""
         call = self._call(adapter)
-        checks.check_embeddings(self.embeddings, dimensions)
+        checks.check_embeddings(self.embeddings, dimensions, self.model.config.d_model)
         pools, requests = self._intake.embed_requests(prompts, pooling, call)
         self._loop.complete(call, requests, progress)
         return [pool.vector(normalize=normalize, dimensions=dimensions) for pool in pools]

@@ -30,12 +30,18 @@ class Encoder(Protocol):
     def encode(self, text: str, /, add_special_tokens: bool = ...) -> list[int]: ...
 
 
-def check_embeddings(embeddings: bool, dimensions: int | None) -> None:
-    """RequestError unless the model keeps the states that embeddings are made of."""
+def check_embeddings(embeddings: bool, dimensions: int | None, d_model: int) -> None:
+    """RequestError unless the model keeps the states that embeddings are made of, and has as many
+    dimensions as are asked for."""
     if not embeddings:
         raise RequestError("this model keeps no states; load it with LLM(..., embeddings=True)")
-    if dimensions is not None:
-        check_positive("dimensions", dimensions)
+    if dimensions is None:
+        return
+    check_positive("dimensions", dimensions)
+    if dimensions > d_model:
+        raise RequestError(
+            f"dimensions must be at most {d_model}, which this model has, got {dimensions}"
+        )
 
 
 def find_adapter(name: Any, known: Mapping[str, AdapterKey]) -> AdapterKey:
