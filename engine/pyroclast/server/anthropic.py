@@ -79,6 +79,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     metadata: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
     cache_salt: str | None = None
+    priority: int | None = None
     output_format: OutputFormat | None = None  # its name before it moved into output_config
 
 

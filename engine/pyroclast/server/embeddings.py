@@ -25,6 +25,7 @@ class EmbeddingsRequest(Struct, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     normalize: bool = True
     pooling: Literal["mean", "last"] = "mean"
+    priority: int | None = None
     user: str | None = None
 
 
@@ -49,7 +50,10 @@ async def embeddings(exchange: Exchange) -> Reply:
             )
         )
     except PyroclastError as error:
-        raise of_exception(error) from error
+        refused = of_exception(error)
+        if refused.message.startswith("dimensions "):
+            refused.param = "dimensions"
+        raise refused from error
     data = [
         {"object": "embedding", "index": i, "embedding": _encoded(vector, body.encoding_format)}
         for i, vector in enumerate(vectors)

@@ -32,6 +32,16 @@ _SAME_NAME = (
     "n",
     "cache_salt",
 )
+# Fields of other servers -> the kind of structure that each asks for: vLLM's before 0.12, and
+# llama-server's.  To ignore one would be to answer 200 with a text that breaks it.
+_OTHER_NAMES = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "json_schema": "json",
+    "grammar": "grammar",
+}
 
 
 class StreamOptions(Struct):
@@ -50,7 +60,7 @@ class JsonSchema(Struct):
 
 
 class ResponseFormat(Struct):
-    """{"type": "text" | "json_object" | "json_schema" | "regex" | "grammar", ...}."""
+    """{"type": "text" | "json_object" | "json_schema", ...}.  schema: where llama-server has it."""
 
     type: str
     json_schema: JsonSchema | None = None
@@ -79,6 +89,12 @@ class SamplingFields(Struct, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MAX_N)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    json_schema: str | dict[str, Any] | None = None
+    grammar: str | None = None
     priority: int | None = None
     cache_salt: str | None = None
 
@@ -114,30 +130,56 @@ def sampling_params(
 
 def structure_field(fields: SamplingFields) -> str:
     """Which field asks for a structure."""
-    return "structured_outputs" if fields.structured_outputs else "response_format"
+    return (_asking(fields) or ["response_format"])[0]
 
 
 def structure(fields: SamplingFields) -> dict[str, Any] | None:
-    """SamplingParams.structured of response_format or structured_outputs."""
-    if fields.structured_outputs:
-        known = {"json", "json_object", "regex", "choice", "grammar"}
-        given = {k: v for k, v in fields.structured_outputs.items() if v is not None}
-        wrong = sorted(set(given) - known)
-        if wrong or len(given) != 1:
-            raise HttpError(
-                400,
-                f"structured_outputs takes exactly one of {', '.join(sorted(known))}, got "
-                f"{', '.join(sorted(given)) or 'none'}",
-                param="structured_outputs",
-            )
-        return given
-    form = fields.response_format
-    if form is None or form.type == "text":
+    """SamplingParams.structured of the field that asks for one."""
+    asking = _asking(fields)
+    if not asking:
         return None
+    name, *others = asking
+    if others:
+        raise HttpError(
+            400, f"one field may ask for a structure, got {', '.join(asking)}", param=name
+        )
+    if name in _OTHER_NAMES:
+        return {_OTHER_NAMES[name]: getattr(fields, name)}
+    if name == "structured_outputs":
+        return _structured_outputs(fields.structured_outputs or {})
+    return None if fields.response_format is None else _formatted(fields.response_format)
+
+
+def _asking(fields: SamplingFields) -> list[str]:
+    """The fields that ask for a structure; an empty text asks for none."""
+    found = ["structured_outputs"] if fields.structured_outputs else []
+    form = fields.response_format
+    if form is not None and form.type != "text":
+        found.append("response_format")
+    return found + [name for name in _OTHER_NAMES if getattr(fields, name) not in (None, "")]
+
+
+def _structured_outputs(options: dict[str, Any]) -> dict[str, Any]:
+    """One kind of structure.  vLLM's client sends every field, those that are off as well."""
+    known = {"json", "json_object", "regex", "choice", "grammar"}
+    given = {k: v for k, v in options.items() if v is not None and v is not False}
+    wrong = sorted(set(given) - known)
+    if wrong or len(given) != 1:
+        raise HttpError(
+            400,
+            f"structured_outputs takes exactly one of {', '.join(sorted(known))}, got "
+            f"{', '.join(sorted(given)) or 'none'}",
+            param="structured_outputs",
+        )
+    return given
+
+
+def _formatted(form: ResponseFormat) -> dict[str, Any]:
+    """The structure of a response_format that is not text."""
     if form.type == "json_object":
         return {"json": form.schema} if form.schema else {"json_object": True}
     if form.type == "json_schema":
-        schema = form.json_schema.schema if form.json_schema is not None else None
+        schema = form.schema if form.json_schema is None else form.json_schema.schema
         if schema is None:
             raise HttpError(
                 400,

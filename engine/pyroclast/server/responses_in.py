@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pyroclast.server.chat import ChatRequest
 from pyroclast.server.errors import HttpError
-from pyroclast.server.fields import JsonSchema, ResponseFormat
+from pyroclast.server.fields import MAX_STOPS, JsonSchema, ResponseFormat
 from pyroclast.server.messages_in import ChatMessage
 from pyroclast.server.response_items import input_messages
 from pyroclast.server.tools_in import MAX_TOOLS, Tool, ToolFunction
@@ -82,8 +82,28 @@ class ResponsesRequest(Struct, kw_only=True):
     max_tool_calls: int | None = None
     chat_template_kwargs: dict[str, Any] | UnsetType = UNSET
     cache_salt: str | None = None
+    # vLLM's names of what OpenAI's API does not have:
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
+    ignore_eos: bool | None = None
+    priority: int | None = None
 
 
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "ignore_eos",
+    "cache_salt",
+)
 # Fields that need what this server does not keep, and what to do instead.
 _NEED_STATE = {
     "previous_response_id": "this server keeps no responses: send the whole conversation as input",
@@ -123,18 +143,13 @@ def as_chat(body: ResponsesRequest) -> ChatRequest:
         messages=messages,
         model=body.model,
         max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        seed=body.seed,
         tools=tools or None,
         tool_choice=_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body.text),
         reasoning_effort=body.reasoning.effort if body.reasoning else None,
         chat_template_kwargs=kwargs if isinstance(kwargs, dict) else None,
-        cache_salt=body.cache_salt,
+        **{name: getattr(body, name) for name in _SAME_NAME},
     )
 
 
