@@ -232,6 +232,8 @@ def test_13_embeddings_come_as_base64(http: httpx.Client) -> None:
         assert list(struct.unpack(f"<{len(data) // 4}f", data)) == each["embedding"]
     short = http.post("/v1/embeddings", json=asked | {"dimensions": 16}).json()
     assert [len(each["embedding"]) for each in short["data"]] == [16, 16]
+    long = http.post("/v1/embeddings", json=asked | {"dimensions": 10_000})
+    assert (long.status_code, long.json()["error"]["param"]) == (400, "dimensions")
 
 
 def test_14_max_completion_tokens_counts(http: httpx.Client) -> None:
@@ -323,14 +325,21 @@ def test_19_the_billing_line_does_not_change_the_prompt(http: httpx.Client) -> N
 
 
 def test_20_cached_tokens_are_counted_under_every_name(http: httpx.Client) -> None:
-    chat = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1}).json()
-    assert chat["usage"]["prompt_tokens_details"]["cached_tokens"] >= 0
-    body = {"input": "Hi", "max_output_tokens": 1}
-    response = http.post("/v1/responses", json=body).json()
-    assert response["usage"]["input_tokens_details"]["cached_tokens"] >= 0
-    body = {"messages": HELLO, "max_tokens": 1}
-    message = http.post("/v1/messages", json=body).json()
-    assert message["usage"]["cache_read_input_tokens"] >= 0
+    messages = [{"role": "user", "content": "Which tokens of this text are cached? " * 9}]
+    chat = {"messages": messages, "max_tokens": 1}
+    response = chat | {"input": messages, "max_output_tokens": 1}
+    for path, body, *names in (
+        (CHAT, chat, "prompt_tokens_details", "cached_tokens"),
+        ("/v1/responses", response, "input_tokens_details", "cached_tokens"),
+        ("/v1/messages", chat, "cache_read_input_tokens"),
+    ):
+        n_cached = []
+        for _ in range(2):
+            found: Any = http.post(path, json=body | {"cache_salt": path}).json()["usage"]
+            for name in names:
+                found = found[name]
+            n_cached.append(found)
+        assert n_cached[0] == 0 < n_cached[1], path
 
 
 def test_21_nothing_is_cut_off_silently(http: httpx.Client) -> None:
