@@ -57,6 +57,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     for flag, (metavar, default, told) in _LIMITS.items():
         help_text = f"{told} (default: {default:g})"
         add(flag, type=type(default), default=default, metavar=metavar, help=help_text)
+    add("--log-bodies", action="store_true", help="log what clients ask, prompts included")
     add("--answer-parser", metavar="NAME", help="how tool calls and reasoning are read")
     add("--threads", "-t", type=int, metavar="N", help="default: all cores")
     add("--compute", default="auto", metavar="HOW", help="auto or float32")
@@ -99,7 +100,7 @@ def run(args: Namespace, show: Callable[[str], None] | None = None) -> None:
     try:
         limits = _limits(args)
         options = {"api_keys": keys, "cors_origins": args.cors_origin, "limits": limits}
-        options["look"] = _look(args)
+        options |= {"look": _look(args), "log_bodies": args.log_bodies}
         application = create_app(llms, parser=args.answer_parser, **options)
         app = application if isinstance(application, App) else application.app  # type: ignore[attr-defined]
         server = make_server(

@@ -20,6 +20,12 @@ class ModelFacts:
     _source: tuple[str | Path, dict[str, Any]] | None = None
 
     @property
+    def source(self) -> str | None:
+        """The file, folder or name that it was loaded from, as it was given; None if it was made
+        of parts."""
+        return None if self._source is None else str(self._source[0])
+
+    @property
     def kernels(self) -> dict[str, str]:
         """The variant that runs for each "op.format"; "a+b" where a tuned table has several."""
         return self.model.kernels

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyroclast.server")
 
 _MAX_LOGGED = 200  # characters of a path
+_MAX_LOGGED_BODY = 4096
 
 
 class App:
@@ -43,9 +44,11 @@ class App:
         limits: Limits,
         metrics: Metrics,
         look: Look | None = None,
+        log_bodies: bool = False,
     ) -> None:
         self.models, self.metrics = models, metrics
         self._keys, self._limits, self._look = api_keys, limits, look
+        self._log_bodies = log_bodies
         self.draining = False
         self.n_active = 0  # requests that generate
         self._routes: dict[str, dict[str, Route]] = {}
@@ -132,6 +135,8 @@ class App:
         declared = headers.get("content-length")
         raw = await read_body(receive, self._limits, declared) if route.method == "POST" else b""
         exchange = self._exchange(raw, headers, receive)
+        if self._log_bodies and raw:
+            log.info("%s %s %s", exchange.request_id, path, ascii(raw[:_MAX_LOGGED_BODY]))
         if route.method == "POST":
             await exchange.read()
         return await route.endpoint(exchange)
@@ -182,12 +187,14 @@ def create_app(
     parser: str | None = None,
     limits: Limits | None = None,
     look: Look | None = None,
+    log_bodies: bool = False,
 ) -> ASGIApp:
     """An ASGI application that serves one model, or several by name, each with its adapters.
 
     parser: how answers are read (pyroclast.text.answers), where the chat template misleads.
     cors_origins: which web pages may ask; none by default.  look: the page that shows how a token
-    is picked, and its data."""
+    is picked, and its data.  log_bodies: log lines hold the beginning of each body, and with it
+    the prompt."""
     if not isinstance(llms, Mapping):
         llms = {llms.llm.name: llms}
     served = [
@@ -203,6 +210,7 @@ def create_app(
         limits=limits or Limits(),
         metrics=metrics,
         look=look,
+        log_bodies=log_bodies,
     )
     return _open_to(cors_origins, app) if cors_origins else app
 

@@ -23,6 +23,10 @@ _MANY_CHARS, _MANY_TOKENS = 10_000, 1_000  # they would hold up the streams of o
 _N_TAIL = 16  # tokens at a prompt's end in which a template may open the reasoning
 
 
+def _with_adapter(name: str, adapter: str | None) -> str:
+    return name if adapter is None else f"{name}:{adapter}"
+
+
 class Served:
     """One model under one name, or with one of its adapters under the name model:adapter."""
 
@@ -34,7 +38,9 @@ class Served:
         parser: str | None = None,
         adapter: str | None = None,
     ) -> None:
-        self.name = name if adapter is None else f"{name}:{adapter}"
+        self.name = _with_adapter(name, adapter)
+        # What the server was told to load is a name, too: many clients are told the same.
+        self.alias = _with_adapter(llm.llm.source or name, adapter)
         self.llm, self.adapter = llm, adapter
         self.parent = None if adapter is None else name
         self.created = int(time.time())
@@ -145,7 +151,8 @@ async def _aside(n_tokens: int, work: Callable[[], T]) -> T:
 
 
 class ServedModels:
-    """The models by name; case does not count, and "default" is the first."""
+    """The models by name; case does not count, and "default" is the first.  What a model was loaded
+    from is its name as well, unless another model is called so."""
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.all = list(served)
@@ -156,6 +163,8 @@ class ServedModels:
                     f"two models are called {each.name!r}; give each its own name, whose case "
                     "does not count"
                 )
+        for each in served:
+            self._by_name.setdefault(each.alias.lower(), each)
 
     def find(self, name: str | None) -> Served:
         """HttpError 404 for a name that no model has."""
