@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import takewhile
 from pathlib import Path
 
 import httpx
@@ -58,8 +57,10 @@ def url() -> Iterator[str]:
     )
     assert process.stdin is not None and process.stdout is not None
     try:
-        said = list(takewhile(lambda line: line != "ready\n", process.stdout))
-        assert process.poll() is None, "".join(said)
+        said = []
+        while (line := process.stdout.readline()) != "ready\n":
+            said.append(line)
+            assert line, f"the server did not start: {''.join(said)}"
         yield f"http://127.0.0.1:{port}"
     finally:
         process.stdin.close()
