@@ -2,7 +2,10 @@ import random
 import re
 import time
 
+from tokenizers import AddedToken, Tokenizer, models
+
 from pyroclast.text.control_names import ControlNames
+from pyroclast.text.native_tokenizer import NativeTokenizer
 
 
 def test_names_are_found_as_a_regular_expression_finds_them():
@@ -29,3 +32,15 @@ def test_many_long_names_cost_little():
     assert not list(found.found(text, b"\1" * len(text)))
     assert list(found.found(names[7] + "x", b"\1" * 1005)) == [(0, names[7])]
     assert time.thread_time() - start < 1
+
+
+def test_a_vocabulary_with_thousands_of_control_tokens_is_soon_ready():
+    """Gemma 3 has 6,250; the first chat waits for this."""
+    tokens = [AddedToken(f"<unused{i}>", special=i % 2500 > 3) for i in range(5000)]
+    backend = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    backend.add_tokens(tokens)
+    start = time.thread_time()
+    plain = NativeTokenizer(backend).without_control_tokens([each.content for each in tokens])
+    assert time.thread_time() - start < 2
+    assert all(plain.token_to_id(each.content) == i for i, each in enumerate(tokens, 1))
+    assert plain.encode("<unused9>a") == [0] == plain.encode("a")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pyroclast.errors import TokenizerError
@@ -198,8 +199,10 @@ def _without_control_tokens(backend: Backend, names: Sequence[str]) -> Backend:
     if backend.pre_tokenizer is not None:
         plain.pre_tokenizer = backend.pre_tokenizer
     added = sorted(backend.get_added_tokens_decoder().items())
-    for _, token in added:
-        (plain.add_special_tokens if token.special else plain.add_tokens)([token])
+    # As few calls as their order allows: each builds the search for all tokens anew, which took
+    # 12 s for the 6,250 of Gemma 3, one by one.
+    for special, run in groupby(added, key=lambda item: item[1].special):
+        (plain.add_special_tokens if special else plain.add_tokens)([token for _, token in run])
     if any(plain.token_to_id(token.content) != token_id for token_id, token in added):
         # Ids with gaps do not survive being added again.
         plain = BackendType.from_str(backend.to_str())
