@@ -119,7 +119,7 @@ class Threads:
 
 
 def served(tokenizer: Threads) -> Served:
-    llm = SimpleNamespace(tokenizer=tokenizer, max_seq_len=10, vocab_size=10)
+    llm = SimpleNamespace(source=None, tokenizer=tokenizer, max_seq_len=10, vocab_size=10)
     return Served("name", SimpleNamespace(llm=llm))  # type: ignore[arg-type]
 
 
