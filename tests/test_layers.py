@@ -86,6 +86,7 @@ NO_ARRAYS = (
     "pyroclast.engine.scheduler",
     "pyroclast.engine.blocks",
     "pyroclast.engine.prefix_cache",
+    "pyroclast.engine.partial_blocks",
     "pyroclast.engine.speculate",
     "pyroclast.errors",
 )

@@ -8,6 +8,7 @@ import pytest
 from fake_model import ByteTokenizer, FakeModel
 from pyroclast import SamplingParams
 from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.partial_blocks import PartialBlocks
 from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.request import Request
 from pyroclast.engine.scheduler import Scheduler
@@ -21,9 +22,12 @@ class Played:
     """A scheduler with a cache of token ids in place of a model: what a request reads in its
     blocks must be its own text."""
 
-    def __init__(self, *, n_blocks=16, max_batch_tokens=16, max_seqs=4, max_idle=None):
+    def __init__(self, *, n_blocks=16, max_batch_tokens=16, max_seqs=4, max_idle=None, parts=False):
         self.pool = BlockPool(n_blocks)
-        self.cache = PrefixCache(self.pool, BLOCK, max_idle)
+        if parts:
+            self.cache = PartialBlocks(self.pool, BLOCK, max_idle, copy=self.copy)
+        else:
+            self.cache = PrefixCache(self.pool, BLOCK, max_idle)
         self.scheduler = Scheduler(
             self.pool,
             block_size=BLOCK,
@@ -34,6 +38,9 @@ class Played:
         )
         self.memory = np.full((n_blocks, BLOCK), -1)
         self.n_computed = 0
+
+    def copy(self, source, target):
+        self.memory[target] = self.memory[source]
 
     def add(self, token_ids, **options):
         request = Request(list(token_ids), **options)
@@ -326,8 +333,71 @@ def test_a_restart_trusts_nothing():
     played.run(a, n_tokens=4)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed):
+def test_a_part_of_a_block_is_copied():
+    """The next turn of a conversation computes its new tokens alone."""
+    played = Played(parts=True)
+    a = played.add(range(10))
+    played.run(a, n_tokens=2)
+    played.finish(a)
+    b = played.add([*a.token_ids[:11], 50, 51])
+    played.run(b)
+    assert (b.n_cached, played.n_computed) == (11, 11 + 2)
+    c = played.add([0, 1, 60, 61])  # from within a full block, and from the first one
+    played.run(c)
+    assert c.n_cached == 2
+    d = played.add(range(6))  # all but the last token, whose logits are needed
+    played.run(d)
+    assert d.n_cached == 5
+
+
+def test_the_longest_part_is_taken():
+    played = Played(parts=True)
+    for ids in ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 9, 9]):
+        one = played.add(ids)
+        played.run(one)
+        played.finish(one)
+    again = played.add([1, 2, 3, 4, 5, 6, 8])
+    played.run(again)
+    assert again.n_cached == 6
+
+
+def test_no_part_goes_to_another_root_or_over_a_row_that_is_wanted():
+    played = Played(parts=True)
+    a = played.add(range(7), root=b"one")
+    played.run(a)
+    played.finish(a)
+    other = played.add(range(7), root=b"two")
+    rows = played.add(range(7), root=b"one", wants_prompt_rows=True)
+    played.run(rows)
+    assert (other.n_cached, rows.n_cached) == (0, 0)
+
+
+def test_what_a_failure_copied_from_is_dropped_too():
+    played = Played(parts=True)
+    a = played.add(range(3))
+    played.run(a)
+    source = a.blocks[0]
+    played.finish(a)
+    b = played.add([0, 1, 2, 9])
+    played.step()
+    assert b.n_cached == 3
+    assert source in played.finish(b, spoiled=True)
+    assert len(played.cache) == 0
+
+
+def test_a_part_that_was_evicted_for_the_request_itself_is_not_copied():
+    played = Played(parts=True, n_blocks=2)
+    a = played.add(range(3))
+    played.run(a)
+    played.finish(a)
+    b = played.add([0, 1, 9, 9, 9])  # takes both blocks
+    played.run(b)
+    assert b.n_cached == 0
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed, parts):
     """Adds, cancels, failures, pauses, preemption and restarts at random, in tight pools; 100,000
     operations over all seeds."""
     choose = random.Random(seed)
@@ -335,6 +405,7 @@ def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed):
         n_blocks=choose.choice([5, 9, 24]),
         max_batch_tokens=choose.choice([3, 8, 32]),
         max_idle=choose.choice([None, None, 2, 0]),
+        parts=parts,
     )
     room = (played.pool.n_blocks - 1) * BLOCK
     alive, done = [], {"add": 0, "cancel": 0, "fail": 0, "restart": 0, "finish": 0, "pause": 0}
@@ -389,9 +460,9 @@ def test_timings_and_chunks_tell_what_was_cached():
     greedy = SamplingParams(temperature=0, max_tokens=6)
     [cold] = llm.generate("the same prompt again", greedy)
     [warm] = llm.generate("the same prompt again", greedy)
-    assert (cold.timings.n_cached_tokens, warm.timings.n_cached_tokens) == (0, 20)
+    assert (cold.timings.n_cached_tokens, warm.timings.n_cached_tokens) == (0, 21)
     assert (warm.text, warm.token_ids) == (cold.text, cold.token_ids)
-    assert next(c.n_cached_tokens for c in llm.stream("the same prompt again", greedy)) == 20
+    assert next(c.n_cached_tokens for c in llm.stream("the same prompt again", greedy)) == 21
 
 
 def test_off_shares_only_among_the_completions_of_one_call():
@@ -410,7 +481,7 @@ def test_a_salt_shares_with_the_same_salt_only():
         llm.generate("the same prompt again", SamplingParams(max_tokens=2, cache_salt=salt))[0]
         for salt in (None, "a", "b", "a", None)
     ]
-    assert [c.timings.n_cached_tokens for c in found] == [0, 0, 0, 20, 20]
+    assert [c.timings.n_cached_tokens for c in found] == [0, 0, 0, 21, 21]
     for wrong in ("", "\ud800", 5):
         with pytest.raises(SamplingError, match="cache_salt must be None or a text"):
             SamplingParams(cache_salt=wrong)
@@ -451,4 +522,4 @@ def test_a_failure_of_the_callers_own_leaves_the_cache_as_it_is():
             "the same prompt again", SamplingParams(max_tokens=2, logits_processors=[fails])
         )
     [answer] = llm.generate("the same prompt again", SamplingParams(max_tokens=2))
-    assert answer.timings.n_cached_tokens == 20
+    assert answer.timings.n_cached_tokens == 21

@@ -37,22 +37,27 @@ def test_cached_and_new_prompts_in_turn(tmp_path, monkeypatch, capsys, clock):
 
     def load(model, **options):
         cached = options.get("prefix_cache", True)
-        llm = fake_llm(max_seq_len=512, n_blocks=512, max_batch_tokens=64, prefix_cache=cached)
+        llm = fake_llm(max_seq_len=2048, n_blocks=1024, max_batch_tokens=64, prefix_cache=cached)
         slow_down(llm, clock, 0.0002)
         made.append((model, cached))
         return llm
 
     monkeypatch.setattr(prefix, "LLM", load)
     path = tmp_path / "out.json"
-    prefix.main("", f"--model one --prompt 130 --repeat 4 --json {path}".split())
-    [row] = json.loads(path.read_text())["rows"]
+    prefix.main("", f"--model one --prompt 130 --gen 5 --repeat 4 --json {path}".split())
+    row, turns = json.loads(path.read_text())["rows"]
     assert made == [("one", False), ("one", True)]
-    assert (row["n_prompt"], row["n_cached"]) == (130, 128)
+    assert (row["n_prompt"], row["n_cached"]) == (130, 129)
     assert row["hit_s"] < row["miss_s"] / 4
     assert row["hit_ratio"] < 1 / 4
     assert 0.5 < row["miss_ratio"] < 2
     assert row["hit_quartiles_s"][0] <= row["hit_s"] <= row["hit_quartiles_s"][1]
-    assert "with 128 of them cached" in capsys.readouterr().out
+    assert turns["n_turns"] == 10
+    assert turns["n_computed"] < turns["n_prompt"] / 4
+    assert turns["first_token_ratio"] < 1 / 4
+    out = capsys.readouterr().out
+    assert "with 129 of them cached" in out
+    assert f"of which {turns['n_computed']} are computed" in out
 
 
 def test_prompts_from_disk_after_a_restart(tmp_path, monkeypatch, capsys, clock):

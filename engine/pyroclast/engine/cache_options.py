@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class CacheOptions:
             max_idle = self.prefix_cache_bytes * model.n_blocks // model.kv_bytes
         states = StateSlots(model.n_slots, model.block_size) if model.n_slots else None
         pool = BlockPool(model.n_blocks)
-        cache = TieredCache(pool, model.block_size, max_idle, states, model.slot_arrays)
+        copy = _block_copier(model) if self.prefix_cache else None
+        cache = TieredCache(pool, model.block_size, max_idle, states, model.slot_arrays, copy)
         cache.tiers = self.tiers(model)
         return cache
 
@@ -69,6 +71,19 @@ class CacheOptions:
         folder = Path(os.path.abspath(self.cache_dir))
         arrays, threads = model.block_arrays, model.n_threads
         return (DiskTier(folder, limit, format, arrays, threads, model.slot_arrays),)
+
+
+def _block_copier(model: StepModel) -> Callable[[int, int], None] | None:
+    """Copies a block of the model's cache into another one, in all layers; None on a GPU."""
+    if model.device != "cpu":
+        return None
+    arrays = model.block_arrays
+
+    def copy(source: int, target: int) -> None:
+        for to, found in zip(arrays(target), arrays(source), strict=True):
+            to[...] = found
+
+    return copy
 
 
 def page_format(model: StepModel) -> PageFormat:

@@ -255,7 +255,7 @@ class PrefixCache:
     def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
         node = self._nodes[key] = Node(key, ids, root, parent, block)
         if parent is not None:
-            parent.children.add(node)
+            parent.children[node] = None
         self._pool.hold(self, [block])
         return node
 
@@ -287,7 +287,7 @@ class PrefixCache:
             self._kept_states.drop(node)
         freed = self._pool.release(self, [node.block])
         if node.parent is not None:
-            node.parent.children.discard(node)
+            del node.parent.children[node]
             self._note_leaf(node.parent)
         return freed
 

@@ -22,7 +22,7 @@ class Node:
     ) -> None:
         self.key, self.ids, self.root, self.parent = key, ids, root, parent
         self.block = block
-        self.children: set[Node] = set()
+        self.children: dict[Node, None] = {}  # in order of their coming
         self.state = NO_STATE  # the slot with the state at the end of the block
         self.n_states = 0  # how many it has had: another one may lie in the slot of the first
         self.used = 0  # when, counted in uses of the cache

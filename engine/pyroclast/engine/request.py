@@ -33,6 +33,7 @@ class Request:
         "rolling",
         "root",
         "snapshots",
+        "source",
         "state",
         "takes_drafts",
         "token_ids",
@@ -53,18 +54,18 @@ class Request:
         self.token_ids = token_ids
         self.n_prompt = len(token_ids)
         self.n_computed = 0
-        self.was_admitted = False
-        self.n_cached = 0  # tokens that were in the cache when it was first admitted
+        self.was_admitted, self.n_cached = False, 0  # tokens in the cache when first admitted
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows
         # The prefix cache's: the key and the ids of each full block, how many of its blocks are in
-        # the cache, the key of the block that it computes next, and where the search for its text
-        # ended while it waits.
+        # the cache, the key of the block that it computes next, where the search for its text ended
+        # while it waits, and the block that it copied, with the number of tokens.
         self.root = root
         self.pages: list[tuple[bytes, bytes]] = []
         self.n_kept = 0
         self.coming: bytes | None = None
         self.found: tuple[object, int] | None = None
+        self.source: tuple[object, int] | None = None
         # Slots of recurrent layers' states, see `state_slots`.
         self.state = -1
         self.writes: list[tuple[int, int]] = []
@@ -73,8 +74,8 @@ class Request:
         self.branch = 0
         self.n_rows_done = 0  # positions whose prompt row was delivered: not asked for again
         self.n_step_tokens = 0  # in the step being run: tokens computed,
-        self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens
-        self.n_step_drafts = 0  # how many of the step's tokens are the first of `draft_ids`
+        self.n_step_rows = 0  # and rows of logits, which belong to the last of those tokens,
+        self.n_step_drafts = 0  # and of those tokens, how many are the first of `draft_ids`
         self.draft_ids: list[int] = []
         self.takes_drafts, self.draft_source = False, ""  # of the last drafts
         self.drafter: Drafter | None = None  # the speculator's

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.pages.record import Page, TextDigest
 from pyroclast.engine.pages.writer import Kept
-from pyroclast.engine.prefix_cache import PrefixCache
+from pyroclast.engine.partial_blocks import PartialBlocks
 from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
@@ -44,7 +44,7 @@ class Tier(Protocol):
     def close(self) -> None: ...
 
 
-class TieredCache(PrefixCache):
+class TieredCache(PartialBlocks):
     """Requests load what the tiers have into blocks of their own, before their first step.  From
     then on it is as if they had computed it."""
 
@@ -55,8 +55,9 @@ class TieredCache(PrefixCache):
         max_idle_blocks: int | None = None,
         states: StateSlots | None = None,
         slot_arrays: SlotArrays = lambda _: [],
+        copy: Callable[[int, int], None] | None = None,
     ) -> None:
-        super().__init__(pool, block_size, max_idle_blocks, states)
+        super().__init__(pool, block_size, max_idle_blocks, states, copy)
         self.pool, self._slot_arrays = pool, slot_arrays
         self.tiers: tuple[Tier, ...] = ()  # replaced, never changed: another thread may read it
 

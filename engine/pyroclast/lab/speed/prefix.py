@@ -1,7 +1,8 @@
 """What the prefix cache saves, and what it costs where it finds nothing.
 
 Each repetition takes a new random prompt and times its first token three times, in turn: with the
-cache off, with it on and nothing to find, and again with all its full blocks cached.
+cache off, with it on and nothing to find, and again with all but its last token cached.  A
+conversation of ten turns follows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pyroclast import LLM, SamplingParams
-from pyroclast.lab.speed import disk_prefix
+from pyroclast.lab.speed import conversation, disk_prefix
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 from pyroclast.progress import progress_bar
@@ -75,6 +76,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
         "--disk", type=int, action="append", default=[], metavar="TOKENS",
         help="time prompts of so many tokens from disk instead; repeat",
     )  # fmt: skip
+    parser.add_argument("-n", "--gen", type=int, default=48, help="tokens of a turn's answer (48)")
     parser.add_argument("-t", "--threads", type=int)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--json", type=Path)
@@ -93,12 +95,13 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
             for llm in (plain, caching):  # the first prompt touches memory
                 first_token_s(llm, [1] * args.prompt)
             row = measure(plain, caching, args.prompt, args.repeat)
-        rows.append(row)
+            rows += [row, conversation.measure(plain, caching, args.gen, args.repeat)]
         print(
             f"{row['model']}: the first token of {args.prompt} comes after {row['miss_s']:.3f} s, "
             f"with {row['n_cached']} of them cached after {row['hit_s']:.4f} s "
             f"({1 / row['hit_ratio']:.0f} times as fast); a prompt that is not cached takes "
             f"{row['miss_ratio']:.3f} times as long as without a cache"
         )
+        print(conversation.line(rows[-1]))
     if args.json:
         write_result(args.json, {"made_with": environment(), "rows": rows})

@@ -1,0 +1,144 @@
+"""The prefix cache with parts of blocks: what two texts share need not end with a block.
+
+Kernels read whole blocks, so a request cannot share a part of one.  It copies the block into one
+of its own and computes what differs: a copy of 32 positions costs less than one token.  The source
+is a full block, or the last one of a finished request, which is kept although it is not full.  So
+the next turn of a conversation computes its new tokens alone.
+
+A request with recurrent layers goes on from the end of a block, where a state was kept: it copies
+nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import islice
+
+from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.prefix_cache import PrefixCache
+from pyroclast.engine.prefix_states import Node
+from pyroclast.engine.request import Request
+from pyroclast.engine.roots import N_HASH_BYTES
+from pyroclast.engine.state_slots import StateSlots
+
+_MAX_LOOKED_AT = 64  # blocks that follow the same text; the newest are looked at
+
+
+class PartialBlocks(PrefixCache):
+    """copy: copies a block, copy(source, target); None: only full blocks are shared."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        max_idle_blocks: int | None = None,
+        states: StateSlots | None = None,
+        copy: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(pool, block_size, max_idle_blocks, states)
+        self._copy = copy if states is None else None
+        self._first_nodes: dict[bytes, dict[Node, None]] = {}  # by root, in order of their coming
+
+    def find(self, request: Request) -> list[int] | None:
+        blocks = super().find(request)
+        request.source = None
+        if blocks is not None and self._copy is not None:
+            source, n_tokens = self._longest_part(request, len(blocks))
+            if source is not None:
+                request.source = (source, n_tokens)
+                self._use([source])  # so that the blocks which the request takes are others
+        return blocks
+
+    def admit(self, request: Request, n_shared: int) -> None:
+        super().admit(request, n_shared)
+        if request.source is None or self._copy is None:
+            return
+        node, n_tokens = request.source
+        if isinstance(node, Node) and self._nodes.get(node.key) is node:  # not evicted meanwhile
+            self._copy(node.block, request.blocks[n_shared])
+            request.n_computed += n_tokens
+        else:
+            request.source = None
+
+    def leave(self, request: Request) -> None:
+        super().leave(request)
+        if self._copy is not None:
+            self._keep_part(request)
+
+    def drop(self, request: Request) -> list[int]:
+        source, request.source = request.source, None
+        freed = super().drop(request)
+        node = None if source is None else source[0]
+        if isinstance(node, Node) and self._nodes.get(node.key) is node:
+            freed += self._drop(node)
+        return freed
+
+    def forget(self) -> None:
+        super().forget()
+        self._first_nodes.clear()
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _longest_part(self, request: Request, n_blocks: int) -> tuple[Node | None, int]:
+        """The block whose beginning is the longest part of what follows the request's first blocks,
+        and how many tokens of it."""
+        first = n_blocks * self._block_size
+        end = min(request.n_skippable, first + self._block_size)
+        if end <= first:
+            return None, 0
+        wanted = request.token_ids[first:end]
+        found: Node | None = None
+        n_tokens = 0
+        for node in islice(reversed(self._following(request, n_blocks)), _MAX_LOOKED_AT):
+            n_same = _n_same(node.ids, wanted)
+            if n_same > n_tokens:
+                found, n_tokens = node, n_same
+        return found, n_tokens
+
+    def _following(self, request: Request, n_blocks: int) -> dict[Node, None]:
+        """The blocks behind the request's first ones, which `find` has found."""
+        if n_blocks:
+            return self._nodes[self._page(request, n_blocks - 1)[0]].children
+        return self._first_nodes.get(request.root, {})
+
+    def _keep_part(self, request: Request) -> None:
+        """Keeps the request's last block, which is not full, if the cache has what is before it."""
+        n_full, n_tokens = divmod(request.n_computed, self._block_size)
+        if not n_tokens or request.n_kept != n_full:  # it keeps no more, or has nothing to keep
+            return
+        parent = self._node_of(request, n_full * self._block_size) if n_full else None
+        if n_full and parent is None:
+            return
+        ids = array("i", request.token_ids[request.n_computed - n_tokens : request.n_computed])
+        before = request.root if parent is None else parent.key
+        key = blake2b(ids.tobytes(), digest_size=N_HASH_BYTES, key=before).digest()
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._add(key, ids.tobytes(), request.root, parent, request.blocks[n_full])
+        self._use([node])
+
+    def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
+        node = super()._add(key, ids, root, parent, block)
+        if parent is None:
+            self._first_nodes.setdefault(root, {})[node] = None
+        return node
+
+    def _remove(self, node: Node) -> list[int]:
+        if node.parent is None:
+            first = self._first_nodes[node.root]
+            del first[node]
+            if not first:
+                del self._first_nodes[node.root]
+        return super()._remove(node)
+
+
+def _n_same(ids: bytes, wanted: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    n = 0
+    for a, b in zip(array("i", ids), wanted, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
