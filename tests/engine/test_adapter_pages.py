@@ -56,5 +56,5 @@ def test_a_state_belongs_to_an_adapter(files, tmp_path):
             with pytest.raises(CacheFileError, match="it was saved with another adapter"):
                 llm.load_state(path, adapter=other)
         assert llm.load_state(path, adapter="a") == 64
-        assert answer(llm, "a") == expected
+        assert answer(llm, "a") == (*expected[:2], 64)  # a state has whole blocks only
         assert answer(llm, None)[2] == 0

@@ -83,7 +83,7 @@ def test_every_request_has_the_bits_that_it_has_alone(folder: Path, model: str) 
             for (name, i), stream in zip(order, streams, strict=True):
                 assert answer(stream.completions[0]) == alone[name][i]
             if n_cached:
-                assert [s.completions[0].timings.n_cached_tokens for s in streams[:3]] == [64] * 3
+                assert [s.completions[0].timings.n_cached_tokens for s in streams[:3]] == [len(PROMPT) - 1] * 3
 
 
 def test_preempted_requests_keep_their_adapters(folder: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_cache_is_shared_within_an_adapter_only(llm: LLM) -> None:
 
     first = [n_cached(name, salt) for name in NAMES for salt in (None, "a", "b")]
     again = [n_cached(name, salt) for name in NAMES for salt in (None, "a", "b")]
-    assert first == [0] * 9 and again == [64] * 9
+    assert first == [0] * 9 and again == [len(PROMPT) - 1] * 9
 
 
 def test_each_prompt_of_a_call_may_have_its_own(llm: LLM, folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_each_prompt_of_a_call_may_have_its_own(llm: LLM, folder: Path) -> None:
         for found in llm.generate([prompt], each, adapter=name)
     ]
     with load(folder, "chat@q8_0") as fresh:
-        for n_cached in (0, 64):
+        for n_cached in (0, len(PROMPT) - 1):
             together = fresh.generate(prompts, params, adapter=names)
             assert [answer(found) for found in together] == alone
             assert [found.prompt_index for found in together] == [0, 1, 1, 2, 3, 3, 4, 5, 5]

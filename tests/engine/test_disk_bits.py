@@ -122,7 +122,7 @@ def test_a_saved_state_gives_the_same_bits(kv_dtype, folders, tmp_path, monkeypa
             assert llm.load_state(path) == 192
         assert counts == [llm.n_disk_pages] == [0]  # nothing of cache_dir, not even meanwhile
         found, found_rows, completions = answer(llm, [*PROMPT[:150], 5])
-        assert completions[0].timings.n_cached_tokens == 128
+        assert completions[0].timings.n_cached_tokens == 150
         assert found == expected
         np.testing.assert_array_equal(found_rows, rows)
 

@@ -53,14 +53,12 @@ class PartialBlocks(PrefixCache):
 
     def admit(self, request: Request, n_shared: int) -> None:
         super().admit(request, n_shared)
-        if request.source is None or self._copy is None:
-            return
-        node, n_tokens = request.source
-        if isinstance(node, Node) and self._nodes.get(node.key) is node:  # not evicted meanwhile
-            self._copy(node.block, request.blocks[n_shared])
-            request.n_computed += n_tokens
-        else:
-            request.source = None
+        self.load(request, n_shared)
+        if request.n_computed == n_shared * self._block_size:
+            self._copy_part(request, n_shared)
+
+    def load(self, request: Request, n_shared: int) -> None:
+        """Loads what follows the request's first blocks from elsewhere, if there is an elsewhere."""
 
     def leave(self, request: Request) -> None:
         super().leave(request)
@@ -80,6 +78,17 @@ class PartialBlocks(PrefixCache):
         self._first_nodes.clear()
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _copy_part(self, request: Request, n_shared: int) -> None:
+        """Copies the block that `find` has found, unless it was evicted for the request itself."""
+        if request.source is None or self._copy is None:
+            return
+        node, n_tokens = request.source
+        if isinstance(node, Node) and self._nodes.get(node.key) is node:
+            self._copy(node.block, request.blocks[n_shared])
+            request.n_computed += n_tokens
+        else:
+            request.source = None
 
     def _longest_part(self, request: Request, n_blocks: int) -> tuple[Node | None, int]:
         """The block whose beginning is the longest part of what follows the request's first blocks,

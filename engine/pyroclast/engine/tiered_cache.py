@@ -66,8 +66,7 @@ class TieredCache(PartialBlocks):
         """Pages that came from cache_dir."""
         return sum(tier.n_read for tier in self.tiers)
 
-    def admit(self, request: Request, n_shared: int) -> None:
-        super().admit(request, n_shared)
+    def load(self, request: Request, n_shared: int) -> None:
         n_full = request.n_skippable // self._block_size
         if not self.tiers or n_full <= n_shared:
             return
