@@ -96,8 +96,21 @@ def test_learned_positions_rotate_nothing(tiny_llm: LLM, monkeypatch: pytest.Mon
     program = tiny_llm.model.program()  # type: ignore[attr-defined]
     calls = [call for call in program.calls if call.kernel.op != "rope_table"]
     monkeypatch.setattr(program, "calls", calls)
+    for layer, named in ((0, "layer 0"), (None, "this model")):
+        with pytest.raises(RequestError, match=f"{named} rotates nothing"):
+            lens.rotation(tiny_llm, [1], layer=layer)
+
+
+def test_rotation_is_that_of_the_first_layer_that_rotates(
+    tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tiny_llm.model.program()  # type: ignore[attr-defined]
+    calls = [c for c in program.calls if (c.label, c.kernel.op) != ("layer 0", "rope")]
+    monkeypatch.setattr(program, "calls", calls)
+    found = lens.rotation(tiny_llm, [3])
+    assert found.angles.tolist() == lens.rotation(tiny_llm, [3], layer=1).angles.tolist()
     with pytest.raises(RequestError, match="layer 0 rotates nothing"):
-        lens.rotation(tiny_llm, [1])
+        lens.rotation(tiny_llm, [3], layer=0)
 
 
 def test_bad_requests(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pyroclast import AsyncLLM, SamplingParams, lens
+from pyroclast.lens.vectors import ids_of_word
 from pyroclast.server.look import Look
 from server_at import RunningServer, serving
 from tiny import CONFIGS, random_weights, write_gguf
@@ -133,6 +134,10 @@ def test_the_views_of_the_inside_equal_the_public_functions(ask: Any, llm: Async
 def test_the_views_of_words_equal_the_public_functions(ask: Any, llm: AsyncLLM) -> None:
     answer = ask("neighbours", token=97, k=3).json()
     assert answer["rows"] == [asdict(row) for row in lens.neighbours(llm.llm, 97, 3)]
+    ids = ids_of_word(llm.llm, "there")
+    named = ask("neighbours", word="there", k=3).json()
+    assert [piece["id"] for piece in named["pieces"]] == ids
+    assert named["rows"] == ask("neighbours", token=ids[0], k=3).json()["rows"]
     answer = ask("analogy", a="the", b="in", c="an", k=2, expected="a").json()
     want: Any = lens.analogy(llm.llm, "the", "in", "an", 2, expected="a")
     assert answer == json.loads(json.dumps(asdict(want)))
@@ -192,6 +197,8 @@ def test_compare_equals_the_public_function(ask: Any, llm: AsyncLLM) -> None:
         ("rotation", {"distances": [-1]}, "distances"),
         ("rotation", {"distances": [1], "pair": 8}, "0..7, got 8"),
         ("neighbours", {"token": 320}, "0..319"),
+        ("neighbours", {}, "exactly one of token and word"),
+        ("neighbours", {"token": 1, "word": "a"}, "exactly one of token and word"),
         ("analogy", {"a": "a", "b": " ", "c": "c"}, "only spaces"),
         ("map", {"words": ["a"]}, "3 to 200"),
         ("map", {"words": ["a" * 201] * 3}, "words"),

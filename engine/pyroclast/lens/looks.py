@@ -120,21 +120,24 @@ def movement(
 
 
 def rotation(
-    llm: LLM, distances: Sequence[int], *, pair: int | None = None, layer: int = 0
+    llm: LLM, distances: Sequence[int], *, pair: int | None = None, layer: int | None = None
 ) -> Rotation:
     """How positions are told apart: the rotation of a pair of dimensions, or of every pair, by
-    distance.  RequestError for a layer whose heads do not rotate."""
+    distance.  layer: None is the first that rotates.  RequestError for one whose heads do not."""
     calls = model_of(llm).program().calls
-    [layer] = chosen("layers", [layer], model_of(llm).config.n_layers)
-    rotates = [c for c in calls if c.label == f"layer {layer}" and c.kernel.op == "rope"]
+    rotates = [c for c in calls if c.kernel.op == "rope"]
+    if layer is not None:
+        [layer] = chosen("layers", [layer], model_of(llm).config.n_layers)
+        rotates = [c for c in rotates if c.label == f"layer {layer}"]
     tables = [
         call.arguments["inv_freq"]
         for call in calls
         if call.kernel.op == "rope_table"
-        and any(call.arguments["out"] is each.arguments["table"] for each in rotates)
+        and any(call.arguments["out"] is each.arguments["table"] for each in rotates[:1])
     ]
     if not tables:
-        raise RequestError(f"layer {layer} rotates nothing: it learns positions, or has none")
+        which = "this model" if layer is None else f"layer {layer}"
+        raise RequestError(f"{which} rotates nothing: it learns positions, or has none")
     inv_freq = tables[0].astype(np.float64)
     pairs = chosen("pair", None if pair is None else [pair], len(inv_freq))
     frequencies = inv_freq[list(pairs)]

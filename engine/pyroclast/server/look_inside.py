@@ -48,13 +48,13 @@ class MovementBody(ModelBody, kw_only=True):
 
 
 class RotationBody(ModelBody, kw_only=True):
-    """pair: one pair of dimensions; null is every one."""
+    """pair: one pair of dimensions; null is every one.  layer: null is the first that rotates."""
 
     distances: Annotated[
         list[Annotated[int, Meta(ge=0, le=1 << 30)]], Meta(min_length=1, max_length=MAX_DISTANCES)
     ]
     pair: int | None = None
-    layer: int = 0
+    layer: int | None = None
 
 
 class LayersBody(ContextBody, kw_only=True):

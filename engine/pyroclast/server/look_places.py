@@ -7,8 +7,12 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from pyroclast import lens
+from pyroclast.errors import RequestError
+from pyroclast.lens.answers import piece_json
 from pyroclast.lens.places import MAX_K, MAX_SENTENCES, MAX_WORDS
+from pyroclast.lens.vectors import ids_of_word
 from pyroclast.llm import LLM
+from pyroclast.server.errors import HttpError
 from pyroclast.server.look_inside import Word
 from pyroclast.server.look_room import ModelBody, Room, TokenId
 from pyroclast.server.service import Exchange, Reply
@@ -18,9 +22,10 @@ _Sentence = Annotated[str, Meta(max_length=10_000)]
 
 
 class NeighboursBody(ModelBody, kw_only=True):
-    """A token id, and how many neighbours."""
+    """A token id, or a word, of which the first token counts; and how many neighbours."""
 
-    token: TokenId
+    token: TokenId | None = None
+    word: Word | None = None
     k: _K = 20
 
 
@@ -47,10 +52,19 @@ class SentencesBody(ModelBody, kw_only=True):
 
 
 async def neighbours(room: Room, exchange: Exchange) -> Reply:
-    """The tokens whose vectors are nearest."""
+    """The tokens whose vectors are nearest, and the pieces of the word."""
     body = exchange.body(NeighboursBody)
-    found = await room.view(exchange, body, lambda llm, _: lens.neighbours(llm, body.token, body.k))
-    return exchange.json({"rows": found})
+    if (body.token is None) == (body.word is None):
+        raise HttpError(400, "give exactly one of token and word", param="token")
+
+    def work(llm: LLM, _: str | None) -> dict[str, Any]:
+        ids = [body.token] if body.word is None else ids_of_word(llm, body.word)
+        if not ids:
+            raise RequestError("this word is no text to the model; give another")
+        pieces = [piece_json(each) for each in lens.pieces(llm, ids)]
+        return {"rows": lens.neighbours(llm, ids[0], body.k), "pieces": pieces}
+
+    return exchange.json(await room.view(exchange, body, work))
 
 
 async def analogy(room: Room, exchange: Exchange) -> Reply:

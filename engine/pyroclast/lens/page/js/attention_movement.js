@@ -9,8 +9,8 @@ import { responsive } from "./scales.js";
 
 const WORDS = "river water shore money loan finance";
 
-/** {node, show(points), stop()}; a point is {text, index, piece},
- * or null where a text is empty. */
+/** {node, show(points), stop()}; a point is {text, index}, the index -1 for the text's last token,
+ * or false where a text is empty. */
 export function movementOf(context) {
   const ask = asker(context, "movement", (why) => replace(title, why));
   const patch = patcher(context);
@@ -58,16 +58,16 @@ export function movementOf(context) {
 
   async function show(points) {
     list.set(words());
-    const [a, b] = points.map((point) => point && { text: point.text, index: point.index });
+    const [a, b] = points;
     const asked = words()
       .split(/[\s,]+/)
       .filter(Boolean);
     if (!a || !asked.length) return;
-    const answer = await ask({ a, b: b ?? a, words: asked });
+    const answer = await ask({ a, b: b || a, words: asked });
     if (!answer) return;
     shown = seriesOf(answer.cosines, asked, Boolean(b));
     at = shown.steps.length - 1;
-    replace(title, told(points));
+    replace(title, told(answer.tokens, Boolean(b)));
     replace(
       sliderBox,
       slider({
@@ -103,10 +103,10 @@ function seriesOf([a, b], words, isPair) {
   return { steps, series, a, b: isPair ? b : null };
 }
 
-function told([a, b]) {
-  const name = `\u201c${spoken(a.piece.text)}\u201d`;
-  if (!b) return `The cosine of ${name} to each word after each layer.`;
-  const other = `\u201c${spoken(b.piece.text)}\u201d`;
+function told([a, b], isPair) {
+  const name = `\u201c${spoken(a.text)}\u201d`;
+  if (!isPair) return `The cosine of ${name} to each word after each layer.`;
+  const other = `\u201c${spoken(b.text)}\u201d`;
   return (
     `Each line is a difference of two cosines. Above zero, ${name} of the first text is nearer ` +
     `to the word; below zero, ${other} of the second is.`

@@ -9,7 +9,7 @@ const FARTHEST = 64;
 const N_DIALS = 8;
 const RADIUS = 34;
 
-/** {node, show(layer), stop()} */
+/** {node, show(), stop()}; of the first layer that rotates */
 export function rotationOf(context) {
   const ask = asker(context, "rotation", refused);
   const dials = el("div", { class: "dials" });
@@ -35,9 +35,9 @@ export function rotationOf(context) {
     dials,
   );
 
-  async function show(layer) {
+  async function show() {
     const distances = Array.from({ length: FARTHEST + 1 }, (_, i) => i);
-    const answer = await ask({ distances, layer });
+    const answer = await ask({ distances });
     if (!answer) return;
     angles = answer.angles;
     draw();

@@ -34,17 +34,18 @@ class App {
   }
 
   async start() {
+    const asked = this.meta ? null : this.api.get("meta").catch((error) => error);
     startTheme(at("theme"));
     this.#listParts();
     this.#listen();
     this.#show();
     await load();
-    try {
-      this.meta ??= await this.api.get("meta");
-    } catch (error) {
-      this.notice(error.message);
+    const found = await asked; // the server answers while the frame is drawn
+    if (found instanceof Error) {
+      this.notice(found.message);
       return;
     }
+    this.meta ??= found;
     this.#listModels();
     await this.#open();
     document.documentElement.dataset.ready = "yes";

@@ -41,18 +41,10 @@ export function neighboursOf(context, patch) {
     const key = JSON.stringify([near(), isExact(), context.state.model]);
     if (!near().trim() || key === shown) return;
     shown = key;
-    const texts = isExact() ? [near()] : [` ${near()}`, near()];
-    const written = await Promise.all(
-      texts.map((text, i) => asker(context, "tokens", refused, `spelling ${i}`)({ text })),
-    );
-    if (!written.every(Boolean)) return;
-    const pieces = fewest(written);
-    if (!pieces.length) {
-      refused("This word is no text to the model.");
-      return;
-    }
-    const answer = await ask({ token: pieces[0].id, k: N_NEIGHBOURS });
+    const asked = isExact() ? await written(near()) : { word: near() };
+    const answer = asked && (await ask({ ...asked, k: N_NEIGHBOURS }));
     if (!answer) return;
+    const { pieces } = answer;
     replace(told, origin(pieces));
     const onpick = (row) => patch({ near: row.text, exact: "1" });
     const wasInside = table.contains(document.activeElement);
@@ -60,13 +52,15 @@ export function neighboursOf(context, patch) {
     if (wasInside) table.querySelector("button")?.focus();
   }
 
-  return { node, show };
-}
+  // {token}: the first of a text that is taken as it is written.
+  async function written(text) {
+    const answer = await asker(context, "tokens", refused, "spelling")({ text });
+    const own = answer?.pieces.filter((piece) => !piece.special);
+    if (own && !own.length) refused("This word is no text to the model.");
+    return own?.length ? { token: own[0].id } : null;
+  }
 
-// Some vocabularies write the space before a word into its token, others do not.
-function fewest(answers) {
-  const own = answers.map(({ pieces }) => pieces.filter((piece) => !piece.special));
-  return own.reduce((best, each) => (each.length < best.length ? each : best));
+  return { node, show };
 }
 
 function origin(pieces) {

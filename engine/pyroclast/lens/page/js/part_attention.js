@@ -80,7 +80,7 @@ class AttentionView {
   #patch;
   #lengths = [0, 0]; // in tokens, or more
   #layers; // the numbers of the layers on the page
-  #sides = [null, null]; // {text, weights, parts} of each text that is not empty
+  #sides = [null, null]; // {weights, parts} of each text that is not empty
   #tops = [el("div"), el("div")];
   #grids = [el("div"), el("div")];
   #fields;
@@ -145,13 +145,20 @@ class AttentionView {
     const texts = this.#texts();
     await Promise.all(texts.map((text, i) => this.#count(i, text)));
     const layers = layersThatFit(this.#context.meta, Math.max(...this.#lengths));
+    const loaded = this.#loadAll(texts, layers);
+    // A token that the link names may not be there: its text is read first.
+    const isNamed = texts.some((_, i) => number(this.#context.state.view[`query_${i}`]) !== null);
+    const moved = isNamed ? loaded.then(() => this.#move(texts)) : this.#move(texts);
+    await Promise.all([loaded, moved, this.#rotation.show()]);
+  }
+
+  async #loadAll(texts, layers) {
     await Promise.all(texts.map((text, i) => this.#load(i, text, layers)));
     const side = this.#sides.find(Boolean);
     if (!side) return;
     // Of a model that mixes attention with other layers, the answer has those that attend.
     this.#layers = side.weights.layers;
     this.#show();
-    await Promise.all([this.#move(), this.#rotation.show(this.#layers[0])]);
   }
 
   stop() {
@@ -192,7 +199,7 @@ class AttentionView {
     this.#sides[i]?.parts.stop();
     const weights = new Weights(answer);
     const parts = sideOf(weights, (patch) => this.#choose(i, renamed(patch, i)));
-    this.#sides[i] = { text, weights, parts };
+    this.#sides[i] = { weights, parts };
     replace(this.#tops[i], parts.top);
     replace(this.#grids[i], parts.grids);
   }
@@ -246,15 +253,10 @@ class AttentionView {
     });
   }
 
-  async #move() {
-    const points = this.#sides.map(
-      (side, i) =>
-        side && {
-          text: side.text,
-          index: this.#query(i),
-          piece: side.weights.pieces[this.#query(i)],
-        },
-    );
+  async #move(texts) {
+    const isNamed = (i) => number(this.#context.state.view[`query_${i}`]) !== null;
+    const index = (i) => (this.#sides[i] && isNamed(i) ? this.#query(i) : -1);
+    const points = texts.map((text, i) => text.trim() !== "" && { text, index: index(i) });
     await this.#movement.show(points);
   }
 
