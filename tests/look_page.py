@@ -127,16 +127,16 @@ def until(page: Any, expression: str) -> None:
 def percent(p: float) -> str:
     """As the page writes a probability."""
     if p == 0:
-        return "0 %"
+        return "0\u00a0%"
     if p < 1e-6:
-        return "< 0.0001 %"
+        return "<\u00a00.0001\u00a0%"
     x = 100 * p
     if abs(x - 100) < 0.05:
-        return "> 99.9 %" if x < 100 - 1e-9 else "100 %"
+        return ">\u00a099.9\u00a0%" if x < 100 - 1e-9 else "100\u00a0%"
     if x < 0.1:
-        return f"{x:.4f} %"
+        return f"{x:.4f}\u00a0%"
     n_whole = len(str(int(x))) if x >= 1 else 0
-    return f"{x:.{max(0, 3 - n_whole)}f} %"
+    return f"{x:.{max(0, 3 - n_whole)}f}\u00a0%"
 
 
 def visible(text: str) -> str:

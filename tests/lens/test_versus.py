@@ -91,3 +91,17 @@ def test_models_that_read_differently_are_refused(tiny_llm: LLM, demo_llm: LLM) 
         lens.compare(lens.Setting(tiny_llm), lens.Setting(demo_llm), [1, 2])
     with pytest.raises(RequestError, match="1 to 256, got 0"):
         lens.compare(lens.Setting(tiny_llm), lens.Setting(tiny_llm), IDS, max_tokens=0)
+
+
+def test_kl_is_of_the_model_s_own_logits_where_a_processor_changes_them(tiny_llm: LLM) -> None:
+    def only_five(_: object, logits: np.ndarray) -> np.ndarray:
+        logits[np.arange(len(logits)) != 5] = -np.inf
+        return logits
+
+    params = SamplingParams(temperature=1.0, ignore_eos=True, logits_processors=(only_five,))
+    b = lens.Setting(tiny_llm, SamplingParams(temperature=2.0, ignore_eos=True))
+    found = lens.compare(lens.Setting(tiny_llm, params), b, IDS, max_tokens=3)
+    assert [piece.id for piece in found.a] == [5, 5, 5]
+    rows = tiny_llm.logits([*IDS, 5, 5])[4:].astype(np.float64)
+    p, q = softmax(rows), softmax(rows / 2)
+    np.testing.assert_allclose(found.kl, (p * np.log(p / q)).sum(axis=1), rtol=1e-6)

@@ -241,4 +241,4 @@ def test_the_keyboard_picks_tokens_and_keeps_its_place(watched: Watched) -> None
     assert after[1] != before[1]
     page.get_by_label("Allow these tokens only").check()
     page.wait_for_selector("[data-stage=allowed]")
-    assert [value for _, value in bars(page) if "cut by mask" not in value] == ["100 %"]
+    assert [value for _, value in bars(page) if "cut by mask" not in value] == ["100\u00a0%"]

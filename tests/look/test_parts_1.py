@@ -102,7 +102,7 @@ def test_a_changed_word_moves_the_distribution(watched: Watched, llm: LLM) -> No
 def test_people_and_functions(watched: Watched) -> None:
     page = watched.open("#part=next")
     page.fill("#dots-both", "20")
-    assert "20 / 50 = 40.0 %" in page.inner_text(".card:has(.dots)")
+    assert "20 / 50 = 40.0\u00a0%" in page.inner_text(".card:has(.dots)")
     assert page.locator(".dots .plays-tennis.plays-football").count() == 20
     page.get_by_role("button", name="football players only").click()
     assert page.locator(".dots .is-out").count() == 50

@@ -175,7 +175,7 @@ def test_what_goes_to_no_token_is_told(watched: Watched) -> None:
 
     watched.page.route("**/api/attention", halved)
     page = watched.open("#part=attention&v.text_a=She+swam")
-    assert "50.0 % goes to no token at all." in page.inner_text(".side .reading")
+    assert "50.0\u00a0% goes to no token at all." in page.inner_text(".side .reading")
 
 
 def test_movement_and_rotation(watched: Watched, llm: LLM) -> None:

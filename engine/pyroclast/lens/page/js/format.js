@@ -1,12 +1,13 @@
 // Numbers as the page shows them, one way everywhere.
 
-// A probability in percent, three significant digits: "41.2 %", "0.0123 %", "< 0.0001 %".
+// A probability in percent, three significant digits: "41.2 %", "0.0123 %", "< 0.0001 %".  No line
+// breaks inside it.
 export function percent(p) {
-  if (p === 0) return "0 %";
-  if (p < 1e-6) return "< 0.0001 %";
+  if (p === 0) return "0\u00a0%";
+  if (p < 1e-6) return "<\u00a00.0001\u00a0%";
   const x = 100 * p;
-  if (Math.abs(x - 100) < 0.05) return x < 100 - 1e-9 ? "> 99.9 %" : "100 %";
-  return `${x >= 0.1 ? x.toPrecision(3) : x.toFixed(4)} %`;
+  if (Math.abs(x - 100) < 0.05) return x < 100 - 1e-9 ? ">\u00a099.9\u00a0%" : "100\u00a0%";
+  return `${x >= 0.1 ? x.toPrecision(3) : x.toFixed(4)}\u00a0%`;
 }
 
 // A probability given by its logarithm, however small: in percent, or as a power of ten.
