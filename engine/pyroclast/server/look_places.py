@@ -58,7 +58,7 @@ async def neighbours(room: Room, exchange: Exchange) -> Reply:
         raise HttpError(400, "give exactly one of token and word", param="token")
 
     def work(llm: LLM, _: str | None) -> dict[str, Any]:
-        ids = [body.token] if body.word is None else ids_of_word(llm, body.word)
+        ids = ids_of_word(llm, body.word or "") if body.token is None else [body.token]
         if not ids:
             raise RequestError("this word is no text to the model; give another")
         pieces = [piece_json(each) for each in lens.pieces(llm, ids)]
