@@ -251,7 +251,13 @@ class Program:
 
     def run_one(self, index: int) -> None:
         """Runs only call number `index`, so that each result of a step can be inspected."""
-        self._step([self.calls[index]])()
+        self.run_some((index,))
+
+    def run_some(self, indices: Sequence[int]) -> None:
+        """Runs only these calls, in this order: what they give together can then be inspected."""
+        chosen = [self.calls[index] for index in indices]
+        for segment in self._segments(chosen, self.executor is None):
+            self._step(segment)()
 
 
 def _timed(

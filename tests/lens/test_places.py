@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pyroclast import LLM, RequestError, lens
-from pyroclast.lens.vectors import every_row, ids_of_word, rows_of, unit
+from pyroclast.lens import places
+from pyroclast.lens.vectors import ids_of_word, over_rows, rows_of, unit
 from tiny import CONFIGS, random_weights, write_gguf
 
 TABLE = random_weights(CONFIGS["llama"])["token_embd"]
@@ -21,9 +22,17 @@ def cosines(vector: np.ndarray) -> np.ndarray:
 def test_rows_are_the_model_s(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(rows_of(tiny_llm, [5, 319, 5]), TABLE[[5, 319, 5]])
     monkeypatch.setattr("pyroclast.lens.vectors._N_ROWS", 100)
-    parts = list(every_row(tiny_llm))
-    assert [first for first, _ in parts] == [0, 100, 200, 300]
+    monkeypatch.setattr("pyroclast.lens.vectors._BLOCK_BYTES", 48 * 4 * TABLE.shape[1])
+    parts: list[tuple[int, np.ndarray]] = []
+    over_rows(tiny_llm, lambda first, rows: parts.append((first, rows.copy())))
+    assert [first for first, _ in parts] == [0, 48, 96, 100, 148, 196, 200, 248, 296, 300]
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), TABLE)
+
+
+def test_the_first_of_many_are_those_of_a_sort() -> None:
+    values = np.array([3.0, np.nan, 1, 2, 1, np.nan, 1, 0])
+    order = np.argsort(values, kind="stable").tolist()
+    assert [places._first(values, n) for n in range(1, 10)] == [order[:n] for n in range(1, 10)]
 
 
 def test_neighbours(tiny_llm: LLM) -> None:

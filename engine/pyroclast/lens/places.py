@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import Floats
 from pyroclast.lens.text import check_ids, text_of
-from pyroclast.lens.vectors import every_row, ids_of_word, rows_of, unit, vectors_of
+from pyroclast.lens.vectors import ids_of_word, over_rows, rows_of, unit, vectors_of
 
 if TYPE_CHECKING:
     from pyroclast.llm import LLM
@@ -115,20 +115,33 @@ def _scores(llm: LLM, goal: NDArray[np.floating]) -> NDArray[np.float64]:
     """float64 (n tokens,): the cosine of every token's vector to `goal`."""
     direction = unit(np.asarray(goal)).astype(np.float32)
     found = []
-    for _, rows in every_row(llm):  # in float32: a large table has a billion numbers
+
+    def keep(_: int, rows: Floats) -> None:  # in float32: a large table has a billion numbers
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         # Not `@`: on so few rows, the threads of its library wait longer than they compute.
         along = np.einsum("ij,j->i", rows, direction)
         found.append(along / np.where(lengths > 0, lengths, 1))
+
+    over_rows(llm, keep)
     return np.concatenate(found).astype(np.float64)
 
 
 def _nearest(
     llm: LLM, scores: NDArray[np.float64], k: int, taken: Sequence[int]
 ) -> tuple[Neighbour, ...]:
-    order = np.argsort(-scores, kind="stable")[: k + len(taken)].tolist()
-    kept = [i for i in order if i not in taken][:k]
+    kept = [i for i in _first(-scores, k + len(taken)) if i not in taken][:k]
     return tuple(Neighbour(i, text_of(llm.tokenizer, i), float(scores[i])) for i in kept)
+
+
+def _first(values: NDArray[np.float64], n: int) -> list[int]:
+    """Where the n least values are, the least first and of equals the first; NaN is the greatest.
+    Sorting the whole vocabulary would take as long as a step."""
+    if n >= len(values):
+        few = np.arange(len(values))
+    else:
+        few = np.flatnonzero(~(values > np.partition(values, n - 1)[n - 1]))
+    found: list[int] = few[np.argsort(values[few], kind="stable")][:n].tolist()
+    return found
 
 
 def _rank(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from pyroclast.errors import RequestError
 from pyroclast.lens.choice import Floats
 from pyroclast.lens.inside import between, model_of
-from pyroclast.model.embedding_rows import embedding_rows
+from pyroclast.model.embedding_rows import EmbeddingReader, embedding_rows
 
 if TYPE_CHECKING:
     from pyroclast.llm import LLM
 
 _N_ROWS = 2048  # of the table that are read between two steps
+# Of those, the bytes that are there at a time: they stay in the cache of a core.  A new array for
+# all of them spends more time on page faults than on its numbers.
+_BLOCK_BYTES = 512 << 10
 
 
 def rows_of(llm: LLM, token_ids: Sequence[int]) -> Floats:
@@ -25,11 +29,21 @@ def rows_of(llm: LLM, token_ids: Sequence[int]) -> Floats:
     return between(llm, lambda: embedding_rows(model, token_ids))
 
 
-def every_row(llm: LLM) -> Iterator[tuple[int, Floats]]:
-    """(first token id, vectors of it and those that follow) over the whole vocabulary."""
+def over_rows(llm: LLM, work: Callable[[int, Floats], None]) -> None:
+    """Calls work(first token id, vectors of it and of those that follow) block by block, for the
+    whole vocabulary.  It runs between two steps, and the next call overwrites the vectors."""
+    model = model_of(llm)
     n = min(llm.tokenizer.vocab_size, llm.vocab_size)
-    for first in range(0, n, _N_ROWS):
-        yield first, rows_of(llm, range(first, min(first + _N_ROWS, n)))
+    size = max(16, _BLOCK_BYTES // (4 * model.config.d_model) // 16 * 16)
+
+    def piece(start: int) -> None:
+        end = min(start + _N_ROWS, n)
+        reader = EmbeddingReader(model, min(size, end - start))
+        for first in range(start, end, size):
+            work(first, reader.read(range(first, min(first + size, end))))
+
+    for start in range(0, n, _N_ROWS):
+        between(llm, partial(piece, start))
 
 
 def ids_of_word(llm: LLM, word: str) -> list[int]:

@@ -1,6 +1,6 @@
 """What happens inside a step: layer states, attention probabilities, logits after each layer.
 
-`inspect_step` runs the recorded step call by call and reads its arrays between the calls, so it
+`inspect_step` runs the recorded step in pieces and reads its arrays between the calls, so it
 shows what the kernels computed and costs nothing when it is not asked.  It is exact, not fast:
 probabilities are computed in NumPy, one query after another.
 """
@@ -115,9 +115,7 @@ def head_logits(model: Model, states: Floats) -> Floats:
         x[:n] = states
         batch.logit_rows[:n] = range(n)
         batch.counts[:] = n, 1, n
-        for i, call in enumerate(program.calls):
-            if call.label == "output":
-                program.run_one(i)
+        program.run_some([i for i, call in enumerate(program.calls) if call.label == "output"])
         return model.logits[:n].copy()
 
 

@@ -50,7 +50,7 @@ class LayerInspection:
 
 
 class StepReader:
-    """Runs steps call by call and collects what was asked for."""
+    """Runs steps in pieces, from one thing that was asked for to the next, and collects these."""
 
     def __init__(
         self,
@@ -113,10 +113,16 @@ class StepReader:
     ) -> None:
         before = between = self._x[rows]
         end_of_attention = self._end_of_attention(section, has_mixer)
+        due: list[int] = []
         for index in section:
-            self._run([index])
+            due.append(index)
             call = self._calls[index]
-            if call.kernel.op == "attention" and self._attention:
+            shows_probs = self._attention and call.kernel.op == "attention"
+            if not (shows_probs or index in (end_of_attention, section[-1])):
+                continue
+            self._run(due)
+            due = []
+            if shows_probs:
                 found.probs[:, kept] = _probs(call.arguments, rows, found.probs.shape[2])
             if index == end_of_attention:
                 between = self._x[rows]
@@ -147,9 +153,7 @@ class StepReader:
         return next(list(run)[-1] for writes, run in runs if writes)
 
     def _run(self, indices: list[int]) -> None:
-        program = self._model.program()
-        for index in indices:
-            program.run_one(index)
+        self._model.program().run_some(indices)
 
 
 def _writes(call: OpCall, x: Floats) -> bool:
