@@ -58,7 +58,7 @@ class PartialBlocks(PrefixCache):
             self._copy_part(request, n_shared)
 
     def load(self, request: Request, n_shared: int) -> None:
-        """Loads what follows the request's first blocks from elsewhere, if there is an elsewhere."""
+        """Loads what follows the first blocks of the request from elsewhere, if it can."""
 
     def leave(self, request: Request) -> None:
         super().leave(request)
