@@ -38,7 +38,7 @@ dev: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.dev $(VENV)/.demo ##
 core: $(VENV)/.core # .venv with what the build and the package itself need
 
 # All that CI downloads beside the build.  The tests for aarch64 tell themselves what they lack.
-tools: oracle-deps browser $(VENV)/.demo $(VENV)/.wheel ## what all tests need and `make dev` does not install
+tools: oracle-deps browser $(VENV)/.demo $(VENV)/.wheel ## what CI downloads beside the build
 	@$(MAKE) --no-print-directory $(AARCH64)/.tools || true
 
 page: $(VENV)/.page ## build the drawings of `pyroclast look` (needs npm)
@@ -244,7 +244,7 @@ $(VENV)/.native: $(VENV)/.installed $(BUILD_FILES) $(filter kernels/%,$(SOURCES)
 # The Debian package $(2), if none of the commands $(1) is there; $(3) says what needs it.
 apt = for command in $(1); do command -v $$command >/dev/null && exit; done; \
   test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
-  && apt-get -qqy install --no-install-recommends $(2) \
+  && setsid -w apt-get -qqy install --no-install-recommends $(2) \
   || { echo "$(3) (Debian: apt-get install $(2))" >&2; exit 1; }
 
 $(VENV)/.browser: pyproject.toml $(VENV)/.created

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,24 @@ STEPS = (
 )
 
 
-def ci(folder: Path, make: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script with `make` replaced by a line of shell."""
+RUN = ("bash", str(ROOT / ".ci" / "run"))
+
+
+def faked(folder: Path, make: str) -> dict[str, str]:
+    """The environment in which `make` is a line of shell."""
     fake = folder / "make"
     fake.write_text(f"#!/bin/sh\n{make}\n")
     fake.chmod(0o755)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     given = {name: value for name, value in os.environ.items() if name != "CI_LIMIT_MINUTES"}
+    return {**given, "PATH": path, "CXX": "true"}
+
+
+def ci(folder: Path, make: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script with `make` replaced by a line of shell."""
     return subprocess.run(
-        ["bash", str(ROOT / ".ci" / "run")],
-        env={**given, "PATH": path, "CXX": "true", **environment},
+        RUN,
+        env={**faked(folder, make), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -78,7 +89,36 @@ def test_a_failure_ends_what_runs_beside(tmp_path: Path) -> None:
     done = ci(tmp_path, lines)
     assert done.returncode == 1
     assert "a part" in done.stdout
-    assert not Path(f"/proc/{pid.read_text().strip()}/exe").exists()
+    until(lambda: not Path(f"/proc/{pid.read_text().strip()}/exe").exists())
+
+
+@pytest.mark.parametrize("signal_id", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_has_not_passed_and_leaves_nothing(
+    tmp_path: Path, signal_id: signal.Signals
+) -> None:
+    beside, begun = tmp_path / "beside", tmp_path / "begun"
+    lines = f"""case "$1" in
+      tools) echo $$ >{beside}.new; mv {beside}.new {beside}; exec sleep 600 ;;
+      check) touch {begun}; exec sleep 600 ;;
+    esac"""
+    said = tmp_path / "said"
+    with said.open("w") as out:
+        run = subprocess.Popen(
+            RUN, env=faked(tmp_path, lines), stdout=out, stderr=out, start_new_session=True
+        )
+    until(lambda: beside.exists() and begun.exists())
+    os.killpg(run.pid, signal_id)
+    assert run.wait(60) != 0
+    until(lambda: not Path(f"/proc/{beside.read_text().strip()}/exe").exists())
+    assert "=== passed" not in said.read_text()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for it, at most a minute."""
+    end_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("step", [name.split()[1] for name in STEPS if name != "lines"])
