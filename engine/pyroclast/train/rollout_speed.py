@@ -140,7 +140,9 @@ def _ours(llm: LLM, work: Work, i: int) -> int:
     """The number of tokens that Pyroclast generated in round i."""
     prompts = work.rounds[i]
     params = [
-        SamplingParams(max_tokens=work.max_tokens, seed=i * 1000 + row, logprobs=0)
+        SamplingParams(  # a salt: between two steps, new weights empty the prefix cache
+            max_tokens=work.max_tokens, seed=i * 1000 + row, logprobs=0, cache_salt=str(i)
+        )
         for row in range(len(prompts))
     ]
     answers = llm.generate(prompts, params, progress=False)
