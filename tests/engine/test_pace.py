@@ -211,3 +211,16 @@ def test_a_short_prompt_alone_does_not_tell_what_a_token_costs():
     pace.note(0, 5, 0.01)
     pace.note(1, 0, 0.01)
     assert pace.n_tokens_beside(1, 100, 1) == 50
+
+
+def test_a_rest_that_was_not_noted_leaves_no_number_of_streams_without_a_time():
+    """Its step had drafts; the next one only decodes, beside one more stream."""
+    pace = Pace()
+    pace.note(0, 100, 0.5)
+    pace.note(1, 0, 0.01)
+    assert pace.n_tokens_beside(1, 100, 1) == 2
+    pace.note(1, 2, 9.0)
+    assert pace.n_tokens_beside(1, 100, 1) == 0
+    pace.note(2, 0, 0.01)
+    pace.decode_times(2)
+    assert [pace.n_tokens_beside(2, 100, 1) for _ in range(4)] == [0, 0, 0, 2]

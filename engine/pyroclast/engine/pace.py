@@ -59,12 +59,14 @@ class Pace:
         """A step in which `n_decoding` requests each got a token, and that read
         `n_prompt_tokens`."""
         n_asked, is_rest = self._n_asked, self._is_rest
-        if not n_prompt_tokens and not is_rest:
+        # A rest is not timed: while the times kept are too long nothing rests, so they would stay.
+        # But the first time of so many requests is: `decode_times` leaves none without any.
+        if not n_prompt_tokens and not (is_rest and self._decode_s.get(n_decoding)):
             self.decode_times(n_decoding).append(seconds)
             return
         self._n_asked, self._is_rest = 0, False
         if not n_prompt_tokens:
-            return  # not timed: while the times kept are too long nothing rests, so they would stay
+            return
         if n_decoding:
             self._n_mixed += 1
             if self._token_s is not None and n_prompt_tokens == n_asked:
