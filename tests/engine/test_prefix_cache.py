@@ -23,7 +23,8 @@ class Played:
     blocks must be its own text."""
 
     def __init__(self, *, n_blocks=16, max_batch_tokens=16, max_seqs=4, max_idle=None, parts=False):
-        self.pool = BlockPool(n_blocks)
+        self.pool = BlockPool(n_blocks, self.clear)
+        self.cleared = set()
         if parts:
             self.cache = PartialBlocks(self.pool, BLOCK, max_idle, copy=self.copy)
         else:
@@ -38,6 +39,10 @@ class Played:
         )
         self.memory = np.full((n_blocks, BLOCK), -1)
         self.n_computed = 0
+
+    def clear(self, blocks):
+        self.cleared.update(blocks)
+        self.memory[blocks] = 0
 
     def copy(self, source, target):
         self.memory[target] = self.memory[source]
@@ -350,6 +355,20 @@ def test_a_part_of_a_block_is_copied():
     assert d.n_cached == 5
 
 
+def test_a_prompt_that_is_still_read_lends_no_part():
+    """Nobody has looked at its logits yet: one of its tokens may have made a NaN."""
+    played = Played(parts=True, max_batch_tokens=BLOCK)
+    a = played.add(range(5 * BLOCK))
+    played.step()
+    played.step()
+    b = played.add([0, 1, 50])
+    played.run(b)
+    played.run(a)
+    c = played.add([0, 1, 51])
+    played.run(c)
+    assert (b.n_cached, c.n_cached) == (0, 2)
+
+
 def test_the_longest_part_is_taken():
     played = Played(parts=True)
     for ids in ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 9, 9]):
@@ -393,6 +412,24 @@ def test_a_part_that_was_evicted_for_the_request_itself_is_not_copied():
     b = played.add([0, 1, 9, 9, 9])  # takes both blocks
     played.run(b)
     assert b.n_cached == 0
+
+
+@pytest.mark.parametrize("max_idle", [0, None])
+def test_who_takes_blocks_of_a_prompt_that_gave_no_logits_finds_them_cleared(max_idle):
+    """Free ones and evicted ones may hold a NaN, which nobody has seen yet."""
+    played = Played(parts=True, n_blocks=4, max_batch_tokens=6, max_idle=max_idle)
+    a = played.add(range(14))
+    played.step()
+    blocks = set(a.blocks)
+    played.finish(a)
+    b = played.add(range(50, 65))
+    played.run(b)
+    assert set(b.blocks) == blocks == played.cleared
+    played.finish(b)
+    played.cleared.clear()
+    c = played.add(range(70, 85))  # b's logits were finite
+    played.run(c)
+    assert not played.cleared
 
 
 @pytest.mark.parametrize("parts", [False, True])

@@ -10,7 +10,7 @@ what nobody else owns, beginning with the keeper that was least recently used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from pyroclast.errors import MemoryBudgetError
@@ -35,19 +35,23 @@ class BlockPool:
     """
 
     __slots__ = (
+        "_clear",
         "_free",
         "_held",
         "_n_keepers",
         "_n_owners",
         "_needed",
+        "_soiled",
         "n_blocks",
         "n_evictable",
     )
 
-    def __init__(self, n_blocks: int) -> None:
+    def __init__(self, n_blocks: int, clear: Callable[[Sequence[int]], None] | None = None) -> None:
+        """clear: zeroes blocks."""
         if n_blocks < 1:
             raise MemoryBudgetError(f"the KV cache needs at least one block, got {n_blocks}")
         self.n_blocks = n_blocks
+        self._clear, self._soiled = clear, set[int]()
         # What each keeper owns; the least recently used keeper comes first.
         self._held: dict[Keeper, set[int]] = {}
         self._needed: set[Keeper] = set()  # keepers that evict after all others
@@ -85,7 +89,15 @@ class BlockPool:
         blocks = [self._free.pop() for _ in range(n_blocks)]
         for block in blocks:
             self._n_owners[block] = 1
+        if self._clear is not None and (soiled := self._soiled.intersection(blocks)):
+            self._clear(sorted(soiled))
+            self._soiled -= soiled
         return blocks
+
+    def soil(self, blocks: Iterable[int]) -> None:
+        """These may hold a NaN.  Who takes one finds it cleared: kernels multiply cells behind a
+        text by zero."""
+        self._soiled.update(blocks)
 
     def share(self, blocks: Iterable[int]) -> None:
         """Adds an owner to each of `blocks`, which must be taken."""

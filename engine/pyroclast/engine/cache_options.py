@@ -57,7 +57,7 @@ class CacheOptions:
         elif self.prefix_cache_bytes is not None:
             max_idle = self.prefix_cache_bytes * model.n_blocks // model.kv_bytes
         states = StateSlots(model.n_slots, model.block_size) if model.n_slots else None
-        pool = BlockPool(model.n_blocks)
+        pool = BlockPool(model.n_blocks, model.zero_blocks)
         copy = _block_copier(model) if self.prefix_cache else None
         cache = TieredCache(pool, model.block_size, max_idle, states, model.slot_arrays, copy)
         cache.tiers = self.tiers(model)
@@ -77,9 +77,9 @@ def _block_copier(model: StepModel) -> Callable[[int, int], None] | None:
     """Copies a block of the model's cache into another one, in all layers; None on a GPU."""
     if model.device != "cpu":
         return None
-    arrays = model.block_arrays
 
     def copy(source: int, target: int) -> None:
+        arrays = model.block_arrays  # not kept: a closed model lets its cache go
         for to, found in zip(arrays(target), arrays(source), strict=True):
             to[...] = found
 

@@ -5,6 +5,9 @@ of its own and computes what differs: a copy of 32 positions costs less than one
 is a full block, or the last one of a finished request, which is kept although it is not full.  So
 the next turn of a conversation computes its new tokens alone.
 
+Only what finite logits were computed from is copied.  A NaN of one token may lie in the cells of
+others of its block, which texts without that token would copy.
+
 A request with recurrent layers goes on from the end of a block, where a state was kept: it copies
 nothing.
 """
@@ -56,13 +59,23 @@ class PartialBlocks(PrefixCache):
         self.load(request, n_shared)
         if request.n_computed == n_shared * self._block_size:
             self._copy_part(request, n_shared)
+        else:
+            request.source = None
 
     def load(self, request: Request, n_shared: int) -> None:
         """Loads what follows the first blocks of the request from elsewhere, if it can."""
 
+    def keep(self, request: Request, *, leaves: bool = False) -> None:
+        n_kept = request.n_kept
+        super().keep(request, leaves=leaves)
+        if (leaves or request.n_kept != n_kept) and request.n_computed >= request.n_prompt:
+            self._note_sound(request)
+
     def leave(self, request: Request) -> None:
         super().leave(request)
-        if self._copy is not None:
+        if request.n_computed < request.n_prompt:  # no logits have told yet whether all is finite
+            self._pool.soil(request.blocks)
+        elif self._copy is not None:
             self._keep_part(request)
 
     def drop(self, request: Request) -> list[int]:
@@ -74,6 +87,7 @@ class PartialBlocks(PrefixCache):
         return freed
 
     def forget(self) -> None:
+        self._pool.soil(node.block for node in self._nodes.values() if not node.is_sound)
         super().forget()
         self._first_nodes.clear()
 
@@ -101,7 +115,7 @@ class PartialBlocks(PrefixCache):
         found: Node | None = None
         n_tokens = 0
         for node in islice(reversed(self._following(request, n_blocks)), _MAX_LOOKED_AT):
-            n_same = _n_same(node.ids, wanted)
+            n_same = _n_same(node.ids, wanted) if node.is_sound else 0
             if n_same > n_tokens:
                 found, n_tokens = node, n_same
         return found, n_tokens
@@ -126,7 +140,15 @@ class PartialBlocks(PrefixCache):
         node = self._nodes.get(key)
         if node is None:
             node = self._add(key, ids.tobytes(), request.root, parent, request.blocks[n_full])
+            node.is_sound = True
         self._use([node])
+
+    def _note_sound(self, request: Request) -> None:
+        """Its prompt has given finite logits, and so has every token that it has computed since."""
+        n_full = request.n_computed // self._block_size
+        node = self._node_of(request, n_full * self._block_size) if n_full else None
+        while node is not None and not node.is_sound:
+            node.is_sound, node = True, node.parent
 
     def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
         node = super()._add(key, ids, root, parent, block)
@@ -135,6 +157,8 @@ class PartialBlocks(PrefixCache):
         return node
 
     def _remove(self, node: Node) -> list[int]:
+        if not node.is_sound:
+            self._pool.soil([node.block])
         if node.parent is None:
             first = self._first_nodes[node.root]
             del first[node]

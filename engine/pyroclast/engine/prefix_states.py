@@ -15,7 +15,10 @@ from pyroclast.engine.state_slots import NO_STATE, StateSlots
 class Node:
     """A block in the cache."""
 
-    __slots__ = ("block", "children", "ids", "key", "n_states", "parent", "root", "state", "used")
+    __slots__ = (
+        "block", "children", "ids", "is_sound", "key", "n_states", "parent", "root", "state",
+        "used",
+    )  # fmt: skip
 
     def __init__(
         self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int
@@ -25,6 +28,7 @@ class Node:
         self.children: dict[Node, None] = {}  # in order of their coming
         self.state = NO_STATE  # the slot with the state at the end of the block
         self.n_states = 0  # how many it has had: another one may lie in the slot of the first
+        self.is_sound = False  # a row of finite logits was computed behind it
         self.used = 0  # when, counted in uses of the cache
 
 
