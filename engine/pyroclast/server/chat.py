@@ -21,6 +21,7 @@ from pyroclast.server.errors import HttpError
 from pyroclast.server.fields import (
     SamplingFields,
     StreamOptions,
+    asking,
     sampling_params,
     structure,
     structure_field,
@@ -156,6 +157,12 @@ class Chat:
     def _structure(self) -> dict[str, Any] | None:
         """The grammar of calls."""
         if (forced := self._tools.structure()) is not None:
+            # OpenAI's response_format is for the text, of which a forced call has none.
+            held = [name for name in asking(self._body) if name != "response_format"]
+            if held:
+                raise HttpError(
+                    400, f"a forced call cannot follow {held[0]} as well", param=held[0]
+                )
             return forced
         if structure(self._body) is None:
             return self._tools.strict_structure(self.served.parser)

@@ -130,18 +130,18 @@ def sampling_params(
 
 def structure_field(fields: SamplingFields) -> str:
     """Which field asks for a structure."""
-    return (_asking(fields) or ["response_format"])[0]
+    return (asking(fields) or ["response_format"])[0]
 
 
 def structure(fields: SamplingFields) -> dict[str, Any] | None:
     """SamplingParams.structured of the field that asks for one."""
-    asking = _asking(fields)
-    if not asking:
+    found = asking(fields)
+    if not found:
         return None
-    name, *others = asking
+    name, *others = found
     if others:
         raise HttpError(
-            400, f"one field may ask for a structure, got {', '.join(asking)}", param=name
+            400, f"one field may ask for a structure, got {', '.join(found)}", param=name
         )
     if name in _OTHER_NAMES:
         return {_OTHER_NAMES[name]: getattr(fields, name)}
@@ -150,7 +150,7 @@ def structure(fields: SamplingFields) -> dict[str, Any] | None:
     return None if fields.response_format is None else _formatted(fields.response_format)
 
 
-def _asking(fields: SamplingFields) -> list[str]:
+def asking(fields: SamplingFields) -> list[str]:
     """The fields that ask for a structure; an empty text asks for none."""
     found = ["structured_outputs"] if fields.structured_outputs else []
     form = fields.response_format
