@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -163,8 +164,10 @@ class ServedModels:
                     f"two models are called {each.name!r}; give each its own name, whose case "
                     "does not count"
                 )
+        shared = Counter(each.alias.lower() for each in served)
         for each in served:
-            self._by_name.setdefault(each.alias.lower(), each)
+            if shared[each.alias.lower()] == 1:  # of two, neither: a client would get the other
+                self._by_name.setdefault(each.alias.lower(), each)
 
     def find(self, name: str | None) -> Served:
         """HttpError 404 for a name that no model has."""
