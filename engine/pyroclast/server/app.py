@@ -74,6 +74,7 @@ class App:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
+        headers["x-request-id"] = request_id(headers)  # one id: of the log, the reply, a refusal
         route = self._routes.get(path, {}).get(scope["method"])
         if route is None or not route.generates:
             await self._answer(scope, receive, send, path, headers)
