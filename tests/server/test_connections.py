@@ -361,4 +361,6 @@ def test_a_body_may_have_so_many_values_and_no_more() -> None:
         check_json(b'{"a": ["[", {}], "b": "{"}', limits)
     with pytest.raises(HttpError, match=r"at most 2 commas, .* got 3") as commas:
         check_json(b'[1, ",", 2]', limits)
-    assert brackets.value.status == commas.value.status == 413
+    with pytest.raises(HttpError, match=r"at most 1 colons, .* got 3") as colons:
+        check_json(b'{"a": 1, ":": 2', Limits(max_body_colons=1))
+    assert {each.value.status for each in (brackets, commas, colons)} == {413}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +15,9 @@ import pytest
 from demo import demo_path
 from pyroclast import AsyncLLM
 from pyroclast.server.app import create_app
+from pyroclast.server.errors import HttpError
+from pyroclast.server.limits import Limits
+from pyroclast.server.served import ServedModels
 from server_at import HELLO, serving
 
 CHAT = "/v1/chat/completions"
@@ -87,10 +93,44 @@ def test_prompts_are_logged_only_if_asked_for(
         async with httpx.AsyncClient(transport=app, base_url="http://x") as client:
             await client.post("/tokenize", json={"prompt": "my secret"})
             await client.post("/tokenize", json={"prompt": "my secret", "messages": HELLO})
-            await client.post("/tokenize", content=b"my secret")
+            refused = await client.post("/tokenize", content=b"my secret")
+            refusals.append(refused.headers["x-request-id"])
 
+    refusals: list[str] = []
     with caplog.at_level(logging.DEBUG, logger="pyroclast"):
         asyncio.run(ask())
     lines = [record.getMessage() for record in caplog.records]
     assert len([line for line in lines if "POST '/tokenize'" in line]) == 3
-    assert len([line for line in lines if "my secret" in line]) == 3 * log_bodies
+    told = [line for line in lines if "my secret" in line]
+    assert len(told) == 3 * log_bodies
+    assert not told or told[-1].startswith(refusals[0])  # the client can say which it was
+
+
+def test_json_within_a_text_has_the_bounds_of_a_body(http: httpx.Client) -> None:
+    """The arguments of an earlier call are decoded once more; escapes hide what is in them."""
+    arguments = '{"a":' + "[" * (Limits().max_body_brackets + 1)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    raw = json.dumps({"messages": [*HELLO, message, *HELLO]}).replace("[[", r"\u005b\u005b")
+    answer = http.post(CHAT, content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert 'at most 131072 "[" and "{"' in answer.json()["error"]["message"]
+
+
+def test_a_forced_call_follows_no_other_structure(http: httpx.Client) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    body = {"messages": HELLO, "tools": [tool], "tool_choice": "required", "max_tokens": 1}
+    answer = http.post(CHAT, json=body | {"grammar": 'root ::= "a"'})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
+
+
+def test_a_name_that_two_models_were_loaded_by_is_no_name() -> None:
+    def served(name: str, alias: str) -> Any:
+        return SimpleNamespace(name=name, alias=alias)
+
+    models = ServedModels(
+        [served("a", "m/Llama.gguf"), served("b", "m/llama.gguf"), served("c", "m/c")]
+    )
+    assert models.find("M/C").name == "c"
+    with pytest.raises(HttpError, match="does not exist"):
+        models.find("m/llama.gguf")

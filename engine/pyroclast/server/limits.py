@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyroclast.server.errors import HttpError
@@ -18,11 +19,15 @@ class Limits:
     max_body_bytes: int = 16 << 20
     max_body_commas: int = 1 << 20  # see check_json
     max_body_brackets: int = 1 << 17  # "[" and "{"
+    max_body_colons: int = 1 << 18  # a key costs as much as several numbers
     max_header_bytes: int = 32 << 10
     max_connections: int = 4096
     header_timeout_s: float = 30.0  # from the connection, or from their first byte
     body_timeout_s: float = 30.0  # without a byte of it; see BodyDeadline
     keep_alive_s: int = 75  # between a reply and the next request
+
+
+DEFAULTS = Limits()
 
 
 class BodyDeadline:
@@ -78,12 +83,23 @@ def check_json(raw: bytes, limits: Limits) -> None:
     """HttpError 413 for a body that may have so many JSON values that decoding it would stop every
     thread, and so /health, for longer than 100 ms: the decoder holds the GIL from its first byte to
     its last.  16 MiB of empty lists took 2 s.  Counts without decoding, so texts count, too."""
-    n_brackets = raw.count(b"[") + raw.count(b"{")
-    if n_brackets > limits.max_body_brackets:
-        raise _too_many('"[" and "{"', n_brackets, limits.max_body_brackets)
-    n_commas = raw.count(b",")
-    if n_commas > limits.max_body_commas:
-        raise _too_many("commas", n_commas, limits.max_body_commas)
+    _check_counts([raw.count(each) for each in (b"[", b"{", b",", b":")], limits)
+
+
+def check_json_texts(texts: Sequence[str], limits: Limits = DEFAULTS) -> None:
+    """The same for JSON inside the texts of a body, where escapes may hide it."""
+    _check_counts([sum(text.count(each) for text in texts) for each in "[{,:"], limits)
+
+
+def _check_counts(counts: list[int], limits: Limits) -> None:
+    n_lists, n_objects, n_commas, n_colons = counts
+    for what, n, limit in (
+        ('"[" and "{"', n_lists + n_objects, limits.max_body_brackets),
+        ("commas", n_commas, limits.max_body_commas),
+        ("colons", n_colons, limits.max_body_colons),
+    ):
+        if n > limit:
+            raise _too_many(what, n, limit)
 
 
 def _too_many(what: str, n: int, limit: int) -> HttpError:

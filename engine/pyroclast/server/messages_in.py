@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from pyroclast.server.errors import unreadable
+from pyroclast.server.limits import check_json_texts
 
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
@@ -51,6 +52,9 @@ class ChatMessage(Struct):
 def for_template(messages: list[ChatMessage]) -> list[dict[str, Any]]:
     """developer becomes system; leading system messages become one, since many templates allow
     only one; parts become text; arguments become objects."""
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    arguments = [call.function.arguments for call in calls]
+    check_json_texts([text for text in arguments if isinstance(text, str)])
     turns = [_turn(message, i) for i, message in enumerate(messages)]
     n_system = 0
     while n_system < len(turns) and turns[n_system]["role"] == "system":
