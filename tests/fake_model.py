@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pyroclast import SamplingParams
 from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.llm import LLM, assemble
 from pyroclast.model.cache_identity import CacheIdentity
@@ -181,3 +182,15 @@ def fake_llm(
 
 def free_blocks(llm: LLM) -> int:
     return llm._loop.stepper.scheduler.pool.n_available
+
+
+PROMPTS = ["one", "a longer prompt, read in several chunks", [1, 2, 3], "x"]
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+def by_hand(token_ids: list[int], n: int) -> list[int]:
+    """Greedy decoding of the fake model without any engine."""
+    history = list(token_ids)
+    for _ in range(n):
+        history.append(int(np.argmax(hashed(history))))
+    return history[len(token_ids) :]
