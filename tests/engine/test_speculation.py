@@ -265,7 +265,7 @@ def test_nobody_drafts_beside_a_prompt() -> None:
 def test_steps_with_drafts_do_not_count_as_steps_with_prompts() -> None:
     """They would shorten the chunks of prompts beside streams."""
     llm, noted = eager(babbling()), []
-    pace = llm._loop.stepper._pace
+    pace = llm._loop.stepper.scheduler.pace
     pace.note = lambda *numbers: noted.append(numbers[:2])  # type: ignore[method-assign]
     found = llm.generate("abcabc", params_of("greedy"))
     assert accepted(found)

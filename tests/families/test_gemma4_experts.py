@@ -188,7 +188,7 @@ def test_bits_survive_preemption_and_a_prefix_hit(folder: Path, kind: str) -> No
     with LLM(path, max_batch_tokens=40) as llm:
         llm.generate([TOKENS], SamplingParams(max_tokens=1))
         [found] = llm.generate([prompts[0]], GREEDY)
-        assert found.timings.n_cached_tokens == 96
+        assert found.timings.n_cached_tokens == 99
         assert (found.token_ids, found.logprobs) == alone[0]
 
 
