@@ -193,7 +193,9 @@ def test_adapters_of_files_equal_the_cpu_s(folder: Path, tmp_path: Path) -> None
         with LLM(write(folder, "F32"), device=device, **options) as llm:
             found.append([llm.logits(TOKENS, adapter=name) for name in (None, "a")])
             [first], [again] = (llm.generate([TOKENS], GREEDY, adapter="a") for _ in range(2))
-            assert again.timings.n_cached_tokens == 32
+            # Parts of blocks are copied on the CPU only.
+            n_cached = len(TOKENS) - 1 if device == "cpu" else 32
+            assert again.timings.n_cached_tokens == n_cached
             assert again.token_ids == first.token_ids
     (base, want), (gpu_base, got) = found
     assert np.abs(want - base).max() > 0.1
