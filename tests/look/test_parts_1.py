@@ -257,7 +257,7 @@ def test_three_texts_side_by_side(watched: Watched, llm: LLM) -> None:
 def test_two_settings_are_compared_on_the_same_numbers(watched: Watched, llm: LLM) -> None:
     page = watched.open(f"#part=compare&{LINK}&t=0.6&seed=4&v.bt=0.7")
     sides = [lens.Setting(llm, SamplingParams(temperature=t, seed=4)) for t in (0.6, 0.7)]
-    found = lens.compare(*sides, TEXT, max_tokens=24)
+    found = lens.compare(*sides, TEXT, max_tokens=20)
     texts = page.locator(".running-text").all_text_contents()
     assert texts == ["".join(each.text for each in side) for side in (found.a, found.b)]
     alike = page.locator(".running-text >> nth=0").locator(".is-alike").count()

@@ -13,7 +13,7 @@ def test_the_same_model_with_other_numbers(watched: Watched, llm: LLM) -> None:
     params = SamplingParams(temperature=0.6, seed=4)
     with lens.variant(llm, lens.Variant(kv_dtype="q8_0")) as coarse:
         sides = [lens.Setting(each, params) for each in (llm, coarse)]
-        found = lens.compare(sides[0], sides[1], "Once upon a", max_tokens=24)
+        found = lens.compare(sides[0], sides[1], "Once upon a", max_tokens=20)
     texts = page.locator(".running-text").all_text_contents()
     assert texts == ["".join(each.text for each in side) for side in (found.a, found.b)]
     rows = page.locator("table:has(caption:has-text('Divergence')) td").all_text_contents()

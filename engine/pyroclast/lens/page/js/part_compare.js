@@ -5,7 +5,7 @@ import { DEFAULT_PARAMS } from "./state.js";
 import { FEW, controls } from "./controls.js";
 import { fromView, toView, told, variantFields } from "./variant.js";
 
-const N_TOKENS = 24;
+const N_TOKENS = 20;
 const HOTTER = 1.3;
 
 let context, sides, forms, numbers, result, run, status, found;
