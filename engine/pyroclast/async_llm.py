@@ -212,6 +212,11 @@ class AsyncLLM:
         ("waiting"), and the share of the KV cache that they use ("cache_usage", 0 to 1)."""
         return self._calls.load()
 
+    @property
+    def n_preemptions(self) -> int:
+        """How often a request gave up its blocks for others, and was computed again."""
+        return self._calls.n_preemptions
+
     async def update_weights(
         self, tensors: Mapping[str, Any], *, adapter: str | None = None
     ) -> None:

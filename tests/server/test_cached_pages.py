@@ -26,6 +26,7 @@ def test_usage_and_metrics_count_what_came_from_disk(tmp_path):
             counts.append(count)
     cached = [each["usage"]["prompt_tokens_details"]["cached_tokens"] for each in answers]
     assert cached == [0, 96]
+    assert 'vllm:num_preemptions_total{model_name="tiny"} 0.0' in lines
     name = 'pyroclast:prefix_cache_disk_pages_total{model_name="tiny"}'
     assert counts == [f"{name} 0.0", f"{name} 3.0"]
     assert answers[0]["choices"][0]["text"] == answers[1]["choices"][0]["text"]

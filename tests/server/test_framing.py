@@ -90,6 +90,25 @@ def test_drafts_are_counted_when_a_choice_ends():
         assert f'vllm:spec_decode_num_{name}_tokens_total{{model_name="demo"}} {n}.0' in text
 
 
+def test_tokens_and_waiting_of_a_choice_are_counted_when_it_ends():
+    metrics = Metrics()
+    watched = Watched(metrics, "demo", 1)
+    for chunk in fake_llm().stream([1, 2, 3], SamplingParams(max_tokens=5, ignore_eos=True)):
+        watched.chunk(chunk)
+    metrics.tokens("demo").n_preemptions = 4
+    text = metrics.text().decode()
+    queue_s = chunk.completion.timings.queue_s
+    for line in (
+        'vllm:request_prompt_tokens_bucket{le="2.0",model_name="demo"} 0.0',
+        'vllm:request_prompt_tokens_bucket{le="5.0",model_name="demo"} 1.0',
+        'vllm:request_prompt_tokens_sum{model_name="demo"} 3.0',
+        'vllm:request_generation_tokens_sum{model_name="demo"} 5.0',
+        f'vllm:request_queue_time_seconds_sum{{model_name="demo"}} {queue_s!r}',
+        'vllm:num_preemptions_total{model_name="demo"} 4.0',
+    ):
+        assert line in text, line
+
+
 def test_each_of_several_choices_is_counted(monkeypatch):
     """The time between two tokens is that of their choice; the last end ends the request."""
     monkeypatch.setattr("pyroclast.server.metrics.perf_counter", iter(range(0, 100, 10)).__next__)

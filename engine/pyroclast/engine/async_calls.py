@@ -34,6 +34,11 @@ class AsyncCalls:
         if loop.pump is None:
             loop.pump = Pump(loop)
 
+    @property
+    def n_preemptions(self) -> int:
+        """How often a request gave up its blocks for others."""
+        return self.loop.stepper.scheduler.n_preemptions
+
     def load(self) -> dict[str, float]:
         """Requests that run and that wait to begin, and the share of the KV cache in use."""
         scheduler = self.loop.stepper.scheduler

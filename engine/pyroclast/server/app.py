@@ -236,7 +236,9 @@ def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
             continue
         for name, value in each.llm.load.items():
             getattr(metrics, name).labels(each.name).set(value)
-        metrics.tokens(each.name).n_disk_pages = each.llm.llm.n_disk_pages
+        counts = metrics.tokens(each.name)
+        counts.n_disk_pages = each.llm.llm.n_disk_pages
+        counts.n_preemptions = each.llm.n_preemptions
 
 
 async def _lifespan(receive: Any, send: Any, look: Look | None) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _LONG_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 640)
+_N_TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 _LABEL = ("model_name",)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +47,21 @@ _HISTOGRAMS = {
         "From the request to its last token",
         _LONG_S,
     ),
+    "queue_s": (
+        "vllm:request_queue_time_seconds",
+        "From the request to the first step that reads its prompt",
+        _LONG_S,
+    ),
+    "request_prompt_tokens": (
+        "vllm:request_prompt_tokens",
+        "Tokens of the prompt of a choice that ended",
+        _N_TOKENS,
+    ),
+    "request_generation_tokens": (
+        "vllm:request_generation_tokens",
+        "Tokens of a choice that ended",
+        _N_TOKENS,
+    ),
 }
 
 
@@ -53,11 +69,11 @@ class TokenCounts:
     """What every token of a model counts in.  Plain numbers: a Counter and a Histogram would cost
     microseconds for each."""
 
-    __slots__ = ("between_s", "n_between", "n_disk_pages", "n_generated")
+    __slots__ = ("between_s", "n_between", "n_disk_pages", "n_generated", "n_preemptions")
 
     def __init__(self) -> None:
         self.n_generated = 0
-        self.n_disk_pages = 0  # set before a scrape
+        self.n_disk_pages = self.n_preemptions = 0  # set before a scrape
         self.n_between = [0] * (len(_SHORT_S) + 1)  # by the bucket of the time between two tokens
         self.between_s = 0.0
 
@@ -81,6 +97,9 @@ class _TokenCollector(Collector):
             "pyroclast:prefix_cache_disk_pages", "KV cache blocks read from disk", labels=_LABEL
         )
         tokens = CounterMetricFamily("vllm:generation_tokens", "Tokens generated", labels=_LABEL)
+        preempted = CounterMetricFamily(
+            "vllm:num_preemptions", "Requests that gave up their blocks for others", labels=_LABEL
+        )
         between = HistogramMetricFamily(
             "vllm:inter_token_latency_seconds", "Between two tokens of a choice", labels=_LABEL
         )
@@ -88,12 +107,14 @@ class _TokenCollector(Collector):
         for model, found in self._counts.items():
             tokens.add_metric([model], found.n_generated)
             pages.add_metric([model], found.n_disk_pages)
+            preempted.add_metric([model], found.n_preemptions)
             totals = accumulate(found.n_between)
             buckets = list(zip(bounds, map(float, totals), strict=True))
             between.add_metric([model], buckets, found.between_s)
         yield tokens
         yield between
         yield pages
+        yield preempted
 
 
 class _Families(Collector):
@@ -137,6 +158,9 @@ class Metrics:
     cache_usage: Gauge
     first_token_s: Histogram
     whole_s: Histogram
+    queue_s: Histogram
+    request_prompt_tokens: Histogram
+    request_generation_tokens: Histogram
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -217,6 +241,12 @@ class Watched:
             self._metrics.finished.labels(self._model, chunk.finish_reason).inc()
         if chunk.completion is not None:
             timings = chunk.completion.timings
+            for histogram, value in (
+                (self._metrics.queue_s, timings.queue_s),
+                (self._metrics.request_prompt_tokens, timings.n_prompt_tokens),
+                (self._metrics.request_generation_tokens, timings.n_completion_tokens),
+            ):
+                histogram.labels(self._model).observe(value)
             self._metrics.drafted.labels(self._model).inc(timings.n_drafted_tokens)
             self._metrics.accepted.labels(self._model).inc(timings.n_accepted_tokens)
             tried, right = self._metrics.drafts_by_source
