@@ -380,6 +380,20 @@ def test_the_longest_part_is_taken():
     assert again.n_cached == 6
 
 
+def test_of_one_text_the_longest_part_is_enough():
+    """Requests that end anywhere in one text leave no block each."""
+    played = Played(parts=True)
+    text = list(range(40, 52))
+    for n in (6, 5, 7, 2, 10, 9, 3):
+        one = played.add(text[:n])
+        played.step()
+        played.finish(one)
+    assert len(played.cache) == 3  # two full blocks, and the part of 10 tokens
+    whole = played.add(text)
+    played.run(whole)
+    assert whole.n_cached == 10
+
+
 def test_no_part_goes_to_another_root_or_over_a_row_that_is_wanted():
     played = Played(parts=True)
     a = played.add(range(7), root=b"one")

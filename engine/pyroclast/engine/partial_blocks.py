@@ -114,17 +114,17 @@ class PartialBlocks(PrefixCache):
         wanted = request.token_ids[first:end]
         found: Node | None = None
         n_tokens = 0
-        for node in islice(reversed(self._following(request, n_blocks)), _MAX_LOOKED_AT):
+        parent = self._nodes[self._page(request, n_blocks - 1)[0]] if n_blocks else None
+        for node in self._newest(parent, request.root):
             n_same = _n_same(node.ids, wanted) if node.is_sound else 0
             if n_same > n_tokens:
                 found, n_tokens = node, n_same
         return found, n_tokens
 
-    def _following(self, request: Request, n_blocks: int) -> dict[Node, None]:
-        """The blocks behind the request's first ones, which `find` has found."""
-        if n_blocks:
-            return self._nodes[self._page(request, n_blocks - 1)[0]].children
-        return self._first_nodes.get(request.root, {})
+    def _newest(self, parent: Node | None, root: bytes) -> list[Node]:
+        """The newest blocks behind `parent`, or, without one, behind the root."""
+        found = self._first_nodes.get(root, {}) if parent is None else parent.children
+        return list(islice(reversed(found), _MAX_LOOKED_AT))
 
     def _keep_part(self, request: Request) -> None:
         """Keeps the request's last block, which is not full, if the cache has what is before it."""
@@ -134,14 +134,18 @@ class PartialBlocks(PrefixCache):
         parent = self._node_of(request, n_full * self._block_size) if n_full else None
         if n_full and parent is None:
             return
-        ids = array("i", request.token_ids[request.n_computed - n_tokens : request.n_computed])
+        last = request.token_ids[request.n_computed - n_tokens : request.n_computed]
+        ids = array("i", last).tobytes()
+        for other in self._newest(parent, request.root):
+            if other.is_sound and other.ids.startswith(ids):
+                self._use([other])
+                return
         before = request.root if parent is None else parent.key
-        key = blake2b(ids.tobytes(), digest_size=N_HASH_BYTES, key=before).digest()
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._add(key, ids.tobytes(), request.root, parent, request.blocks[n_full])
+        key = blake2b(ids, digest_size=N_HASH_BYTES, key=before).digest()
+        if key not in self._nodes:
+            node = self._add(key, ids, request.root, parent, request.blocks[n_full])
             node.is_sound = True
-        self._use([node])
+            self._use([node])
 
     def _note_sound(self, request: Request) -> None:
         """Its prompt has given finite logits, and so has every token that it has computed since."""
@@ -151,6 +155,9 @@ class PartialBlocks(PrefixCache):
             node.is_sound, node = True, node.parent
 
     def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
+        for other in self._newest(parent, root):  # of one text, the longest part is enough
+            if len(other.ids) < len(ids) and ids.startswith(other.ids):
+                self._remove(other)
         node = super()._add(key, ids, root, parent, block)
         if parent is None:
             self._first_nodes.setdefault(root, {})[node] = None
