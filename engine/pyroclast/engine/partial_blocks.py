@@ -155,9 +155,10 @@ class PartialBlocks(PrefixCache):
             node.is_sound, node = True, node.parent
 
     def _add(self, key: bytes, ids: bytes, root: bytes, parent: Node | None, block: int) -> Node:
-        for other in self._newest(parent, root):  # of one text, the longest part is enough
-            if len(other.ids) < len(ids) and ids.startswith(other.ids):
-                self._remove(other)
+        if self._copy is not None:  # of one text, the longest part is enough
+            for other in self._newest(parent, root):
+                if len(other.ids) < len(ids) and ids.startswith(other.ids):
+                    self._remove(other)
         node = super()._add(key, ids, root, parent, block)
         if parent is None:
             self._first_nodes.setdefault(root, {})[node] = None
