@@ -68,11 +68,12 @@ struct DotStep {
 };
 #endif
 
-// How far ahead of a tile its weights are fetched, 0 for the CPU's own prefetcher alone, which
-// stops at the end of a page. CPU time on a busy Zen 3, matrices of SmolLM2-135M, f32: 1.19 to 1.21
-// times as fast at 8 tokens, 1.07 to 1.12 times at 32, but 0.81 to 0.95 times at one, which fetches
-// nothing. 1 KB and 4 KB ahead gained less. Not measured where registers have another width.
-constexpr int64_t kFetchAhead = kWidth == 8 ? 2048 : 0;
+// How far ahead of a tile of several tokens its weights are fetched, 0 for the CPU's own prefetcher
+// alone, which stops at the end of a page. One token lost by it. So did prompts in bf16: a step
+// reads half a line of such values, and fetches each line twice. Not measured where registers have
+// another width.
+template <class S, int M>
+constexpr int64_t kFetchAhead = kWidth == 8 && M > 1 && S::kBytes == 64 ? 2048 : 0;
 
 // ---- the tile -----------------------------------------------------------------------------------
 
@@ -82,7 +83,8 @@ PYRO_INLINE void add_step(const uint8_t *weights, int64_t group_size, const uint
   typename S::Vector w[G];
 #pragma GCC unroll 4
   for (int g = 0; g < G; g++) {
-    if constexpr (M > 1 && kFetchAhead) __builtin_prefetch(weights + g * group_size + kFetchAhead);
+    if constexpr (kFetchAhead<S, M> != 0)
+      __builtin_prefetch(weights + g * group_size + kFetchAhead<S, M>);
     w[g] = S::load(weights + g * group_size);
   }
 #pragma GCC unroll 8
