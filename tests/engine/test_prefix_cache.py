@@ -6,88 +6,11 @@ import numpy as np
 import pytest
 
 from fake_model import ByteTokenizer, FakeModel
+from played import BLOCK, Played
 from pyroclast import SamplingParams
-from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.partial_blocks import PartialBlocks
-from pyroclast.engine.prefix_cache import PrefixCache
 from pyroclast.engine.request import Request
-from pyroclast.engine.scheduler import Scheduler
 from pyroclast.errors import SamplingError
 from pyroclast.llm import assemble
-
-BLOCK = 4
-
-
-class Played:
-    """A scheduler with a cache of token ids in place of a model: what a request reads in its
-    blocks must be its own text."""
-
-    def __init__(self, *, n_blocks=16, max_batch_tokens=16, max_seqs=4, max_idle=None, parts=False):
-        self.pool = BlockPool(n_blocks, self.clear)
-        self.cleared = set()
-        if parts:
-            self.cache = PartialBlocks(self.pool, BLOCK, max_idle, copy=self.copy)
-        else:
-            self.cache = PrefixCache(self.pool, BLOCK, max_idle)
-        self.scheduler = Scheduler(
-            self.pool,
-            block_size=BLOCK,
-            max_batch_tokens=max_batch_tokens,
-            max_seqs=max_seqs,
-            max_logits=max_seqs,
-            prefixes=self.cache,
-        )
-        self.memory = np.full((n_blocks, BLOCK), -1)
-        self.n_computed = 0
-
-    def clear(self, blocks):
-        self.cleared.update(blocks)
-        self.memory[blocks] = 0
-
-    def copy(self, source, target):
-        self.memory[target] = self.memory[source]
-
-    def add(self, token_ids, **options):
-        request = Request(list(token_ids), **options)
-        self.scheduler.add(request)
-        return request
-
-    def step(self):
-        """Writes the step's tokens, checks what everybody reads, and appends tokens."""
-        step = list(self.scheduler.schedule())
-        for request in step:
-            first, end = request.n_computed, request.n_computed + request.n_step_tokens
-            for position in range(first, end):
-                block = request.blocks[position // BLOCK]
-                self.memory[block, position % BLOCK] = request.token_ids[position]
-            self.n_computed += request.n_step_tokens
-        for request in step:
-            end = request.n_computed + request.n_step_tokens
-            read = self.memory[request.blocks].ravel()[:end].tolist()
-            assert read == request.token_ids[:end]
-            whole = end == len(request.token_ids)
-            request.advance()
-            if whole:
-                request.token_ids.append(sum(request.token_ids) % 7)
-        self.check()
-        return step
-
-    def run(self, request, n_tokens=1):
-        while len(request.token_ids) < request.n_prompt + n_tokens:
-            self.step()
-
-    def finish(self, *requests, **options):
-        freed = self.scheduler.remove(requests, **options)
-        self.check()
-        return freed
-
-    def check(self):
-        """No block is lost, and each has the owners it should have."""
-        running = [block for request in self.scheduler.running for block in request.blocks]
-        held = self.pool.held(self.cache)
-        assert len(held) == len(self.cache)
-        assert len(set(running) | held) == self.pool.n_blocks - self.pool.n_free
-        assert self.pool.n_evictable == len(held - set(running))
 
 
 def test_a_later_prompt_takes_over_the_full_blocks_of_an_earlier_one():
@@ -449,17 +372,21 @@ def test_who_takes_blocks_of_a_prompt_that_gave_no_logits_finds_them_cleared(max
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed, parts):
-    """Adds, cancels, failures, pauses, preemption and restarts at random, in tight pools; 100,000
-    operations over all seeds."""
+    """Adds, also of equal prompts at once, drafts, cancels, failures, pauses, preemption and
+    restarts at random, in tight pools; 100,000 operations over all seeds."""
     choose = random.Random(seed)
     played = Played(
         n_blocks=choose.choice([5, 9, 24]),
+        block_size=(size := 2 * BLOCK if seed % 2 else BLOCK),
         max_batch_tokens=choose.choice([3, 8, 32]),
         max_idle=choose.choice([None, None, 2, 0]),
         parts=parts,
     )
-    room = (played.pool.n_blocks - 1) * BLOCK
-    alive, done = [], {"add": 0, "cancel": 0, "fail": 0, "restart": 0, "finish": 0, "pause": 0}
+    room = (played.pool.n_blocks - 1) * size
+    alive = []
+    done = dict.fromkeys(
+        ["add", "group", "draft", "cancel", "fail", "restart", "finish", "pause"], 0
+    )
     for _ in range(12_500):
         action = choose.random()
         if action < 0.15 and len(alive) < 8:
@@ -468,8 +395,10 @@ def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed, parts):
             tail = [choose.randrange(3) for _ in range(choose.randrange(1, room // 4 + 2))]
             rows = choose.random() < 0.1
             root = choose.choice([b"", b"", b"salt"])
-            alive.append(played.add([*stem[:n_stem], *tail], root=root, wants_prompt_rows=rows))
-            done["add"] += 1
+            n_equal = choose.choice([1, 1, 4])
+            text = [*stem[:n_stem], *tail]
+            alive += [played.add(text, root=root, wants_prompt_rows=rows) for _ in range(n_equal)]
+            done["group" if n_equal > 1 else "add"] += 1
         elif action < 0.18 and alive:
             played.finish(alive.pop(choose.randrange(len(alive))))
             done["cancel"] += 1
@@ -488,7 +417,8 @@ def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed, parts):
             played.memory[:] = -1
             done["restart"] += 1
         else:
-            played.step()
+            done["draft"] += played.propose_to_some(choose)
+            assert played.step() or not played.scheduler, "all of them wait"
         for request in [r for r in alive if len(r.token_ids) >= min(room, r.n_prompt + 9)]:
             alive.remove(request)
             played.finish(request)

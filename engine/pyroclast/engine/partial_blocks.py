@@ -2,8 +2,9 @@
 
 Kernels read whole blocks, so a request cannot share a part of one.  It copies the block into one
 of its own and computes what differs: a copy of 32 positions costs less than one token.  The source
-is a full block, or the last one of a finished request, which is kept although it is not full.  So
-the next turn of a conversation computes its new tokens alone.
+is a full block, the last one of a request that runs (see `running_tails`), or the last one of a
+finished request, which is kept although it is not full.  So the next turn of a conversation
+computes its new tokens alone, and the answers to one prompt compute it once.
 
 Only what finite logits were computed from is copied.  A NaN of one token may lie in the cells of
 others of its block, which texts without that token would copy.
@@ -15,18 +16,17 @@ nothing.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from itertools import islice
 
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.prefix_cache import PrefixCache
+from pyroclast.engine.prefix_cache import STOPPED, PrefixCache
 from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.roots import N_HASH_BYTES
+from pyroclast.engine.running_tails import MAX_LOOKED_AT, RunningTails, Tail, n_equal
 from pyroclast.engine.state_slots import StateSlots
-
-_MAX_LOOKED_AT = 64  # blocks that follow the same text; the newest are looked at
 
 
 class PartialBlocks(PrefixCache):
@@ -43,15 +43,29 @@ class PartialBlocks(PrefixCache):
         super().__init__(pool, block_size, max_idle_blocks, states)
         self._copy = copy if states is None else None
         self._first_nodes: dict[bytes, dict[Node, None]] = {}  # by root, in order of their coming
+        self._tails = RunningTails()
 
     def find(self, request: Request) -> list[int] | None:
         blocks = super().find(request)
         request.source = None
-        if blocks is not None and self._copy is not None:
-            source, n_tokens = self._longest_part(request, len(blocks))
-            if source is not None:
-                request.source = (source, n_tokens)
-                self._use([source])  # so that the blocks which the request takes are others
+        if blocks is None or self._copy is None:
+            return blocks
+        first = len(blocks) * self._block_size
+        wanted = request.token_ids[first : min(request.n_skippable, first + self._block_size)]
+        if not wanted:
+            return blocks
+        parent = self._nodes[self._page(request, len(blocks) - 1)[0]] if blocks else None
+        behind = request.root if parent is None else parent
+        node, n_tokens = self._longest_part(request, parent, wanted)
+        tail, n_of_tail = self._tails.longest(behind, first, wanted)
+        if self._tails.is_coming(request, behind, first, wanted, max(n_tokens, n_of_tail)):
+            request.found = None if parent is None else (parent, len(blocks))
+            return None
+        if n_of_tail > n_tokens:
+            request.source = (tail, n_of_tail)
+        elif node is not None:
+            request.source = (node, n_tokens)
+            self._use([node])  # so that the blocks which the request takes are others
         return blocks
 
     def admit(self, request: Request, n_shared: int) -> None:
@@ -61,6 +75,7 @@ class PartialBlocks(PrefixCache):
             self._copy_part(request, n_shared)
         else:
             request.source = None
+        self._note_tail(request)
 
     def load(self, request: Request, n_shared: int) -> None:
         """Loads what follows the first blocks of the request from elsewhere, if it can."""
@@ -70,61 +85,78 @@ class PartialBlocks(PrefixCache):
         super().keep(request, leaves=leaves)
         if (leaves or request.n_kept != n_kept) and request.n_computed >= request.n_prompt:
             self._note_sound(request)
+        if not leaves:
+            self._note_tail(request)
 
     def leave(self, request: Request) -> None:
         super().leave(request)
+        self._tails.withdraw(request)
         if request.n_computed < request.n_prompt:  # no logits have told yet whether all is finite
             self._pool.soil(request.blocks)
         elif self._copy is not None:
             self._keep_part(request)
 
     def drop(self, request: Request) -> list[int]:
-        source, request.source = request.source, None
+        source, _ = request.source or (None, 0)
+        request.source = None
         freed = super().drop(request)
-        node = None if source is None else source[0]
-        if isinstance(node, Node) and self._nodes.get(node.key) is node:
-            freed += self._drop(node)
+        if isinstance(source, Node) and self._nodes.get(source.key) is source:
+            freed += self._drop(source)
+        elif isinstance(source, Tail) and source.request is not None:
+            source.request.n_kept = STOPPED  # it keeps no more of its text, and lends none
+            self._tails.withdraw(source.request)
         return freed
 
     def forget(self) -> None:
         self._pool.soil(node.block for node in self._nodes.values() if not node.is_sound)
         super().forget()
         self._first_nodes.clear()
+        self._tails.forget()
 
     # ---- inside --------------------------------------------------------------------------------
 
     def _copy_part(self, request: Request, n_shared: int) -> None:
-        """Copies the block that `find` has found, unless it was evicted for the request itself."""
+        """Copies the block that `find` has found, unless it was evicted, or its request preempted,
+        for the request itself."""
         if request.source is None or self._copy is None:
             return
-        node, n_tokens = request.source
-        if isinstance(node, Node) and self._nodes.get(node.key) is node:
-            self._copy(node.block, request.blocks[n_shared])
-            request.n_computed += n_tokens
+        source, n_tokens = request.source
+        if isinstance(source, Node) and self._nodes.get(source.key) is source:
+            block = source.block
+        elif isinstance(source, Tail) and source.request is not None:
+            block = source.request.blocks[n_shared]
         else:
             request.source = None
+            return
+        self._copy(block, request.blocks[n_shared])
+        request.n_computed += n_tokens
 
-    def _longest_part(self, request: Request, n_blocks: int) -> tuple[Node | None, int]:
-        """The block whose beginning is the longest part of what follows the request's first blocks,
-        and how many tokens of it."""
-        first = n_blocks * self._block_size
-        end = min(request.n_skippable, first + self._block_size)
-        if end <= first:
-            return None, 0
-        wanted = request.token_ids[first:end]
+    def _longest_part(
+        self, request: Request, parent: Node | None, wanted: list[int]
+    ) -> tuple[Node | None, int]:
+        """The block behind `parent` that begins with the longest part of `wanted`, and how many
+        tokens of it."""
         found: Node | None = None
         n_tokens = 0
-        parent = self._nodes[self._page(request, n_blocks - 1)[0]] if n_blocks else None
         for node in self._newest(parent, request.root):
-            n_same = _n_same(node.ids, wanted) if node.is_sound else 0
+            n_same = n_equal(array("i", node.ids), wanted) if node.is_sound else 0
             if n_same > n_tokens:
                 found, n_tokens = node, n_same
         return found, n_tokens
 
+    def _note_tail(self, request: Request) -> None:
+        """Others may copy from the request's last block, or wait for it, if the cache has all
+        blocks before it."""
+        n_blocks = (len(request.token_ids) - 1) // self._block_size
+        behind: Node | bytes | None = None
+        if self._copy is not None and request.n_kept == n_blocks:
+            behind = self._node_at(request, n_blocks - 1) if n_blocks else request.root
+        self._tails.note(request, behind)
+
     def _newest(self, parent: Node | None, root: bytes) -> list[Node]:
         """The newest blocks behind `parent`, or, without one, behind the root."""
         found = self._first_nodes.get(root, {}) if parent is None else parent.children
-        return list(islice(reversed(found), _MAX_LOOKED_AT))
+        return list(islice(reversed(found), MAX_LOOKED_AT))
 
     def _keep_part(self, request: Request) -> None:
         """Keeps the request's last block, which is not full, if the cache has what is before it."""
@@ -173,13 +205,3 @@ class PartialBlocks(PrefixCache):
             if not first:
                 del self._first_nodes[node.root]
         return super()._remove(node)
-
-
-def _n_same(ids: bytes, wanted: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    n = 0
-    for a, b in zip(array("i", ids), wanted, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n

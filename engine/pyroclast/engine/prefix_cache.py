@@ -27,7 +27,7 @@ from pyroclast.engine.request import Request
 from pyroclast.engine.roots import N_HASH_BYTES
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
 
-_STOPPED = 1 << 62  # n_kept of a request whose blocks are kept no more
+STOPPED = 1 << 62  # n_kept of a request whose blocks are kept no more
 
 
 class PrefixCache:
@@ -90,7 +90,7 @@ class PrefixCache:
         another request meanwhile, `request` goes on with that one, unless it `leaves`."""
         n_full = request.n_computed // self._block_size
         if n_full > request.n_kept and not self._take_in(request, n_full, leaves=leaves):
-            request.n_kept = _STOPPED
+            request.n_kept = STOPPED
         if self._kept_states is not None and request.snapshots:
             self._kept_states.take(request, partial(self._node_of, request))
         if not leaves:
@@ -104,7 +104,7 @@ class PrefixCache:
     def drop(self, request: Request) -> list[int]:
         """Forgets everything that `request` has read or filled, and what follows it; returns the
         blocks that nobody owns any more."""
-        request.n_kept = _STOPPED
+        request.n_kept = STOPPED
         self._withdraw(request)
         freed: list[int] = []
         for key, _ in request.pages:
@@ -155,7 +155,7 @@ class PrefixCache:
         """The node that ends with so many tokens of the request, if the cache has it.  A request
         that leaves at once may have computed a block that the cache has got from another one."""
         i = n_tokens // self._block_size - 1
-        if i >= request.n_kept or request.n_kept == _STOPPED:
+        if i >= request.n_kept or request.n_kept == STOPPED:
             return None
         return self._node_at(request, i) or self._node_behind(request, i + 1)
 
