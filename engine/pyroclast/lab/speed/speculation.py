@@ -1,13 +1,14 @@
 """Speculation on and off in turn (A B A B), and its costs by themselves.
 
-tasks: answers of a chat model to prompts that they repeat more or less.  copy: a model of random
-weights whose text is forced: after each step, the tokens that it drew are replaced by those of a
-given text, of which a share copies the prompt.  draft: a draft model alone proposes, the same tasks
-for a chat model with wide weights and itself in few bits, and random tokens for models of random
-weights, whose drafts are never right: what they cost.  costs: see verify_costs.  drafter: what
-reading a token costs where nothing repeats.
+tasks: answers of a chat model to prompts that they repeat more or less, to all requests of a task,
+so many at once.  copy: a model of random weights whose text is forced: after each step, the tokens
+that it drew are replaced by those of a given text, of which a share copies the prompt.  draft: a
+draft model alone proposes, the same tasks for a chat model with wide weights and itself in few
+bits, and random tokens for models of random weights, whose drafts are never right: what they cost.
+costs: see verify_costs.  drafter: what reading a token costs where nothing repeats.
 
-Each repetition has a `cache_salt` of its own, so no answer of an earlier one is found.
+Each answer to a task has a `cache_salt` of its own, so it copies its own text alone, and no other
+answer, be it of the same batch, of another row or of an earlier repetition.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,6 +28,7 @@ from pyroclast.engine.drafter import Drafter
 from pyroclast.engine.past_outputs import PastOutputs
 from pyroclast.lab.speed import verify_costs
 from pyroclast.lab.speed.result_file import write_result
+from pyroclast.lab.speed.speculation_counts import copied_share, counting_steps
 from pyroclast.lab.speed.speculation_tasks import TASKS
 from pyroclast.lab.speed.throughput_rows import environment
 
@@ -41,23 +44,31 @@ _PAIRS = [
     ("dummy:llama-3.2-1b@q4_0", "dummy:llama-3.2-1b:2@q4_0"),
 ]
 _N_PROMPT, _N_COPIED, _N_NEW = 512, 24, 16  # of a forced text: 60% are copied
-Generate = Callable[[LLM, SamplingParams], list[Completion]]
+Generate = Callable[[LLM, SamplingParams], list[list[Completion]]]  # of each batch, in turn
+_salts = count()
 
 
 def in_turn(off: LLM, on: LLM, generate: Generate, n_gen: int, repeat: int) -> dict[str, Any]:
-    """Medians of decoding speed; `ratio` is the median of the ratios of single repetitions."""
+    """Medians of decoding speed; `ratio` is the median of the ratios of single repetitions.
+    Tokens, steps and drafts are those of all repetitions."""
     rates: dict[LLM, list[float]] = {off: [], on: []}
     texts: dict[LLM, list[list[int]]] = {off: [], on: []}
+    n_steps = {off: 0, on: 0}
     n_drafted = n_accepted = n_tokens = 0
+    found: list[Completion] = []
     for i in range(repeat + 1):  # the first one touches memory
-        params = SamplingParams(temperature=0, seed=1, max_tokens=n_gen, cache_salt=f"{i}")
         for llm in (off, on) if i % 2 else (on, off):
-            found = generate(llm, params)
+            salt = f"{next(_salts)}"
+            params = SamplingParams(temperature=0, seed=1, max_tokens=n_gen, cache_salt=salt)
+            with counting_steps(llm) as steps:
+                batches = generate(llm, params)
+            found = [each for batch in batches for each in batch]
             texts[llm] += [each.token_ids for each in found]
             if not i:
                 continue
-            seconds = max(each.timings.decode_s for each in found)
+            seconds = sum(max(each.timings.decode_s for each in batch) for batch in batches)
             rates[llm].append(sum(len(each.token_ids) - 1 for each in found) / seconds)
+            n_steps[llm] += steps.n
             n_drafted += sum(each.timings.n_drafted_tokens for each in found)
             n_accepted += sum(each.timings.n_accepted_tokens for each in found)
             n_tokens += sum(len(each.token_ids) for each in found) * (llm is on)
@@ -68,7 +79,10 @@ def in_turn(off: LLM, on: LLM, generate: Generate, n_gen: int, repeat: int) -> d
         "on_tokens_per_s": statistics.median(rates[on]),
         "ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "copied": copied_share(found),
         "n_tokens": n_tokens,
+        "off_steps": n_steps[off],
+        "on_steps": n_steps[on],
         "n_drafted": n_drafted,
         "n_accepted": n_accepted,
         "model": on.name,
@@ -78,16 +92,26 @@ def in_turn(off: LLM, on: LLM, generate: Generate, n_gen: int, repeat: int) -> d
 
 
 def task_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each task, alone and in a batch."""
-    for name, text in TASKS.items():
+    """A row for each task and each number of requests at once."""
+    for name, texts in TASKS.items():
         for n_batch in args.batch or [1, 8]:
-            conversations = [[{"role": "user", "content": text}] for _ in range(n_batch)]
 
-            def generate(llm: LLM, params: SamplingParams, each: Any = conversations) -> Any:
-                return llm.chat(each, params, progress=False)
+            def generate(
+                llm: LLM, params: SamplingParams, texts: list[str] = texts, n: int = n_batch
+            ) -> list[list[Completion]]:
+                return [answers(llm, texts[i : i + n], params) for i in range(0, len(texts), n)]
 
             row = in_turn(off, on, generate, args.n, args.repeat)
-            yield {"test": name, "n_batch": n_batch, **row}
+            yield {"test": name, "n_batch": n_batch, "n_requests": len(texts), **row}
+
+
+def answers(llm: LLM, texts: Sequence[str], params: SamplingParams) -> list[Completion]:
+    """The answers to `texts`, all at once.  The prompts are in the cache before, so that no answer
+    waits for another one's prompt."""
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    each = [params.replace(cache_salt=f"{next(_salts)}") for _ in texts]
+    llm.chat(conversations, [one.replace(max_tokens=1) for one in each], progress=False)
+    return llm.chat(conversations, each, progress=False)
 
 
 def copy_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -102,11 +126,11 @@ def copy_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str,
     for llm in (off, on):
         force(llm, text)
 
-    def generate(llm: LLM, params: SamplingParams) -> list[Completion]:
-        return llm.generate(prompt, params.replace(ignore_eos=True), progress=False)
+    def generate(llm: LLM, params: SamplingParams) -> list[list[Completion]]:
+        return [llm.generate(prompt, params.replace(ignore_eos=True), progress=False)]
 
     row = in_turn(off, on, generate, args.n, args.repeat)
-    yield {"test": "forced copy", "n_batch": 1, "copied": _N_COPIED / (_N_COPIED + _N_NEW), **row}
+    yield {"test": "forced copy", "n_batch": 1, "n_requests": 1, **row}
 
 
 def pair_rows(model: str, draft: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -125,11 +149,13 @@ def random_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[st
     for n_batch in args.batch or [1, 8]:
         prompts = chance.integers(20, off.vocab_size, (n_batch, 64)).tolist()
 
-        def generate(llm: LLM, params: SamplingParams, each: Any = prompts) -> list[Completion]:
-            return llm.generate(each, params.replace(ignore_eos=True), progress=False)
+        def generate(
+            llm: LLM, params: SamplingParams, each: Any = prompts
+        ) -> list[list[Completion]]:
+            return [llm.generate(each, params.replace(ignore_eos=True), progress=False)]
 
         row = in_turn(off, on, generate, args.n, args.repeat)
-        yield {"test": "random tokens", "n_batch": n_batch, **row}
+        yield {"test": "random tokens", "n_batch": n_batch, "n_requests": n_batch, **row}
 
 
 def force(llm: LLM, text: Sequence[int]) -> None:
@@ -181,7 +207,7 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     add("--part", action="append", choices=parts, help="default: all; repeat")
     add("--model", action="append", help="default: those of the part; repeat")
     add("--draft", metavar="MODEL", help="with --part draft and one --model; default: two pairs")
-    add("-n", type=int, default=256, help="tokens to generate (256)")
+    add("-n", type=int, default=128, help="tokens to generate at most (128)")
     add("-b", "--batch", type=int, action="append", help="of the tasks; default: 1 and 8; repeat")
     add("--depth", type=int, action="append", help="of the costs; default: 100 and 4096; repeat")
     add("-t", "--threads", type=int)
@@ -233,5 +259,6 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['model']}, {row['test']}, batch {row['n_batch']}: {row['off_tokens_per_s']:.1f} -> "
         f"{row['on_tokens_per_s']:.1f} tokens/s ({row['ratio']:.2f} times); "
-        f"{row['n_accepted']} of {row['n_drafted']} drafts right, {row['n_tokens']} tokens"
+        f"{row['n_accepted']} of {row['n_drafted']} drafts right, {row['n_tokens']} tokens, "
+        f"{row['copied']:.0%} copied, {row['off_steps']} -> {row['on_steps']} steps"
     )
