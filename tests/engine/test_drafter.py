@@ -65,6 +65,56 @@ def test_one_exchanged_token_does_not_lose_the_place_but_two_do() -> None:
     assert drafter([*prompt, 3, 4, 98], n_prompt=20).read() == 0.0
 
 
+CHANGES = {"inserted": [7, 99, 8], "exchanged": [7, 99], "left out": [7]}
+
+
+def copied(change: str) -> tuple[list[int], list[int]]:
+    """A source that has 7 8 twice, and a copy of its first half that writes something else."""
+    source = [*range(1, 9), *range(11, 17), 7, 8, *range(20, 30)]
+    return source, [*range(1, 7), *CHANGES[change], *range(11, 17)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_a_copy_is_predicted_where_it_comes_again(change: str) -> None:
+    source, copy = copied(change)
+    found = drafter([*source, *copy], n_prompt=len(source))
+    found.read()
+    expected = [*CHANGES[change], 20, 21]
+    assert found.draft(len(expected)) == expected
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_did_not_come_again_is_forgotten(change: str) -> None:
+    source, copy = copied(change)
+    found = drafter([*source, *copy, 7, 8], n_prompt=len(source))
+    found.read()
+    assert found.draft(3) == [20, 21, 22]  # the place is not lost
+    assert not found._changes
+
+
+def test_a_token_at_the_end_of_its_source_cannot_be_left_out() -> None:
+    source, copy = copied("left out")
+    past = PastOutputs(1 << 20)
+    past.add(b"", source[:16])
+    found = drafter([*copy, 7], past=past)
+    found.read()
+    assert found.draft(3) == [8]
+
+
+def test_a_change_is_known_once_the_copy_has_gone_on() -> None:
+    source, _ = copied("inserted")
+    text = [*source, *range(1, 8), 99]
+    found = drafter(text, n_prompt=len(source))
+    found.read()
+    assert found.draft(2) == [11, 12]  # as if 99 stood for 8
+    text.append(8)
+    found.read()
+    assert found.draft(2) == [11, 12]
+    text += [11, 12, 98]  # another change is taken for one of the same kind
+    found.read()
+    assert found.draft(2) == [13, 14]
+
+
 @pytest.mark.parametrize(("n_wrong", "expected"), [(0, 106), (12, 200)])
 def test_a_pair_that_is_surer_is_followed_behind_an_exchanged_token(
     n_wrong: int, expected: int
@@ -90,6 +140,8 @@ def test_a_text_is_read_as_it_grows() -> None:
     for seed in range(20):
         chance = random.Random(seed)
         text = [chance.randrange(6) for _ in range(200)]
+        for token_id in text[:150]:  # and a copy of it with changes
+            text += [[token_id], [token_id, 7], [7], []][max(0, chance.randrange(30) - 26)]
         growing: list[int] = text[:40]
         a = drafter(growing, n_prompt=40)
         for token_id in text[40:]:

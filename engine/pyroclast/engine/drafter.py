@@ -7,6 +7,10 @@ decoding) and Oliaro et al. 2024 (SuffixDecoding) draft this way.
 
 A place that is followed predicts each token before it comes, tried as a draft or not.  So how often
 it is right is known without trying, and costs no step.
+
+A copy may change its source: a name is replaced, a line break inserted.  A change of one token is
+remembered by the two tokens where the source goes on differently, and predicted where they come
+again.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ _MAX_MATCH = 16  # tokens that are compared
 # The chance that the next token is right: behind a wrong one, and by the length of the match, 2, 4,
 # 8, 16 tokens or more.  Here a request begins; then each token that was predicted moves its chance
 # by a share.
-_FIRST_CHANCES = (0.4, 0.2, 0.4, 0.6, 0.8)
+_FIRST_CHANCES = (0.4, 0.2, 0.6, 0.8, 0.9)
 _SHARE = 1 / 12
+# How many tokens of its source a copy passes over with one of its own that is not the next there.
+_INSERTED, _EXCHANGED, _LEFT_OUT = 0, 1, 2
 MAX_CHANCE = 0.97
 
 
@@ -30,12 +36,15 @@ class Drafter:
     __slots__ = (
         "_at",
         "_chances",
+        "_changed",
+        "_changes",
         "_ends",
         "_ids",
         "_last",
         "_n_matched",
         "_past",
         "_root",
+        "_skip",
         "_source",
     )
 
@@ -51,6 +60,13 @@ class Drafter:
         # `_source[_at]` may come next; the `_n_matched` tokens before it agree with the text.  One
         # token: only its place, behind a longer match, is known.
         self._source, self._at, self._n_matched = token_ids, 0, 0
+        # By the token before it and that of the source: the token that came instead, and how many
+        # of the source it passes over.
+        self._changes: dict[int, tuple[int, int]] = {}
+        # The last change, until the token behind it tells what it was: its key, the token that
+        # came, and the place of the one that did not.
+        self._changed = (0, 0, 0)
+        self._skip = _EXCHANGED  # of the last change
         last, ends = self._last, self._ends
         for i in range(n_prompt):
             pair = token_ids[i - 1] << 32 | token_ids[i] if i else -1
@@ -64,7 +80,7 @@ class Drafter:
         for i in range(len(ends), len(ids)):
             token_id = ids[i]
             if self._n_matched:
-                self._follow(token_id)
+                self._follow(i)
             pair = ids[i - 1] << 32 | token_id
             place = last.get(pair, 0)
             ends.append(place)
@@ -79,26 +95,66 @@ class Drafter:
 
     def draft(self, n_tokens: int) -> list[int]:
         """The tokens that may come next, after `read` has told that some may."""
-        found = self._source[self._at : self._at + n_tokens]
-        if self._source is self._ids:  # it may repeat what it has just begun to repeat
-            period = len(self._ids) - self._at
-            while len(found) < n_tokens:
-                found.append(found[-period])
+        found: list[int] = []
+        before, at = self._ids[-1], self._at
+        while len(found) < n_tokens:
+            if at < len(self._source):
+                before, at = self._predict(before, at, len(self._source))
+            elif self._source is self._ids and at - len(self._ids) < len(found):
+                # It may repeat what it has just begun to repeat.
+                before, at = found[at - len(self._ids)], at + 1
+            else:
+                break
+            found.append(before)
         return found
 
-    def _follow(self, token_id: int) -> None:
-        """The token that was predicted has come, or another one."""
-        is_right = self._source[self._at] == token_id
+    def _predict(self, before: int, at: int, n_known: int) -> tuple[int, int]:
+        """The token that comes behind `before` where the source has its token `at`, and the place
+        of the next one.  n_known: tokens of the source."""
+        source = self._source
+        change = self._changes.get(before << 32 | source[at]) if self._changes else None
+        if change is None:
+            return source[at], at + 1
+        token_id, skip = change
+        if skip == _LEFT_OUT:
+            return (source[at + 1], at + 2) if at + 1 < n_known else (source[at], at + 1)
+        return token_id, at + skip
+
+    def _follow(self, i: int) -> None:
+        """Token `i` is the one that was predicted, or another one."""
+        source, at, token_id = self._source, self._at, self._ids[i]
+        n_known = i if source is self._ids else len(source)  # of the source, before this token
+        before = self._ids[i - 1]
+        predicted, self._at = self._predict(before, at, n_known)
+        is_right = predicted == token_id
         which = _class_of(self._n_matched)
         chance = self._chances[which]
         self._chances[which] = min(MAX_CHANCE, chance + (is_right - chance) * _SHARE)
-        self._at += 1
-        if is_right:
+        if self._n_matched == 1:
+            self._settle(token_id, n_known)
+        elif is_right:
             self._n_matched += 1
-        else:  # a token exchanged in a copy: the copy may go on behind it
-            self._n_matched = 1 if self._n_matched >= GRAM else 0
-        if self._at == len(self._source):
+        elif self._n_matched < GRAM:
             self._n_matched = 0
+        elif source[at] == token_id:  # the copy is true again
+            del self._changes[before << 32 | token_id]
+            self._at = at + 1
+        else:  # the copy may go on behind it
+            self._changed = before << 32 | source[at], token_id, at
+            self._n_matched = 1
+            self._at = at + self._skip
+        if self._at >= n_known + (source is self._ids):
+            self._n_matched = 0
+
+    def _settle(self, token_id: int, n_known: int) -> None:
+        """The token behind a change tells what it was."""
+        key, changed_id, at = self._changed
+        for skip in (self._skip, _EXCHANGED, _INSERTED, _LEFT_OUT):
+            if at + skip < n_known and self._source[at + skip] == token_id:
+                self._changes[key] = changed_id, skip
+                self._skip, self._at, self._n_matched = skip, at + skip + 1, GRAM
+                return
+        self._n_matched = 0
 
     def _find(self, i: int) -> None:
         """Follows the place that agrees with the longest end of the text up to token `i`."""
