@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyroclast.engine.draft_costs import (
+    AVX2_STEP_COSTS,
     MAX_DRAFTS,
     STEP_COSTS,
     cost_of,
     least_chance,
     n_drafts,
+    step_costs,
 )
 from pyroclast.engine.drafter import MAX_CHANCE, Drafter
 from pyroclast.engine.past_outputs import GRAM, PastOutputs
@@ -325,6 +327,15 @@ def test_the_least_chance_rises_with_the_batch() -> None:
     assert 0.15 < found[0] < 0.25 and 0.6 < found[3] < 0.7
     # And is no more than it must be: a bit above that for a lone request drafts pay.
     assert n_drafts([found[0] + 0.15], 1) != [0]
+
+
+def test_rows_cost_more_on_avx2() -> None:
+    avx2 = step_costs({"norm.f32": "cpp-avx2", "matmul.q4_0": "cpp-avx2"})
+    assert avx2 is AVX2_STEP_COSTS
+    for variant in ("cpp-avx512vnni", "triton"):
+        assert step_costs({"norm.f32": "cpp-avx2", "matmul.q4_0": variant}) is STEP_COSTS
+    assert n_drafts([0.97], 1, avx2)[0] < n_drafts([0.97], 1)[0]
+    assert least_chance(8, avx2) > least_chance(8)
 
 
 def test_the_cost_of_more_rows_goes_on_as_it_ended() -> None:

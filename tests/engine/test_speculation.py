@@ -222,6 +222,17 @@ def test_a_full_batch_drafts_only_what_pays() -> None:
         assert bool(drafted(found)) == pays
 
 
+@pytest.mark.parametrize("speculation", ["auto", "suffix"])
+def test_the_kernels_of_a_model_tell_what_its_drafts_cost(speculation: str) -> None:
+    params, widest = SamplingParams(temperature=0, max_tokens=100), {}
+    for variant in ("cpp-avx2", "cpp-avx512vnni"):
+        model = FakeModel(spells("the same words, " * 5, 4), max_seq_len=128)
+        model.kernels["matmul.q4_0"] = variant
+        assemble(model, SpecialByteTokenizer(), "fake", speculation).generate([1, 2, 3, 4], params)
+        widest[variant] = max(n_tokens for n_tokens, _, _ in model.steps[1:])
+    assert 1 < widest["cpp-avx2"] < widest["cpp-avx512vnni"]
+
+
 def test_a_batch_in_which_no_draft_can_pay_sorts_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def sorts(*_: object) -> None:
         raise AssertionError("drafts were sorted")

@@ -1,12 +1,12 @@
 """How many draft tokens a step should try: what they may bring, against what they cost.
 
-A step of m rows takes STEP_COSTS[m - 1] times as long as a step of one row.  Each draft is a row
-more.  It brings a token if it and the drafts before it are right.
+A step of m rows takes costs[m - 1] times as long as a step of one row: `step_costs`.  Each draft is
+a row more.  It brings a token if it and the drafts before it are right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 MAX_DRAFTS = 8  # of one request in a step
@@ -18,9 +18,24 @@ STEP_COSTS = (
     1.0, 1.25, 1.42, 1.6, 1.78, 1.96, 2.14, 2.32,
     2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
 )  # fmt: skip
+# The same on AVX2, whose products take more instructions for each row: 135M Q4_1 and 1B Q4_0 on two
+# cores of a Zen 3.
+AVX2_STEP_COSTS = (
+    1.0, 1.22, 1.42, 1.85, 2.2, 2.6, 3.05, 3.5,
+    3.95, 4.3, 4.7, 5.1, 5.5, 5.9, 6.3, 6.7,
+)  # fmt: skip
 # Drafts must promise that many times the tokens per second of a step without: a step that is not
 # like the one before takes Python longer to plan and to write.
 _MIN_GAIN = 1.04
+
+
+def step_costs(kernels: Mapping[str, str]) -> Sequence[float]:
+    """The costs of a model with these kernels, by op and format.  Other kernels than AVX2's cost
+    STEP_COSTS: those with VNNI were measured."""
+    is_avx2 = any(
+        op.startswith("matmul.") and variant == "cpp-avx2" for op, variant in kernels.items()
+    )
+    return AVX2_STEP_COSTS if is_avx2 else STEP_COSTS
 
 
 def cost_of(n_rows: int, costs: Sequence[float] = STEP_COSTS) -> float:

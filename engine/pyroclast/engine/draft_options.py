@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.engine.blocks import BlockPool
+from pyroclast.engine.draft_costs import step_costs
 from pyroclast.engine.draft_model import DraftModel
 from pyroclast.engine.draft_speculator import DraftSpeculator
 from pyroclast.engine.head_drafts import HeadDrafts
@@ -115,20 +116,21 @@ class DraftOptions:
     def make(self, model: StepModel, pool: BlockPool) -> Drafting | None:
         """What proposes drafts to a loaded model, whose cache blocks are those of pool; None where
         nothing does."""
+        costs = step_costs(model.kernels)
         if self.speculation == "mtp":
             check_has_head(model.config, "the model")
             assert model.draft_head is not None, "the config has it"
             drafts = HeadDrafts(model.draft_head, pool, model.block_size)
             share = model.draft_head.weight_bytes / max(1, model.weight_bytes)
-            return DraftSpeculator(drafts, share)
+            return DraftSpeculator(drafts, share, costs)
         if self.model is None:
-            return speculator(self.speculation, model.device, model.n_slots > 0)
+            return speculator(self.speculation, model.device, model.n_slots > 0, costs)
         share = self.model.weight_bytes / max(1, model.weight_bytes)
         vocab_size: int = model.logits.shape[1]
-        second = DraftSpeculator(DraftModel(self.model, vocab_size), share)
+        second = DraftSpeculator(DraftModel(self.model, vocab_size), share, costs)
         if self.speculation == "draft":
             return second
-        text = speculator(self.speculation, model.device, model.n_slots > 0)
+        text = speculator(self.speculation, model.device, model.n_slots > 0, costs)
         return second if text is None else TextThenModel(text, second)
 
 

@@ -32,7 +32,12 @@ def check_speculation(speculation: str) -> None:
         raise RequestError(f"speculation must be one of {known}, got {speculation!r}")
 
 
-def speculator(speculation: str, device: str, is_recurrent: bool = False) -> Speculator | None:
+def speculator(
+    speculation: str,
+    device: str,
+    is_recurrent: bool = False,
+    costs: Sequence[float] = STEP_COSTS,
+) -> Speculator | None:
     """None where no drafts are tried.  "auto" tries them on the CPU, for models without recurrent
     layers: what drafts cost on a GPU, and what it costs to keep the state behind each of them, has
     not been measured."""
@@ -43,7 +48,7 @@ def speculator(speculation: str, device: str, is_recurrent: bool = False) -> Spe
         why = "the model has recurrent layers" if is_recurrent else f"it runs on {device!r}"
         log.info('speculation="auto" tries no drafts, because %s; "suffix" tries them', why)
         return None
-    return Speculator()
+    return Speculator(costs)
 
 
 class Drafting(Protocol):
