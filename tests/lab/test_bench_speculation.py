@@ -12,6 +12,7 @@ from pyroclast.lab.speed.speculation_counts import n_copied_tokens
 from pyroclast.lab.speed.speculation_tasks import N_REQUESTS, TASKS
 
 STEP_S, ROW_S = 0.001, 0.0002
+SHORT_TASKS = {name: [text[:24] for text in texts] for name, texts in TASKS.items()}
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def rows(tmp_path, monkeypatch):
         nonlocal logits_of
         logits_of = logits
         monkeypatch.setattr(speculation, "LLM", load)
+        monkeypatch.setattr(speculation, "TASKS", SHORT_TASKS)
         for module in (stepper, verify_costs):
             monkeypatch.setattr(module, "perf_counter", lambda: now_s)
         path = tmp_path / "out.json"
@@ -85,8 +87,8 @@ def test_no_answer_copies_another_one(rows):
         found[128 + n_written] = 50.0
         return found
 
-    for row in rows("--part tasks --model one -n 60 -b 1 -b 8 --repeat 2", counts_up):
-        assert row["n_tokens"] == 2 * N_REQUESTS * 60
+    for row in rows("--part tasks --model one -n 40 -b 1 -b 8 --repeat 2", counts_up):
+        assert row["n_tokens"] == 2 * N_REQUESTS * 40
         assert row["n_drafted"] == row["copied"] == 0
         assert row["on_steps"] == row["off_steps"]
 
