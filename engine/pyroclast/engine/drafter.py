@@ -24,8 +24,10 @@ _MAX_MATCH = 16  # tokens that are compared
 # by a share.
 _FIRST_CHANCES = (0.4, 0.2, 0.6, 0.8, 0.9)
 _SHARE = 1 / 12
-# How many tokens of its source a copy passes over with one of its own that is not the next there.
-_INSERTED, _EXCHANGED, _LEFT_OUT = 0, 1, 2
+# How many tokens of its source a copy may pass over with one token that is not the next there: one
+# where it is exchanged, none where it is inserted, two where one is left out.
+_SKIPS = (1, 0, 2)
+_NEXT = -1  # the token that came is the source's own, behind the one that was left out
 MAX_CHANCE = 0.97
 
 
@@ -60,13 +62,13 @@ class Drafter:
         # `_source[_at]` may come next; the `_n_matched` tokens before it agree with the text.  One
         # token: only its place, behind a longer match, is known.
         self._source, self._at, self._n_matched = token_ids, 0, 0
-        # By the token before it and that of the source: the token that came instead, and how many
-        # of the source it passes over.
+        # By the token before it and that of the source: the token that came instead or _NEXT, and
+        # how many of the source it passes over.
         self._changes: dict[int, tuple[int, int]] = {}
         # The last change, until the token behind it tells what it was: its key, the token that
         # came, and the place of the one that did not.
         self._changed = (0, 0, 0)
-        self._skip = _EXCHANGED  # of the last change
+        self._skip = _SKIPS[0]  # of the last change
         last, ends = self._last, self._ends
         for i in range(n_prompt):
             pair = token_ids[i - 1] << 32 | token_ids[i] if i else -1
@@ -116,7 +118,7 @@ class Drafter:
         if change is None:
             return source[at], at + 1
         token_id, skip = change
-        if skip == _LEFT_OUT:
+        if token_id == _NEXT:
             return (source[at + 1], at + 2) if at + 1 < n_known else (source[at], at + 1)
         return token_id, at + skip
 
@@ -149,9 +151,11 @@ class Drafter:
     def _settle(self, token_id: int, n_known: int) -> None:
         """The token behind a change tells what it was."""
         key, changed_id, at = self._changed
-        for skip in (self._skip, _EXCHANGED, _INSERTED, _LEFT_OUT):
-            if at + skip < n_known and self._source[at + skip] == token_id:
-                self._changes[key] = changed_id, skip
+        source = self._source
+        for skip in (self._skip, *_SKIPS):
+            if at + skip < n_known and source[at + skip] == token_id:
+                is_next = skip == 2 and source[at + 1] == changed_id
+                self._changes[key] = _NEXT if is_next else changed_id, skip
                 self._skip, self._at, self._n_matched = skip, at + skip + 1, GRAM
                 return
         self._n_matched = 0
