@@ -18,11 +18,11 @@ STEP_COSTS = (
     1.0, 1.25, 1.42, 1.6, 1.78, 1.96, 2.14, 2.32,
     2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
 )  # fmt: skip
-# The same on AVX2, whose products take more instructions for each row: 135M Q4_1 and 1B Q4_0 on two
-# cores of a Zen 3.
+# The same on AVX2, whose products take more instructions for each row: 135M Q4_1 on two cores of a
+# Zen 3 (`bench/speculation.py --part costs`).  Rows of 1B Q4_0 cost up to a fifth more.
 AVX2_STEP_COSTS = (
-    1.0, 1.22, 1.42, 1.85, 2.2, 2.6, 3.05, 3.5,
-    3.95, 4.3, 4.7, 5.1, 5.5, 5.9, 6.3, 6.7,
+    1.0, 1.2, 1.36, 1.7, 2.05, 2.4, 2.8, 3.2,
+    3.6, 3.85, 4.2, 4.6, 5.0, 5.3, 5.7, 6.0,
 )  # fmt: skip
 # Drafts must promise that many times the tokens per second of a step without: a step that is not
 # like the one before takes Python longer to plan and to write.
