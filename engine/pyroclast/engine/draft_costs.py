@@ -19,10 +19,12 @@ STEP_COSTS = (
     2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
 )  # fmt: skip
 # The same on AVX2, whose products take more instructions for each row: 135M Q4_1 on two cores of a
-# Zen 3 (`bench/speculation.py --part costs`).  Rows of 1B Q4_0 cost up to a fifth more.
+# Zen 3 (`bench/speculation.py --part costs`).  Rows of 1B Q4_0 cost up to a fifth more.  Behind 8
+# rows the line is a bit steeper than measured: what a row of a batch costs varies most there, and
+# brings least.
 AVX2_STEP_COSTS = (
     1.0, 1.2, 1.36, 1.7, 2.05, 2.4, 2.8, 3.2,
-    3.6, 3.85, 4.2, 4.6, 5.0, 5.3, 5.7, 6.0,
+    3.6, 4.0, 4.4, 4.8, 5.2, 5.6, 6.0, 6.4,
 )  # fmt: skip
 # Drafts must promise that many times the tokens per second of a step without: a step that is not
 # like the one before takes Python longer to plan and to write.
