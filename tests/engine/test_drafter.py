@@ -117,14 +117,14 @@ def test_a_change_is_known_once_the_copy_has_gone_on() -> None:
     assert found.draft(2) == [13, 14]
 
 
-@pytest.mark.parametrize(("n_wrong", "expected"), [(0, 106), (12, 200)])
+@pytest.mark.parametrize(("n_copied", "expected"), [(2, 106), (5, 200)])
 def test_a_pair_that_is_surer_is_followed_behind_an_exchanged_token(
-    n_wrong: int, expected: int
+    n_copied: int, expected: int
 ) -> None:
     prompt = [*range(20, 90), *range(100, 110), 104, 7, 200, 201]
     text = list(prompt)
-    for i in range(n_wrong):  # a copy that does not go on behind a token of its own
-        text += [*range(20 + 5 * i, 25 + 5 * i), 900 + 2 * i, 901 + 2 * i]
+    for i in range(12):  # neither a pair nor a copy goes on behind a token of its own
+        text += [*range(20 + 5 * i, 20 + n_copied + 5 * i), 900 + 2 * i, 901 + 2 * i]
     text += [100, 101, 102, 103, 104, 7]
     found = drafter(text, n_prompt=len(prompt))
     found.read()
@@ -163,7 +163,7 @@ def test_it_becomes_surer_while_it_is_right_and_less_sure_when_not() -> None:
         text.append(token_id)
         chances.append(found.read())
     assert chances == sorted(chances)
-    assert chances[0] < 0.3
+    assert chances[0] < 0.4
     assert 0.7 < chances[-1] <= MAX_CHANCE
     # Each pair stood before, and something else follows it each time.
     text = [each for i in range(400) for each in (1, 2, 1000 + i)]

@@ -22,7 +22,7 @@ _MAX_MATCH = 16  # tokens that are compared
 # The chance that the next token is right: behind a wrong one, and by the length of the match, 2, 4,
 # 8, 16 tokens or more.  Here a request begins; then each token that was predicted moves its chance
 # by a share.
-_FIRST_CHANCES = (0.4, 0.2, 0.6, 0.8, 0.9)
+_FIRST_CHANCES = (0.4, 0.35, 0.7, 0.85, 0.93)
 _SHARE = 1 / 12
 # How many tokens of its source a copy may pass over with one token that is not the next there: one
 # where it is exchanged, none where it is inserted, two where one is left out.
