@@ -52,39 +52,35 @@ def in_turn(off: LLM, on: LLM, generate: Generate, n_gen: int, repeat: int) -> d
     """Medians of decoding speed; `ratio` is the median of the ratios of single repetitions.
     Tokens, steps and drafts are those of all repetitions."""
     rates: dict[LLM, list[float]] = {off: [], on: []}
-    texts: dict[LLM, list[list[int]]] = {off: [], on: []}
+    answers: dict[LLM, list[Completion]] = {off: [], on: []}
     n_steps = {off: 0, on: 0}
-    n_drafted = n_accepted = n_tokens = 0
-    found: list[Completion] = []
     for i in range(repeat + 1):  # the first one touches memory
         for llm in (off, on) if i % 2 else (on, off):
             salt = f"{next(_salts)}"
             params = SamplingParams(temperature=0, seed=1, max_tokens=n_gen, cache_salt=salt)
             with counting_steps(llm) as steps:
                 batches = generate(llm, params)
-            found = [each for batch in batches for each in batch]
-            texts[llm] += [each.token_ids for each in found]
             if not i:
                 continue
+            found = [each for batch in batches for each in batch]
             seconds = sum(max(each.timings.decode_s for each in batch) for batch in batches)
             rates[llm].append(sum(len(each.token_ids) - 1 for each in found) / seconds)
+            answers[llm] += found
             n_steps[llm] += steps.n
-            n_drafted += sum(each.timings.n_drafted_tokens for each in found)
-            n_accepted += sum(each.timings.n_accepted_tokens for each in found)
-            n_tokens += sum(len(each.token_ids) for each in found) * (llm is on)
-    assert texts[off] == texts[on], "speculation changed a text"
+    texts = [[each.token_ids for each in answers[llm]] for llm in (off, on)]
+    assert texts[0] == texts[1], "speculation changed a text"
     ratios = [a / b for a, b in zip(rates[on], rates[off], strict=True)]
     return {
         "off_tokens_per_s": statistics.median(rates[off]),
         "on_tokens_per_s": statistics.median(rates[on]),
         "ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
-        "copied": copied_share(found),
-        "n_tokens": n_tokens,
+        "copied": copied_share(answers[on]),
+        "n_tokens": sum(map(len, texts[1])),
         "off_steps": n_steps[off],
         "on_steps": n_steps[on],
-        "n_drafted": n_drafted,
-        "n_accepted": n_accepted,
+        "n_drafted": sum(each.timings.n_drafted_tokens for each in answers[on]),
+        "n_accepted": sum(each.timings.n_accepted_tokens for each in answers[on]),
         "model": on.name,
         "threads": on.n_threads,
         "kernels": on.kernels,
@@ -99,13 +95,13 @@ def task_rows(off: LLM, on: LLM, args: argparse.Namespace) -> Iterator[dict[str,
             def generate(
                 llm: LLM, params: SamplingParams, texts: list[str] = texts, n: int = n_batch
             ) -> list[list[Completion]]:
-                return [answers(llm, texts[i : i + n], params) for i in range(0, len(texts), n)]
+                return [answer(llm, texts[i : i + n], params) for i in range(0, len(texts), n)]
 
             row = in_turn(off, on, generate, args.n, args.repeat)
             yield {"test": name, "n_batch": n_batch, "n_requests": len(texts), **row}
 
 
-def answers(llm: LLM, texts: Sequence[str], params: SamplingParams) -> list[Completion]:
+def answer(llm: LLM, texts: Sequence[str], params: SamplingParams) -> list[Completion]:
     """The answers to `texts`, all at once.  The prompts are in the cache before, so that no answer
     waits for another one's prompt."""
     conversations = [[{"role": "user", "content": text}] for text in texts]
