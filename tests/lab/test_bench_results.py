@@ -159,6 +159,11 @@ def test_the_cold_start_is_that_of_whole_processes(monkeypatch, tmp_path, capsys
     assert "--runs must be at least 2, got 1" in capsys.readouterr().err
 
 
+def test_a_measured_process_writes_byte_code(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    cold_start.process_seconds(["-c", "import sys; sys.exit(sys.dont_write_bytecode)"])
+
+
 def test_generate_is_given_the_model(monkeypatch):
     seen = []
     monkeypatch.setattr(
