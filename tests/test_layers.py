@@ -58,6 +58,7 @@ RANKS = [
     ("pyroclast_kernels.OPS", "pyroclast_kernels.ceiling"),
     ("pyroclast_kernels.batch", "pyroclast_kernels.cases"),
     ("pyroclast_kernels.memory", "pyroclast_kernels.mapped_file"),
+    ("pyroclast_kernels.file_loading",),
     ("pyroclast_kernels.program",),
     ("pyroclast_kernels.selection",),
     ("pyroclast_kernels.user_variants", "pyroclast_kernels.tuned"),

@@ -28,6 +28,7 @@ from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
 from pyroclast_kernels.weights.packing import PackedWeight, packed_bytes
 
 if TYPE_CHECKING:
+    from pyroclast_kernels.file_loading import FileLoading
     from pyroclast_kernels.selection import Selection
 
 Array = NDArray[Any]
@@ -116,6 +117,13 @@ class HostMemory:
             row_offset=row_offset,
         )
         Program(recorder.calls, self._executor).run()
+
+    def file_loading(self) -> FileLoading:
+        """Packs rows of files, many in one call, before `loaded`."""
+        from pyroclast_kernels.file_loading import FileLoading
+
+        assert self._selection is not None, "packing is an op, which somebody has to choose"
+        return FileLoading(self._selection, self._executor)
 
     def loaded(self) -> None:
         """No more weights: lets go of the executor, which may be closed, and of unused pages."""

@@ -90,6 +90,12 @@ def native_trace(executor: Any, spans_per_thread: int, n_runs: int) -> Any:
     return _executor.Trace(executor, spans_per_thread, n_runs)
 
 
+def native_load_rows() -> int:
+    """The address of what reads rows and packs them (file_loading.py), or 0 where the executor was
+    not built."""
+    return 0 if _executor is None else int(_executor.LOAD_ROWS)
+
+
 def native_mapping(descriptor: int, n_bytes: int) -> Any:
     """A file mapped for reading (mapped_file.py says more), or None where the executor was not
     built.  OSError if the system refuses."""

@@ -110,7 +110,7 @@ def test_cut_before_any_of_the_reads(
     with open_checkpoint(name) as checkpoint:
         load(checkpoint)
     n_reads = reads
-    assert n_reads > 10
+    assert n_reads > 5  # those that Python does
     for cut_at in range(1, n_reads + 1, 3):  # noqa: B007 - read by `counted`
         reads = 0
         copied(originals, tmp_path, model)

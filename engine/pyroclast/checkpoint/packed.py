@@ -16,7 +16,7 @@ from pyroclast.families.config import ModelConfig
 from pyroclast.families.gguf_rope import ROPE_TENSORS
 from pyroclast.families.tensors import Shape, is_matrix, tensor_shapes
 from pyroclast.files.gguf_metadata import Metadata
-from pyroclast.files.packed_file import Entry, PackedFile
+from pyroclast.files.packed_file import Entry, PackedFile, entry_name
 from pyroclast_kernels.experts import stacked_rows
 from pyroclast_kernels.mapped_file import MappedFile, map_file
 from pyroclast_kernels.weights import formats
@@ -25,11 +25,6 @@ from pyroclast_kernels.weights.packing import LANES, PackedWeight, group_bytes
 # What of the GGUF file's tensors the config needs, beside its keys.
 NAMES_KEY = "pyroclast.tensors"
 VECTOR_KEY = "pyroclast.vector."
-
-
-def entry_name(names: Sequence[str]) -> str:
-    """The entry of the product that these weights make, one below the other."""
-    return "+".join(names)
 
 
 def source_facts(metadata: Metadata) -> dict[str, Any]:

@@ -66,14 +66,28 @@ class ModelFile:
                 rest, start = rest[n_bytes:], start + n_bytes
             status = os.fstat(self._descriptor)
         except OSError as error:
-            reason = reason_of(error)
-            raise ModelFileError(f"{self.path}: {what} cannot be read: {reason}") from error
+            raise self._unreadable(what, error) from error
         if len(rest):
             raise ModelFileError(
                 f"{self.path}: {what} needs {wanted} bytes at offset {offset}, but {start - offset}"
                 f" could be read: the file had {self.size} bytes when it was opened and has "
                 f"{status.st_size} now; {_RETRY}"
             )
+        self._check_unchanged(status, what)
+
+    def check_unchanged(self, what: str) -> None:
+        """Raises if the file is another one than was opened; `what` was read of it by its
+        descriptor."""
+        try:
+            status = os.fstat(self.fileno())
+        except OSError as error:
+            raise self._unreadable(what, error) from error
+        self._check_unchanged(status, what)
+
+    def _unreadable(self, what: str, error: OSError) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {what} cannot be read: {reason_of(error)}")
+
+    def _check_unchanged(self, status: os.stat_result, what: str) -> None:
         if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
             raise ModelFileError(
                 f"{self.path}: the file was changed while it was open (read until {what}; "

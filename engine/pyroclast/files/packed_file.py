@@ -17,7 +17,7 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -57,6 +57,11 @@ class Entry:
     n_bytes: int
     offset: int = 0
     digest: bytes = bytes(_DIGEST_BYTES)
+
+
+def entry_name(names: Sequence[str]) -> str:
+    """The entry of the product that these weights make, one below the other."""
+    return "+".join(names)
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:

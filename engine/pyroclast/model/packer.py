@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyroclast.checkpoint.open import Checkpoint, Tensor
-from pyroclast.checkpoint.packed import entry_name
 from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.checkpoint.stacks import AlternatingRows
 from pyroclast.checkpoint.tensor import converted
 from pyroclast.errors import UnsupportedModelError
 from pyroclast.families.layer_spec import NormSpec
+from pyroclast.files.packed_file import entry_name
+from pyroclast.model.row_queue import RowQueue
 from pyroclast_kernels.experts import stacked_rows
 from pyroclast_kernels.memory import CountingMemory, Memory, Weight
 from pyroclast_kernels.weights.formats import row_bytes
@@ -57,12 +58,18 @@ class Norm:
 
 class Packer:
     """Puts tensors into a memory; float32 mode dequantizes them first.  Where the memory only
-    counts, nothing is read."""
+    counts, nothing is read.  queue: what may wait in it is packed when it is flushed."""
 
     def __init__(
-        self, checkpoint: Checkpoint, memory: Memory, float32: bool, reader: ReadAhead
+        self,
+        checkpoint: Checkpoint,
+        memory: Memory,
+        float32: bool,
+        reader: ReadAhead,
+        queue: RowQueue | None = None,
     ) -> None:
         self._tensors = checkpoint.tensors
+        self._queue = queue
         self._memory, self._float32, self._reader = memory, float32, reader
         self._reads = not isinstance(memory, CountingMemory)
         self.places: dict[str, Place] = {}
@@ -188,7 +195,8 @@ class Packer:
         offset = 0
         for tensor in tensors if self._reads else ():
             stored = converted(tensor, "f32") if self._float32 else tensor
-            for first, raw in self._reader.runs(stored):
-                self._memory.pack(raw, weight, offset + first)
+            if self._queue is None or not self._queue.add(stored, weight, offset):
+                for first, raw in self._reader.runs(stored):
+                    self._memory.pack(raw, weight, offset + first)
             offset += tensor.shape[0]
         return weight

@@ -17,6 +17,7 @@ from pyroclast.families.layer_spec import LayerSpec
 from pyroclast.model.layer_inputs import InputWeights, load_inputs
 from pyroclast.model.layer_weights import Layer, load_layer
 from pyroclast.model.packer import Norm, Packer, Place, Product
+from pyroclast.model.row_queue import RowQueue
 from pyroclast.model.stream_weights import StreamWeights, load_streams
 from pyroclast_kernels.memory import Memory, Weight
 
@@ -89,7 +90,12 @@ def load_weights(
     """Lays out every weight, read by up to n_threads threads; on_layer(i) is called when layer i
     is done (a bar's tick)."""
     with ReadAhead(n_threads) as reader:
-        return lay_out(Packer(checkpoint, memory, float32, reader), checkpoint.config, on_layer)
+        queue = RowQueue.of(memory)
+        packer = Packer(checkpoint, memory, float32, reader, queue)
+        weights = lay_out(packer, checkpoint.config, on_layer)
+        if queue is not None:
+            queue.flush()
+        return weights
 
 
 def lay_out(packer: Packer, config: ModelConfig, on_layer: Callable[[int], None]) -> Weights:

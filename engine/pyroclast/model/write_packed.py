@@ -19,12 +19,12 @@ from pyroclast.checkpoint.convert.mixes import check_target, is_matrix
 from pyroclast.checkpoint.convert.run import Converted, NewFile, checked_path, open_source
 from pyroclast.checkpoint.convert.source import Source, gguf_source
 from pyroclast.checkpoint.open import Checkpoint, Tensor, open_checkpoint
-from pyroclast.checkpoint.packed import NAMES_KEY, VECTOR_KEY, entry_name
+from pyroclast.checkpoint.packed import NAMES_KEY, VECTOR_KEY
 from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.errors import ModelFileError
 from pyroclast.families.gguf_rope import ROPE_TENSORS
 from pyroclast.files.gguf_writer import Value, replacing
-from pyroclast.files.packed_file import Entry
+from pyroclast.files.packed_file import Entry, entry_name
 from pyroclast.files.packed_writer import PackedWriter, placed
 from pyroclast.model.device import kernel_errors
 from pyroclast.model.packer import Floats, Packer

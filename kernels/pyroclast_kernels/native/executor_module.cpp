@@ -12,6 +12,7 @@
 #include <string>
 
 #include "executor.h"
+#include "executor_loading.h"
 #include "executor_mapping.h"
 #include "executor_program.h"
 
@@ -288,6 +289,9 @@ PyMODINIT_FUNC PyInit__executor() {
     Reference module{PyModule_Create(&definition)};
     add_types(module.get());
     if (PyModule_AddIntConstant(module.get(), "FEW_TOKENS", kFewTokens) < 0) throw PythonError();
+    Reference load_address{PyLong_FromVoidPtr(slot(&load_rows))};
+    if (PyModule_AddObjectRef(module.get(), "LOAD_ROWS", load_address.get()) < 0)
+      throw PythonError();
     call("atexit", "register", nullptr, &ending_method);
     call("os", "register_at_fork", "after_in_child", &child_method);
     return module.release();
