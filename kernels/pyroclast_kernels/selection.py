@@ -70,6 +70,7 @@ class Selection:
 
     def __init__(self, rules: str | None = None, on_gpu: bool = False) -> None:
         self.on_gpu = on_gpu
+        self._order = GPU_PREFERENCE if on_gpu else preference()
         self.rules = os.environ.get("PYROCLAST_KERNELS", "") if rules is None else rules
         self._wanted: dict[tuple[str, str], str] = {}
         words = [part.strip() for part in self.rules.split(",")]
@@ -175,7 +176,7 @@ class Selection:
         op = get_op(op_name)
         if rule := self._rule(op_name, format):
             return self._forced(op_name, rule, format)
-        for name in GPU_PREFERENCE if self.on_gpu else preference():
+        for name in self._order:
             if name in TECHNOLOGIES:
                 load_technology(op_name, name)
             variant = op.variants.get(name)
