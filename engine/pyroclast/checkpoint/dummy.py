@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyroclast.checkpoint.convert.mixes import Place, format_of, targets
-from pyroclast.checkpoint.dummy_shapes import SHAPES
+from pyroclast.checkpoint.dummy_shapes import PREFIX, SHAPES
 from pyroclast.checkpoint.tensor import Scratch, Tensor
 from pyroclast.errors import ModelFileError
 from pyroclast.families.config import ModelConfig
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PREFIX", "SHAPES", "dummy_tensors", "dummy_tokenizer", "hyperparameters_of", "parse"]
 
-PREFIX = "dummy:"
 DEFAULT_FORMAT = "q8_0"
 
 # Blocks in a pattern, primes: a tensor repeats the pattern, and since no row is a multiple of it

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.rope import RopeScaling
 
+PREFIX = "dummy:"
+
 _LLAMA3_SCALING = RopeScaling(
     kind="llama3",
     factor=32.0,

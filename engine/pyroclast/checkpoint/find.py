@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyroclast.checkpoint import hub
 from pyroclast.checkpoint.installed import installed_path
 from pyroclast.errors import ModelFileError, reason_of
 from pyroclast.files.gguf_parts import gguf_in_folder
 from pyroclast_kernels.weights import formats
+
+_HUB = "hf:"
 
 
 def find_model(text: str) -> tuple[Path, str | None]:
@@ -24,8 +25,14 @@ def find_model(text: str) -> tuple[Path, str | None]:
             )
     if not _exists(path):
         name = text if to_format is None else base
-        path = hub.downloaded(name) if name.startswith(hub.PREFIX) else installed_path(str(path))
+        path = _downloaded(name) if name.startswith(_HUB) else installed_path(str(path))
     return (path.is_dir() and gguf_in_folder(path)) or path, to_format
+
+
+def _downloaded(name: str) -> Path:
+    from pyroclast.checkpoint import hub  # late: few models are named like that
+
+    return hub.downloaded(name)
 
 
 def _exists(path: Path) -> bool:

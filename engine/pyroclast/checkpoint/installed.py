@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint import dummy_shapes as shapes
 from pyroclast.errors import ModelFileError
 from pyroclast_kernels import cache_folder, whole_file
 

@@ -3,6 +3,7 @@ files, Hugging Face folders and random weights.
 
 Opening reads and checks headers only; weights are read when Tensor.rows() is called.  Every
 tensor that the config calls for is present and of the right shape once a Checkpoint exists.
+What only one of these kinds needs is imported when one is opened.
 """
 
 from __future__ import annotations
@@ -12,28 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pyroclast.checkpoint import dummy as shapes
+from pyroclast.checkpoint import dummy_shapes
 from pyroclast.checkpoint.drafting import with_draft_head, without_drafting
 from pyroclast.checkpoint.find import find_model
-from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
 from pyroclast.checkpoint.match import Naming, StoredTensor, filled, flattened, match_tensors
-from pyroclast.checkpoint.packed import PackedWeights, source_facts
 from pyroclast.checkpoint.parts import vector_values
-from pyroclast.checkpoint.tensor import Tensor, computable, conversion_line, converted
+from pyroclast.checkpoint.tensor import Tensor, all_converted, computable, conversion_line
 from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.gguf_rope import ROPE_TENSORS
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.read_gguf import hyperparameters_from_gguf
-from pyroclast.families.read_hf import hyperparameters_from_hf
 from pyroclast.families.registry import FAMILIES, config_of
-from pyroclast.families.tensors import is_matrix
 from pyroclast.files.gguf_parts import GGUFModel, first_part, model_name
-from pyroclast.files.hf_folder import HFFolder
 from pyroclast.files.packed_file import PackedFile, is_packed
-from pyroclast_kernels.weights import formats
 
 if TYPE_CHECKING:
+    from pyroclast.checkpoint.packed import PackedWeights
     from pyroclast.text.tokenizer import Tokenizer
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_tokenizer"]
@@ -116,7 +112,7 @@ def open_checkpoint(
     read, all else can.  draft_head: with the head that predicts further tokens, where there is one
     (None: and it can be read); packed files have none.
     """
-    if str(model).startswith(shapes.PREFIX):
+    if str(model).startswith(dummy_shapes.PREFIX):
         return _open_dummy(str(model), bool(draft_head))
     path, to_format = find_model(str(model))
     not_folder = _open_packed if is_packed(path) else _open_gguf
@@ -124,7 +120,7 @@ def open_checkpoint(
     if to_format is not None:
         _check_convertible(checkpoint, to_format)
         with _opening(path, checkpoint):
-            checkpoint.tensors = _convert_all(checkpoint.tensors, to_format)
+            checkpoint.tensors = all_converted(checkpoint.tensors, to_format)
     checkpoint.tensors = {name: computable(t) for name, t in checkpoint.tensors.items()}
     return checkpoint
 
@@ -133,7 +129,7 @@ def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
     """A model's tokenizer and name; the weights are not looked at, and may be cut short."""
     from pyroclast.text.tokenizer import Tokenizer
 
-    if str(model).startswith(shapes.PREFIX):
+    if str(model).startswith(dummy_shapes.PREFIX):
         with _open_dummy(str(model), False) as checkpoint:
             return checkpoint.tokenizer(), checkpoint.name
     path, _ = find_model(str(model))
@@ -155,24 +151,6 @@ def _check_convertible(checkpoint: Checkpoint, to_format: str) -> None:
             f"{checkpoint.path}: a packed file is loaded as it is, not as {to_format}; add "
             f"--to {to_format} where it is made (pyroclast convert SRC DST.pyro --packed)"
         )
-
-
-def _convert_all(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
-    block_columns = formats.FORMATS[to_format].block_columns
-    # Learned positions and routers keep their format: they are few, and llama.cpp keeps them too.
-    kept = ("position_embd", "w_router")
-    changed = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if is_matrix(name) and name.rpartition(".")[2] not in kept
-    }
-    for tensor in changed.values():
-        if tensor.shape[-1] % block_columns:
-            raise ModelFileError(
-                f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
-                f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
-            )
-    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}
 
 
 def _open_gguf(path: Path, complete: bool, draft_head: bool | None) -> Checkpoint:
@@ -216,6 +194,8 @@ def _gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _open_packed(path: Path, complete: bool, _: bool | None) -> Checkpoint:
+    from pyroclast.checkpoint.packed import PackedWeights, source_facts
+
     file = PackedFile(path, complete=complete)
     with _opening(path, file):
         hyperparameters = hyperparameters_from_gguf(file.metadata, **source_facts(file.metadata))
@@ -238,6 +218,10 @@ def _open_packed(path: Path, complete: bool, _: bool | None) -> Checkpoint:
 
 
 def _open_folder(path: Path, complete: bool, draft_head: bool | None) -> Checkpoint:
+    from pyroclast.checkpoint.folder_tensors import folder_tensors, settle_head
+    from pyroclast.families.read_hf import hyperparameters_from_hf
+    from pyroclast.files.hf_folder import HFFolder
+
     folder = HFFolder(path, complete=complete)
     with _opening(path, folder):
         hyperparameters = hyperparameters_from_hf(folder.config, folder.generation_config)
@@ -270,6 +254,8 @@ def _open_folder(path: Path, complete: bool, draft_head: bool | None) -> Checkpo
 
 
 def _open_dummy(model: str, draft_head: bool) -> Checkpoint:
+    from pyroclast.checkpoint import dummy as shapes
+
     shape_name, format_name = shapes.parse(model)
     hyperparameters = shapes.hyperparameters_of(shape_name, draft_head=draft_head)
     config = config_of(hyperparameters)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from pyroclast.checkpoint.tensor import Bytes, Scratch, Tensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # Two threads read a page cache faster than memory takes the packed weights.
 _MAX_THREADS = 2
@@ -18,7 +21,7 @@ class ReadAhead:
 
     def __init__(self, n_threads: int) -> None:
         self._n_ahead = min(n_threads, _MAX_THREADS) if n_threads > 1 else 0
-        self._pool = ThreadPoolExecutor(max(1, self._n_ahead), "pyroclast-read")
+        self._pool: ThreadPoolExecutor | None = None
         self._own, self._free = Scratch(), list[Scratch]()
 
     def runs(self, tensor: Tensor) -> Iterator[tuple[int, Bytes]]:
@@ -40,6 +43,10 @@ class ReadAhead:
         """Begins to read these rows; None where no thread can."""
         if not self._n_ahead:
             return None
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # late: most tensors are one run
+
+            self._pool = ThreadPoolExecutor(self._n_ahead, "pyroclast-read")
         scratch = self._free.pop() if self._free else Scratch()
         try:
             return scratch, self._pool.submit(tensor.rows, first, last, scratch)
@@ -59,4 +66,5 @@ class ReadAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)

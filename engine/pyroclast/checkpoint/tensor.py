@@ -267,3 +267,23 @@ def converted(tensor: Tensor, to_format: str) -> Tensor:
         return replace(tensor, format=to_format, is_packed=False) if tensor.is_packed else tensor
     source = QuantizedRows(tensor.source, tensor.source_format, to_format)
     return Tensor(tensor.name, tensor.source_name, to_format, tensor.shape, source)
+
+
+def all_converted(tensors: dict[str, Tensor], to_format: str) -> dict[str, Tensor]:
+    """The same weights, the matrices in another format.  ModelFileError for a matrix whose rows do
+    not divide into its blocks."""
+    block_columns = formats.FORMATS[to_format].block_columns
+    # Learned positions and routers keep their format: they are few, and llama.cpp keeps them too.
+    kept = ("position_embd", "w_router")
+    changed = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if is_matrix(name) and name.rpartition(".")[2] not in kept
+    }
+    for tensor in changed.values():
+        if tensor.shape[-1] % block_columns:
+            raise ModelFileError(
+                f"tensor {tensor.source_name!r} has {tensor.shape[-1]} columns; "
+                f"{to_format} needs a multiple of {block_columns} (f16 and bf16 take any number)"
+            )
+    return tensors | {name: converted(tensor, to_format) for name, tensor in changed.items()}

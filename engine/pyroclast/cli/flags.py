@@ -12,7 +12,6 @@ from typing import Any
 
 from pyroclast.cli.terminal import fail
 from pyroclast.errors import SamplingError
-from pyroclast.lab.speed.workload_flags import add_workload_flags
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_MAX_TOKENS = 256
@@ -231,6 +230,8 @@ def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_bench(command: argparse.ArgumentParser) -> None:
+    from pyroclast.lab.speed.workload_flags import add_workload_flags
+
     add_workload_flags(command)
     command.add_argument(
         "-r", "--repetitions", type=int, default=5, metavar="N", help="of each row (default: 5)"

@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyroclast.engine import checks
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.pages.folder import DEFAULT_BYTES, make_folder
-from pyroclast.engine.pages.record import PageFormat
-from pyroclast.engine.pages.tier import DiskTier
 from pyroclast.engine.state_slots import StateSlots
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.tiered_cache import TieredCache
 from pyroclast.errors import CacheFileError, RequestError
+
+if TYPE_CHECKING:
+    from pyroclast.engine.pages.record import PageFormat
+    from pyroclast.engine.pages.tier import DiskTier
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class CacheOptions:
                 path = os.fspath(path)
             if not isinstance(path, str) or not path:  # "" would be the current folder
                 raise RequestError(f"cache_dir must be the path of a folder, got {path!r:.100}")
+            from pyroclast.engine.pages.folder import make_folder
+
             make_folder(path)
 
     def make(self, model: StepModel) -> TieredCache:
@@ -67,6 +71,9 @@ class CacheOptions:
         """What lies below it: pages of the model with its weights of now."""
         if self.cache_dir is None:
             return ()
+        from pyroclast.engine.pages.folder import DEFAULT_BYTES
+        from pyroclast.engine.pages.tier import DiskTier
+
         limit, format = self.cache_dir_bytes or DEFAULT_BYTES, page_format(model)
         folder = Path(os.path.abspath(self.cache_dir))
         arrays, threads = model.block_arrays, model.n_threads
@@ -94,6 +101,8 @@ def page_format(model: StepModel) -> PageFormat:
             f"cache_dir and saved states need the CPU, this model runs on {model.device!r}; load "
             'it with device="cpu", or leave them out'
         )
+    from pyroclast.engine.pages.record import PageFormat
+
     identity = model.cache_identity
     n_state_bytes = sum(array.nbytes for array in model.slot_arrays(0)) if model.n_slots else 0
     return PageFormat(identity, n_state_bytes)

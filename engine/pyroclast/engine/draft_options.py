@@ -25,7 +25,6 @@ from pyroclast.model.load import AdapterPaths, Loaded, load
 from pyroclast.model.load_plan import Plan, plan
 from pyroclast.model.model import Model
 from pyroclast.model.options import LoadOptions
-from pyroclast.text.same_vocabulary import check_same_vocabulary
 
 if TYPE_CHECKING:
     from pyroclast.engine.step_model import StepModel
@@ -98,6 +97,8 @@ class DraftOptions:
             return load(model, "cpu", adapters, draft_head=True, **options)
         if self.draft is None:
             return load(model, device, adapters, **options)
+        from pyroclast.text.same_vocabulary import check_same_vocabulary
+
         _check_cpu("a draft model", device, options)
         with open_checkpoint(self.draft) as checkpoint:
             planned = _plan(checkpoint, options)

@@ -15,11 +15,11 @@ from pyroclast.engine.pooling import Pooled
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.roots import Roots
 from pyroclast.engine.text_decoder import PaddedTextDecoder, TextDecoder
-from pyroclast.sampling.grammar import GrammarCompiler, Matcher
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from pyroclast.engine.read_request import OnRows
+    from pyroclast.sampling.grammar import GrammarCompiler, Matcher
     from pyroclast.text.tokenizer import Tokenizer
 
 
@@ -191,6 +191,8 @@ class Intake:
         if params.structured is None:
             return None
         if self._grammars is None:
+            from pyroclast.sampling.grammar import GrammarCompiler
+
             tokenizer = self._tokenizer
             self._grammars = GrammarCompiler(
                 [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)],

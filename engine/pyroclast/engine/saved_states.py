@@ -6,17 +6,19 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyroclast.engine.cache_options import page_format
 from pyroclast.engine.call import Call
 from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
-from pyroclast.engine.pages.record import PageFormat
-from pyroclast.engine.pages.states import open_state, write_state
-from pyroclast.engine.pages.writer import Kept
 from pyroclast.engine.read_request import ReadRequest
 from pyroclast.engine.tiered_cache import Tier, TieredCache
 from pyroclast.errors import CacheFileError, RequestError
+
+if TYPE_CHECKING:
+    from pyroclast.engine.pages.record import PageFormat
+    from pyroclast.engine.pages.writer import Kept
 
 
 class SavedStates:
@@ -42,6 +44,8 @@ class SavedStates:
     ) -> int:
         """The number of positions that the file holds: the prompt's full blocks.  begin: gives the
         call, which knows the adapter as it is by then."""
+        from pyroclast.engine.pages.states import write_state
+
         n_changes, call = self._n_changes, begin()
         size = self._model.block_size
         n_pages = len(token_ids) // size
@@ -69,6 +73,8 @@ class SavedStates:
 
     def load(self, path: str | os.PathLike[str], begin: Callable[[], Call]) -> int:
         """The number of positions that are in the prefix cache now."""
+        from pyroclast.engine.pages.states import open_state
+
         n_changes, call = self._n_changes, begin()
         model, format = self._model, self._format
         state = open_state(

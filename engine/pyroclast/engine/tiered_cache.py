@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.pages.record import Page, TextDigest
-from pyroclast.engine.pages.writer import Kept
 from pyroclast.engine.partial_blocks import PartialBlocks
 from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
+
+if TYPE_CHECKING:
+    from pyroclast.engine.pages.writer import Kept
 
 # The arrays of a slot of recurrent layers' states.
 SlotArrays = Callable[[int], Sequence[Any]]
@@ -131,12 +132,18 @@ class TieredCache(PartialBlocks):
 
     def kept(self, request: Request) -> Iterator[Kept]:
         """The pages of a request's text that are in the cache, from the first on."""
+        from pyroclast.engine.pages.record import Page
+        from pyroclast.engine.pages.writer import Kept
+
         for node in self._kept_nodes(request):
             page = Page(node.root, _parent(node), node.key, node.ids)
             yield Kept(page, node.block, partial(_is_there, self._nodes, node))
 
     def kept_states(self, request: Request) -> Iterator[Kept]:
         """The states behind such pages that are in the cache."""
+        from pyroclast.engine.pages.record import Page, TextDigest
+        from pyroclast.engine.pages.writer import Kept
+
         text = TextDigest()
         for node in self._kept_nodes(request):
             text.add(node.ids)

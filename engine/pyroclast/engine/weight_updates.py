@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pyroclast.checkpoint.adapter.given import given_products
-from pyroclast.checkpoint.adapter.open import fingerprint
 from pyroclast.engine import checks
 from pyroclast.engine.cache_options import CacheOptions
 from pyroclast.engine.loop import Loop
@@ -15,7 +13,6 @@ from pyroclast.engine.model_facts import ModelFacts
 from pyroclast.engine.saved_states import SavedStates
 from pyroclast.engine.tiered_cache import Tier
 from pyroclast.model.adapters import AdapterKey
-from pyroclast.model.update import uninterrupted
 
 
 class UpdatableModel(ModelFacts):
@@ -47,6 +44,11 @@ class UpdatableModel(ModelFacts):
             prepared = self.model.prepare_update(tensors)
             self._change(lambda: self.model.update(prepared))
             return
+        # Late: few models are updated.
+        from pyroclast.checkpoint.adapter.given import given_products
+        from pyroclast.checkpoint.adapter.open import fingerprint
+        from pyroclast.model.update import uninterrupted
+
         key = checks.find_adapter(adapter, self._adapters)
         assert key.slot is not None, "the base model is no adapter"
         slot, products = key.slot, given_products(self.model.config, key.scales, tensors)

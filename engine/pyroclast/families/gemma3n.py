@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import NormalDist
 from typing import Any
 
 from pyroclast.errors import ModelFileError, UnsupportedModelError
@@ -104,6 +103,8 @@ def _sparsity(h: Hyperparameters) -> list[float | None]:
         check_number("activation_sparsity_pattern", each, 0.0, 1.0)
         if each == 1:
             raise ModelFileError("activation_sparsity_pattern must be below 1, got 1")
+    from statistics import NormalDist  # late: it takes as long as all other families
+
     return [NormalDist().inv_cdf(each) if each > 0 else None for each in found]
 
 

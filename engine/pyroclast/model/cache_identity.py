@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -69,6 +68,8 @@ def model_digest(config: ModelConfig, weights: Weights, plan: Plan) -> bytes:
             continue
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         chunks += [raw[i : i + _CHUNK_BYTES] for i in range(0, len(raw), _CHUNK_BYTES)]
+    from concurrent.futures import ThreadPoolExecutor  # late: few processes keep pages
+
     with ThreadPoolExecutor(plan.n_threads) as threads:
         for each in threads.map(_digest, chunks):
             digest.update(each)

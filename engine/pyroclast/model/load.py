@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyroclast.checkpoint.adapter.open import Adapter, fingerprint, open_adapter
 from pyroclast.checkpoint.background import Background
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
 from pyroclast.errors import RequestError
@@ -23,6 +22,7 @@ from pyroclast.model.options import LoadOptions
 from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:
+    from pyroclast.checkpoint.adapter.open import Adapter
     from pyroclast.text.tokenizer import Tokenizer
 
 log = logging.getLogger("pyroclast")
@@ -115,6 +115,11 @@ def check_names(adapters: AdapterPaths) -> None:
 @contextmanager
 def _opened(adapters: AdapterPaths, checkpoint: Checkpoint) -> Iterator[dict[str, Adapter]]:
     """The adapters by name; all are closed in the end."""
+    if not adapters:
+        yield {}
+        return
+    from pyroclast.checkpoint.adapter.open import open_adapter  # late: few models have any
+
     with ExitStack() as stack:
         found = {}
         for name, path in adapters.items():
@@ -137,6 +142,10 @@ def _slots(adapters: list[Adapter]) -> AdapterSlots | None:
 
 def _fill(model: Model, adapters: Mapping[str, Adapter]) -> dict[str, AdapterKey]:
     """Reads each adapter into its slot, one after the other."""
+    if not adapters:
+        return {}
+    from pyroclast.checkpoint.adapter.open import fingerprint
+
     keys = {}
     for slot, (name, adapter) in enumerate(adapters.items()):
         products = adapter.read()

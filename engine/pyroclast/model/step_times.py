@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pyroclast_kernels import timeline
 from pyroclast_kernels.program import Program
 
 
@@ -14,6 +13,8 @@ def step_times(program: Program, *, on_gpu: bool) -> list[tuple[str, str, str, f
         assert isinstance(program, DeviceProgram), "there is no third one"
         times_us = program.profile()
     else:
+        from pyroclast_kernels import timeline
+
         times_us = timeline.profile(program)
     return [
         (c.label, f"{c.kernel.op}.{c.kernel.format}", c.kernel.variant, microseconds)

@@ -7,15 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast.checkpoint.given import match_given
-from pyroclast.checkpoint.packed import PackedWeights
 from pyroclast.checkpoint.tensor import Bytes, Tensor
 from pyroclast.errors import RequestError
 from pyroclast.families.config import ModelConfig
@@ -26,7 +23,11 @@ from pyroclast.model.packer import Place
 from pyroclast.model.weights import Weights
 from pyroclast_kernels.errors import KernelError as KernelLibraryError
 from pyroclast_kernels.memory import Memory
-from pyroclast_kernels.weights.encode import encode
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pyroclast.checkpoint.packed import PackedWeights
 
 _SLICE_VALUES = 1 << 20  # quantized by one thread at a time
 
@@ -91,6 +92,11 @@ def prepare(
             f"{packed.file.path}: the weights of a packed file are shared by all who map it and "
             'cannot be updated; load the file that it was made from, or use compute="float32"'
         )
+    # Late: few models are updated.
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pyroclast.checkpoint.given import match_given
+
     given, places = match_given(config, tensors), weights.places
     rows: list[Rows] = []
     values = []
@@ -118,6 +124,8 @@ def _rows(tensor: Tensor, place: Place, threads: ThreadPoolExecutor) -> list[Row
 
 
 def _encoded(tensor: Tensor, format: str, threads: ThreadPoolExecutor) -> Bytes:
+    from pyroclast_kernels.weights.encode import encode
+
     values = tensor.float32().reshape(tensor.n_rows, tensor.shape[-1])
     limit = float(np.finfo(np.float16).max)
     if format == "f16" and np.abs(values).max(initial=0.0) > limit:

@@ -10,7 +10,6 @@ from operator import index
 from typing import Any
 
 from pyroclast.errors import SamplingError
-from pyroclast.sampling.structured import check_structured
 
 # (token ids so far: prompt and output, logits float32 (vocab_size,)) -> logits of the same shape;
 # the array may be changed in place and returned.
@@ -109,6 +108,14 @@ def _some_token_ids(name: str, value: Any) -> tuple[int, ...]:
     return found
 
 
+def _structured(name: str, value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    from pyroclast.sampling.structured import check_structured  # late: few requests have any
+
+    return check_structured(name, value)
+
+
 def _biases(name: str, value: Any) -> dict[int, float]:
     allowed = (
         f"a mapping of at most {MAX_LOGIT_BIASES} token ids to finite numbers, or to -inf for "
@@ -168,7 +175,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logit_bias": _biases,
     "allowed_token_ids": _optional(_some_token_ids),
     "logits_processors": _processors,
-    "structured": check_structured,
+    "structured": _structured,
     "skip_special_tokens": _flag,
     "cache_salt": _optional(_salt),
 }

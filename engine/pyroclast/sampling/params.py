@@ -9,7 +9,6 @@ Here the default, None, means until the model ends the text or the context is fu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import os
 from collections.abc import Iterable, Mapping
@@ -170,6 +169,8 @@ class SamplingParams:
 
 
 def _unknown(name: str, known: list[str]) -> SamplingError:
+    import difflib  # late: only a misspelt name needs it
+
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return SamplingError(f"unknown sampling parameter {name!r}; {hint}known: {', '.join(known)}")

@@ -7,7 +7,7 @@ BaseException, which `except Exception` does not catch.  A KeyboardInterrupt pas
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Stands for a control token in a text of which nothing else may become one.  Nobody can spell it:
 # it is another one in each process.
-_NONCE = secrets.token_hex(16)
+_NONCE = os.urandom(16).hex()
 CUT = f"\ufdd0{_NONCE}\ufdd1"
 CUT_WITHIN = f"\ufdd0{_NONCE}\ufdd2"  # the same, of a token after which no new text begins
 CUTS = [CUT, CUT_WITHIN]

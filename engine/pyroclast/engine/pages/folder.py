@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -164,7 +163,7 @@ class Segment:
     header."""
 
     def __init__(self, folder: Path, format: PageFormat) -> None:
-        name = f"{time.time_ns():020}-{os.getpid()}-{secrets.token_hex(4)}"
+        name = f"{time.time_ns():020}-{os.getpid()}-{os.urandom(4).hex()}"
         self.path, self.n_bytes = folder / f"{name}.pages", 0
         part = folder / f"{name}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,0 +1,118 @@
+"""What `pyroclast generate` leaves out, so that its first token comes soon."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from pyroclast.cli import main as cli
+from pyroclast.cli import text
+
+pytestmark = pytest.mark.usefixtures("child_paths")
+
+# Rooms and modules that a plain `generate` has no use for, each with all that is below it.
+UNUSED = (
+    "pyroclast.async_llm",
+    "pyroclast.checkpoint.adapter.open",
+    "pyroclast.checkpoint.convert",
+    "pyroclast.checkpoint.dummy",
+    "pyroclast.checkpoint.given",
+    "pyroclast.checkpoint.hub",
+    "pyroclast.checkpoint.packed",
+    "pyroclast.engine.pages",
+    "pyroclast.files.gguf_writer",
+    "pyroclast.files.safetensors",
+    "pyroclast.lab",
+    "pyroclast.lens",
+    "pyroclast.sampling.grammar",
+    "pyroclast.sampling.structured",
+    "pyroclast.server",
+    "pyroclast.text.chat",
+    "pyroclast.text.same_vocabulary",
+    "pyroclast.train",
+    "pyroclast_kernels.gpu",
+    "pyroclast_kernels.timeline",
+    "pyroclast_kernels.weights.encode",
+)
+UNUSED_LIBRARIES = (
+    "asyncio", "concurrent.futures", "difflib", "jinja2", "llguidance", "numba",
+    "secrets", "sqlite3", "statistics", "subprocess", "tqdm", "webbrowser",
+)  # fmt: skip
+COMMAND_MODULES = {"flags", "main", "terminal", "text"}
+CODE = """
+import json, sys
+from pyroclast.cli.main import main
+try:
+    main(["generate", "Hi", "-n", "1", "--model", sys.argv[1]])
+finally:
+    print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_generate_imports_only_what_it_uses(tmp_path: Path) -> None:
+    weights = tiny.random_weights(tiny.BASE)
+    model = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.BASE, weights)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(model)], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "pyroclast.llm" in loaded
+    for name in UNUSED:
+        assert importlib.util.find_spec(name), f"{name} has another name now"
+    unused = {*UNUSED, *UNUSED_LIBRARIES}
+    assert sorted(n for n in loaded if any(n == u or n.startswith(f"{u}.") for u in unused)) == []
+    commands = {name.rpartition(".")[2] for name in loaded if name.startswith("pyroclast.cli.")}
+    assert commands == COMMAND_MODULES
+
+
+def test_a_command_makes_no_other_commands_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(cli, "add_flags", lambda _, name: made.append(name))
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", "--nonsense"])
+    assert made == ["doctor"]
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert made == ["doctor", *cli.COMMANDS]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_collections_pass_over_what_was_loaded(
+    monkeypatch: pytest.MonkeyPatch, was_on: bool, fails: bool
+) -> None:
+    seen = []
+
+    def load(*_: object, **__: object) -> str:
+        seen.append(gc.isenabled())
+        if fails:
+            raise MemoryError
+        return "loaded"
+
+    monkeypatch.setattr("pyroclast.llm.LLM", load)
+    args = Namespace(
+        command="score", model="m", device="cpu", compute="auto", kernels=None, threads=1,
+        kv_dtype="auto", adapter=[],
+    )  # fmt: skip
+    gc.enable() if was_on else gc.disable()
+    try:
+        before = gc.get_freeze_count()
+        if fails:
+            with pytest.raises(MemoryError):
+                text.load(args)
+        else:
+            assert text.load(args) == "loaded"
+        assert seen == [False]
+        assert gc.isenabled() == was_on
+        assert (gc.get_freeze_count() > before) == (not fails)
+    finally:
+        gc.unfreeze()
+        gc.enable()
