@@ -9,7 +9,6 @@ one by one through ctypes, in one thread.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -21,24 +20,13 @@ import numpy as np
 
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.native.scratch import reserve_scratch
+from pyroclast_kernels.native.strings import load_executor
 from pyroclast_kernels.registry import get_op
 from pyroclast_kernels.selection import Kernel, Selection
 from pyroclast_kernels.tables import FEW_TOKENS
 from pyroclast_kernels.weights.packing import PackedWeight
 
-
-def _load_executor() -> Any:
-    """The native module, or None where there was no compiler (`pyroclast doctor` tells)."""
-    name = "pyroclast_kernels._executor"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return None
-
-
-_executor = _load_executor()
+_executor = load_executor()
 
 # Parts per thread: more even out two unequal cores, each costs an atomic addition.
 PARTS_PER_THREAD = 2

@@ -9,12 +9,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "executor.h"
 #include "executor_loading.h"
 #include "executor_mapping.h"
 #include "executor_program.h"
+#include "executor_strings.h"
 
 namespace {
 
@@ -290,7 +290,8 @@ PyMODINIT_FUNC PyInit__executor() {
     add_types(module.get());
     if (PyModule_AddIntConstant(module.get(), "FEW_TOKENS", kFewTokens) < 0) throw PythonError();
     Reference load_address{PyLong_FromVoidPtr(slot(&load_rows))};
-    if (PyModule_AddObjectRef(module.get(), "LOAD_ROWS", load_address.get()) < 0)
+    if (PyModule_AddObjectRef(module.get(), "LOAD_ROWS", load_address.get()) < 0 ||
+        PyModule_AddFunctions(module.get(), string_functions) < 0)
       throw PythonError();
     call("atexit", "register", nullptr, &ending_method);
     call("os", "register_at_fork", "after_in_child", &child_method);

@@ -1,0 +1,67 @@
+"""Strings of GGUF files in native code, against the same in Python."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pyroclast.errors import ModelFileError
+from pyroclast.files import gguf_metadata
+from pyroclast_kernels.native import strings
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(strings.load_executor() is None, reason="the executor was not built"),
+]
+TEXTS = ["", "a", "Ġthe", "日本", "\0" * 9, "x" * 300, "\U0001f525"]
+
+
+def stored(texts: list[str]) -> bytes:
+    return b"".join(len(t.encode()).to_bytes(8, "little") + t.encode() for t in texts)
+
+
+@pytest.mark.parametrize("texts", [[], [""], TEXTS, TEXTS * 50])
+def test_strings_are_decoded(texts: list[str]) -> None:
+    assert strings.decode(stored(texts), len(texts)) == texts
+    assert strings.step_over(stored(texts), 0, len(texts)) == (len(texts), len(stored(texts)))
+
+
+def test_only_whole_strings_are_stepped_over() -> None:
+    data, end = stored(TEXTS), len(stored(TEXTS[:3]))
+    assert strings.step_over(data[: end + 7], 0, 9) == (3, end)
+    assert strings.step_over(data[: end + 8], 0, 9) == (3, end)
+    assert strings.step_over(data, 0, 3) == (3, end)
+    assert strings.step_over(data, end, 1) == (1, len(stored(TEXTS[:4])))
+    for length in (1 << 31, 1 << 63, (1 << 64) - 1, (1 << 64) - 8):
+        assert strings.step_over(length.to_bytes(8, "little") * 2, 0, 2) == (0, 0)
+    with pytest.raises(IndexError):
+        strings.step_over(data, len(data) + 1, 1)
+    with pytest.raises(IndexError):
+        strings.step_over(data, -1, 1)
+
+
+@pytest.mark.parametrize("count", [-1, len(TEXTS) - 1, len(TEXTS) + 1, 1 << 40, (1 << 63) - 1])
+def test_a_false_count_is_no_list(count: int) -> None:
+    assert strings.decode(stored(TEXTS), count) is None
+
+
+def test_damaged_strings_are_what_python_takes_them_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte is another: the same strings, or the same error."""
+    data, rng = stored(TEXTS), random.Random(0)
+
+    def outcome(damaged: bytes) -> list[str] | str:
+        try:
+            return gguf_metadata._decode_strings(damaged, len(TEXTS), "m.gguf: 'tokens'")
+        except ModelFileError as error:
+            return str(error)
+
+    damaged = [bytearray(data) for _ in range(300)]
+    for each in damaged:
+        each[rng.randrange(len(each))] = rng.randrange(256)
+    found = [outcome(bytes(each)) for each in damaged]
+    monkeypatch.setattr(strings, "_native", None)
+    assert found == [outcome(bytes(each)) for each in damaged]
+    assert {type(each) for each in found} == {list, str}
+    assert any("not valid UTF-8" in each for each in found)
+    assert strings.step_over(data, 8, 3) == (0, 8)
