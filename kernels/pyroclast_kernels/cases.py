@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.q8_blocks import BLOCK, Q8_BLOCK, dequantize
+from pyroclast_kernels.q8_blocks import BLOCK, LEVELS, Q8_BLOCK, dequantize
 from pyroclast_kernels.registry import folder_of, get_op
 from pyroclast_kernels.weights.packing import PackedWeight
 
@@ -24,6 +24,8 @@ Array = NDArray[Any]
 Arguments = dict[str, Any]
 
 EPS = float(np.finfo(np.float32).eps)
+# Of the scales of two levels; 1 first.
+_LEVEL_RATIOS = np.array([1.0, *(a / b for a in LEVELS for b in LEVELS if a != b)])
 
 
 @dataclass(frozen=True)
@@ -149,14 +151,32 @@ def _q8_pairs(name: str, got: Array) -> Iterator[tuple[str, Array, Array, Array 
 def _q8_alike(
     name: str, got: Array, wanted: Array
 ) -> Iterator[tuple[str, Array, Array, Array | float]]:
-    """Scales agree to 1e-5; values may differ by one step, where x / scale is near a tie.  Values
-    times a scale of NaN stand for nothing, and may be any."""
-    yield f"{name}.scale", got["scale"], wanted["scale"], 1e-5 * np.abs(wanted["scale"])
-    is_nan = np.isnan(wanted["scale"])[..., None]
-    values = np.where(is_nan, wanted["values"], got["values"])
+    """Scales agree to 1e-5, and values may differ by one step, where x / scale is near a tie.
+    Where two levels lose all but the same, a block may have the other one's scale: few do, and what
+    they stand for agrees to a step.  Values times a scale of NaN stand for nothing."""
+    nearest = _LEVEL_RATIOS[_nearest(got["scale"], wanted["scale"])]
+    scale = wanted["scale"] * nearest
+    yield f"{name}.scale", got["scale"], scale, 1e-5 * np.abs(scale)
+    is_other = nearest != 1
+    n_others = np.array([is_other.sum()])
+    yield f"{name}.blocks of another level", n_others, np.zeros(1), 1 + 0.02 * scale.size
+    a, b = (x["values"][is_other] * x["scale"][is_other, None] for x in (got, wanted))
+    step = np.maximum(got["scale"], wanted["scale"])[is_other, None]
+    yield f"{name}.values at another level", a, b, step
+    is_free = (np.isnan(wanted["scale"]) | is_other)[..., None]
+    values = np.where(is_free, wanted["values"], got["values"])
     yield f"{name}.values", values, wanted["values"], 1.0
     differ = np.mean(values != wanted["values"])
     yield f"{name}.share of values off by one", np.array([differ]), np.array([0.0]), 0.02
+
+
+def _nearest(got: Array, wanted: Array) -> Array:
+    """Which of _LEVEL_RATIOS is nearest to got / wanted; that of equals where there is no ratio."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = got.astype(np.float64) / wanted
+    distances = np.abs(np.where(np.isfinite(ratio), ratio, 1.0)[..., None] - _LEVEL_RATIOS)
+    nearest: Array = distances.argmin(axis=-1)
+    return nearest
 
 
 def _q8_rounded(

@@ -86,8 +86,9 @@ def test_quantize_gives_the_bits_of_the_reference(n_cols: int) -> None:
 
 
 def test_ties_go_to_the_even_number() -> None:
-    x = np.arange(-16, 16, dtype=np.float32)[None] + np.float32(0.5)
-    x[0, 0] = 127.0  # a scale of 1
+    x = np.arange(-16, 16, dtype=np.float32)[None]  # whole numbers, for which a scale of 1 is best
+    x[0, 15:19] = -0.5, 0.5, 1.5, 2.5
+    x[0, 0] = 127.0
     assert_the_same_blocks(x, quantized(x))
     assert quantized(x)["values"][0, 0, 15:19].tolist() == [0, 0, 2, 2]
 

@@ -188,6 +188,14 @@ def low_bytes(builder: Any, x: Any) -> Any:
     return builder.trunc(x, I8X16)
 
 
+def level_squares(builder: Any, x: Any, factor: Any) -> Any:
+    """Squares of the low byte, as a signed one, of (x * factor + 2^14) >> 15 (q8_blocks.py)."""
+    scaled = builder.add(builder.mul(x, splat(builder, factor)), constant(I32X16, 1 << 14))
+    at_level, high = builder.ashr(scaled, constant(I32X16, 15)), constant(I32X16, 24)
+    rest = builder.ashr(builder.shl(at_level, high), high)
+    return builder.mul(rest, rest)
+
+
 def nibbles(builder: Any, x: Any, shift: int) -> Any:
     """The four low (shift 0) or high (shift 4) nibbles of each lane, as bytes."""
     return builder.and_(builder.lshr(x, constant(I32X16, shift)), constant(I32X16, 0x0F0F0F0F))

@@ -192,6 +192,7 @@ times_power_of_two = define(numba_ir.times_power_of_two, F32x16, F32x16, I32x16)
 reduce_add = define(numba_ir.reduce_add, types.float32, F32x16)
 reduce_add_i32 = define(numba_ir.reduce_add_i32, types.int32, I32x16)
 reduce_max = define(numba_ir.reduce_max, types.float32, F32x16)
+level_squares = define(numba_ir.level_squares, I32x16, I32x16, types.int32)
 low_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 0), I32x16, I32x16)
 high_nibbles = define(lambda builder, x: numba_ir.nibbles(builder, x, 4), I32x16, I32x16)
 

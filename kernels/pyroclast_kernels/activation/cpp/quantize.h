@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cfloat>
+#include <type_traits>
 
 #include "native/abi.h"
 #include "native/simd.h"
@@ -109,9 +110,134 @@ PYRO_INLINE void store_block(Q8Block &out, f32x16 a, f32x16 b, float scale) {
 
 __attribute__((cold)) inline void quantize_poisoned(const float *x, Q8Block &out);
 
-// N blocks: values = round(x / scale) to nearest even, scale = max|x| / 127.  One step of all
-// blocks after the other: block by block, each waits 70 cycles for its own maximum, quotient and
-// sums, and no CPU looks far enough ahead to hide that (Zen 4: 12 ns a block, now 7).
+// ---- the scale ---------------------------------------------------------------------------------
+//
+// max|x| / level, for the one of these levels that loses least.  Why, and what a loss is, stands in
+// q8_blocks.py.  Losses are sums of whole numbers: every variant takes the same level.
+
+constexpr int kLevels[] = {127, 125, 123, 121, 119, 117};
+constexpr int kNLevels = sizeof kLevels / sizeof *kLevels;
+constexpr float kMostInverse = 0x1p110f;  // 256 times as much is finite
+
+// What of 15 bits turns 256ths of a step of the first level into those of another one.
+constexpr int word_factor(int level) { return ((level << 16) / kLevels[0] + 1) / 2; }
+
+// 32 values in 256ths of a step, as int16 in any order.  At another level, what a whole number of
+// steps leaves is the low byte, as a signed one.
+#if defined(__AVX512BW__)
+using Words = __m512i;
+PYRO_INLINE Words to_words(f32x16 a, f32x16 b) {
+  return _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a.v[0]), _mm512_cvtps_epi32((__m512)b.v[0]));
+}
+PYRO_INLINE __m256i squares(Words x, int factor) {
+  const __m512i at_level = factor ? _mm512_mulhrs_epi16(x, _mm512_set1_epi16(int16_t(factor))) : x;
+  const __m512i rest = _mm512_srai_epi16(_mm512_slli_epi16(at_level, 8), 8);
+  const __m512i sums = _mm512_madd_epi16(rest, rest);
+  return _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+}
+#elif defined(__AVX2__)
+struct Words {
+  __m256i a, b;
+};
+PYRO_INLINE __m256i to_words(f32x16 x) {
+  return _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)x.v[0]), _mm256_cvtps_epi32((__m256)x.v[1]));
+}
+PYRO_INLINE Words to_words(f32x16 a, f32x16 b) { return {to_words(a), to_words(b)}; }
+PYRO_INLINE __m256i squares(__m256i x, int factor) {
+  const __m256i at_level = factor ? _mm256_mulhrs_epi16(x, _mm256_set1_epi16(int16_t(factor))) : x;
+  const __m256i rest = _mm256_srai_epi16(_mm256_slli_epi16(at_level, 8), 8);
+  return _mm256_madd_epi16(rest, rest);
+}
+PYRO_INLINE __m256i squares(Words x, int factor) {
+  return _mm256_add_epi32(squares(x.a, factor), squares(x.b, factor));
+}
+#else
+struct Words {
+  i32x16 a, b;
+};
+PYRO_INLINE Words to_words(f32x16 a, f32x16 b) {
+  return {to_int(round_even(a)), to_int(round_even(b))};
+}
+PYRO_INLINE i32x16 squares(i32x16 x, int factor) {
+  PYRO_EACH {
+    const NativeI at_level = factor ? (x.v[r] * factor + (1 << 14)) >> 15 : x.v[r];
+    const NativeI rest = (at_level << 24) >> 24;
+    x.v[r] = rest * rest;
+  }
+  return x;
+}
+#endif
+
+// The losses of N blocks at one level, the sum of 32 squares of each.
+template <int N>
+PYRO_INLINE void sum_squares(const Words *words, int factor, float *out) {
+#if defined(__AVX2__)
+  if constexpr (N == 8) {  // the lanes of 8 registers by pairs: a third of the work
+    __m256i sums[N];
+    for (int b = 0; b < N; b++) sums[b] = squares(words[b], factor);
+    for (int n = N; n > 2; n /= 2)
+      for (int b = 0; b < n / 2; b++) sums[b] = _mm256_hadd_epi32(sums[2 * b], sums[2 * b + 1]);
+    const __m256i all = _mm256_add_epi32(_mm256_permute2x128_si256(sums[0], sums[1], 0x20),
+                                         _mm256_permute2x128_si256(sums[0], sums[1], 0x31));
+    _mm256_storeu_ps(out, _mm256_cvtepi32_ps(all));
+    return;
+  }
+  for (int b = 0; b < N; b++) {
+    const __m256i sums = squares(words[b], factor);
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    out[b] = float(_mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1))));
+  }
+#else
+  for (int b = 0; b < N; b++)
+    out[b] = float(reduce_add(squares(words[b].a, factor) + squares(words[b].b, factor)));
+#endif
+}
+
+// One number of each of N blocks, which all are worked on at once.
+typedef float Eight __attribute__((vector_size(32)));
+template <int N>
+using Numbers = std::conditional_t<N == 8, Eight, float>;
+
+// The scale of each block, and its inverse; the largest values are finite.
+template <int N>
+PYRO_INLINE void choose_scales(const float *x, const float *largest, float *inverse, float *scale) {
+  static_assert(N == 1 || N == 8, "a number or a register of them");
+  using Float = Numbers<N>;
+  Float top, level = Float{} + float(kLevels[0]), least;
+  std::memcpy(&top, largest, sizeof top);
+  const Float quotient = level / top, most = Float{} + kMostInverse;
+  const Float in_256ths = (quotient < most ? quotient : most) * 256.0f;
+  float factors[N], losses[N];
+  std::memcpy(factors, &in_256ths, sizeof factors);
+  Words words[N];
+  for (int b = 0; b < N; b++) {
+    const f32x16 factor = set1(factors[b]);
+    words[b] = to_words(load(x + 32 * b) * factor, load(x + 32 * b + kLanes) * factor);
+  }
+  for (int i = 0; i < kNLevels; i++) {
+    sum_squares<N>(words, i ? word_factor(kLevels[i]) : 0, losses);
+    Float loss;
+    std::memcpy(&loss, losses, sizeof loss);
+    // In steps of one size.
+    loss *= float(kLevels[0] * kLevels[0]) / float(kLevels[i] * kLevels[i]);
+    if (i == 0) {
+      least = loss;
+    } else {
+      level = loss < least ? Float{} + float(kLevels[i]) : level;
+      least = loss < least ? loss : least;
+    }
+  }
+  const Float chosen = top / level, factor = level / top;
+  const Float finite =
+      factor <= FLT_MAX ? factor : Float{};  // 0 of zeros, and of what is too small
+  std::memcpy(scale, &chosen, sizeof chosen);
+  std::memcpy(inverse, &finite, sizeof finite);
+}
+
+// N blocks: values = round(x / scale) to nearest even.  One step of all blocks after the other:
+// block by block, each waits 70 cycles for its own maximum, quotient and sums, and no CPU looks far
+// enough ahead to hide that (Zen 4: 12 ns a block, 7 so, with one level).
 template <int N>
 PYRO_INLINE void quantize_blocks(const float *x, Q8Block *out) {
   float largest[N], inverse[N], scale[N];
@@ -128,12 +254,7 @@ PYRO_INLINE void quantize_blocks(const float *x, Q8Block *out) {
         quantize_poisoned(x, *out);
     return;
   }
-  for (int b = 0; b < N; b++) {
-    // Of zeros, and of numbers too small for the quotient, nothing is left.
-    const float quotient = 127.0f / largest[b];
-    inverse[b] = quotient <= FLT_MAX ? quotient : 0.0f;
-    scale[b] = largest[b] / 127.0f;
-  }
+  choose_scales<N>(x, largest, inverse, scale);
   for (int b = 0; b < N; b++) {
     const f32x16 factor = set1(inverse[b]);
     store_block(out[b], round_even(load(x + 32 * b) * factor),

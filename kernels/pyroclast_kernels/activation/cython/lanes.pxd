@@ -125,8 +125,38 @@ cdef inline float max_lanes(float *x) noexcept nogil:
     return x[0] if x[0] > x[1] else x[1]
 
 
+cdef inline float loss_at(const int32_t *words, int32_t factor) noexcept nogil:
+    """The sum of 32 squares of what a level leaves (pyroclast_kernels.q8_blocks)."""
+    cdef int32_t rest, sums = 0
+    cdef int i
+    for i in range(32):
+        rest = <int32_t>(<uint32_t>((words[i] * factor + (1 << 14)) >> 15) << 24) >> 24
+        sums += rest * rest
+    return <float>sums
+
+
+cdef inline float best_level(const float *x, float largest) noexcept nogil:
+    """Of 32 values: see pyroclast_kernels.q8_blocks.best_levels."""
+    cdef int32_t words[32]
+    cdef float magic = 12582912.0, most = 1.298074214633707e33, steps = 256  # 2^110
+    cdef float first = 127, inverse = first / largest, factor, least, loss, level = first, other
+    cdef int32_t words_factor
+    cdef int i, step
+    factor = choose(inverse < most, inverse, most) * steps
+    for i in range(32):
+        words[i] = <int32_t>(x[i] * factor + magic - magic)
+    least = loss_at(words, 1 << 15)
+    for step in range(1, 6):
+        other = 127 - 2 * step
+        words_factor = (((127 - 2 * step) << 16) // 127 + 1) // 2
+        loss = loss_at(words, words_factor) * (first * first / (other * other))
+        level = choose(loss < least, other, level)
+        least = choose(loss < least, loss, least)
+    return level
+
+
 cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept nogil:
-    """n blocks of 32, at most RUN: values = round(x / scale) to nearest even, scale = max|x| / 127.
+    """n blocks of 32, at most RUN: see pyroclast_kernels.q8_blocks.quantize.
     A NaN or an infinity among the 32 values makes the scale NaN, so that it reaches the logits and
     is noticed there; the values are then 0.
 
@@ -137,7 +167,7 @@ cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept n
     cdef int32_t first[RUN]
     cdef int32_t last[RUN]
     cdef int32_t rounded[32]
-    cdef float y, quotient, limit = 127, zero = 0, nan = NAN, most = FLT_MAX, magic = 12582912.0
+    cdef float y, quotient, level, zero = 0, nan = NAN, most = FLT_MAX, magic = 12582912.0
     cdef uint32_t bits, maximum, sums
     cdef bint finite = True
     cdef int b, i
@@ -150,9 +180,10 @@ cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept n
         top[b].as_int = maximum
     for b in range(n):
         y = top[b].as_float
-        quotient = limit / y
+        level = best_level(x + 32 * b, y)
+        quotient = level / y
         inverse[b] = choose(quotient <= most, quotient, zero)  # 0, too, where it is too large
-        scale[b] = choose(y <= most, y / limit, nan)
+        scale[b] = choose(y <= most, y / level, nan)
         finite &= y <= most
     for b in range(n):
         y = inverse[b]

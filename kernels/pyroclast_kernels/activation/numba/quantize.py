@@ -11,6 +11,7 @@ from pyroclast_kernels.numba.simd import (
     absolute,
     at,
     inline,
+    level_squares,
     load_f32x16,
     reduce_add,
     reduce_add_i32,
@@ -21,31 +22,62 @@ from pyroclast_kernels.numba.simd import (
     store_i32,
     to_int,
 )
+from pyroclast_kernels.q8_blocks import LEVEL_FACTORS, LEVELS, LOSS_FACTORS, MOST_INVERSE
 
 # A Q8Block of native/abi.h: scale, sum_scaled, two sums, 32 values, two scaled sums of a half,
 # two integer ones.
 Q8_BYTES = 64
-_TOP, _ZERO = np.float32(127), np.float32(0)
+_TOP, _ZERO = np.float32(LEVELS[0]), np.float32(0)
+_MOST, _MOST_INVERSE = np.finfo(np.float32).max, np.float32(MOST_INVERSE)
+_STEPS = np.float32(256)
+# Of each level: itself, what turns steps of the first into its own, and squares of its own into
+# those of the first.
+_LEVELS = tuple(np.float32(level) for level in LEVELS)
+_WORDS = tuple(np.int32(factor) for factor in LEVEL_FACTORS)
+_LOSSES = tuple(np.float32(factor) for factor in LOSS_FACTORS)
 
 
 @inline
-def _to_bytes(x: Any) -> Any:
-    """Whole numbers within +-127; the limits also catch NaN and infinities, whose conversion to an
+def _within(x: Any, most: Any) -> Any:
+    """Whole numbers within +-most; the limits also catch NaN and infinities, whose conversion to an
     integer would be undefined."""
-    return to_int(minimum(maximum(round_even(x), splat(-127.0)), splat(127.0)))
+    return to_int(minimum(maximum(round_even(x), splat(-most)), splat(most)))
+
+
+@inline
+def _loss(a: Any, b: Any, factor: Any) -> Any:
+    """A sum below 2^20: the same in any order."""
+    squares = reduce_add_i32(level_squares(a, factor)) + reduce_add_i32(level_squares(b, factor))
+    return np.float32(squares)
+
+
+@inline
+def _best_level(a: Any, b: Any, largest: Any) -> Any:
+    """See pyroclast_kernels.q8_blocks.best_levels."""
+    inverse = _TOP / largest if largest > _ZERO else _ZERO
+    factor = splat((inverse if inverse < _MOST_INVERSE else _MOST_INVERSE) * _STEPS)
+    x, y = _within(a * factor, 32767.0), _within(b * factor, 32767.0)
+    level, least = _TOP, _loss(x, y, _WORDS[0])
+    for i in range(1, len(_LEVELS)):
+        loss = _loss(x, y, _WORDS[i]) * _LOSSES[i]
+        if loss < least:
+            level, least = _LEVELS[i], loss
+    return level
 
 
 @inline
 def quantize_block(a: Any, b: Any, out: Any) -> None:
-    """values = round(x / scale) to nearest even, scale = max|x| / 127, of the 32 values in a and b.
-    A NaN or an infinity makes the scale NaN, so that it reaches the logits and is noticed there."""
+    """The 32 values in a and b: see pyroclast_kernels.q8_blocks.quantize.  A NaN or an infinity
+    makes the scale NaN, so that it reaches the logits and is noticed there."""
     poison = a * splat(0.0) + b * splat(0.0)  # 0, or NaN
     largest = reduce_max(maximum(absolute(a), absolute(b)))
-    inverse = splat(_TOP / largest if largest > _ZERO else _ZERO)
-    low, high = _to_bytes(a * inverse), _to_bytes(b * inverse)
+    level = _best_level(a, b, largest)
+    quotient = level / largest if largest > _ZERO else _ZERO
+    inverse = splat(quotient if quotient <= _MOST else _ZERO)
+    low, high = _within(a * inverse, 127.0), _within(b * inverse, 127.0)
     first, last = reduce_add_i32(low), reduce_add_i32(high)
     total = first + last
-    scale = largest / _TOP + reduce_add(poison)
+    scale = largest / level + reduce_add(poison)
     store_f32(out, 0, scale)
     store_f32(out, 4, scale * np.float32(total))
     store_i32(out, 8, -8 * total)
