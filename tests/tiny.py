@@ -293,7 +293,8 @@ def write_hf_tokenizer(folder: Path, config: Hyperparameters) -> None:
 def write_safetensors(path: Path, tensors: Weights, dtype: str = "float32") -> None:
     """The format as its specification states it; values must be exact in `dtype`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
+    data: list[bytes] = []
+    n_bytes = 0
     for name, values in tensors.items():
         if dtype == "bfloat16":
             raw, code = (values.view(np.uint32) >> 16).astype("<u2").tobytes(), "BF16"
@@ -303,12 +304,13 @@ def write_safetensors(path: Path, tensors: Weights, dtype: str = "float32") -> N
         header[name] = {
             "dtype": code,
             "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + len(raw)],
+            "data_offsets": [n_bytes, n_bytes + len(raw)],
         }
-        data += raw
+        data.append(raw)
+        n_bytes += len(raw)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *data]))
 
 
 def _as_stored(
