@@ -26,7 +26,8 @@ from pyroclast.families.registry import FAMILIES
 from pyroclast.lab.peers.fidelity import divergence, summary
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
-from tiny_families import GGUF_MODELS, N_ANSWER, PROMPT
+from tiny_families import N_ANSWER, PROMPT
+from tiny_family_configs import GGUF_MODELS
 
 PEERS = Path(__file__).parent / "peers"
 GREEDY = SamplingParams(temperature=0, max_tokens=N_ANSWER, ignore_eos=True)

@@ -17,6 +17,7 @@ from pyroclast import LLM, CacheFileError, RequestError, SamplingParams
 from pyroclast.engine.pages.record import HEADER_BYTES, PageFormat
 from pyroclast.engine.saved_states import SavedStates
 from pyroclast.model.write_packed import write_packed
+from tiny_family_configs import MODELS
 
 pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("child_paths")]
 
@@ -95,7 +96,7 @@ def test_a_restart_gives_the_same_bits(name, kv_dtype, folders, tmp_path):
 HAS_STATES = ("lfm2", "qwen3_5", "granite4-hybrid", "nemotron-h")  # and what begins so
 
 
-@pytest.mark.parametrize("name", [n for n in tiny_families.MODELS if not n.startswith(HAS_STATES)])
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.startswith(HAS_STATES)])
 def test_each_family(name, folders, tmp_path):
     rows = []
     for n_cached in (0, 96):

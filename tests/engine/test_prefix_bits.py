@@ -6,6 +6,7 @@ import pytest
 import gguf_families
 import tiny_families
 from pyroclast import LLM, SamplingParams
+from tiny_family_configs import MODELS
 
 pytestmark = pytest.mark.oracle
 
@@ -45,9 +46,10 @@ def folders(tmp_path_factory):
     return folder
 
 
-RECURRENT = [
-    name for name in tiny_families.MODELS if name.startswith(("qwen3_5", "lfm2", "nemotron"))
-] + ["granite4-hybrid", "granite4-hybrid-moe"]  # they go on from a kept state, at a block's end
+RECURRENT = [name for name in MODELS if name.startswith(("qwen3_5", "lfm2", "nemotron"))] + [
+    "granite4-hybrid",
+    "granite4-hybrid-moe",
+]  # they go on from a kept state, at a block's end
 
 
 def check(path, kv_dtype, cached=(230, 299, 323)):
@@ -73,7 +75,7 @@ def check(path, kv_dtype, cached=(230, 299, 323)):
         np.testing.assert_array_equal(found_rows, longer_rows)
 
 
-@pytest.mark.parametrize("name", list(tiny_families.MODELS))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_each_family(name, folders):
     check(folders(name), "f32", *([(224, 288, 320)] if name in RECURRENT else []))
 

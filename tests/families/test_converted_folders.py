@@ -23,7 +23,8 @@ from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.errors import ModelFileError, UnsupportedModelError
 from pyroclast.model.supported import check_supported
-from tiny_families import GGUF_MODELS, MODELS, PROMPT
+from tiny_families import PROMPT
+from tiny_family_configs import GGUF_MODELS, MODELS
 
 pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 pytest.importorskip("transformers", reason="`make oracle-deps` installs it")

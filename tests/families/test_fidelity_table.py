@@ -14,7 +14,8 @@ import tiny_families
 from family_fidelity import compare, main
 from pyroclast.families.registry import FAMILIES
 from pyroclast.lab.peers import fidelity
-from tiny_families import GGUF_MODELS, PROMPT
+from tiny_families import PROMPT
+from tiny_family_configs import GGUF_MODELS
 
 RESULT = Path(__file__).parents[2] / "bench" / "results" / "fidelity.json"
 # llama.cpp takes GELU from a table in float16.

@@ -10,7 +10,8 @@ import pytest
 
 import tiny_families
 from pyroclast import LLM, SamplingParams
-from tiny_families import MODELS, N_ANSWER, PROMPT
+from tiny_families import N_ANSWER, PROMPT
+from tiny_family_configs import MODELS
 
 torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 pytest.importorskip("transformers", reason="`make oracle-deps` installs it")

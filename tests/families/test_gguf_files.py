@@ -21,7 +21,8 @@ import draft_heads
 import tiny_families
 from gguf_families import write_gguf
 from pyroclast import LLM
-from tiny_families import GGUF_MODELS, PROMPT
+from tiny_families import PROMPT
+from tiny_family_configs import GGUF_MODELS
 
 torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
