@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import quick
+
+if TYPE_CHECKING:
+    from family_folders import FamilyFolders
 
 os.environ.setdefault("PYROCLAST_FROZEN", "1")
 os.environ.setdefault("PYROCLAST_DEVICE", "cpu")
@@ -27,6 +31,17 @@ def child_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that a test starts find the packages, and what tests share."""
     paths = [str(ROOT / folder) for folder in ("engine", "kernels", "tests")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture(scope="session")
+def family_folders(tmp_path_factory: pytest.TempPathFactory) -> FamilyFolders:
+    """Folders of tiny models of every family, which the workers of a run share."""
+    from family_folders import FamilyFolders
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    return FamilyFolders(root / "families")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

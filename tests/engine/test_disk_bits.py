@@ -59,25 +59,11 @@ def answer(llm, prompt=PROMPT, **changes):
     return [(each.token_ids, each.logprobs) for each in found], np.stack(rows.rows), found
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    kept = {}
-
-    def folder(name):
-        if name not in kept:
-            kept[name] = tmp_path_factory.mktemp(name)
-            tiny_families.write_folder(kept[name], name)
-        return kept[name]
-
-    return folder
-
-
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 @pytest.mark.parametrize("name", ["gemma3", "smollm3@q8_0"])
-def test_a_restart_gives_the_same_bits(name, kv_dtype, folders, tmp_path):
+def test_a_restart_gives_the_same_bits(name, kv_dtype, family_folders, tmp_path):
     """With sliding windows, and with full attention over quantized weights."""
-    name, at, format = name.partition("@")
-    model = f"{folders(name)}{at}{format}"
+    model = family_folders.model(name)
     write(model, kv_dtype, tmp_path / "pages")
     with LLM(model, kv_dtype=kv_dtype, prefix_cache=False) as plain:
         expected, rows, _ = answer(plain)
@@ -97,10 +83,10 @@ HAS_STATES = ("lfm2", "qwen3_5", "granite4-hybrid", "nemotron-h")  # and what be
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if not n.startswith(HAS_STATES)])
-def test_each_family(name, folders, tmp_path):
+def test_each_family(name, family_folders, tmp_path):
     rows = []
     for n_cached in (0, 96):
-        with LLM(folders(name), cache_dir=tmp_path, n_blocks=16, threads=1) as llm:
+        with LLM(family_folders(name), cache_dir=tmp_path, n_blocks=16, threads=1) as llm:
             found, logits, [completion] = answer(llm, PROMPT[:100])
             assert completion.timings.n_cached_tokens == n_cached
             rows.append((found, logits))
@@ -109,12 +95,12 @@ def test_each_family(name, folders, tmp_path):
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_a_saved_state_gives_the_same_bits(kv_dtype, folders, tmp_path, monkeypatch):
+def test_a_saved_state_gives_the_same_bits(kv_dtype, family_folders, tmp_path, monkeypatch):
     path = tmp_path / "state"
-    with LLM(folders("gemma3"), kv_dtype=kv_dtype) as llm:
+    with LLM(family_folders("gemma3"), kv_dtype=kv_dtype) as llm:
         expected, rows, _ = answer(llm, [*PROMPT[:150], 5])
         assert llm.save_state(path, PROMPT) == 192
-    with LLM(folders("gemma3"), kv_dtype=kv_dtype) as llm:
+    with LLM(family_folders("gemma3"), kv_dtype=kv_dtype) as llm:
         read, counts = SavedStates._read, []
         with monkeypatch.context() as patch:
             patch.setattr(
@@ -145,9 +131,9 @@ def test_a_packed_file_answers_from_the_pages_of_its_source(tmp_path):
         np.testing.assert_array_equal(found_rows.view(np.uint32), rows.view(np.uint32))
 
 
-def test_other_weights_kernels_and_kv_types_are_other_models(folders, tmp_path):
+def test_other_weights_kernels_and_kv_types_are_other_models(family_folders, tmp_path):
     """Their pages are not found in a folder, and their states are refused, with the reason."""
-    model = folders("gemma3")
+    model = family_folders("gemma3")
     changed = tmp_path / "changed"
     changed.mkdir()
     for each in model.iterdir():
@@ -175,8 +161,8 @@ def test_other_weights_kernels_and_kv_types_are_other_models(folders, tmp_path):
 
 
 @pytest.mark.parametrize("n_ms", range(0, 60, 12))
-def test_kill_9_while_it_writes(folders, tmp_path, n_ms):
-    model, pages = folders("smollm3"), tmp_path / "pages"
+def test_kill_9_while_it_writes(family_folders, tmp_path, n_ms):
+    model, pages = family_folders("smollm3"), tmp_path / "pages"
     code = (
         "import sys\nfrom pyroclast import LLM, SamplingParams\n"
         "params = SamplingParams(max_tokens=1)\n"
@@ -201,8 +187,8 @@ def test_kill_9_while_it_writes(folders, tmp_path, n_ms):
         assert answer(llm, prompt)[2][0].timings.n_cached_tokens == 192
 
 
-def test_two_processes_at_once(folders, tmp_path):
-    model, pages = folders("gemma3"), tmp_path / "pages"
+def test_two_processes_at_once(family_folders, tmp_path):
+    model, pages = family_folders("gemma3"), tmp_path / "pages"
     words = [str(model), "f16", str(pages), str(PROMPT)]
     processes = [subprocess.Popen([sys.executable, "-c", _WRITE, *words]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
@@ -229,7 +215,7 @@ def flip(at):
     return change
 
 
-def test_a_wrong_file_is_an_error_that_says_why(folders, tmp_path):
+def test_a_wrong_file_is_an_error_that_says_why(family_folders, tmp_path):
     path = tmp_path / "state"
     wrongs = {
         "ends within its header, after 3 bytes": lambda content: content[:3],
@@ -243,7 +229,7 @@ def test_a_wrong_file_is_an_error_that_says_why(folders, tmp_path):
         "page 5, counted from 0, is damaged": flip(-1),
         "a page's header is damaged": flip(128 + 30),
     }
-    with LLM(folders("gemma3"), threads=1) as llm:
+    with LLM(family_folders("gemma3"), threads=1) as llm:
         llm.save_state(path, PROMPT)
         whole = path.read_bytes()
         for why, change in wrongs.items():
@@ -264,9 +250,9 @@ def test_a_wrong_file_is_an_error_that_says_why(folders, tmp_path):
             llm.load_state(tmp_path / "fifo")
 
 
-def test_a_failed_save_leaves_the_old_file(folders, tmp_path):
+def test_a_failed_save_leaves_the_old_file(family_folders, tmp_path):
     path = tmp_path / "state"
-    with LLM(folders("gemma3"), threads=1) as llm:
+    with LLM(family_folders("gemma3"), threads=1) as llm:
         llm.save_state(path, PROMPT)
         whole = path.read_bytes()
         with pytest.raises(RequestError, match="must have at least 32 tokens; got 31"):
@@ -275,12 +261,12 @@ def test_a_failed_save_leaves_the_old_file(folders, tmp_path):
             llm.save_state(tmp_path / "none" / "state", PROMPT)
         with pytest.raises(CacheFileError, match="cannot be written: embedded null byte"):
             llm.save_state("a\0b", PROMPT)
-    with LLM(folders("gemma3"), threads=1, prefix_cache_bytes=1) as llm:
+    with LLM(family_folders("gemma3"), threads=1, prefix_cache_bytes=1) as llm:
         with pytest.raises(CacheFileError, match=r"cannot hold 6 pages .* evicted three times"):
             llm.save_state(path, PROMPT)
         with pytest.raises(CacheFileError, match="cannot be loaded: the prefix cache"):
             llm.load_state(path)
-    with LLM(folders("gemma3"), threads=1, prefix_cache=False) as llm:
+    with LLM(family_folders("gemma3"), threads=1, prefix_cache=False) as llm:
         for use in (lambda: llm.save_state(path, PROMPT), lambda: llm.load_state(path)):
             with pytest.raises(RequestError, match="saved states need prefix_cache=True"):
                 use()
@@ -288,30 +274,30 @@ def test_a_failed_save_leaves_the_old_file(folders, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_state_is_loaded_once_and_whole(folders, tmp_path):
+def test_a_state_is_loaded_once_and_whole(family_folders, tmp_path):
     """A prompt of whole blocks; what is in memory already is not read again."""
     path, prompt = tmp_path / "state", PROMPT[:128]
-    with LLM(folders("smollm3"), threads=1) as llm:
+    with LLM(family_folders("smollm3"), threads=1) as llm:
         assert llm.save_state(path, prompt) == 128
         assert llm.load_state(path) == 128
-    with LLM(folders("smollm3"), threads=1) as llm:
+    with LLM(family_folders("smollm3"), threads=1) as llm:
         assert llm.load_state(path) == 128
         assert answer(llm, [*prompt, 1])[2][0].timings.n_cached_tokens == 128
         assert llm.save_state(path, PROMPT[:100]) == 96
-    with LLM(folders("smollm3"), threads=1) as llm:
+    with LLM(family_folders("smollm3"), threads=1) as llm:
         assert llm.load_state(path) == 96
         assert answer(llm, prompt)[2][0].timings.n_cached_tokens == 96
         assert llm._prefixes.tiers == ()
     longest = {"n_blocks": 4, "max_seqs": 1}  # no room for one token more
-    with LLM(folders("smollm3"), threads=1, **longest) as llm:
+    with LLM(family_folders("smollm3"), threads=1, **longest) as llm:
         assert llm.save_state(path, prompt) == 128
         assert llm.load_state(path) == 128
 
 
-def test_tokens_that_do_not_exist_are_refused(folders, tmp_path):
+def test_tokens_that_do_not_exist_are_refused(family_folders, tmp_path):
     """A whole file that somebody made, each checksum right."""
     path = tmp_path / "state"
-    with LLM(folders("gemma3"), threads=1) as llm:
+    with LLM(family_folders("gemma3"), threads=1) as llm:
         llm.save_state(path, PROMPT)
         format = PageFormat(llm.model.cache_identity)
         for token_id in (-1, llm.vocab_size, 2**31 - 1):

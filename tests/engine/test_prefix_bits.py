@@ -33,19 +33,6 @@ def answer(llm, prompt, n_tokens=24):
     return completion, np.stack(rows.rows)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    kept = {}
-
-    def folder(name):
-        if name not in kept:
-            kept[name] = tmp_path_factory.mktemp(name)
-            tiny_families.write_folder(kept[name], name)
-        return kept[name]
-
-    return folder
-
-
 RECURRENT = [name for name in MODELS if name.startswith(("qwen3_5", "lfm2", "nemotron"))] + [
     "granite4-hybrid",
     "granite4-hybrid-moe",
@@ -76,19 +63,19 @@ def check(path, kv_dtype, cached=(230, 299, 323)):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_each_family(name, folders):
-    check(folders(name), "f32", *([(224, 288, 320)] if name in RECURRENT else []))
+def test_each_family(name, family_folders):
+    check(family_folders(name), "f32", *([(224, 288, 320)] if name in RECURRENT else []))
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_each_cache_format(kv_dtype, folders):
-    check(folders("gemma3"), kv_dtype)
+def test_each_cache_format(kv_dtype, family_folders):
+    check(family_folders("gemma3"), kv_dtype)
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_quantized_weights(kv_dtype, folders):
-    check(f"{folders('smollm3')}@q8_0", kv_dtype)
+def test_quantized_weights(kv_dtype, family_folders):
+    check(family_folders.model("smollm3@q8_0"), kv_dtype)
 
 
-def test_a_gguf_file(folders, tmp_path):
-    check(gguf_families.write_gguf(tmp_path / "m.gguf", folders("olmo2")), "bf16")
+def test_a_gguf_file(family_folders, tmp_path):
+    check(gguf_families.write_gguf(tmp_path / "m.gguf", family_folders("olmo2")), "bf16")

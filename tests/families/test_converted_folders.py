@@ -17,6 +17,7 @@ import pytest
 
 import draft_heads
 import tiny_families
+from family_folders import FamilyFolders
 from gguf_families import write_gguf
 from pyroclast import LLM
 from pyroclast.checkpoint.convert.run import convert
@@ -60,10 +61,10 @@ OTHER_KEYS = (
 OTHER_BITS = ("ministral3", "mistral3-nested", "gpt-oss", "phi3-long", "qwen3_5")
 
 
-def check_like_the_converter_s(folder: Path) -> None:
-    """Every tensor and key of the file that `gguf_families` writes of the same folder."""
-    wanted = gguf.GGUFReader(write_gguf(folder / "theirs.gguf", folder / "folder"))
-    found = gguf.GGUFReader(folder / "m.gguf")
+def check_like_the_converter_s(path: Path, folder: Path) -> None:
+    """Every tensor and key of the file that `gguf_families` writes of the folder."""
+    wanted = gguf.GGUFReader(write_gguf(path.with_name("theirs.gguf"), folder))
+    found = gguf.GGUFReader(path)
     ours = {tensor.name: tensor.data for tensor in found.tensors}
     for tensor in wanted.tensors:
         name, values = tensor.name, tensor.data
@@ -98,16 +99,18 @@ def distance(got: np.ndarray, want: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in REFUSED])
-def test_the_file_has_the_folder_s_logits(tmp_path: Path, name: str) -> None:
-    tiny_families.write_folder(tmp_path / "folder", name)
-    convert(str(tmp_path / "folder"), str(tmp_path / "m.gguf"), "f32")
-    got, want = logits_of(tmp_path / "m.gguf"), logits_of(tmp_path / "folder")
+def test_the_file_has_the_folder_s_logits(
+    tmp_path: Path, family_folders: FamilyFolders, name: str
+) -> None:
+    folder = family_folders(name)
+    convert(str(folder), str(tmp_path / "m.gguf"), "f32")
+    got, want = logits_of(tmp_path / "m.gguf"), logits_of(folder)
     if name.startswith(OTHER_BITS):
         assert distance(got, want) < 1e-5
     else:
         assert got.tobytes() == want.tobytes()
     if name in GGUF_MODELS:
-        check_like_the_converter_s(tmp_path)
+        check_like_the_converter_s(tmp_path / "m.gguf", folder)
     python = os.environ.get("PYROCLAST_LLAMA_PYTHON")
     if not python or name not in GGUF_MODELS:
         return
@@ -122,10 +125,11 @@ def test_the_file_has_the_folder_s_logits(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_gguf_has_no_key_for_is_refused(tmp_path: Path, name: str) -> None:
-    tiny_families.write_folder(tmp_path / "folder", name)
+def test_what_gguf_has_no_key_for_is_refused(
+    tmp_path: Path, family_folders: FamilyFolders, name: str
+) -> None:
     with pytest.raises(UnsupportedModelError, match="no way to say") as refused:
-        convert(str(tmp_path / "folder"), str(tmp_path / "m.gguf"), "f32")
+        convert(str(family_folders(name)), str(tmp_path / "m.gguf"), "f32")
     assert REFUSED[name] in str(refused.value)
     assert not (tmp_path / "m.gguf").exists()
 
@@ -144,7 +148,7 @@ def test_a_head_that_predicts_further_tokens_comes_along(tmp_path: Path) -> None
     tensors = draft_heads.random_tensors()
     folder, path = draft_heads.write_folder(tmp_path / "folder", tensors), tmp_path / "m.gguf"
     convert(str(folder), str(path), "f32")
-    check_like_the_converter_s(tmp_path)
+    check_like_the_converter_s(path, folder)
     with (
         open_checkpoint(folder, draft_head=True) as wanted,
         open_checkpoint(path, draft_head=True) as found,
@@ -168,12 +172,14 @@ SMALL = ("ffn_gate_inp", "conv", "conv1d", "norm", "ssm_a", "ssm_d", "exp_probs_
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", "lfm2-moe", "granite4-hybrid-moe", "nemotron-h-moe"])
-def test_products_are_quantized_and_what_is_small_is_not(tmp_path: Path, name: str) -> None:
+def test_products_are_quantized_and_what_is_small_is_not(
+    tmp_path: Path, family_folders: FamilyFolders, name: str
+) -> None:
     """Of recurrent layers and experts; from the folder as from a GGUF file of it."""
-    tiny_families.write_folder(tmp_path / "folder", name)
-    write_gguf(tmp_path / "theirs.gguf", tmp_path / "folder")
+    folder = family_folders(name)
+    write_gguf(tmp_path / "theirs.gguf", folder)
     for to, usual in (("q8_0", "Q8_0"), ("q4_k_m", "Q5_0")):  # rows too narrow for Q4_K
-        convert(str(tmp_path / "folder"), str(tmp_path / "m.gguf"), to)
+        convert(str(folder), str(tmp_path / "m.gguf"), to)
         convert(str(tmp_path / "theirs.gguf"), str(tmp_path / "again.gguf"), to)
         found, again = (gguf.GGUFReader(tmp_path / f"{each}.gguf") for each in ("m", "again"))
         others = {tensor.name: tensor.data.tobytes() for tensor in again.tensors}

@@ -3,17 +3,16 @@ and scaling in effect, and greedy text."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import tiny_families
+from family_folders import FamilyFolders
 from pyroclast import LLM, SamplingParams
 from tiny_families import N_ANSWER, PROMPT
 from tiny_family_configs import MODELS
 
-torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
+pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
 pytestmark = [
     pytest.mark.oracle,
@@ -24,33 +23,22 @@ TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_folder_equals_transformers(tmp_path: Path, name: str) -> None:
-    model = tiny_families.write_folder(tmp_path, name)
-    prompt = torch.tensor([PROMPT])
-    with torch.no_grad():
-        want = model(prompt).logits[0].numpy()
-        answer = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),  # else padding's id is masked out
-            max_new_tokens=N_ANSWER,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )[0, len(PROMPT) :]
-    with LLM(tmp_path, compute="float32") as llm:
+def test_folder_equals_transformers(family_folders: FamilyFolders, name: str) -> None:
+    want = family_folders.logits(name)
+    with LLM(family_folders(name), compute="float32") as llm:
         got = llm.logits(PROMPT)
         greedy = SamplingParams(temperature=0, max_tokens=N_ANSWER, ignore_eos=True)
         [completion] = llm.generate([PROMPT], greedy)
     assert float(want.std()) > 0.1
     assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
-    assert list(completion.token_ids) == answer.tolist()
+    assert list(completion.token_ids) == family_folders.answer(name)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "moe" in name or "oss" in name])
-def test_the_prompt_reaches_every_expert(tmp_path: Path, name: str) -> None:
+def test_the_prompt_reaches_every_expert(family_folders: FamilyFolders, name: str) -> None:
     """Of the last layer, or its logits would say nothing of those left out."""
-    tiny_families.write_folder(tmp_path, name)
-    with LLM(tmp_path, compute="float32", max_batch_tokens=len(PROMPT), max_seqs=1) as llm:
+    sizes = {"max_batch_tokens": len(PROMPT), "max_seqs": 1}
+    with LLM(family_folders(name), compute="float32", **sizes) as llm:
         llm.generate([PROMPT], SamplingParams(max_tokens=1))
         [*_, call] = (c for c in llm.model.program().calls if c.kernel.op == "group")
         counts = np.diff(call.arguments["starts"])

@@ -18,13 +18,13 @@ import pytest
 from numpy.typing import NDArray
 
 import draft_heads
-import tiny_families
+from family_folders import FamilyFolders
 from gguf_families import write_gguf
 from pyroclast import LLM
 from tiny_families import PROMPT
 from tiny_family_configs import GGUF_MODELS
 
-torch = pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
+pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 pytest.importorskip("transformers", reason="`make oracle-deps` installs it")
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
@@ -66,14 +66,6 @@ def run(variable: str, script: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def folder_and_logits(folder: Path, name: str) -> NDArray[np.float32]:
-    """Writes the folder; what transformers computes of it."""
-    model = tiny_families.write_folder(folder, name)
-    with torch.no_grad():
-        logits: NDArray[np.float32] = model(torch.tensor([PROMPT])).logits[0].numpy()
-    return logits
-
-
 def logits_of(path: Path) -> NDArray[np.float32]:
     with LLM(path, compute="float32") as llm:
         return llm.logits(PROMPT)
@@ -86,22 +78,22 @@ def distance(got: NDArray[np.float32], want: NDArray[np.float32], share: float =
 
 
 @pytest.mark.parametrize("name", GGUF_MODELS)
-def test_gguf_equals_transformers(tmp_path: Path, name: str) -> None:
-    want = folder_and_logits(tmp_path / "folder", name)
-    path = write_gguf(tmp_path / "model.gguf", tmp_path / "folder")
-    assert distance(logits_of(path), want) < TOLERANCE
+def test_gguf_equals_transformers(tmp_path: Path, family_folders: FamilyFolders, name: str) -> None:
+    path = write_gguf(tmp_path / "model.gguf", family_folders(name))
+    assert distance(logits_of(path), family_folders.logits(name)) < TOLERANCE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GGUF_MODELS)
 @pytest.mark.parametrize("kind", ["f32", "f16"])
 def test_converted_file_equals_transformers_and_llama_cpp(
-    tmp_path: Path, name: str, kind: str
+    tmp_path: Path, family_folders: FamilyFolders, name: str, kind: str
 ) -> None:
     peer("PYROCLAST_LLAMA_PYTHON")
-    want = folder_and_logits(tmp_path / "folder", name)
+    peer("PYROCLAST_CONVERTER_PYTHON")
+    want, folder = family_folders.logits(name), family_folders(name)
     path, ids, out = tmp_path / "model.gguf", tmp_path / "ids.json", tmp_path / "logits.npy"
-    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", tmp_path / "folder", path, kind)
+    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", folder, path, kind)
     got = logits_of(path)
     # Every weight is exact in float16.
     assert distance(got, want) < TOLERANCE
@@ -117,26 +109,28 @@ def test_converted_file_equals_transformers_and_llama_cpp(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GGUF_MODELS)
-def test_our_files_are_like_the_converter_s(tmp_path: Path, name: str) -> None:
+def test_our_files_are_like_the_converter_s(
+    tmp_path: Path, family_folders: FamilyFolders, name: str
+) -> None:
     """Same tensors and, but for the vocabulary and general information, no key that we add or
     set to another value."""
-    tiny_families.write_folder(tmp_path / "folder", name)
-    check_like_the_converter_s(tmp_path)
+    peer("PYROCLAST_CONVERTER_PYTHON")
+    check_like_the_converter_s(family_folders(name), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_file_with_a_draft_head_is_like_the_converter_s(tmp_path: Path) -> None:
-    draft_heads.write_folder(tmp_path / "folder", draft_heads.random_tensors())
-    assert "blk.4.nextn.eh_proj.weight" in check_like_the_converter_s(tmp_path)
+    folder = draft_heads.write_folder(tmp_path / "folder", draft_heads.random_tensors())
+    assert "blk.4.nextn.eh_proj.weight" in check_like_the_converter_s(folder, tmp_path)
 
 
-def check_like_the_converter_s(tmp_path: Path) -> set[str]:
-    """Writes the model of the folder in tmp_path as we do and as the converter does; returns the
+def check_like_the_converter_s(folder: Path, tmp_path: Path) -> set[str]:
+    """Writes the folder's model to tmp_path as we do and as the converter does; returns the
     tensors' names."""
-    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", tmp_path / "folder",
-        tmp_path / "theirs.gguf", "f32")  # fmt: skip
-    ours = gguf.GGUFReader(write_gguf(tmp_path / "ours.gguf", tmp_path / "folder"))
-    theirs = gguf.GGUFReader(tmp_path / "theirs.gguf")
+    theirs_path = tmp_path / "theirs.gguf"
+    run("PYROCLAST_CONVERTER_PYTHON", "convert_folder.py", folder, theirs_path, "f32")
+    ours = gguf.GGUFReader(write_gguf(tmp_path / "ours.gguf", folder))
+    theirs = gguf.GGUFReader(theirs_path)
     wanted = {tensor.name: tensor.data for tensor in theirs.tensors}
     assert {tensor.name for tensor in ours.tensors} == set(wanted)
     for tensor in ours.tensors:

@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from family_folders import FamilyFolders
 from stepping import load, logits_of, step
 
 pytestmark = pytest.mark.oracle
-tiny_families = pytest.importorskip("tiny_families", reason="`make oracle-deps` installs torch")
+pytest.importorskip("torch", reason="`make oracle-deps` installs torch")
 
 TOKENS = np.random.default_rng(5).integers(0, 256, 24).tolist()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("shared") / "model"
-    tiny_families.write_folder(path, "granite-moe-shared")
-    return path
+def folder(family_folders: FamilyFolders) -> Path:
+    return family_folders("granite-moe-shared")
 
 
 def test_an_adapter_on_it_is_the_sum_of_the_weights(folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import tiny_families
+from family_folders import FamilyFolders
 from gguf_families import write_gguf
 from pyroclast import LLM, SamplingParams
 from pyroclast.errors import CacheFileError, UnsupportedModelError
@@ -30,11 +30,8 @@ SAMPLED = SamplingParams(temperature=0.9, seed=11, max_tokens=40, ignore_eos=Tru
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    name, at, format = request.param.partition("@")
-    path = tmp_path_factory.mktemp(name)
-    tiny_families.write_folder(path, name)
-    return f"{path}{at}{format}"
+def folder(request: pytest.FixtureRequest, family_folders: FamilyFolders) -> str:
+    return family_folders.model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +163,10 @@ def test_a_saved_state_holds_that_of_recurrent_layers(folder: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["lfm2-moe", "qwen3_5"])
-def test_a_packed_file_has_the_bits_of_its_gguf_file(tmp_path: Path, name: str) -> None:
-    tiny_families.write_folder(tmp_path / "folder", name)
-    path = write_gguf(tmp_path / "m.gguf", tmp_path / "folder", "Q8_0")
+def test_a_packed_file_has_the_bits_of_its_gguf_file(
+    tmp_path: Path, family_folders: FamilyFolders, name: str
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", family_folders(name), "Q8_0")
     write_packed(str(path), str(tmp_path / "m.pyro"))
     packed, plain = (load(tmp_path / each, kernels=RULES) for each in ("m.pyro", "m.gguf"))
     np.testing.assert_array_equal(logits_of(packed, TOKENS), logits_of(plain, TOKENS))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import tiny_families
+from family_folders import FamilyFolders
 from pyroclast import LLM, NumericalError, SamplingParams
 from pyroclast.engine.cache_options import page_format
 from pyroclast.engine.pages.record import HEADER_BYTES, PageFormat, checksum_of
@@ -25,11 +25,8 @@ Answer = tuple[list[int], NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    name, at, format = request.param.partition("@")
-    path = tmp_path_factory.mktemp(name)
-    tiny_families.write_folder(path, name)
-    return f"{path}{at}{format}"
+def folder(request: pytest.FixtureRequest, family_folders: FamilyFolders) -> str:
+    return family_folders.model(request.param)
 
 
 def answer(llm: LLM, prompt: list[int]) -> tuple[Answer, int]:
