@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kept_cases import expected_of, made
 from pyroclast_kernels import features
-from pyroclast_kernels.cases import Case, expected, mismatches, op_cases
+from pyroclast_kernels.cases import Case, mismatches, op_cases
 from pyroclast_kernels.program import Program, Recorder, make_executor
 from pyroclast_kernels.registry import OP_NAMES, PARTIAL_LEVELS, get_op
 from pyroclast_kernels.selection import Selection, all_variants
@@ -52,8 +53,8 @@ def test_matches_the_reference(op: str, name: str) -> None:
     cases = variant_cases(op, name)
     assert cases
     for case in cases:
-        before, after = expected(case)
-        got = deepcopy(before)
+        before, after = expected_of(case)
+        got = made(case)
         assert run(case, got, name, 2) == name
         rounds = all_variants(op)[name].rounds
         assert not mismatches(case, before, after, got, rounds), f"{case}: {case.reason}"
@@ -64,7 +65,7 @@ def test_without_tokens_nothing_is_written(op: str, name: str) -> None:
     """A chunk of a prompt may want no logits.  (attention takes sequences, which have some.)"""
     cases = {case.format: case for case in variant_cases(op, name)}
     for case in cases.values():
-        got = case.make()
+        got = made(case)
         if "n_tokens" not in got or "n_seqs" in got:
             continue
         before = [_bits(got[output]) for output in case.outputs]
@@ -78,7 +79,7 @@ def test_bits_do_not_depend_on_the_number_of_parts(op: str, name: str) -> None:
     for case in variant_cases(op, name):
         results = []
         for n_threads in (0, 1, 3):  # one part, one part under the executor, six parts
-            got = case.make()
+            got = made(case)
             run(case, got, name, n_threads)
             results.append([_bits(got[output]) for output in case.outputs])
         assert results[0] == results[1] == results[2], str(case)
@@ -101,7 +102,7 @@ def test_variants_of_one_bit_group_give_identical_bits(op: str) -> None:
             results = set()
             for name in names:
                 if case.format in all_variants(op)[name].formats:
-                    got = case.make()
+                    got = made(case)
                     run(case, got, name, 2)
                     results.add(tuple(_bits(got[output]) for output in case.outputs))
             assert len(results) <= 1, f"{case}: {names} differ"
@@ -131,7 +132,7 @@ def test_the_check_catches_a_wrong_result(op: str) -> None:
     """The comparison itself: an output changed in one place, by more than its bound, is named;
     of a record, in each of its fields."""
     for case in op_cases(op):
-        before, after = expected(case)
+        before, after = expected_of(case)
         name = next(n for n in case.outputs if after[n] is not None)
         for field in _fields(after[name]):
             got = deepcopy(after)

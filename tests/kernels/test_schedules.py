@@ -9,11 +9,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import pytest
 
+from kept_cases import made
 from pyroclast_kernels.cases import Case, op_cases
 from pyroclast_kernels.program import OpCall, Recorder
 from pyroclast_kernels.registry import OP_NAMES
@@ -45,12 +45,11 @@ def test_any_schedule_of_any_parts_gives_the_same_bits(op: str, name: str) -> No
     ]
     assert cases
     for case in cases:
-        arguments = case.make()
-        want = bits_after(case, name, deepcopy(arguments), 1, in_order)
+        want = bits_after(case, name, made(case), 1, in_order)
         chance = random.Random(zlib.crc32(f"{name} {case}".encode()))
         n_parts = chance.randint(2, MAX_PARTS)
         schedule = on_threads(chance)
-        got = bits_after(case, name, arguments, n_parts, schedule)
+        got = bits_after(case, name, made(case), n_parts, schedule)
         assert got == want, f"{case} in {n_parts} parts"
 
 
