@@ -3,7 +3,6 @@ refuses, and that every text is the one that it would be without a disk."""
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import shutil
@@ -24,6 +23,8 @@ from pyroclast.engine.pages.record import HEADER_BYTES, PageFormat
 from pyroclast.engine.state_slots import NO_STATE
 from pyroclast.model.cache_identity import CacheIdentity
 from recurrent_model import RecurrentModel, recurrent_llm
+
+pytestmark = pytest.mark.usefixtures("warnings_are_seen")
 
 GREEDY = SamplingParams(temperature=0, max_tokens=11, ignore_eos=True)
 PROMPT = random.Random(1).choices(range(250), k=30)  # 7 full blocks of 4; 10 with the answer
@@ -66,16 +67,6 @@ def files(cache_dir: Path, format: PageFormat) -> list[Path]:
 
 def snapshots(cache_dir: Path) -> list[Path]:
     return files(cache_dir, SNAPSHOTS)
-
-
-@pytest.fixture
-def cache_dir(tmp_path: Path) -> Path:
-    return tmp_path / "pages"
-
-
-@pytest.fixture(autouse=True)
-def warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "pyroclast")
 
 
 # ---- what is found again -------------------------------------------------------------------------
