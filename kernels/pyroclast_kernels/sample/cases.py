@@ -1,6 +1,6 @@
 """The cases of `sample`: kinds of logits under sets of parameters, for tests and benchmarks.
 
-CASES are whole calls in the form that all ops share.  tests/kernels/test_sample.py goes
+CASES are whole calls in the form that all ops share.  tests/kernels/test_sample_reference.py goes
 through the product of LOGITS, SIZES and PARAMS besides, and allows for what float32 sums may
 change.
 """
