@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 import tiny_experts
+from family_folders import FamilyFolders
 from lora_files import random_pairs, write_peft
 from packed_files import TOKENS, logits, packed_copy, random_rows, same_bits, write_gguf
 from pyroclast import LLM
@@ -19,6 +20,7 @@ from pyroclast.checkpoint.convert.run import convert
 from pyroclast.checkpoint.open import open_checkpoint, open_tokenizer
 from pyroclast.checkpoint.tensor import Scratch
 from pyroclast.files.model_file import ModelFile
+from pyroclast.model.write_packed import write_packed
 from pyroclast_kernels import mapped_file
 from pyroclast_kernels.weights import PACKED_FORMATS, formats
 from pyroclast_kernels.weights.packing import LAYOUT_VERSION, PackedWeight, group_bytes, pack_rows
@@ -90,14 +92,14 @@ def test_a_folder_keeps_its_format(dtype: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt2", "phi3"])
-def test_folders_of_families_that_files_store_otherwise(name: str, tmp_path: Path) -> None:
+def test_folders_of_families_that_files_store_otherwise(
+    name: str, family_folders: FamilyFolders, tmp_path: Path
+) -> None:
     """Norms with an offset, transposed matrices, fused ones, learned positions."""
     pytest.importorskip("transformers", reason="pip install '.[test]'")
-    import tiny_families
-
-    folder = tmp_path / "folder"
-    tiny_families.write_folder(folder, name)
-    assert same_bits(logits(folder), logits(packed_copy(folder)))
+    source, packed = family_folders(name), tmp_path / "m.pyro"
+    write_packed(str(source), str(packed), threads=2)
+    assert same_bits(logits(source), logits(packed))
 
 
 @pytest.mark.parametrize("quant", ["F32", "BF16", "Q8_0", "Q4_0", "MXFP4"])
@@ -116,14 +118,13 @@ def test_experts_are_packed_together(quant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "granite-moe", "qwen3_5", "lfm2-moe"])
 @pytest.mark.parametrize("to", [None, "q8_0"])
-def test_folders_with_experts_and_states(name: str, to: str | None, tmp_path: Path) -> None:
+def test_folders_with_experts_and_states(
+    name: str, to: str | None, family_folders: FamilyFolders, tmp_path: Path
+) -> None:
     """Experts of both kinds of folders, with biases and without; recurrent layers."""
     pytest.importorskip("transformers", reason="pip install '.[test]'")
-    import tiny_families
-
-    folder = tmp_path / "folder"
-    tiny_families.write_folder(folder, name)
-    source, packed = tmp_path / "m.gguf", packed_copy(folder, to=to)
+    folder, source, packed = family_folders(name), tmp_path / "m.gguf", tmp_path / "m.pyro"
+    write_packed(str(folder), str(packed), to, threads=2)
     convert(str(folder), str(source), to or "f32")  # a GGUF file rounds numbers of the config
     assert same_bits(logits(source), logits(packed))
     assert same_bits(logits(source, compute="float32"), logits(packed, compute="float32"))
