@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Child]]:
+    """A folder of variants and one process that checks them: a process takes a second to start."""
+    with Child(1) as child:
+        yield tmp_path_factory.mktemp("shared"), child
+
+
 def test_what_has_a_template() -> None:
     """All but `sample`, whose reference has twelve stages, what other ops do too, and the ops that
     a step has only on request, with experts or with recurrent layers; in Triton, five."""
@@ -60,7 +68,7 @@ def test_what_has_a_template() -> None:
     assert {path for path in files if path.is_file()} == known
 
 
-@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids="-".join)
+@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids=map("-".join, WRITTEN))
 def test_a_file_stands_alone(op: str, technology: str) -> None:
     """What templates share is pasted in, once, and nothing of a placeholder is left."""
     text = scaffold.source(op, "mine", technology)
@@ -75,8 +83,13 @@ def test_a_file_stands_alone(op: str, technology: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids="-".join)
-def test_a_new_variant_is_right_as_it_is_written(op: str, technology: str) -> None:
+@pytest.mark.parametrize(("op", "technology"), WRITTEN, ids=map("-".join, WRITTEN))
+def test_a_new_variant_is_right_as_it_is_written(
+    op: str, technology: str, shared: tuple[Path, Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, child = shared
+    monkeypatch.setenv("PYROCLAST_KERNEL_PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     why = native_compile.why_not(technology) if technology != "numba" else ""
     if why:
         pytest.skip(why)
@@ -84,8 +97,7 @@ def test_a_new_variant_is_right_as_it_is_written(op: str, technology: str) -> No
     job = {"do": "check", "op": op, "variant": written["variant"], "pattern": None}
     if op == "softmax":  # 530 cases: those of one size are enough
         job["pattern"] = "-17-"
-    with Child(1) as child:
-        found = child.ask(job, 240)
+    found = child.ask(job, 240)
     assert found["failures"] == [] and found["n_cases"] >= 2
 
 
