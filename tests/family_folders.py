@@ -3,9 +3,11 @@ computes of them."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,11 @@ class FamilyFolders:
         self._root = root
 
     def __call__(self, name: str) -> Path:
-        return self._written(name) / "folder"
+        path = self._root / name
+        with self._alone(name):
+            if not path.exists():
+                self._write(name)
+        return path / "folder"
 
     def model(self, name: str) -> str:
         """Of NAME or NAME@FORMAT: what to load, in that format."""
@@ -35,35 +41,53 @@ class FamilyFolders:
 
     def logits(self, name: str) -> NDArray[np.float32]:
         """Of PROMPT: (N_PROMPT, vocab_size)."""
-        logits: NDArray[np.float32] = np.load(self._written(name) / "logits.npy")
+        logits: NDArray[np.float32] = np.load(self(name).with_name("logits.npy"))
         return logits
 
     def answer(self, name: str) -> list[int]:
-        """The N_ANSWER likeliest tokens behind PROMPT, one after the other."""
-        answer: list[int] = json.loads((self._written(name) / "answer.json").read_text())
-        return answer
+        """The N_ANSWER likeliest tokens behind PROMPT, one after the other.  They take longer than
+        the rest, which is done with them if it is not there."""
+        path = self._root / name / "answer.json"
+        with self._alone(name):
+            if not path.exists():
+                answer = answer_of(self._write(name))
+                path.write_text(json.dumps(answer))
+        found: list[int] = json.loads(path.read_text())
+        return found
 
-    def _written(self, name: str) -> Path:
-        path = self._root / name
-        if not path.exists():
-            self._root.mkdir(exist_ok=True)
-            new = Path(tempfile.mkdtemp(dir=self._root, prefix="new-"))
-            model = tiny_families.write_folder(new / "folder", name)
-            logits, answer = logits_and_answer(model)
-            np.save(new / "logits.npy", logits)
-            (new / "answer.json").write_text(json.dumps(answer))
-            with suppress(OSError):  # another process was first: its files are the same
-                new.rename(path)
-        return path
+    def _write(self, name: str) -> Any:
+        """Writes the folder and the logits, if they are not there; the model."""
+        new = Path(tempfile.mkdtemp(dir=self._root, prefix="new-"))
+        model = tiny_families.write_folder(new / "folder", name)
+        if not (self._root / name).exists():
+            np.save(new / "logits.npy", logits_of(model))
+            new.rename(self._root / name)
+        return model
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Other processes wait for what this one writes of the model."""
+        self._root.mkdir(exist_ok=True)
+        with (self._root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
-def logits_and_answer(model: Any) -> tuple[NDArray[np.float32], list[int]]:
-    """What a model of transformers computes of PROMPT, and its greedy answer."""
+def logits_of(model: Any) -> NDArray[np.float32]:
+    """What a model of transformers computes of PROMPT."""
+    import torch
+
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(torch.tensor([PROMPT])).logits[0].numpy()
+    return logits
+
+
+def answer_of(model: Any) -> list[int]:
+    """The greedy answer of a model of transformers to PROMPT."""
     import torch
 
     prompt = torch.tensor([PROMPT])
     with torch.no_grad():
-        logits: NDArray[np.float32] = model(prompt).logits[0].numpy()
         answer = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),  # else padding's id is masked out
@@ -72,4 +96,5 @@ def logits_and_answer(model: Any) -> tuple[NDArray[np.float32], list[int]]:
             eos_token_id=None,
             pad_token_id=0,
         )[0, len(PROMPT) :]
-    return logits, answer.tolist()
+    found: list[int] = answer.tolist()
+    return found
