@@ -180,7 +180,7 @@ cdef inline void quantize_blocks(const float *x, int n, Q8Block *out) noexcept n
         top[b].as_int = maximum
     for b in range(n):
         y = top[b].as_float
-        level = best_level(x + 32 * b, y)
+        level = best_level(x + 32 * b, y) if y <= most else 127
         quotient = level / y
         inverse[b] = choose(quotient <= most, quotient, zero)  # 0, too, where it is too large
         scale[b] = choose(y <= most, y / level, nan)

@@ -10,6 +10,23 @@ from numba import carray
 
 
 @numba.njit(error_model="numpy")
+def best_level(y, largest):
+    """Which of the levels that q8_blocks.py explains loses least; `largest` is the largest |y|."""
+    in_256ths = min(np.float32(127) / largest, np.float32(2.0**110)) * np.float32(256)
+    best, least = 127, np.float32(0)
+    for level in range(127, 115, -2):
+        factor, total = ((level << 16) // 127 + 1) // 2, 0
+        for i in range(32):
+            word = int(np.rint(y[i] * in_256ths)) if math.isfinite(y[i]) else 0
+            rest = (((word * factor + 16384) >> 15) + 128) % 256 - 128
+            total += rest * rest
+        loss = np.float32(total) * (np.float32(127 * 127) / np.float32(level * level))
+        if level == 127 or loss < least:
+            best, least = level, loss
+    return np.float32(best)
+
+
+@numba.njit(error_model="numpy")
 def quantize_block(y, pointer, block):
     """Block number `block` of 64 bytes at `pointer` from y, 32 float32: see q8_blocks.py."""
     floats = carray(pointer, (block + 1, 16), np.float32)[block]
@@ -21,8 +38,11 @@ def quantize_block(y, pointer, block):
             largest = max(largest, abs(y[i]))
         else:
             finite = False
-    inverse = np.float32(127) / largest if largest > 0 else np.float32(0)
-    scale = largest / np.float32(127)
+    level = best_level(y, largest)
+    inverse = level / largest
+    if not math.isfinite(inverse):  # of zeros
+        inverse = np.float32(0)
+    scale = largest / level
     if not finite:
         scale = np.float32(np.nan)
     halves = (0, 0)
