@@ -212,6 +212,22 @@ def test_tokens_that_a_grammar_forced_are_lent_once_logits_follow_them() -> None
     assert fork.n_cached == len(text) - 1
 
 
+def test_forced_tokens_that_end_one_short_of_the_text_are_neither_lent_nor_kept() -> None:
+    """No logits stand behind them yet, although a single token is left to compute."""
+    played = play(max_batch_tokens=9)
+    first = played.add(PROMPT[:4])
+    played.run(first)
+    first.token_ids += [5] * (10 - first.n_unread)
+    played.step()
+    assert first.n_unread == 1
+    fork = played.add([*first.token_ids, 50])
+    played.scheduler.schedule()
+    assert fork in played.scheduler.waiting
+    played.finish(first)
+    played.run(fork)
+    assert fork.n_cached == 0
+
+
 def test_what_a_failure_copied_from_is_lent_and_kept_no_more() -> None:
     played = play()
     first = played.add(PROMPT[:10])

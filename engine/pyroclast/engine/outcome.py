@@ -54,7 +54,7 @@ class Outcome:
         elif request.n_step_rows and token_ids[start] < 0:
             return start
         else:
-            request.n_computed += request.n_step_tokens
+            request.advance()
         request.clock.tick(start_s, end_s)
         if request.n_step_rows and request.n_computed == len(request.token_ids):
             row = start + request.n_step_rows - 1
@@ -97,6 +97,7 @@ class Outcome:
         if n_before == len(request.token_ids):
             return start
         tried.n_accepted += n_right
+        request.n_unproven = 0
         # The last token of a text is not computed, even if it was a draft.
         request.n_computed = min(n_before + n_right, len(request.token_ids) - 1)
         return None

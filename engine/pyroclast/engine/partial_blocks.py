@@ -75,6 +75,7 @@ class PartialBlocks(PrefixCache):
             self._copy_part(request, n_shared)
         else:
             request.source = None
+        request.n_unproven = request.n_computed  # its own logits tell of what it shares, too
         self._note_tail(request)
 
     def load(self, request: Request, n_shared: int) -> None:
@@ -83,7 +84,8 @@ class PartialBlocks(PrefixCache):
     def keep(self, request: Request, *, leaves: bool = False) -> None:
         n_kept = request.n_kept
         super().keep(request, leaves=leaves)
-        if (leaves or request.n_kept != n_kept) and request.n_computed >= request.n_prompt:
+        is_news = leaves or request.n_kept != n_kept or request.n_step_tokens > 1
+        if is_news and request.is_proven:
             self._note_sound(request)
         if not leaves:
             self._note_tail(request)
@@ -91,7 +93,7 @@ class PartialBlocks(PrefixCache):
     def leave(self, request: Request) -> None:
         super().leave(request)
         self._tails.withdraw(request)
-        if request.n_computed < request.n_prompt:  # no logits have told yet whether all is finite
+        if not request.is_proven:  # no logits have told yet whether all is finite
             self._pool.soil(request.blocks)
         elif self._copy is not None:
             self._keep_part(request)

@@ -28,6 +28,7 @@ class Request:
         "n_step_drafts",
         "n_step_rows",
         "n_step_tokens",
+        "n_unproven",
         "order",
         "pages",
         "rolling",
@@ -53,7 +54,7 @@ class Request:
         `root`: requests with the same one can share blocks."""
         self.token_ids = token_ids
         self.n_prompt = len(token_ids)
-        self.n_computed = 0
+        self.n_computed = self.n_unproven = 0  # tokens; the last ones, without logits behind yet
         self.was_admitted, self.n_cached = False, 0  # tokens in the cache when first admitted
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows
@@ -89,6 +90,11 @@ class Request:
         return len(self.token_ids) - self.n_computed
 
     @property
+    def is_proven(self) -> bool:
+        """Whether its prompt, and all that it has computed since, has given finite logits."""
+        return self.n_computed >= self.n_prompt and not self.n_unproven
+
+    @property
     def n_skippable(self) -> int:
         """How many tokens from the first on need not be computed if the cache has them."""
         if self.wants_prompt_rows and self.n_rows_done < self.n_prompt:
@@ -113,5 +119,6 @@ class Request:
     def advance(self) -> None:
         """The step has computed the tokens planned for it."""
         self.n_computed += self.n_step_tokens
+        self.n_unproven = 0 if self.n_step_rows else self.n_unproven + self.n_step_tokens
         if self.n_rows_done < self.n_prompt:
             self.n_rows_done = max(self.n_rows_done, min(self.n_computed, self.n_prompt))

@@ -113,7 +113,7 @@ class RunningTails:
 
 def _lends(request: Request) -> bool:
     """Whether logits were computed behind all that it has computed, and its prompt was read."""
-    return request.n_unread == 1 and request.n_computed >= request.n_prompt
+    return request.n_unread == 1 and request.is_proven
 
 
 def n_equal(a: Sequence[int], b: Sequence[int]) -> int:
