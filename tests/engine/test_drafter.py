@@ -332,8 +332,11 @@ def test_the_least_chance_rises_with_the_batch() -> None:
 def test_rows_cost_more_on_avx2() -> None:
     avx2 = step_costs({"norm.f32": "cpp-avx2", "matmul.q4_0": "cpp-avx2"})
     assert avx2 is AVX2_STEP_COSTS
-    for variant in ("cpp-avx512vnni", "triton"):
-        assert step_costs({"norm.f32": "cpp-avx2", "matmul.q4_0": variant}) is STEP_COSTS
+    for variant in ("cpp-avx2+cython", "cpp-avx512"):
+        assert step_costs({"matmul.q4_0": variant}) is AVX2_STEP_COSTS
+    assert step_costs({"norm.f32": "cpp-avx2", "matmul.q4_0": "triton"}) is STEP_COSTS
+    for variant in ("cpp-avx512vnni", "cpp-avx512int8", "cpp-avxvnni"):
+        assert step_costs({"matmul.f16": "cpp-avx2", "matmul.q4_0": variant}) is STEP_COSTS
     assert n_drafts([0.97], 1, avx2)[0] < n_drafts([0.97], 1)[0]
     assert least_chance(8, avx2) > least_chance(8)
 

@@ -34,7 +34,7 @@ MAX_CHANCE = 0.97
 
 class Drafter:
     """Follows one text, `token_ids`, which only grows.  `n_prompt`: how many of its tokens the
-    model did not write.  root: see PastOutputs.  Takes about 100 bytes for each token."""
+    model did not write.  root: see PastOutputs.  Takes about 200 bytes for each token."""
 
     __slots__ = (
         "_at",
