@@ -1,5 +1,6 @@
 """A tiny model that chats, and commands that run in this process."""
 
+import gc
 import io
 import json
 
@@ -30,8 +31,11 @@ def run(capsys, monkeypatch):
 
     def call(*argv, stdin=b""):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(arg) for arg in argv])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main([str(arg) for arg in argv])
+        finally:
+            gc.unfreeze()  # a command freezes what it loaded, and this process has other tests
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 

@@ -49,11 +49,13 @@ UNUSED_LIBRARIES = (
 COMMAND_MODULES = {"flags", "main", "terminal", "text"}
 CODE = """
 import json, sys
+import numpy
+before = set(sys.modules)  # NumPy 1.26 loads some of them
 from pyroclast.cli.main import main
 try:
     main(["generate", "Hi", "-n", "1", "--model", sys.argv[1]])
 finally:
-    print(json.dumps(sorted(sys.modules)))
+    print(json.dumps(sorted(sys.modules.keys() - before)))
 """
 
 
