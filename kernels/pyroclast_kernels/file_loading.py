@@ -6,6 +6,7 @@ Python's.  A run is small enough to be packed out of the cache that it was read 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 
 from pyroclast_kernels.program import native_load_rows, native_program
 from pyroclast_kernels.selection import Selection
+from pyroclast_kernels.weights import formats
 from pyroclast_kernels.weights.packing import LANES, PackedWeight
 
-# Half a megabyte: two cores of Zen 3 have as much cache of their own.
+# Half a megabyte: as large as the L2 cache of a Zen 3 core.
 _RUN_BYTES = 1 << 19
+# Of the runs of one native call, behind which Python sees Ctrl-C: a second of a slow disk.
+_CALL_BYTES = 1 << 26
 # native/executor_loading.h: LoadRun and LoadArgs.
 _RUN = np.dtype(
     [
@@ -62,6 +66,9 @@ class FileLoading:
         weight from row_offset on.  The descriptor stays open until `run` is over.  False, and
         nothing noted, where these have to be packed by other means: without native code, or within
         a group of rows that another call fills as well."""
+        assert row_bytes == formats.row_bytes(weight.n_cols, weight.format), "rows of the weight"
+        assert row_offset + n_rows <= weight.n_rows, "rows that the weight has"
+        assert order is None or len(order) == n_rows, "a place for each row"
         pack = self._load_rows and self._pack_address(weight, n_rows)
         if not pack or row_offset % LANES:
             return False
@@ -100,12 +107,17 @@ class FileLoading:
             return True
         runs, n_threads = np.array(self._runs, _RUN), self._executor.n_threads
         ordered = np.where(runs["order"] != 0, runs["n_rows"], 0)
-        most = int(((runs["n_file_rows"] + ordered) * runs["row_bytes"]).max())
-        scratch = np.empty((n_threads, -(-most // 64) * 64), np.uint8)
+        n_bytes = (runs["n_file_rows"] + ordered) * runs["row_bytes"]
+        scratch = np.empty((n_threads, -(-int(n_bytes.max()) // 64) * 64), np.uint8)
         args = np.zeros(1, _ARGS)
-        args["runs"], args["n_runs"] = runs.ctypes.data, len(runs)
         args["scratch"], args["scratch_bytes"] = scratch.ctypes.data, scratch.shape[1]
         args["n_scratch"] = n_threads
-        native_program(self._executor, [self._load_rows], [args.ctypes.data], [n_threads]).run()
+        call = native_program(self._executor, [self._load_rows], [args.ctypes.data], [n_threads])
+        which_call = np.cumsum(n_bytes) // _CALL_BYTES
+        ends = [*(np.flatnonzero(np.diff(which_call)) + 1).tolist(), len(runs)]
+        for begin, end in pairwise([0, *ends]):
+            args["runs"], args["n_runs"] = runs[begin:].ctypes.data, end - begin
+            args["next"] = 0
+            call.run()
         self._runs, self._kept, self.n_bytes = [], [], 0
         return bool(runs["is_done"].all())

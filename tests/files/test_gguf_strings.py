@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from pyroclast.errors import ModelFileError
 from pyroclast.files import gguf_metadata
+from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.native import strings
 
 pytestmark = [
@@ -44,6 +47,41 @@ def test_only_whole_strings_are_stepped_over() -> None:
 @pytest.mark.parametrize("count", [-1, len(TEXTS) - 1, len(TEXTS) + 1, 1 << 40, (1 << 63) - 1])
 def test_a_false_count_is_no_list(count: int) -> None:
     assert strings.decode(stored(TEXTS), count) is None
+
+
+def test_native_code_and_python_walk_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over windows that end anywhere, of arrays that are whole, cut or damaged."""
+    rng = random.Random(1)
+    monkeypatch.setattr(gguf_metadata, "_WINDOW_BYTES", 64)
+
+    def outcome(path: Path, count: int) -> int | str:
+        with closing(ModelFile(path)) as file:
+            cursor = gguf_metadata.Cursor(file)
+            try:
+                gguf_metadata._walk_strings(cursor, count, "tokens")
+            except ModelFileError as error:
+                return str(error)
+            return cursor.position
+
+    native, ends = strings._native, set()
+    for i in range(200):
+        texts = rng.choices(TEXTS, k=rng.randrange(1, 30))
+        data = bytearray(stored(texts))
+        if i % 3 == 1:
+            del data[rng.randrange(1, len(data) + 1) :]
+        elif i % 3 == 2:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path = tmp_path / str(i)
+        path.write_bytes(data)
+        count = len(texts) + (i % 7 == 0)
+        monkeypatch.setattr(strings, "_native", native)
+        found = outcome(path, count)
+        monkeypatch.setattr(strings, "_native", None)
+        assert found == outcome(path, count)
+        ends.add(type(found))
+    assert ends == {int, str}
 
 
 def test_damaged_strings_are_what_python_takes_them_for(monkeypatch: pytest.MonkeyPatch) -> None:

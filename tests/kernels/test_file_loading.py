@@ -78,6 +78,39 @@ def test_packed_rows_are_those_of_the_op_pack(
     assert loading.run(), "nothing waits any more"
 
 
+def test_many_calls_pack_what_one_does(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a few runs each: between two of them Python sees Ctrl-C."""
+    monkeypatch.setattr(file_loading, "_RUN_BYTES", 1 << 14)
+    raw = random_blocks(400, N_COLS, "q8_0")
+    where = files.write(raw), len(HEADER), raw.shape[1], 400
+    weights = []
+    for call_bytes in (1 << 14, 50_000, 1 << 30):
+        monkeypatch.setattr(file_loading, "_CALL_BYTES", call_bytes)
+        weights.append(PackedWeight.empty("q8_0", 400, N_COLS))
+        loading = FileLoading(Selection(), make_executor(2))
+        assert loading.add(*where, weights[-1], 0)
+        assert loading.run()
+    whole = PackedWeight.empty("q8_0", 400, N_COLS)
+    HostMemory(Selection(), make_executor(2)).pack(raw, whole, 0)
+    for weight in weights:
+        assert np.array_equal(weight.data, whole.data)
+
+
+def test_rows_that_do_not_fit_are_refused(files: Files) -> None:
+    """By the call, before native code reads or writes by these numbers."""
+    raw = random_blocks(32, N_COLS, "q8_0")
+    descriptor, loading = files.write(raw), FileLoading(Selection(), make_executor(1))
+    weight = PackedWeight.empty("q8_0", 32, N_COLS)
+    for row_bytes, n_rows, order in (
+        (raw.shape[1] + 1, 32, None),
+        (raw.shape[1], 48, None),
+        (raw.shape[1], 32, np.arange(31)),
+    ):
+        with pytest.raises(AssertionError):
+            loading.add(descriptor, len(HEADER), row_bytes, n_rows, weight, 0, order)
+    assert loading.n_bytes == 0
+
+
 def test_rows_that_are_gone_are_told(files: Files) -> None:
     """The others are packed nevertheless."""
     loading = FileLoading(Selection(), make_executor(2))

@@ -39,7 +39,7 @@ from pyroclast_kernels.tables import DEFAULTS
 class Model:
     """A loaded model and its one step: fill `batch`, call forward(), read `logits`.
 
-    plan says where it lies and what it runs on; on_layer(i) is called when layer i is loaded.  The
+    plan says where it lies and what it runs on; on_layer(i): see load_weights.  The
     checkpoint may be closed afterwards.  executor: another model's, whose threads run this one too,
     in turn.  KernelError if the GPU fails meanwhile."""
 

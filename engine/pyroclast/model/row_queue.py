@@ -8,7 +8,7 @@ from pyroclast.checkpoint.tensor import FileRows, Tensor
 from pyroclast.files.model_file import ModelFile
 from pyroclast_kernels.memory import HostMemory, Memory
 
-# Packed in a tenth of a second, which a bar of progress and Ctrl-C can wait.
+# Packed in a tenth of a second out of the page cache, which a bar of progress can wait.
 _MAX_BYTES = 128 << 20
 
 

@@ -1,7 +1,7 @@
 """From a checkpoint's tensors to weights laid out for the kernels, and what stands side by side.
 
-The layout is the memory's: packed for the CPU, DeviceWeight on the GPU.  Tensors are read one after
-the other, in runs of rows, so that only a few megabytes of a file are in memory beside it.
+The layout is the memory's: packed for the CPU, DeviceWeight on the GPU.  Tensors are read in runs
+of rows, so that only a few megabytes of a file are in memory beside it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def load_weights(
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Weights:
     """Lays out every weight, read by up to n_threads threads; on_layer(i) is called when layer i
-    is done (a bar's tick)."""
+    is laid out, the last of its rows may still wait (a bar's tick)."""
     with ReadAhead(n_threads) as reader:
         queue = RowQueue.of(memory)
         packer = Packer(checkpoint, memory, float32, reader, queue)

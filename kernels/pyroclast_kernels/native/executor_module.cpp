@@ -1,6 +1,7 @@
 // Python's view of the executor: Executor(n_threads), Program(executor, functions, args, parts),
 // Trace(executor, spans_per_thread, n_runs), whose records Python reads as bytes, and
-// Mapping(descriptor, n_bytes), whose memory Python reads as a buffer.
+// Mapping(descriptor, n_bytes), whose memory Python reads as a buffer; LOAD_ROWS, the address of
+// the kernel that reads files, and the functions of executor_strings.h.
 #include "executor_python.h"
 // Python.h comes first, as it asks.
 #include <pthread.h>

@@ -49,6 +49,7 @@ PyObject *decode(PyObject *, PyObject *args) {
     if (count < 0 || count > bytes.size / 8) Py_RETURN_NONE;
     Reference strings{PyList_New(count)};
     for (Py_ssize_t i = 0; i < count; i++) {
+      if (i % 65536 == 65535 && PyErr_CheckSignals() < 0) throw PythonError();  // Ctrl-C
       if (!bytes.has_length(position)) Py_RETURN_NONE;
       const uint64_t length = bytes.length(position);
       position += 8;
