@@ -369,6 +369,17 @@ def test_who_takes_blocks_of_a_prompt_that_gave_no_logits_finds_them_cleared(max
     assert not played.cleared
 
 
+def test_after_a_restart_begun_blocks_are_cleared_for_whoever_takes_them():
+    """What an interrupted step wrote, nobody has seen."""
+    played = Played(parts=True, n_blocks=4, max_batch_tokens=6)
+    a = played.add(range(14))
+    played.step()
+    blocks = set(a.blocks)
+    played.scheduler.restart_all()
+    played.run(a)
+    assert blocks <= played.cleared
+
+
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_block_is_lost_or_shared_wrongly_whatever_happens(seed, parts):

@@ -172,6 +172,7 @@ class Scheduler(Generic[R]):
         some that were being taken off, and may not be in the queues any more."""
         running, self.running = self.running, []
         for request in chain(running, self.waiting, self.parked, others):
+            self.pool.soil(request.blocks)
             request.blocks = []
             request.n_computed = 0
             forget(request)
