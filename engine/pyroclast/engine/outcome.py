@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import TokenLogprobs
 from pyroclast.engine.read_request import ReadRequest
+from pyroclast.engine.running_tails import n_equal
 from pyroclast.engine.step_model import StepModel
 from pyroclast.engine.step_results import StepResults
 from pyroclast.errors import NumericalError, PyroclastError, SamplingError
@@ -90,9 +91,9 @@ class Outcome:
             self._give(request, token_id, start + n_right)
             # One token, and those that a grammar forces behind it.
             coming = request.token_ids[n_before + n_right :]
-            n_equal = _n_equal(coming, drafts[n_right:])
-            n_right += n_equal
-            if request.finish_reason is not None or n_equal < len(coming):
+            n_same = n_equal(coming, drafts[n_right:])
+            n_right += n_same
+            if request.finish_reason is not None or n_same < len(coming):
                 break
         if n_before == len(request.token_ids):
             return start
@@ -137,13 +138,3 @@ class Outcome:
         """One sampled token."""
         text = request.accept(token_id)
         request.emit(text, request.new_token_ids(token_id), self.note_logprobs(request, row))
-
-
-def _n_equal(a: list[int], b: list[int]) -> int:
-    """How many of the first items of both are equal."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
