@@ -97,6 +97,7 @@ WORKERS = "pyroclast.lab.peers.workers"
 SHARED_BY_WORKERS = {"protocol", "tokens"}
 ENGINES = {
     "ctranslate2_worker": {"ctranslate2"},
+    "ik_worker": set(),
     "llama_worker": {"llama_cpp"},
     "openvino_worker": {"openvino", "openvino_genai"},
     "pyroclast_worker": {"pyroclast"},

@@ -18,7 +18,7 @@ from typing import Any
 from pyroclast.lab.peers.client import WORKERS, Client, PeerError
 from pyroclast.lab.peers.options import CompareOptions
 from pyroclast.lab.peers.report import best_variant, compare
-from pyroclast.lab.peers.table import PEERS
+from pyroclast.lab.peers.table import PEERS, worker_of
 from pyroclast.lab.speed.process import python_path
 from pyroclast.lab.speed.throughput import Workload
 from pyroclast.lab.speed.throughput_rows import spread
@@ -115,7 +115,8 @@ class Arena:
         options, run_options = PEERS[peer].settings[setting]
         key = json.dumps(options)
         if key not in loaded:
-            client = Client(self._options.peers[peer], WORKERS / PEERS[peer].script, {})
+            python, environment = worker_of(peer, self._options.peers[peer])
+            client = Client(python, WORKERS / PEERS[peer].script, environment)
             stack.enter_context(client)
             self.peers[peer], seconds = self._load(client, file, options)
             loaded[key] = Contender(peer, setting, client, load_s=seconds)

@@ -77,7 +77,7 @@ def settings(
     for peer in options.peers:
         file = store.theirs(peer, format)
         for setting, (_, run_options) in PEERS[peer].settings.items():
-            if file and not run_options.get("kv_unified"):
+            if file and not PEERS[peer].program and not run_options.get("kv_unified"):
                 yield peer, setting, file
 
 

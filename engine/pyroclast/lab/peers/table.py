@@ -28,6 +28,7 @@ class Peer:
     folder: str = ""
     module: str = ""
     install: str = ""
+    program: str = ""
 
 
 PEERS: dict[str, Peer] = {
@@ -43,6 +44,14 @@ PEERS: dict[str, Peer] = {
         module="llama_cpp",
         # OpenMP off: only then does the polling thread pool count that llama-bench attaches.
         install='CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_OPENMP=OFF" pip install llama-cpp-python',
+    ),
+    "ik_llama.cpp": Peer(
+        "ik_worker.py",
+        {"repack": ({"repack": True}, {}), "no repack": ({"repack": False}, {})},
+        folder="ik_llama",
+        install="git clone https://github.com/ikawrakow/ik_llama.cpp ik_llama, and in it "
+        "cmake -B build -DGGML_NATIVE=ON && cmake --build build --target llama-bench",
+        program="build/bin/llama-bench",
     ),
     "OpenVINO GenAI": Peer(
         "openvino_worker.py",
@@ -77,18 +86,25 @@ PEERS: dict[str, Peer] = {
 
 
 def find(directory: Path | None) -> tuple[dict[str, str], dict[str, str]]:
-    """(peer -> its Python, peer -> why there is none).  An engine may have an environment of its
-    own, <directory>/<folder>/bin/python; otherwise it is looked for in this Python."""
+    """(peer -> its Python or program, peer -> why there is none).  An engine may have an environment
+    of its own, <directory>/<folder>/bin/python; otherwise it is looked for in this Python."""
     found, absent = {}, {}
     for name, peer in PEERS.items():
         if not peer.folder:
             continue
-        own = directory / peer.folder / "bin" / "python" if directory else None
+        own = directory / peer.folder / (peer.program or "bin/python") if directory else None
         if own is not None and own.exists():
             found[name] = str(own)
-        elif importlib.util.find_spec(peer.module) is not None:
+        elif peer.module and importlib.util.find_spec(peer.module) is not None:
             found[name] = sys.executable
         else:
-            where = f"{own} is not there, and " if own else ""
-            absent[name] = f"{where}this Python has no {peer.module}: {peer.install}"
+            where = f"{own} is not there" if own else "no folder of engines is given"
+            if peer.module:
+                where = (f"{where}, and " if own else "") + f"this Python has no {peer.module}"
+            absent[name] = f"{where}: {peer.install}"
     return found, absent
+
+
+def worker_of(name: str, place: str) -> tuple[str, dict[str, str]]:
+    """(The Python that runs a peer's worker, what its environment says) for what `find` found."""
+    return (sys.executable, {"PEER_PROGRAM": place}) if PEERS[name].program else (place, {})
