@@ -15,10 +15,10 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 
 // Tiles of M tokens by G groups of rows.  The loads of a step over 4 columns are M + G, the
 // products M * G, and both sums of a block (integer, float32) stay in registers: M * G <= 12 of 32,
-// which also is enough to hide the latency of a chain of products.  Registers half as wide: M * G
-// <= 4 of 16.
+// which also is enough to hide the latency of a chain of products.  Of 16 registers, half as wide,
+// the integer sums take 8, and those of float32 lie in memory, where a block reads them once.
 constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
-constexpr int kMaxCells = kWidth == 16 ? 12 : 4;
+constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
 // Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
 // memory order: one stream, which the CPU's own prefetcher follows.
@@ -41,19 +41,46 @@ struct Fetch {
   int64_t ahead, n_bytes;
 };
 
-// sum + the products of quad k: part r of 16 rows, 4 columns.
+// Quads of a block, or of a half with its own scale, whose products are added up at once: as many
+// as 16 bits hold, where `dot_pairs` gains by it.
+template <class F>
+constexpr int quads_at_once() {
+  int n = 1;
+  while (kHasPairs && 2 * n <= 8 / F::kHalves && 2 * n * 2 * 127 * F::kLargest <= 32767) n *= 2;
+  return n;
+}
+
+// sum + the products of the quads from `first` on, in memory's order: part r of 16 rows.
 template <class F, int M, int G>
-PYRO_INLINE void add_quad(const uint8_t *quants, int64_t group_size, int k, int r, const Q8Block *x,
-                          int64_t n_blocks, NativeI (&sum)[M][G]) {
-  NativeI w[G];
+PYRO_INLINE void add_quads(const uint8_t *quants, int64_t group_size, int half, int first, int r,
+                           const Q8Block *x, int64_t n_blocks, NativeI (&sum)[M][G]) {
+  constexpr int kQuads = quads_at_once<F>();
+  NativeI pairs[M][G];
+#pragma GCC unroll 8
+  for (int i = first; i < first + kQuads; i++) {
+    const int k = F::kHalves == 1 ? i / 2 + i % 2 * 4 : 4 * half + i;
+    NativeI w[G];
 #pragma GCC unroll 4
-  for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + g * group_size, k, r);
+    for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + g * group_size, k, r);
 #pragma GCC unroll 6
-  for (int m = 0; m < M; m++) {
-    const Quad values = load_quad(x[m * n_blocks].values, k);
+    for (int m = 0; m < M; m++) {
+      const Quad values = load_quad(x[m * n_blocks].values, k);
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) sum[m][g] = F::dot(sum[m][g], w[g], values);
+      for (int g = 0; g < G; g++) {
+        if constexpr (kQuads == 1) {
+          sum[m][g] = F::dot(sum[m][g], w[g], values);
+        } else {
+          const NativeI both = dot_pairs(w[g], values);
+          pairs[m][g] = i == first ? both : add_pairs(pairs[m][g], both);
+        }
+      }
+    }
   }
+  if constexpr (kQuads > 1)
+#pragma GCC unroll 6
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) sum[m][g] = widen_pairs(sum[m][g], pairs[m][g]);
 }
 
 // One tile: the sums of M tokens by G groups, those of a token side by side from sums + m * stride
@@ -90,17 +117,16 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     for (int r = 0; r < kRegs; r++)
 #pragma GCC unroll 2
       for (int half = 0; half < F::kHalves; half++) {
+        // Activations are read anew for each part: kept in registers they would be spilled.
+        if (kRegs > 1) asm volatile("" ::: "memory");
         NativeI sum[M][G];
 #pragma GCC unroll 6
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
           for (int g = 0; g < G; g++) sum[m][g] = NativeI{} + F::start(x[m * n_blocks], half);
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-          add_quad<F>(quants, group_size, k + 4 * half, r, x, n_blocks, sum);
-          if constexpr (F::kHalves == 1)
-            add_quad<F>(quants, group_size, k + 4, r, x, n_blocks, sum);
-        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8 / F::kHalves; i += quads_at_once<F>())
+          add_quads<F>(quants, group_size, half, i, r, x, n_blocks, sum);
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) {
           NativeF scale, minimum;

@@ -9,12 +9,12 @@
 //   Codes2   two vectors of bit pairs, quads 0..3 and 4..7
 //   Codes3   one vector of high bits, then Codes2
 // Quads in turn touch the vectors from first to last: one ascending stream for the prefetcher.
-// load_quad gives part r of quad k of 16 rows, unsigned bytes; every shift is constant once the
-// callers' loops are unrolled.  put stores the codes of one row.
+// load_quad gives part r of quad k of 16 rows, unsigned bytes up to kLargest; every shift is
+// constant once the callers' loops are unrolled.  put stores the codes of one row.
 #pragma once
 
 #include "native/abi.h"
-#include "native/simd.h"
+#include "native/byte_products.h"
 
 constexpr int64_t kBlock = 32;
 
@@ -57,7 +57,7 @@ PYRO_INLINE int get_plane(const uint8_t *p, int lane, int column, int distance =
 }
 
 struct Codes8 {
-  static constexpr int kQuantBytes = 512;
+  static constexpr int kQuantBytes = 512, kLargest = 255;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return load_vector(p + 64 * k, r);
   }
@@ -71,7 +71,7 @@ struct Codes8 {
 };
 
 struct Codes4 {
-  static constexpr int kQuantBytes = 256;
+  static constexpr int kQuantBytes = 256, kLargest = 15;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return (load_vector(p + 64 * (k % 4), r) >> (k < 4 ? 0 : 4)) & 0x0f0f0f0f;
   }
@@ -89,7 +89,7 @@ struct Codes4 {
 };
 
 struct Codes5 : Codes4 {
-  static constexpr int kQuantBytes = 320;
+  static constexpr int kQuantBytes = 320, kLargest = 31;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     const NativeI high = shift(load_vector(p, r), 4 - k) & 0x10101010;
     return high | Codes4::load_quad(p + 64, k, r);
@@ -104,7 +104,7 @@ struct Codes5 : Codes4 {
 };
 
 struct Codes6 : Codes4 {
-  static constexpr int kQuantBytes = 384, kSecond = 320;
+  static constexpr int kQuantBytes = 384, kSecond = 320, kLargest = 63;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     const NativeI pairs = load_vector(p + (k < 4 ? 0 : kSecond), r);
     return (shift(pairs, 4 - 2 * (k % 4)) & 0x30303030) | Codes4::load_quad(p + 64, k, r);
@@ -119,7 +119,7 @@ struct Codes6 : Codes4 {
 };
 
 struct Codes2 {
-  static constexpr int kQuantBytes = 128;
+  static constexpr int kQuantBytes = 128, kLargest = 3;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return shift(load_vector(p + (k < 4 ? 0 : 64), r), -2 * (k % 4)) & 0x03030303;
   }
@@ -129,7 +129,7 @@ struct Codes2 {
 };
 
 struct Codes3 : Codes2 {
-  static constexpr int kQuantBytes = 192;
+  static constexpr int kQuantBytes = 192, kLargest = 7;
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     const NativeI high = shift(load_vector(p, r), 2 - k) & 0x04040404;
     return high | Codes2::load_quad(p + 64, k, r);

@@ -63,9 +63,16 @@ PYRO_INLINE NativeI look_up(const std::array<uint8_t, 16> &table, NativeI codes)
 #endif
 }
 
+constexpr int largest_of(const std::array<uint8_t, 16> &table) {
+  int found = 0;
+  for (uint8_t value : table) found = value > found ? value : found;
+  return found;
+}
+
 template <class Table>
 struct TableCodes : Codes4 {
   static constexpr auto kTable = biased<Table>();
+  static constexpr int kLargest = largest_of(kTable);
   static PYRO_INLINE NativeI load_quad(const uint8_t *p, int k, int r) {
     return look_up(kTable, Codes4::load_quad(p, k, r));
   }
