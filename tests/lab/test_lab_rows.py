@@ -205,7 +205,9 @@ def test_the_roofline_is_the_limit_that_binds() -> None:
     bound_by_memory = roofline(1e-3, 1000, 1_000_000, "fma", CEILINGS, "warm")
     assert bound_by_memory == (pytest.approx(1e6 / 80e9 / 1e-3), "read")
     assert roofline(1e-3, 50_000_000, 1000, "fma", CEILINGS, "warm") == (pytest.approx(0.5), "fma")
-    # A CPU without VNNI has no such ceiling: the products are multiply-adds of floats there.
+    # A CPU without VNNI has a ceiling of its own for bytes, or none: multiply-adds of floats count.
+    int8 = [*CEILINGS, replace(CEILINGS[0], kind="int8", value=200.0, n_bytes=0)]
+    assert roofline(1e-3, 50_000_000, 0, "vnni", int8, "warm") == (pytest.approx(0.25), "int8")
     assert roofline(1e-3, 50_000_000, 0, "vnni", CEILINGS, "warm") == (pytest.approx(0.5), "fma")
     assert roofline(1e-3, 1, 1, "fma", [], "warm") == (None, "")
 

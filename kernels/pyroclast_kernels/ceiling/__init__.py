@@ -113,8 +113,8 @@ class CeilingMeter:
         return self._program("read", data, n_parts, *numbers), self._sink[:n_parts]
 
     def arithmetic_gops(self, kind: str, repeats: int = 3) -> float:
-        """Peak of "fma", "vnni" or "bf16" in Gop/s (a multiply-add is two); 0 where the CPU has
-        no such instruction."""
+        """Peak of "fma", "vnni", "int8" (bytes without VNNI) or "bf16" in Gop/s (a multiply-add is
+        two); 0 where the CPU has no such instruction."""
         if kind not in self._kernels:
             return 0.0
         n_threads: int = self._executor.n_threads
@@ -149,6 +149,7 @@ class CeilingMeter:
 
 # Operations of one round of each arithmetic kernel: 12 accumulators of 16 lanes.
 _OPS_PER_ROUND = {"fma": 12 * 16 * 2, "vnni": 12 * 16 * 8, "bf16": 12 * 16 * 4}
+_OPS_PER_ROUND["int8"] = _OPS_PER_ROUND["vnni"]
 
 
 def _seconds(run: Callable[[], object]) -> float:

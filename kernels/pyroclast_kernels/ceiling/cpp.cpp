@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "native/abi.h"
-#include "native/simd.h"
+#include "native/byte_products.h"
 #include "read.h"
 
 namespace {
@@ -70,6 +70,32 @@ void vnni(const void *args, int part, int) {
   a.sink[part % 64] = reduce_add(acc[0]);
 }
 PYRO_KERNEL("ceiling.vnni", vnni);
+#elif defined(__SSSE3__)
+// Without VNNI: sums of 8 small products in 16 bits, then one widening, as in products of 4-bit
+// codes.
+void int8(const void *args, int part, int) {
+  const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
+  constexpr int kChains = 6, kRun = 8;
+  const NativeI w = NativeI{} + a.data[0] * 0x01010101;
+  NativeI acc[kChains], pairs[kChains];
+#pragma GCC unroll 6
+  for (int k = 0; k < kChains; k++) acc[k] = NativeI{} + k;
+  for (int64_t i = 0; i < a.count * kAccumulators * kRegs / (kChains * kRun); i++) {
+#pragma GCC unroll 6
+    for (int k = 0; k < kChains; k++) pairs[k] = NativeI{};
+#pragma GCC unroll 8
+    for (int j = 0; j < kRun; j++)
+#pragma GCC unroll 6
+      for (int k = 0; k < kChains; k++)
+        pairs[k] = add_pairs(pairs[k], in_order(dot_pairs(w, 0x03030303)));
+#pragma GCC unroll 6
+    for (int k = 0; k < kChains; k++) acc[k] = widen_pairs(acc[k], pairs[k]);
+  }
+#pragma GCC unroll 6
+  for (int k = 1; k < kChains; k++) acc[0] += acc[k];
+  a.sink[part % 64] = acc[0][0];
+}
+PYRO_KERNEL("ceiling.int8", int8);
 #endif
 
 #if defined(__AVX512BF16__)

@@ -24,7 +24,7 @@ _ANCHOR_BYTES = 4 << 20
 _ANCHOR_REPEATS = 5
 _SMALLEST_READ = 1 << 20
 _ARITHMETIC_REPEATS = 16  # of a few milliseconds each: at least one is undisturbed
-KINDS = ("fma", "vnni", "bf16")
+KINDS = ("fma", "vnni", "int8", "bf16")
 
 
 class Machine:
@@ -108,6 +108,8 @@ def roofline(
     that binds.  Cold calls read from memory, warm calls from the cache that n_bytes fit."""
     size = read_size(4 * cache_bytes() if cache == "cold" else n_bytes)
     rates = {"read": (n_bytes, _value(ceilings, "read", size))}
+    if kind == "vnni" and not _value(ceilings, kind, 0):
+        kind = "int8"
     if not _value(ceilings, kind, 0):
         kind = "fma"
     rates[kind] = (n_flops, _value(ceilings, kind, 0))

@@ -39,8 +39,8 @@ _READ_REPEATS = (3, 12)  # at least, at most
 
 @dataclass(frozen=True)
 class MachineLimit:
-    """The most that this machine was seen to do: "read" in GB/s, or "vnni", "bf16" or "fma" in
-    Gop/s, a multiply-add being two operations."""
+    """The most that this machine was seen to do: "read" in GB/s, or "vnni", "int8" (bytes without
+    VNNI), "bf16" or "fma" in Gop/s, a multiply-add being two operations."""
 
     kind: str
     value: float
@@ -73,9 +73,10 @@ class MachineLimits:
 
 def arithmetic_of(format: str) -> str:
     """The kind of multiply-adds that products with weights of this format come down to."""
+    kernels = machine.kernels()
     if format in BLOCK_FORMATS:
-        return "vnni"
-    return "bf16" if format == "bf16" and "bf16" in machine.kernels() else "fma"
+        return "vnni" if "vnni" in kernels else "int8"
+    return "bf16" if format == "bf16" and "bf16" in kernels else "fma"
 
 
 def layer_multiply_adds(config: ModelConfig) -> int:
