@@ -8,6 +8,7 @@ import pytest
 from fake_model import FakeModel, fake_llm, free_blocks
 from played import BLOCK, Played
 from pyroclast import SamplingParams
+from pyroclast.engine.partial_blocks import Part
 from pyroclast.engine.request import Request
 from pyroclast.engine.running_tails import Tail
 from pyroclast.llm import LLM, assemble
@@ -242,6 +243,49 @@ def test_what_a_failure_copied_from_is_lent_and_kept_no_more() -> None:
     assert len(played.cache) == 0
 
 
+@pytest.mark.parametrize("then", ["goes on", "ends", "is extended", "is evicted"])
+def test_what_a_failure_copied_from_is_read_no_more_wherever_it_has_gone(then: str) -> None:
+    """The tail that it copied has become a block of the cache meanwhile, or has gone."""
+    played = play()
+    text = PROMPT[:20]
+    first = played.add([*text, 40])
+    played.run(first)
+    second = played.add([*text, 50])
+    played.run(second)
+    assert second.n_cached == 20
+    played.scheduler.pause([second])
+    if then == "goes on":
+        played.run(first, n_tokens=20)
+        played.run(played.add([90]))  # in a step that takes the first block in
+    else:
+        played.finish(first)
+    if then == "is extended":
+        longer = played.add([*first.token_ids[:22], 60])
+        played.run(longer)
+        played.finish(longer)
+    if then == "is evicted":
+        played.cache.evict(9)
+    played.finish(second, spoiled=True)
+    third = played.add([*text, 70])
+    played.run(third)
+    assert third.n_cached == 0
+
+
+def test_a_failure_ends_the_lending_of_others_that_copied_the_same() -> None:
+    played = play()
+    first, second = played.add([*PROMPT[:20], 40]), played.add([*PROMPT[:20], 50])
+    played.run(second)
+    assert second.n_cached == 20
+    third = played.add([*second.token_ids, 60])
+    played.run(third)
+    assert third.n_cached == 21
+    played.finish(first)  # which has less of the text than was copied
+    played.finish(third, spoiled=True)
+    again = played.add([*second.token_ids, 70])
+    played.run(again)
+    assert again.n_cached == 20
+
+
 def test_who_waits_for_room_holds_no_request_that_has_ended() -> None:
     played = play(n_blocks=2)
     first = played.add(PROMPT)
@@ -250,9 +294,8 @@ def test_who_waits_for_room_holds_no_request_that_has_ended() -> None:
     played.step()
     assert waits in played.scheduler.waiting and waits.source is not None
     played.finish(first)
-    tail, n_tokens = waits.source
-    assert isinstance(tail, Tail)
-    assert (tail.request, n_tokens) == (None, 30)
+    assert isinstance(waits.source, Part) and isinstance(waits.source.holder, Tail)
+    assert (waits.source.holder.request, waits.source.token_ids) == (None, PROMPT)
 
 
 # ---- through LLM ---------------------------------------------------------------------------------

@@ -19,14 +19,23 @@ from array import array
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import islice
+from typing import NamedTuple
 
 from pyroclast.engine.blocks import BlockPool
 from pyroclast.engine.prefix_cache import STOPPED, PrefixCache
 from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.roots import N_HASH_BYTES
-from pyroclast.engine.running_tails import MAX_LOOKED_AT, RunningTails, Tail, n_equal
+from pyroclast.engine.running_tails import MAX_LOOKED_AT, Place, RunningTails, Tail, n_equal
 from pyroclast.engine.state_slots import StateSlots
+
+
+class Part(NamedTuple):
+    """What a request copies, or has copied: the first tokens of a block behind another one."""
+
+    holder: Node | Tail
+    behind: Place
+    token_ids: list[int]
 
 
 class PartialBlocks(PrefixCache):
@@ -61,10 +70,10 @@ class PartialBlocks(PrefixCache):
         if self._tails.is_coming(request, behind, first, wanted, max(n_tokens, n_of_tail)):
             request.found = None if parent is None else (parent, len(blocks))
             return None
-        if n_of_tail > n_tokens:
-            request.source = (tail, n_of_tail)
+        if tail is not None and n_of_tail > n_tokens:
+            request.source = Part(tail, behind, wanted[:n_of_tail])
         elif node is not None:
-            request.source = (node, n_tokens)
+            request.source = Part(node, behind, wanted[:n_tokens])
             self._use([node])  # so that the blocks which the request takes are others
         return blocks
 
@@ -99,14 +108,10 @@ class PartialBlocks(PrefixCache):
             self._keep_part(request)
 
     def drop(self, request: Request) -> list[int]:
-        source, _ = request.source or (None, 0)
-        request.source = None
+        source, request.source = request.source, None
         freed = super().drop(request)
-        if isinstance(source, Node) and self._nodes.get(source.key) is source:
-            freed += self._drop(source)
-        elif isinstance(source, Tail) and source.request is not None:
-            source.request.n_kept = STOPPED  # it keeps no more of its text, and lends none
-            self._tails.withdraw(source.request)
+        if isinstance(source, Part):
+            freed += self._drop_like(source, request.root)
         return freed
 
     def forget(self) -> None:
@@ -122,16 +127,31 @@ class PartialBlocks(PrefixCache):
         for the request itself."""
         if request.source is None or self._copy is None:
             return
-        source, n_tokens = request.source
-        if isinstance(source, Node) and self._nodes.get(source.key) is source:
-            block = source.block
-        elif isinstance(source, Tail) and source.request is not None:
-            block = source.request.blocks[n_shared]
+        assert isinstance(request.source, Part), "what `find` has found"
+        holder = request.source.holder
+        if isinstance(holder, Node) and self._nodes.get(holder.key) is holder:
+            block = holder.block
+        elif isinstance(holder, Tail) and holder.request is not None:
+            block = holder.request.blocks[n_shared]
         else:
             request.source = None
             return
         self._copy(block, request.blocks[n_shared])
-        request.n_computed += n_tokens
+        request.n_computed += len(request.source.token_ids)
+
+    def _drop_like(self, part: Part, root: bytes) -> list[int]:
+        """Forgets all blocks that begin with this part.  The one that it was copied from is among
+        them, and those copied from that one: the text tells, where tails have become nodes."""
+        ids = array("i", part.token_ids).tobytes()
+        parent = part.behind if isinstance(part.behind, Node) else None
+        nodes = [n for n in self._following(parent, root) if n.ids.startswith(ids)]
+        freed = [block for node in nodes for block in self._drop(node)]
+        for request in self._tails.behind(part.behind):
+            first = request.n_kept * self._block_size
+            if request.token_ids[first : first + len(part.token_ids)] == part.token_ids:
+                request.n_kept = STOPPED  # it keeps no more of its text, and lends none
+                self._tails.withdraw(request)
+        return freed
 
     def _longest_part(
         self, request: Request, parent: Node | None, wanted: list[int]
@@ -157,8 +177,11 @@ class PartialBlocks(PrefixCache):
 
     def _newest(self, parent: Node | None, root: bytes) -> list[Node]:
         """The newest blocks behind `parent`, or, without one, behind the root."""
-        found = self._first_nodes.get(root, {}) if parent is None else parent.children
-        return list(islice(reversed(found), MAX_LOOKED_AT))
+        return list(islice(reversed(self._following(parent, root)), MAX_LOOKED_AT))
+
+    def _following(self, parent: Node | None, root: bytes) -> dict[Node, None]:
+        """All blocks behind `parent`, or, without one, behind the root."""
+        return self._first_nodes.get(root, {}) if parent is None else parent.children
 
     def _keep_part(self, request: Request) -> None:
         """Keeps the request's last block, which is not full, if the cache has what is before it."""

@@ -60,13 +60,13 @@ class Request:
         self.wants_prompt_rows = wants_prompt_rows
         # The prefix cache's: the key and the ids of each full block, how many of its blocks are in
         # the cache, the key of the block that it computes next, where the search for its text ended
-        # while it waits, and the block that it copied, with the number of tokens.
+        # while it waits, and what it copied of which block.
         self.root = root
         self.pages: list[tuple[bytes, bytes]] = []
         self.n_kept = 0
         self.coming: bytes | None = None
         self.found: tuple[object, int] | None = None
-        self.source: tuple[object, int] | None = None
+        self.source: object | None = None
         # Slots of recurrent layers' states, see `state_slots`.
         self.state = -1
         self.writes: list[tuple[int, int]] = []

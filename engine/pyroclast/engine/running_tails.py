@@ -71,6 +71,11 @@ class RunningTails:
         self._tails.clear()
         self._behind.clear()
 
+    def behind(self, behind: Place) -> list[Request]:
+        """The requests whose texts end in the block behind this one."""
+        tails = self._behind.get(behind, {})
+        return [tail.request for tail in tails if tail.request is not None]
+
     def longest(self, behind: Place, first: int, wanted: Sequence[int]) -> tuple[Tail | None, int]:
         """The tail to copy that begins with the longest part of `wanted`, and how many tokens of
         it.  first: the position of wanted[0], where the block begins."""
