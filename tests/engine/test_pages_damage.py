@@ -137,3 +137,15 @@ def test_a_spoiled_text_is_not_read_again(cache_dir):
         with pytest.raises(Exception, match="NaN"):
             answer(llm)
         assert len(llm._prefixes.tiers[0].index) == 1  # the page of the answer
+
+
+def test_a_page_that_a_spoiled_text_copied_a_part_of_is_not_read_again(cache_dir, expected):
+    fill(cache_dir)
+    with fake(cache_dir) as llm:
+        assert answer(llm) == (expected, 28)
+        sound = llm.model.logits_of
+        llm.model.logits_of = lambda history: np.full(260, np.nan, np.float32)
+        with pytest.raises(Exception, match="NaN"):
+            answer(llm, [*PROMPT[:2], 98, 99])
+        llm.model.logits_of = sound
+        assert answer(llm) == (expected, 0)

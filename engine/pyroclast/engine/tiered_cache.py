@@ -130,6 +130,11 @@ class TieredCache(PartialBlocks):
             tier.forget(key for key, _ in request.pages)
         return super().drop(request)
 
+    def _drop(self, node: Node) -> list[int]:
+        for tier in self.tiers:
+            tier.forget([node.key])
+        return super()._drop(node)
+
     def kept(self, request: Request) -> Iterator[Kept]:
         """The pages of a request's text that are in the cache, from the first on."""
         from pyroclast.engine.pages.record import Page
