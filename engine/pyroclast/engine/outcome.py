@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.output import TokenLogprobs
 from pyroclast.engine.read_request import ReadRequest
@@ -61,6 +63,21 @@ class Outcome:
             row = start + request.n_step_rows - 1
             self._give(request, token_ids[row], row)
         return None
+
+    def doubt(self, step: list[ReadRequest]) -> list[ReadRequest]:
+        """`step` was given up, but it may have written the cache.  Nobody lends or keeps what it
+        wrote before a row of finite logits stands behind it: where attention reads in pairs, a NaN
+        right behind a text spoils it.  Returns those whose drafts brought one, which must give up
+        their blocks: the next step computes their own tokens again, but maybe not these drafts."""
+        spoiled, end = [], 0
+        for request in step:
+            request.n_unproven += request.n_step_tokens
+            start, end = end, end + request.n_step_rows
+            if request.n_step_drafts:
+                largest = self._model.logits[start:end].max(axis=1)  # NaN if anything is
+                if not np.isfinite(largest).all():
+                    spoiled.append(request)
+        return spoiled
 
     def why_no_token(self, row: int) -> PyroclastError:
         if self._results.is_finite(row):

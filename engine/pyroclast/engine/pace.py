@@ -14,8 +14,12 @@ prompt was cut, so the text does not depend on these times.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyroclast.engine.request import Request
 
 # How long a step with the tokens of one prompt should take, and how long streams are promised that
 # it takes on average, in steps that only decode.  Several prompts beside few streams stretch both.
@@ -54,6 +58,12 @@ class Pace:
         )  # the last steps with the fewest tokens
         self._n_rests = 0  # steps without prompts that streams are owed
         self._is_rest = False  # the step that was planned last is one of them
+
+    def note_step(self, step: Sequence[Request], n_decoding: int, seconds: float) -> None:
+        """As `note`, of any step.  One that verified drafts tells nothing of others."""
+        if not any(request.n_step_drafts for request in step):
+            n_tokens = sum(request.n_step_tokens for request in step)
+            self.note(n_decoding, n_tokens - n_decoding, seconds)
 
     def note(self, n_decoding: int, n_prompt_tokens: int, seconds: float) -> None:
         """A step in which `n_decoding` requests each got a token, and that read

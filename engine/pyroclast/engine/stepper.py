@@ -119,6 +119,9 @@ class Stepper:
                     self._plan_and_run()
             except RequestFailedError as failed:
                 # Nothing has advanced: the others do the same step again.
+                for request in self._outcome.doubt(self._planned):
+                    self.scheduler.remove([request])
+                    self.scheduler.put_back(request)
                 self._fail([failed.request], failed.reason)
             except PyroclastError as error:
                 if self._changing is not None or not self._planned:
@@ -207,10 +210,7 @@ class Stepper:
         self.model.forward(sample=not processed)
         if processed:
             self._host_sampler.run(processed)
-        if not any(request.n_step_drafts for request in step):
-            n_decoding = self.scheduler.n_decoding
-            n_prompt_tokens = sum(request.n_step_tokens for request in step) - n_decoding
-            self.scheduler.pace.note(n_decoding, n_prompt_tokens, perf_counter() - start_s)
+        self.scheduler.pace.note_step(step, self.scheduler.n_decoding, perf_counter() - start_s)
         self._collect(step, start_s)
         self._steady = None
         if self.scheduler.decodes_only and not processed:

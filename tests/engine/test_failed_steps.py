@@ -1,0 +1,109 @@
+"""A callable of one request fails in a step that has computed tokens of others as well: what the
+step wrote, and nobody has seen the logits of, is read by nobody.
+
+Token 99 is a NaN in every layer.  Caches of these formats are read in pairs: a position too far,
+with weight zero, from every even position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from fake_model import ByteTokenizer, FakeModel, hashed
+from pyroclast import LLM, SamplingParams
+from pyroclast.llm import assemble
+from recurrent_model import RecurrentModel
+
+PROMPT = [1, 2, 3]
+PARAMS = SamplingParams(seed=2, max_tokens=12, ignore_eos=True, logit_bias={99: -100.0})
+FORMATS = ("bf16", "q8_0")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weights = tiny.random_weights(tiny.BASE)
+    weights["token_embd"][99] = np.nan
+    return tiny.write_gguf(tmp_path_factory.mktemp("nan") / "nan.gguf", tiny.BASE, weights)
+
+
+def answer(llm: LLM, prompt: list[int], **changes: Any) -> list[int]:
+    [completion] = llm.generate([prompt], PARAMS.replace(**changes))
+    return completion.token_ids
+
+
+def fails(token_ids: list[int], logits: Any) -> Any:
+    raise ZeroDivisionError("mine")
+
+
+def strict(token_ids: list[int], logits: Any) -> Any:
+    """Asks for token 99, and fails at what comes of it."""
+    if np.isnan(logits).any():
+        raise ZeroDivisionError("mine")
+    logits[99] = 200
+    return logits
+
+
+def fail(llm: LLM, prompt: list[int], process: Any) -> None:
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        answer(llm, prompt, logits_processors=[process])
+
+
+# Later texts copy the block, or, without the cache, take it.
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "free"])
+@pytest.mark.parametrize("who", ["failed", "cancelled"])
+@pytest.mark.parametrize("kv_dtype", FORMATS)
+def test_who_ends_with_such_a_step_leaves_no_nan(
+    path: Path, kv_dtype: str, who: str, is_kept: bool
+) -> None:
+    with LLM(path, threads=1, kv_dtype=kv_dtype, prefix_cache=is_kept) as llm:
+        if who == "failed":
+            fail(llm, PROMPT, strict)
+        else:
+            sick = llm.stream(PROMPT, PARAMS.replace(logit_bias={99: 200.0}))
+            assert next(sick).token_ids == [99]
+            fail(llm, [7, 8], fails)
+            sick.close()
+        got = answer(llm, PROMPT)
+    with LLM(path, threads=1, kv_dtype=kv_dtype) as llm:
+        assert answer(llm, PROMPT) == got
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS)
+def test_drafts_of_such_a_step_leave_no_nan(path: Path, kv_dtype: str) -> None:
+    with LLM(path, threads=1, kv_dtype=kv_dtype) as llm:
+        expected = answer(llm, PROMPT)
+        stream = llm.stream(PROMPT, PARAMS)
+        got = next(stream).token_ids + next(stream).token_ids
+        [request] = stream._requests
+        llm._loop.stepper.propose(request, [99] * 5)
+        fail(llm, [7, 8], fails)
+        got += [token_id for chunk in stream for token_id in chunk.token_ids]
+    assert got == expected
+
+
+def poisoned(history: Any) -> Any:
+    return hashed(history) * np.float32(np.nan if 99 in history else 1)
+
+
+@pytest.mark.parametrize("model", [FakeModel, RecurrentModel])
+@pytest.mark.parametrize(("draft", "n_computed"), [(5, 5), (99, 0)])
+def test_only_drafts_that_brought_a_nan_send_their_text_back(
+    model: type[FakeModel], draft: int, n_computed: int
+) -> None:
+    """The others do the same step again."""
+    made = model()
+    made.logits_of = poisoned
+    llm = assemble(made, ByteTokenizer(), "fake", "off", prefix_cache=False)
+    expected = answer(llm, PROMPT)
+    stream = llm.stream(PROMPT, PARAMS)
+    got = [token_id for _ in range(3) for token_id in next(stream).token_ids]
+    [request] = stream._requests
+    llm._loop.stepper.propose(request, [draft] * 2)
+    fail(llm, [7, 8], fails)
+    assert request.n_computed == n_computed
+    got += [token_id for chunk in stream for token_id in chunk.token_ids]
+    assert got == expected
