@@ -96,10 +96,13 @@ def _case(
     )
 
 
-def _quantize(n_tokens: int, n_cols: int, scale: float) -> Arguments:
+def _quantize(n_tokens: int, n_cols: int, scale: float, bad: tuple[float, ...]) -> Arguments:
+    """bad: values among those of the last block of a token."""
     rng = np.random.default_rng([n_tokens, n_cols])
     x = (rng.standard_normal((n_tokens + 1, n_cols)) * scale).astype(np.float32)
     x[0, :BLOCK] = 0
+    for i, value in enumerate(bad):
+        x[n_tokens - 1, n_cols - 1 - 9 * i] = value
     return {
         "n_tokens": np.array([n_tokens]),
         "x": x,
@@ -108,12 +111,14 @@ def _quantize(n_tokens: int, n_cols: int, scale: float) -> Arguments:
     }
 
 
-def _quantize_case(n: int, n_cols: int, scale: float = 1.0) -> Case:
+def _quantize_case(
+    n: int, n_cols: int, scale: float = 1.0, bad: tuple[float, ...] = (), suffix: str = ""
+) -> Case:
     return Case(
         op="quantize",
         format="f32",
-        name=f"{n}x{n_cols}" + f"-scale{scale:g}" * (scale != 1),
-        make=lambda: _quantize(n, n_cols, scale),
+        name=f"{n}x{n_cols}" + f"-scale{scale:g}" * (scale != 1) + suffix,
+        make=lambda: _quantize(n, n_cols, scale, bad),
         outputs=("out_q8",),
         bound=lambda arguments, expected: 0.0,
         reason="a quotient and a product before the rounding: ties may fall either way",
@@ -127,6 +132,8 @@ CASES = [
     _quantize_case(7, 96),
     _quantize_case(2, 64, 1e30),
     _quantize_case(2, 64, 1e-30),
+    _quantize_case(3, 64, bad=(np.nan,), suffix="-nan"),
+    _quantize_case(3, 64, bad=(np.inf, np.nan, -np.inf), suffix="-infinite"),
     *(
         case
         for activation in ACTIVATIONS

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyroclast_kernels.numba.math import maximum, minimum, round_even
+from pyroclast_kernels.numba.math import maximum, round_even
 from pyroclast_kernels.numba.simd import (
     absolute,
     at,
@@ -16,6 +16,7 @@ from pyroclast_kernels.numba.simd import (
     reduce_add,
     reduce_add_i32,
     reduce_max,
+    select_less,
     splat,
     store_f32,
     store_i8x16,
@@ -38,10 +39,14 @@ _LOSSES = tuple(np.float32(factor) for factor in LOSS_FACTORS)
 
 
 @inline
-def _within(x: Any, most: Any) -> Any:
-    """Whole numbers within +-most; the limits also catch NaN and infinities, whose conversion to an
-    integer would be undefined."""
-    return to_int(minimum(maximum(round_even(x), splat(-most)), splat(most)))
+def _finite_or_zero(x: Any) -> Any:
+    return select_less(absolute(x), splat(np.inf), x, splat(0.0))
+
+
+@inline
+def _whole(x: Any) -> Any:
+    """The nearest whole numbers of finite values below 2^22."""
+    return to_int(round_even(x))
 
 
 @inline
@@ -56,7 +61,7 @@ def _best_level(a: Any, b: Any, largest: Any) -> Any:
     """See pyroclast_kernels.q8_blocks.best_levels."""
     inverse = _TOP / largest if largest > _ZERO else _ZERO
     factor = splat((inverse if inverse < _MOST_INVERSE else _MOST_INVERSE) * _STEPS)
-    x, y = _within(a * factor, 32767.0), _within(b * factor, 32767.0)
+    x, y = _whole(a * factor), _whole(b * factor)
     level, least = _TOP, _loss(x, y, _WORDS[0])
     for i in range(1, len(_LEVELS)):
         loss = _loss(x, y, _WORDS[i]) * _LOSSES[i]
@@ -70,11 +75,12 @@ def quantize_block(a: Any, b: Any, out: Any) -> None:
     """The 32 values in a and b: see pyroclast_kernels.q8_blocks.quantize.  A NaN or an infinity
     makes the scale NaN, so that it reaches the logits and is noticed there."""
     poison = a * splat(0.0) + b * splat(0.0)  # 0, or NaN
+    a, b = _finite_or_zero(a), _finite_or_zero(b)
     largest = reduce_max(maximum(absolute(a), absolute(b)))
     level = _best_level(a, b, largest)
     quotient = level / largest if largest > _ZERO else _ZERO
     inverse = splat(quotient if quotient <= _MOST else _ZERO)
-    low, high = _within(a * inverse, 127.0), _within(b * inverse, 127.0)
+    low, high = _whole(a * inverse), _whole(b * inverse)
     first, last = reduce_add_i32(low), reduce_add_i32(high)
     total = first + last
     scale = largest / level + reduce_add(poison)
