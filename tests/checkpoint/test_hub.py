@@ -13,8 +13,7 @@ from typing import BinaryIO
 
 import pytest
 
-from pyroclast.checkpoint.find import _HUB, find_model
-from pyroclast.checkpoint.hub import PREFIX
+from pyroclast.checkpoint.find import find_model
 from pyroclast.errors import ModelFileError
 
 COMMIT = "c" * 40
@@ -248,8 +247,3 @@ def test_no_hub_within_reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelFileError, match="hf:made/gguf cannot be downloaded: "):
         find_model("hf:made/gguf")
-
-
-def test_names_on_the_hub_begin_alike_where_they_are_told_apart_and_where_they_are_read() -> None:
-    """`find` tells them apart without importing `hub`."""
-    assert _HUB == PREFIX

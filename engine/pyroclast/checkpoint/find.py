@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyroclast.checkpoint.installed import installed_path
+from pyroclast.checkpoint.installed import HUB, installed_path
 from pyroclast.errors import ModelFileError, reason_of
 from pyroclast.files.gguf_parts import gguf_in_folder
 from pyroclast_kernels.weights import formats
-
-_HUB = "hf:"
 
 
 def find_model(text: str) -> tuple[Path, str | None]:
@@ -25,7 +23,7 @@ def find_model(text: str) -> tuple[Path, str | None]:
             )
     if not _exists(path):
         name = text if to_format is None else base
-        path = _downloaded(name) if name.startswith(_HUB) else installed_path(str(path))
+        path = _downloaded(name) if name.startswith(HUB) else installed_path(str(path))
     return (path.is_dir() and gguf_in_folder(path)) or path, to_format
 
 

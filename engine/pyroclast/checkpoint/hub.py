@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from pyroclast.checkpoint.installed import HUB
 from pyroclast.errors import ModelFileError, reason_of
 from pyroclast.files.gguf_parts import first_part, part_paths
 from pyroclast_kernels import cache_folder, whole_file
 
-PREFIX = "hf:"
 _WHOLE = ".whole.json"  # in a repository's folder: the files that make up its model
 # Not consolidated.safetensors, which are the same weights once more; nor a hidden file, as ours is.
 _FOLDER_FILES = re.compile(r"[^/.][^/]*\.(json|jinja)|model[^/]*\.safetensors")
@@ -30,11 +30,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def downloaded(model: str) -> Path:
     """The local file or folder of "hf:ORG/REPO" or "hf:ORG/REPO/FILE"; loads what is missing."""
-    parts = model.removeprefix(PREFIX).split("/")
+    parts = model.removeprefix(HUB).split("/")
     named = len(parts) > 2
     if len(parts) < 2 or not all(map(_is_name, parts)) or (named and not model.endswith(".gguf")):
         raise ModelFileError(
-            f"{model!r}: a model on the Hub is {PREFIX}ORG/REPO or {PREFIX}ORG/REPO/FILE.gguf"
+            f"{model!r}: a model on the Hub is {HUB}ORG/REPO or {HUB}ORG/REPO/FILE.gguf"
         )
     repo, file = "/".join(parts[:2]), "/".join(parts[2:])
     folder = cache_folder.path_of("hub", *parts[:2])
@@ -96,7 +96,7 @@ def _download(repo: str, file: str, folder: Path) -> Path:
 def _with_parts(repo: str, file: str, files: Sequence[str]) -> list[str]:
     """A file of a repository, and the other parts of its model."""
     if file not in files:
-        raise ModelFileError(f"{PREFIX}{repo} has no file {file!r}; it has: {', '.join(files)}")
+        raise ModelFileError(f"{HUB}{repo} has no file {file!r}; it has: {', '.join(files)}")
     return [name for name in files if first_part(Path(name)) == first_part(Path(file))]
 
 
@@ -107,8 +107,8 @@ def _model_files(repo: str, files: Sequence[str]) -> list[str]:
     models = sorted({str(first_part(Path(name))) for name in files if name.endswith(".gguf")})
     if len(models) != 1:
         raise ModelFileError(
-            f"{PREFIX}{repo} has no config.json with *.safetensors, so it must have one GGUF file; "
-            f"it has {', '.join(models) or 'none'}: name one, as {PREFIX}{repo}/FILE.gguf"
+            f"{HUB}{repo} has no config.json with *.safetensors, so it must have one GGUF file; "
+            f"it has {', '.join(models) or 'none'}: name one, as {HUB}{repo}/FILE.gguf"
         )
     return sorted(_with_parts(repo, models[0], files))
 
@@ -216,21 +216,21 @@ def _hub_errors(repo: str) -> Iterator[None]:
         from huggingface_hub import errors
     except ImportError as error:
         raise ModelFileError(
-            f"{PREFIX}{repo} needs huggingface-hub ({error}): pip install 'pyroclast-lm[hub]'"
+            f"{HUB}{repo} needs huggingface-hub ({error}): pip install 'pyroclast-lm[hub]'"
         ) from error
     try:
         yield
     except errors.GatedRepoError as error:
         raise ModelFileError(
-            f"{PREFIX}{repo} is gated: accept its terms on its page, then set HF_TOKEN"
+            f"{HUB}{repo} is gated: accept its terms on its page, then set HF_TOKEN"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelFileError(
-            f"{PREFIX}{repo}: no such model on the Hub; a private one needs HF_TOKEN"
+            f"{HUB}{repo}: no such model on the Hub; a private one needs HF_TOKEN"
         ) from error
     except (OSError, errors.HTTPError, ValueError) as error:
         # ValueError: an answer that is not JSON, a name or a size that the library refuses.
         raise ModelFileError(
-            f"{PREFIX}{repo} cannot be downloaded: {reason_of(error)}; the next try goes on where "
+            f"{HUB}{repo} cannot be downloaded: {reason_of(error)}; the next try goes on where "
             "this one ended"
         ) from error

