@@ -7,25 +7,14 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from pyroclast.checkpoint.dummy import SHAPES
-from pyroclast.families.registry import config_of
-from pyroclast.lab.gpu import checks, command, parts, pool, sizes, table
-from pyroclast.lab.gpu import engine as gpu_engine
+from pyroclast.lab.gpu import command, parts, pool, sizes, table
 from pyroclast.lab.gpu import run as runner
-from pyroclast.lab.peers.client import WORKERS
 from pyroclast.model.kv_cache import BLOCK_SIZE
-from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.gpu import kernel_spans
-from pyroclast_kernels.gpu.kernel_spans import KernelSpan
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
@@ -67,110 +56,6 @@ def test_a_dry_run_does_it_all(tmp_path: Path) -> None:
     assert result["made_with"]["dry_run"]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime < 600
-
-
-# ---- processes -----------------------------------------------------------------------------------
-WORKER = """
-import os, subprocess, sys, time
-sys.path.insert(0, sys.argv[1])
-from protocol import serve
-
-def hang():
-    child = subprocess.Popen(["sleep", "600"])
-    print(child.pid, file=open(sys.argv[2], "w"))
-    time.sleep(600)
-
-def die():
-    os.kill(os.getpid(), 11)
-
-def leave():
-    print("so long", file=sys.stderr)
-    os._exit(3)
-
-serve({"add": lambda a, b: a + b, "hang": hang, "die": die, "leave": leave, "fail": lambda: 1 / 0})
-"""
-
-
-@pytest.fixture
-def worker(tmp_path: Path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, str(script), str(WORKERS), str(tmp_path / "pid")]
-    found = pool.Worker(command, {})
-    yield found
-    found.stop()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def test_a_worker_answers_in_order(worker: Any) -> None:
-    assert worker.ask("add", 60, a=1, b=2) == 3
-    worker.post("add", a=3, b=4)
-    worker.post("add", a=5, b=6)
-    assert (worker.wait(60), worker.wait(60)) == (7, 11)
-
-
-def test_a_request_that_fails_leaves_the_worker_alive(worker: Any) -> None:
-    with pytest.raises(pool.WorkerError, match="ZeroDivisionError") as error:
-        worker.ask("fail", 60)
-    assert error.value.alive and worker.running
-    assert worker.ask("add", 60, a=1, b=1) == 2
-
-
-def test_a_worker_that_hangs_is_ended_with_its_children(worker: Any, tmp_path: Path) -> None:
-    assert worker.ask("add", 60, a=0, b=0) == 0  # it has started
-    deadline = time.monotonic() + 60
-    worker.post("hang")
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    with pytest.raises(pool.WorkerError, match="no answer within 1 s") as error:
-        worker.wait(1)
-    assert not error.value.alive and not worker.running
-    while is_alive(int((tmp_path / "pid").read_text())) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_alive(int((tmp_path / "pid").read_text()))
-    assert worker.ask("add", 60, a=2, b=2) == 4  # and it is started again
-
-
-@pytest.mark.parametrize(
-    ("request_name", "words"),
-    [("die", "died of SIGSEGV"), ("leave", "exit code 3: so long")],
-)
-def test_what_a_worker_died_of_is_told(worker: Any, request_name: str, words: str) -> None:
-    with pytest.raises(pool.WorkerError, match=words):
-        worker.ask(request_name, 60)
-    assert worker.ask("add", 60, a=2, b=3) == 5
-
-
-def test_a_command_is_stopped_at_its_limit(tmp_path: Path) -> None:
-    run = pool.run
-    begin = time.monotonic()
-    code, output = run(["sh", "-c", "echo begun; sleep 600"], {}, tmp_path, 4.0)
-    assert (code, output) == (None, "begun\n") and time.monotonic() - begin < 60
-    assert run(["sh", "-c", "pwd; exit 4"], {}, tmp_path, 60)[0] == 4
-
-
-def test_outcomes_of_tests_are_read_off_both_kinds_of_lines() -> None:
-    output = """
-tests/gpu/test_a.py::test_x[a b-1] PASSED                    [ 10%]
-tests/gpu/test_a.py::test_y FAILED                           [ 20%]
-[gw3] [ 30%] PASSED tests/gpu/test_b.py::test_z[q8_0]
-[gw0] [  4%] ERROR tests/gpu/test_b.py::test_w
-FAILED tests/gpu/test_a.py::test_y - assert 1 == 2
-"""
-    passed, failed = checks.outcomes(output)
-    assert passed == [
-        "tests/gpu/test_a.py::test_x[a b-1]",
-        "tests/gpu/test_b.py::test_z[q8_0]",
-    ]
-    assert failed == ["tests/gpu/test_a.py::test_y", "tests/gpu/test_b.py::test_w"]
 
 
 # ---- a run whose processes are played ------------------------------------------------------------
@@ -390,108 +275,3 @@ def test_every_test_has_a_name_of_its_own() -> None:
             if task.do == "decode" and task.worker in blocks:
                 end = task.arguments["n_depth"] + task.arguments["n_gen"] + 8
                 assert blocks[task.worker] * BLOCK_SIZE >= task.arguments["n_batch"] * end
-
-
-# ---- what is measured ----------------------------------------------------------------------------
-class PlayedModel:
-    """A model whose forward passes take a millisecond of a clock of their own."""
-
-    def __init__(self, clock: list[float]) -> None:
-        self.batch, self.clock = SimpleNamespace(counts=np.zeros(3, np.int64)), clock
-        self.weight_bytes, self.kv_dtype, self.kernels = 1_000_000, "f16", {}
-        self.config = config_of(SHAPES["smollm2-135m"])
-
-    def forward(self, sample: bool = False) -> None:
-        self.clock[0] += 0.001
-
-    def profile(self) -> Any:
-        return [
-            ("layer 0", "matmul.bf16", "triton", 5.0),
-            ("layer 0", "norm.f32", "triton", 9.0),
-            ("layer 1", "matmul.bf16", "triton", 7.0),
-        ]
-
-
-class PlayedLLM:
-    """Reads prompts one after the other, then decodes all; 100 us of Python between two steps."""
-
-    vocab_size = 49152
-
-    def __init__(self, clock: list[float]) -> None:
-        self.model, self.clock, self.kernels = PlayedModel(clock), clock, {}
-
-    def generate(self, prompts: Any, params: Any, progress: bool) -> None:
-        assert params.temperature == 0 and params.ignore_eos and not progress
-        for n_done in range(len(prompts)):
-            self._step(len(prompts[n_done]) + n_done, n_done + 1)
-        for _ in range(params.max_tokens - 1):
-            self._step(len(prompts), len(prompts))
-
-    def _step(self, n_tokens: int, n_seqs: int) -> None:
-        self.clock[0] += 0.0001
-        self.model.batch.counts[:] = n_tokens, n_seqs, n_seqs
-        self.model.forward(sample=True)
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    clock = [0.0]
-    monkeypatch.setattr(gpu_engine, "LLM", lambda model, **options: PlayedLLM(clock))
-    monkeypatch.setattr(gpu_engine.time, "perf_counter", lambda: clock[0])
-    found = gpu_engine.Engine()
-    found.load("dummy:smollm2-135m@bf16", 100, 512, 8)
-    return found
-
-
-def test_decoding_counts_steps_in_which_all_decode(engine: Any) -> None:
-    [row] = engine.decode(4, 10, 20)
-    assert row["step_us"] == pytest.approx(1100) and row["between_us"] == pytest.approx(100)
-    assert row["value"] == pytest.approx(4 / 0.0011)
-    kv_bytes = 4 * (10 + 10) * 2 * 30 * 3 * 64 * 2  # sequences, positions, k and v, layers, heads
-    assert row["n_bytes"] == 1_000_000 + kv_bytes
-    assert row["gb_s"] == pytest.approx(row["n_bytes"] / 0.0011 / 1e9)
-
-
-def test_a_prompt_counts_from_its_first_pass_to_the_end_of_its_last(engine: Any) -> None:
-    [row] = engine.prefill(64, 3)
-    assert row["value"] == pytest.approx(64 / 0.001) and row["n_samples"] == 3
-    assert row["seconds_quartiles"] == pytest.approx([0.001, 0.001])
-    products = 30 * (576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536) * 64 + 49152 * 576
-    assert row["gop_s"] == pytest.approx(2 * products / 0.001 / 1e9)
-    assert row["gop_s_with_attention"] > row["gop_s"]
-
-
-def test_the_ops_of_a_step_add_up(engine: Any) -> None:
-    [row] = engine.breakdown(2, 10)
-    assert row["value"] == 21.0
-    assert list(row["ops_us"].items()) == [("matmul.bf16", 12.0), ("norm.f32", 9.0)]
-
-
-def test_gaps_are_the_longest_waits(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """24 steps of two kernels: 1 us between the kernels of a step, 30 us between steps."""
-    spans, now = [], 0.0
-    for _ in range(24):
-        for took, wait in ((5.0, 1.0), (3.0, 30.0)):
-            spans.append(KernelSpan("k", now, now + took))
-            now += took + wait
-    seen = []
-    monkeypatch.setattr(kernel_spans, "kernel_spans", lambda run: seen.append(run) or spans)
-    [row] = engine.gaps(10)
-    assert (row["value"], row["waits_within_us"], row["kernels_per_step"]) == (30.0, 1.0, 2.0)
-    assert row["longest_kernels"] == {"k": [4.0, 48]}
-    engine._passes.clear()
-    seen[0]()
-    assert len(engine._passes) == 24
-
-
-def test_without_a_gpu_nothing_is_profiled() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(KernelError, match="there is no GPU to profile"):
-        kernel_spans.kernel_spans(lambda: pytest.fail("it ran"))
-
-
-def test_the_longest_kernels_are_those_of_all_their_runs() -> None:
-    spans = [SimpleNamespace(name="a", begin_us=0.0, end_us=3.0)]
-    spans += [SimpleNamespace(name="b" * 80, begin_us=t, end_us=t + 2) for t in (4.0, 7.0)]
-    assert gpu_engine._longest_kernels(spans) == {"b" * 60: [2.0, 2], "a": [3.0, 1]}
