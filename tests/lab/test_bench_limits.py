@@ -34,6 +34,18 @@ def test_the_arithmetic_is_that_of_the_weights(tmp_path, quant, arithmetic):
         assert runner.format == "f32"
 
 
+@pytest.mark.parametrize("kind", ["vnni", "int8"])
+def test_products_of_bytes_are_held_against_what_the_cpu_has(tmp_path, monkeypatch, kind):
+    path = tiny.write_gguf(tmp_path / "model.gguf", CONFIG, WEIGHTS, "Q8_0")
+    with Runner(path, [Workload(1, 0)], threads=1) as runner:
+        limits = bench_rows.MachineLimits(runner)
+        if limits._machine is None:
+            pytest.skip("nothing native was built")
+        monkeypatch.setattr(bench_rows.machine, "kernels", lambda: {kind: 1})
+        monkeypatch.setattr(limits._machine, "arithmetic_gops", {kind: 9.0}.get)
+        assert limits.measure(Workload(1, 0)) == MachineLimit(kind, 9.0, "Gop/s", "registers only")
+
+
 @pytest.mark.parametrize("has_it", [True, False])
 def test_bf16_counts_as_such_where_the_cpu_has_it(monkeypatch, has_it):
     monkeypatch.setattr(bench_rows.machine, "kernels", lambda: {"bf16": 1} if has_it else {})

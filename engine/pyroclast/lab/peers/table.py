@@ -86,8 +86,9 @@ PEERS: dict[str, Peer] = {
 
 
 def find(directory: Path | None) -> tuple[dict[str, str], dict[str, str]]:
-    """(peer -> its Python or program, peer -> why there is none).  An engine may have an environment
-    of its own, <directory>/<folder>/bin/python; otherwise it is looked for in this Python."""
+    """(peer -> its Python or program, peer -> why there is none).  An engine may have an
+    environment of its own, <directory>/<folder>/bin/python; otherwise it is looked for in this
+    Python."""
     found, absent = {}, {}
     for name, peer in PEERS.items():
         if not peer.folder:

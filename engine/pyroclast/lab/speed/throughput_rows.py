@@ -67,16 +67,17 @@ class MachineLimits:
             value, how = self._machine.read_gbs(self._repeats)
             return MachineLimit("read", value, "GB/s", how)
         kind = arithmetic_of(self._runner.format)
+        if kind == "vnni" and kind not in machine.kernels():
+            kind = "int8"
         value = self._machine.arithmetic_gops(kind)
         return MachineLimit(kind, value, "Gop/s", "registers only") if value else None
 
 
 def arithmetic_of(format: str) -> str:
     """The kind of multiply-adds that products with weights of this format come down to."""
-    kernels = machine.kernels()
     if format in BLOCK_FORMATS:
-        return "vnni" if "vnni" in kernels else "int8"
-    return "bf16" if format == "bf16" and "bf16" in kernels else "fma"
+        return "vnni"
+    return "bf16" if format == "bf16" and "bf16" in machine.kernels() else "fma"
 
 
 def layer_multiply_adds(config: ModelConfig) -> int:
