@@ -76,7 +76,7 @@ PYRO_KERNEL("ceiling.vnni", vnni);
 void int8(const void *args, int part, int) {
   const CeilingArgs &a = *static_cast<const CeilingArgs *>(args);
   constexpr int kChains = 6, kRun = 8;
-  const NativeI w = NativeI{} + a.data[0] * 0x01010101;
+  NativeI w = NativeI{} + a.data[0] * 0x01010101;
   NativeI acc[kChains], pairs[kChains];
 #pragma GCC unroll 6
   for (int k = 0; k < kChains; k++) acc[k] = NativeI{} + k;
@@ -86,8 +86,10 @@ void int8(const void *args, int part, int) {
 #pragma GCC unroll 8
     for (int j = 0; j < kRun; j++)
 #pragma GCC unroll 6
-      for (int k = 0; k < kChains; k++)
-        pairs[k] = add_pairs(pairs[k], in_order(dot_pairs(w, 0x03030303)));
+      for (int k = 0; k < kChains; k++) {
+        asm volatile("" : "+v"(w));  // or one product would do for all
+        pairs[k] = add_pairs(pairs[k], dot_pairs(w, 0x03030303));
+      }
 #pragma GCC unroll 6
     for (int k = 0; k < kChains; k++) acc[k] = widen_pairs(acc[k], pairs[k]);
   }
