@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyroclast_kernels.triton import device as triton_device
+from pyroclast_kernels.triton.interpreter import make_quick
 
 HERE = os.path.dirname(__file__)
 
@@ -32,6 +33,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and not triton_device.why_not():
     from triton.runtime import interpreter
 
     interpreter.np = FixedOrder()
+    make_quick()
 
 
 def pytest_collection_modifyitems(items):

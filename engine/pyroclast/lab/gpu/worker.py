@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyroclast.lab.peers.workers.protocol import serve
+from pyroclast_kernels.triton.device import INTERPRETED
+from pyroclast_kernels.triton.interpreter import make_quick
 
 
 def handlers(role: str) -> dict[str, Callable[..., Any]]:
@@ -35,4 +37,6 @@ def handlers(role: str) -> dict[str, Callable[..., Any]]:
 
 
 if __name__ == "__main__":
+    if INTERPRETED:
+        make_quick()
     serve(handlers(sys.argv[1]))
