@@ -212,6 +212,23 @@ def test_a_variant_comes_and_goes_with_its_file(own: Path) -> None:
     assert user_variants.path_of("norm", "numba-mine") is None
 
 
+def test_a_file_beside_the_packages_own_is_read_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_variants, "_PACKAGE", tmp_path)
+    path = tmp_path / folder_of("norm") / "numba_helper.py"
+    path.parent.mkdir()
+    path.write_text("# of others\n")
+    assert "numba-helper" not in all_variants("norm")
+    path.write_text('OP = "norm"\nFORMATS = ("f32",)\n')
+    assert "numba-helper" in all_variants("norm")
+    path.unlink()
+    assert "numba-helper" not in all_variants("norm")
+    path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(KernelLibraryError, match=r"numba_helper\.py cannot be read"):
+        all_variants("norm")
+
+
 def test_files_without_the_two_lines_are_left_alone(own: Path) -> None:
     (own / "numba_helper.py").write_text("raise SystemExit('imported')\n")
     (own / "numba_half.py").write_text('OP = "norm"\n')

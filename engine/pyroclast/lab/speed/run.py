@@ -48,7 +48,8 @@ def plan(settings: Settings) -> list[KernelJob]:
     ops = _chosen("op", settings.ops, OP_NAMES)
     known = dict.fromkeys(format for op in ops for format in get_op(op).formats)
     formats = _chosen("format", settings.formats, list(known))
-    names = dict.fromkeys([*(name for op in ops for name in all_variants(op)), BLAS])
+    of_op = {op: all_variants(op) for op in ops}
+    names = dict.fromkeys([*(name for op in ops for name in of_op[op]), BLAS])
     variants = _chosen("variant", settings.variants, list(names))
     cases = [case for op in ops for case in _cases(op, settings) if case.format in formats]
     chosen = set(_chosen("case", settings.cases, list(dict.fromkeys(c.name for c in cases))))
@@ -58,7 +59,7 @@ def plan(settings: Settings) -> list[KernelJob]:
         for case in cases
         if case.name in chosen
         for variant in variants
-        if variant in all_variants(case.op) or (variant == BLAS and _takes_blas(case))
+        if variant in of_op[case.op] or (variant == BLAS and _takes_blas(case))
         if n_threads == settings.threads[0] or gpu.launched(case.op, variant) is None
     ]
 
