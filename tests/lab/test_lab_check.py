@@ -98,7 +98,7 @@ BUGS = {
         "quantize",
         "for i in range(0, n_cols, 32):",
         "while load_i64(args, N_COLS) > 0:\n            i = 0",
-        r"quantize\.f32-1x32: hung: no answer within 12 s",
+        r"quantize\.f32-1x32: hung: no answer within 6 s",
     ),
 }
 
@@ -128,8 +128,9 @@ def test_a_planted_bug_is_caught_and_named(
     op, old, new, message = BUGS[name]
     plant(folder, op, name, old, new)
     words = ["kernels", "check", op, f"numba-{name}", "--dir", str(folder), "--no-time"]
+    words += ["--case=-17-"] if op == "softmax" else []  # of 530 cases those of one size
     with pytest.raises(SystemExit) as end:
-        cli.main([*words, "--timeout", "12" if name == "never-ends" else "120"])
+        cli.main([*words, "--timeout", "6" if name == "never-ends" else "120"])
     said = capsys.readouterr().out
     assert end.value.code == 1
     assert re.search(message, said), said
