@@ -21,8 +21,10 @@ constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
 constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
 // Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
-// memory order: one stream, which the CPU's own prefetcher follows.
+// memory order: one stream, which the CPU's own prefetcher follows.  Where registers are half as
+// wide, a block takes too long for it to run far ahead (Zen 3, one thread: 15 to 23 GB/s in q4_0).
 constexpr int64_t kStreamTokens = 2;
+constexpr int64_t kStreamAhead = kWidth == 8 ? 4096 : 0;
 // The fewest tokens of a tile of more than that: for_each_tile makes tiles of nearly equal size.
 constexpr int kFewestTokens = (kMaxTokens + 1) / 2;
 static_assert(kFewestTokens <= kStreamTokens + 1, "a single tile of kStreamTokens + 1 is larger");
@@ -102,13 +104,19 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   for (int64_t b = 0; b < n_blocks; b++, x++) {
     const uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
+    constexpr bool kIsAhead = kStreamAhead > 0 && M <= kStreamTokens && G == 1;
+    constexpr int kChunkHeader = F::kChunkHeaders * F::kHeaderBytes;
     // The lines of a long header are wanted one by one, between the quants of its blocks, and each
     // would end the stream that the prefetcher follows: touched at once, they are a part of it
     // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).
-    if (F::kChunkHeaders * F::kHeaderBytes > 64 && b % F::kChunkBlocks == 0)
-      for (int line = 0; line < F::kChunkHeaders * F::kHeaderBytes; line += 64)
+    if ((kChunkHeader > 64 || kIsAhead) && b % F::kChunkBlocks == 0)
+      for (int line = 0; line < kChunkHeader; line += 64)
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++) __builtin_prefetch(header + g * group_size + line);
+        for (int g = 0; g < G; g++)
+          __builtin_prefetch(header + g * group_size + line + kIsAhead * kStreamAhead);
+    if (kIsAhead)
+      for (int line = 0; line < F::kQuantBytes; line += 64)
+        __builtin_prefetch(quants + line + kStreamAhead);
     for (const uint8_t *end = fetched + fetch_step; fetched < end && fetched < fetch_end;
          fetched += 64)
 #pragma GCC unroll 4
