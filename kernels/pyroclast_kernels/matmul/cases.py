@@ -27,6 +27,9 @@ _ODD_VALUES = [(1, 1, 1), (2, 3, 33), (5, 70, 17), (7, 40, 15), (29, 33, 95), (9
 _LONG = (66, 17, 32768)
 _ODD_K = [(1, 1, 256), (3, 17, 768), (13, 50, 512), (16, 33, 256), (23, 16, 256)]
 _MODELS_K = [(1, 576, 512), (4, 960, 1536), (64, 576, 1536)]
+# Bytes of the largest codes, and the fields that hold codes: sums of products are largest there.
+_LARGEST_CODES = {"q8_0": 0x80, "mxfp4": 0x77, "t4_k": 0xCC}
+_CODE_FIELDS = ("qs", "qh", "ql", "hmask")
 _OFFSET = 5  # of the packed rows, so that `pack` is seen to start inside a group
 
 
@@ -57,6 +60,20 @@ def _matmul(
         "out_stride": stride,
         "accumulate": int(accumulate),
     }
+
+
+def _largest(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Arguments:
+    """Codes and activations as large as they can be, all of one sign or in turn."""
+    arguments = _matmul((n_tokens, n_rows, n_cols), format, False, False, False)
+    raw = raw_rows(np.random.default_rng(n_cols), n_rows, n_cols, format)
+    blocks = raw.view(formats.FORMATS[format].dtype)
+    for name in _CODE_FIELDS:
+        if name in blocks.dtype.names:
+            blocks[name].view(np.uint8)[:] = _LARGEST_CODES.get(format, 0xFF)
+    pack_rows(raw, arguments["weight"], 0)
+    x = np.ones((n_tokens, n_cols), np.float32)
+    x[1], x[2, ::2] = -1, -1
+    return arguments | {"x": q8_blocks.quantize(x)}
 
 
 def _matmul_bound(arguments: Arguments, expected: Array, x_error: float = 0.0) -> Array:
@@ -92,6 +109,15 @@ def _matmul_case(
         flops=2 * n_tokens * n_rows * n_cols,
         bytes=weight_bytes + 4 * n_tokens * (n_rows + n_cols),
         rounded=_matmul_bound_tf32 if format == "f16" else None,
+    )
+
+
+def _largest_case(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Case:
+    case = _matmul_case((n_tokens, n_rows, n_cols), format, False, False)
+    return replace(
+        case,
+        name=f"{case.name}-largest",
+        make=lambda: _largest(n_tokens, n_rows, n_cols, format),
     )
 
 
@@ -194,6 +220,7 @@ CASES = [
         (1, 32, 1, "values-q8"), (2, 48, 3, "values"), (7, 96, 2, "q8"), (25, 160, 1, "values-q8"),
     ]
 ]  # fmt: skip
+CASES += [_largest_case(5, 33, LAYOUTS[f].columns * 2, f) for f in BLOCK_FORMATS]
 CASES += [
     _gate_up_case((n, 96, LAYOUTS[f].columns * 2), f, outputs, activation)
     for f in ("q8_0", "q4_k")
