@@ -5,9 +5,9 @@
     python bench/engine.py --peer llama.cpp=PEER/bin/python --json bench/results/NAME.json
     python bench/engine.py --suite cpu --minutes 40 --peers ENVIRONMENTS --out FILE.json
 
-PEER/bin/python is any Python that has the peer's package.  --peers takes all engines that it finds
-in ENVIRONMENTS/llama, /openvino, /ctranslate2 and /transformers, or in this Python, and names those
-that are missing.  --suite runs a fixed list of such comparisons.
+PEER/bin/python is any Python that has the peer's package; of ik_llama.cpp it is the program
+llama-bench.  --peers takes all engines that it finds in ENVIRONMENTS/llama, /ik_llama, /openvino,
+/ctranslate2 and /transformers, or in this Python, and names those that are missing.  --suite runs a fixed list of such comparisons.
 """
 
 import sys

@@ -22,7 +22,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="GGUF file, name, dummy:")
     parser.add_argument("--format", default="", help="q8_0,q4_0,...; default: as the file is")
     parser.add_argument("--pure", action="store_true", help="every matrix in that format itself")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="or NAME=PROGRAM"
+    )
     parser.add_argument(
         "--peers", nargs="?", const="", metavar="DIR", help="every engine found here, or in DIR"
     )
