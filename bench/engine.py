@@ -7,7 +7,8 @@
 
 PEER/bin/python is any Python that has the peer's package; of ik_llama.cpp it is the program
 llama-bench.  --peers takes all engines that it finds in ENVIRONMENTS/llama, /ik_llama, /openvino,
-/ctranslate2 and /transformers, or in this Python, and names those that are missing.  --suite runs a fixed list of such comparisons.
+/ctranslate2 and /transformers, or in this Python, and names those that are missing.  --suite runs a
+fixed list of such comparisons.
 """
 
 import sys

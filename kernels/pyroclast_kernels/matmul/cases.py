@@ -68,7 +68,7 @@ def _largest(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Arguments:
     raw = raw_rows(np.random.default_rng(n_cols), n_rows, n_cols, format)
     blocks = raw.view(formats.FORMATS[format].dtype)
     for name in _CODE_FIELDS:
-        if name in blocks.dtype.names:
+        if name in (blocks.dtype.names or ()):
             blocks[name].view(np.uint8)[:] = _LARGEST_CODES.get(format, 0xFF)
     pack_rows(raw, arguments["weight"], 0)
     x = np.ones((n_tokens, n_cols), np.float32)
