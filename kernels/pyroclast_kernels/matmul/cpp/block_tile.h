@@ -22,7 +22,7 @@ constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
 // Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
 // memory order: one stream, which the CPU's own prefetcher follows.  Where registers are half as
-// wide, a block takes too long for it to run far ahead (Zen 3, one thread: 15 to 23 GB/s in q4_0).
+// wide, a block takes too long for it to run far ahead (Zen 3, one thread: 15 to 20 GB/s in q4_0).
 constexpr int64_t kStreamTokens = 2;
 constexpr int64_t kStreamAhead = kWidth == 8 ? 4096 : 0;
 // The fewest tokens of a tile of more than that: for_each_tile makes tiles of nearly equal size.
@@ -125,8 +125,8 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     for (int r = 0; r < kRegs; r++)
 #pragma GCC unroll 2
       for (int half = 0; half < F::kHalves; half++) {
-        // Activations are read anew for each part: kept in registers they would be spilled.
-        if (kRegs > 1) asm volatile("" ::: "memory");
+        // Of 16 registers none is left for activations: kept from part to part they are spilled.
+        if (kWidth == 8) asm volatile("" ::: "memory");
         NativeI sum[M][G];
 #pragma GCC unroll 6
         for (int m = 0; m < M; m++)
