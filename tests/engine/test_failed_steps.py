@@ -107,3 +107,32 @@ def test_only_drafts_that_brought_a_nan_send_their_text_back(
     assert request.n_computed == n_computed
     got += [token_id for chunk in stream for token_id in chunk.token_ids]
     assert got == expected
+
+
+def nans_in_free_blocks(llm: LLM) -> list[int]:
+    """Free blocks that are not marked for clearing, and hold a NaN."""
+    pool, model = llm._loop.stepper.scheduler.pool, llm.model
+    free = [block for block in pool._free if block not in pool._soiled]
+    return [b for b in free if any(np.isnan(bf16(x)).any() for x in model.block_arrays(b))]
+
+
+def bf16(cells: Any) -> Any:
+    return (np.asarray(cells).astype(np.uint32) << 16).view(np.float32)
+
+
+def test_a_block_that_is_given_for_an_equal_one_is_cleared(path: Path) -> None:
+    """Two read the same prompt side by side, and the first one's block is kept for both."""
+    with LLM(path, threads=1, kv_dtype="bf16", max_batch_tokens=16, n_blocks=32) as llm:
+        prompt = [1, 2, 99] + [3] * 2 * llm.model.block_size
+        late, soon = (llm.stream(prompt, PARAMS) for _ in range(2))
+        late._requests[0].call.priority = "batch"
+        loop = llm._loop
+        loop.submit(late._requests)
+        loop._clean_up()
+        loop.stepper.step()
+        loop.submit(soon._requests)
+        loop._clean_up()
+        for _ in range(40):
+            if loop.stepper.has_work():
+                loop.stepper.step()
+            assert not nans_in_free_blocks(llm)

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from page_folders import PROMPT, RECORD, answer, fake, fill, first_lines, segments
+from page_folders import GREEDY, PROMPT, RECORD, answer, fake, fill, first_lines, segments
 from pyroclast.engine.pages.record import HEADER_BYTES
 from pyroclast.model.cache_identity import CacheIdentity
 
@@ -147,5 +147,21 @@ def test_a_page_that_a_spoiled_text_copied_a_part_of_is_not_read_again(cache_dir
         llm.model.logits_of = lambda history: np.full(260, np.nan, np.float32)
         with pytest.raises(Exception, match="NaN"):
             answer(llm, [*PROMPT[:2], 98, 99])
+        llm.model.logits_of = sound
+        assert len(llm._prefixes.tiers[0].index) == 0  # nor what follows that page
+        assert answer(llm) == (expected, 0)
+
+
+def test_nor_is_one_that_memory_has_evicted_meanwhile(cache_dir, expected):
+    fill(cache_dir)
+    with fake(cache_dir) as llm:
+        assert answer(llm) == (expected, 28)
+        stream = llm.stream([*PROMPT[:2], 98, 99], GREEDY.replace(max_tokens=9))
+        assert next(stream).n_cached_tokens == 2
+        llm._prefixes.evict(99)
+        sound = llm.model.logits_of
+        llm.model.logits_of = lambda history: np.full(260, np.nan, np.float32)
+        with pytest.raises(Exception, match="NaN"):
+            list(stream)
         llm.model.logits_of = sound
         assert answer(llm) == (expected, 0)

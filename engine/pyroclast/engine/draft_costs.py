@@ -18,12 +18,12 @@ STEP_COSTS = (
     1.0, 1.25, 1.42, 1.6, 1.78, 1.96, 2.14, 2.32,
     2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
 )  # fmt: skip
-# The same on AVX2, whose products take more instructions for each row: between 135M Q4_0, Q4_1 and
-# Q8_0 on two cores of a Zen 3 (bench/results/draft_costs_avx2.json).  Rows of the 1B shape cost
-# less.  Behind 8 rows the line is a bit steeper than measured: what a row of a batch costs varies
+# The same on AVX2, whose products take more instructions for each row: about those of 135M Q4_0,
+# Q4_1 and Q8_0 on two cores of a Zen 3 (bench/results/draft_costs_avx2.json).  Rows of the 1B shape
+# cost less.  Behind 8 rows the line is steeper than measured: what a row of a batch costs varies
 # most there, and brings least.
 AVX2_STEP_COSTS = (
-    1.0, 1.17, 1.39, 1.6, 2.0, 2.25, 2.5, 2.75,
+    1.0, 1.17, 1.39, 1.6, 2.12, 2.3, 2.56, 2.75,
     3.15, 3.5, 3.85, 4.2, 4.55, 4.9, 5.25, 5.6,
 )  # fmt: skip
 # Drafts must promise that many times the tokens per second of a step without: a step that is not

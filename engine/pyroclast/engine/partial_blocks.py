@@ -109,8 +109,9 @@ class PartialBlocks(PrefixCache):
 
     def drop(self, request: Request) -> list[int]:
         source, request.source = request.source, None
+        was_running = bool(request.blocks)  # else it has copied nothing yet
         freed = super().drop(request)
-        if isinstance(source, Part):
+        if was_running and isinstance(source, Part):
             freed += self._drop_like(source, request.root)
         return freed
 
@@ -121,6 +122,11 @@ class PartialBlocks(PrefixCache):
         self._tails.forget()
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _exchange(self, request: Request, i: int, block: int) -> None:
+        if not request.is_proven:  # as when it leaves
+            self._pool.soil([request.blocks[i]])
+        super()._exchange(request, i, block)
 
     def _copy_part(self, request: Request, n_shared: int) -> None:
         """Copies the block that `find` has found, unless it was evicted, or its request preempted,
@@ -140,13 +146,14 @@ class PartialBlocks(PrefixCache):
         request.n_computed += len(request.source.token_ids)
 
     def _drop_like(self, part: Part, root: bytes) -> list[int]:
-        """Forgets all blocks that begin with this part.  The one that it was copied from is among
-        them, and those copied from that one: the text tells, where tails have become nodes."""
+        """Forgets all blocks that begin with this part, the one that it was copied from among them:
+        the text tells, where tails have become nodes.  What copied less of it stays: the NaN may
+        stand behind that."""
         ids = array("i", part.token_ids).tobytes()
         parent = part.behind if isinstance(part.behind, Node) else None
         nodes = [n for n in self._following(parent, root) if n.ids.startswith(ids)]
         freed = [block for node in nodes for block in self._drop(node)]
-        for request in self._tails.behind(part.behind):
+        for request in self._tails.requests_behind(part.behind):
             first = request.n_kept * self._block_size
             if request.token_ids[first : first + len(part.token_ids)] == part.token_ids:
                 request.n_kept = STOPPED  # it keeps no more of its text, and lends none

@@ -293,7 +293,4 @@ class PrefixCache:
 
     def _drop(self, node: Node) -> list[int]:
         """A node goes, and all that follow it."""
-        below = [node]
-        for each in below:
-            below.extend(each.children)
-        return [block for each in reversed(below) for block in self._remove(each)]
+        return [block for each in reversed(node.subtree()) for block in self._remove(each)]

@@ -31,6 +31,13 @@ class Node:
         self.is_sound = False  # a row of finite logits was computed behind it
         self.used = 0  # when, counted in uses of the cache
 
+    def subtree(self) -> list[Node]:
+        """The node and all that follow it, each before those behind it."""
+        found = [self]
+        for node in found:
+            found.extend(node.children)
+        return found
+
 
 class NodeStates:
     """A keeper of `states` (see `state_slots.StateKeeper`)."""

@@ -54,7 +54,7 @@ class Request:
         `root`: requests with the same one can share blocks."""
         self.token_ids = token_ids
         self.n_prompt = len(token_ids)
-        self.n_computed = self.n_unproven = 0  # tokens; the last in the cache, without logits yet
+        self.n_computed = self.n_unproven = 0  # n_unproven: 0 once logits stand behind all
         self.was_admitted, self.n_cached = False, 0  # tokens in the cache when first admitted
         self.blocks: list[int] = []
         self.wants_prompt_rows = wants_prompt_rows

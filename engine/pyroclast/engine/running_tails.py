@@ -71,9 +71,9 @@ class RunningTails:
         self._tails.clear()
         self._behind.clear()
 
-    def behind(self, behind: Place) -> list[Request]:
-        """The requests whose texts end in the block behind this one."""
-        tails = self._behind.get(behind, {})
+    def requests_behind(self, place: Place) -> list[Request]:
+        """The requests whose last noted tails are behind this block."""
+        tails = self._behind.get(place, {})
         return [tail.request for tail in tails if tail.request is not None]
 
     def longest(self, behind: Place, first: int, wanted: Sequence[int]) -> tuple[Tail | None, int]:

@@ -118,7 +118,7 @@ class Stepper:
                 if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
             except RequestFailedError as failed:
-                # Nothing has advanced: the others do the same step again.
+                # No text has advanced: the others do the step again, some from their beginning.
                 for request in self._outcome.doubt(self._planned):
                     self.scheduler.remove([request])
                     self.scheduler.put_back(request)

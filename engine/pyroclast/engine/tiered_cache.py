@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.engine.blocks import BlockPool
-from pyroclast.engine.partial_blocks import PartialBlocks
+from pyroclast.engine.partial_blocks import Part, PartialBlocks
 from pyroclast.engine.prefix_states import Node
 from pyroclast.engine.request import Request
 from pyroclast.engine.state_slots import NO_STATE, StateSlots
@@ -126,14 +126,24 @@ class TieredCache(PartialBlocks):
             tier.offer(self.kept(request), self.kept_states(request))
 
     def drop(self, request: Request) -> list[int]:
+        freed = super().drop(request)
         for tier in self.tiers:
             tier.forget(key for key, _ in request.pages)
-        return super().drop(request)
+        return freed
 
     def _drop(self, node: Node) -> list[int]:
+        dropped = node.subtree()
+        freed = super()._drop(node)
         for tier in self.tiers:
-            tier.forget([node.key])
-        return super()._drop(node)
+            tier.forget(each.key for each in dropped)
+        return freed
+
+    def _drop_like(self, part: Part, root: bytes) -> list[int]:
+        """Also forgets the source's page where memory has evicted the source itself."""
+        if isinstance(part.holder, Node):
+            for tier in self.tiers:
+                tier.forget([part.holder.key])
+        return super()._drop_like(part, root)
 
     def kept(self, request: Request) -> Iterator[Kept]:
         """The pages of a request's text that are in the cache, from the first on."""
