@@ -171,7 +171,7 @@ def test_peers_are_found_in_their_own_environments_or_in_this_one(tmp_path, monk
     found, absent = table.find(None)
     assert found == {"CTranslate2": sys.executable}
     assert absent["transformers"].startswith("this Python has no transformers: pip install")
-    assert absent["ik_llama.cpp"].startswith("no folder of engines is given: git clone")
+    assert absent["ik_llama.cpp"].startswith("--peers DIR names no folder of engines: git clone")
 
 
 def test_a_program_is_run_anew_for_each_test_and_prints_its_own_times(tmp_path, model, monkeypatch):
@@ -186,7 +186,9 @@ with Path({log!r}).open("a") as log:
     log.write(json.dumps(given) + "\\n")
 if given["-rtr"] == "1":
     sys.exit("no memory to repack")
-print(json.dumps([{{"build_commit": "abc", "build_number": 7, "samples_ns": [9e9, 5e8]}}]))
+found = {{"build_commit": "abc", "build_number": 7, "flash_attn": True, "samples_ns": [9e9, 5e8]}}
+print("reading tensors")
+print(json.dumps([found], indent=1))
 """
     program.write_text(script.format(python=sys.executable, log=str(tmp_path / "log")))
     program.chmod(0o755)
@@ -197,20 +199,24 @@ print(json.dumps([{{"build_commit": "abc", "build_number": 7, "samples_ns": [9e9
     options = CompareOptions(str(model), peers=peers, threads=1, repetitions=2)
     found = arena.Arena(options, workloads)
     made = {}
-    for settings in ({"plain": ({"repack": False}, {})}, {"repack": ({"repack": True}, {})}):
-        monkeypatch.setitem(table.PEERS, name, replace(table.PEERS[name], settings=settings))
-        rows = found.rows(str(model), "tiny", lambda _: str(model))
-        made |= {(row["test"], *settings): row["peers"] for row in rows}
-    assert found.peers[name] == {"version": "ik_llama.cpp abc (7)", "flash_attention": True}
+    for row in found.rows(str(model), "tiny", lambda _: str(model)):
+        made[row["test"]] = row["peers"]  # of the setting that can be loaded
+    assert found.peers[name] == {
+        "version": "ik_llama.cpp abc (7)",
+        "flash_attention": True,
+        "logits": "unknown",
+    }
     # The second of a run's two samples counts.
-    alone = made["pp4", "plain"][name]["variants"]["plain"]
-    assert alone["samples_ts"] == [8, 8]
-    assert made["tg2 @ d3", "plain"][name]["variants"]["plain"]["samples_ts"] == [4, 4]
+    alone = made["pp4"][name]["variants"]
+    assert list(alone) == ["no repack"] and alone["no repack"]["samples_ts"] == [8, 8]
+    assert made["tg2 @ d3"][name]["variants"]["no repack"]["samples_ts"] == [4, 4]
     # What its program cannot do, or fails at, is absent and says why.
-    assert made["pp4 @ d3", "plain"] == made["tg2 b2", "plain"] == made["pp4", "repack"] == {}
-    assert "prompts at the beginning only" in found.absent[f"{name} (plain) in pp4 @ d3"]
-    assert "one sequence" in found.absent[f"{name} (plain) in tg2 b2"]
-    assert "ended with code 1: no memory to repack" in found.absent[f"{name} on {model.name}"]
+    assert made["pp4 @ d3"] == made["tg2 b2"] == {}
+    assert "prompts at the beginning only" in found.absent[f"{name} (no repack) in pp4 @ d3"]
+    assert "one sequence" in found.absent[f"{name} (no repack) in tg2 b2"]
+    assert (
+        "ended with code 1: no memory to repack" in found.absent[f"{name} (repack) on {model.name}"]
+    )
     given = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert {"-gp": "3,2", "-p": "0", "-n": "0"}.items() <= given[-2].items()
     assert all(each["-m"] == str(model) and each["-t"] == "1" for each in given)

@@ -103,10 +103,18 @@ class Arena:
             loaded: dict[str, Contender] = {}
             try:
                 file = file_of(peer)
-                for setting in PEERS[peer].settings if file else ():
-                    yield self.contender(stack, peer, setting, str(file), loaded)
             except PeerError as error:
                 self.absent[f"{peer} on {name}"] = str(error)
+                continue
+            failed: dict[str, str] = {}
+            for setting in PEERS[peer].settings if file else ():
+                try:
+                    yield self.contender(stack, peer, setting, str(file), loaded)
+                except PeerError as error:
+                    failed[f"{peer} ({setting}) on {name}"] = str(error)
+            if len(failed) == len(PEERS[peer].settings) and len(set(failed.values())) == 1:
+                failed = {f"{peer} on {name}": next(iter(failed.values()))}
+            self.absent |= failed
 
     def contender(
         self, stack: ExitStack, peer: str, setting: str, file: str, loaded: dict[str, Contender]

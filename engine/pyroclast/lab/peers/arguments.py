@@ -23,7 +23,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--format", default="", help="q8_0,q4_0,...; default: as the file is")
     parser.add_argument("--pure", action="store_true", help="every matrix in that format itself")
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="or NAME=PROGRAM"
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="or ik_llama.cpp=PROGRAM"
     )
     parser.add_argument(
         "--peers", nargs="?", const="", metavar="DIR", help="every engine found here, or in DIR"

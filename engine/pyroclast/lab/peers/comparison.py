@@ -1,6 +1,7 @@
 """Times Pyroclast and other engines in turn (A B A B) on the same weights, in one run.
 
-Each engine is a worker process that stays loaded.  One of them is busy at a time, and every
+Each engine is a worker process that stays loaded.  (The program of ik_llama.cpp loads for each run,
+and the second of its two repetitions counts.)  One of them is busy at a time, and every
 repetition of a test goes round all of them, so that a change in the machine's speed affects all
 alike.  The machine's limits are measured between the rounds.  What each engine is timed at stands
 in its worker, `pyroclast.lab.peers.workers`.  --suite runs a fixed list of such comparisons.

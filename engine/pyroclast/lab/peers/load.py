@@ -76,8 +76,10 @@ def settings(
     """(Peer, setting, file) of all settings that load in different ways."""
     for peer in options.peers:
         file = store.theirs(peer, format)
+        if PEERS[peer].program:  # it loads anew for each run
+            continue
         for setting, (_, run_options) in PEERS[peer].settings.items():
-            if file and not PEERS[peer].program and not run_options.get("kv_unified"):
+            if file and not run_options.get("kv_unified"):
                 yield peer, setting, file
 
 

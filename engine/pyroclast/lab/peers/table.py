@@ -1,4 +1,4 @@
-"""The engines that Pyroclast is compared with: worker, settings, files, and where their Python is.
+"""The engines that Pyroclast is compared with: worker, settings, files, and where they are.
 
 A new engine is an entry here and a worker in the folder `workers`.
 """
@@ -99,7 +99,7 @@ def find(directory: Path | None) -> tuple[dict[str, str], dict[str, str]]:
         elif peer.module and importlib.util.find_spec(peer.module) is not None:
             found[name] = sys.executable
         else:
-            where = f"{own} is not there" if own else "no folder of engines is given"
+            where = f"{own} is not there" if own else "--peers DIR names no folder of engines"
             if peer.module:
                 where = (f"{where}, and " if own else "") + f"this Python has no {peer.module}"
             absent[name] = f"{where}: {peer.install}"

@@ -28,7 +28,7 @@ class Worker:
         self.options = ["-m", model, "-t", str(threads), "-rtr", str(int(repack)), "-fa", "1"]
         found = self._bench(["-p", "0", "-n", "1"])
         version = f"ik_llama.cpp {found['build_commit']} ({found['build_number']})"
-        return {"version": version, "flash_attention": True}
+        return {"version": version, "flash_attention": found["flash_attn"], "logits": "unknown"}
 
     def run(self, workload: dict[str, Any]) -> float:
         """Seconds of one repetition."""
@@ -53,7 +53,8 @@ class Worker:
         if done.returncode:
             words = done.stderr.strip()[-LAST_WORDS:]
             raise RuntimeError(f"llama-bench ended with code {done.returncode}: {words}")
-        [found] = json.loads(done.stdout)
+        _, bracket, rows = done.stdout.rpartition("\n[")  # some models make it print before
+        [found] = json.loads(bracket + rows)
         return dict(found)
 
 
