@@ -106,7 +106,10 @@ def _files(op_name: str) -> Iterator[Path]:
         folders += [folder, folder / op_name]
     for folder in folders:
         # Listed once: every selection of a kernel comes here, and four globs take 0.2 ms.
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:  # not there, no folder, or nothing that this user may read
+            names = []
         for technology, ending in ENDINGS.items():
             start = f"{technology}_"
             yield from (folder / n for n in names if n.startswith(start) and n.endswith(ending))
