@@ -63,13 +63,16 @@ def _matmul(
 
 
 def _largest(n_tokens: int, n_rows: int, n_cols: int, format: str) -> Arguments:
-    """Codes and activations as large as they can be, all of one sign or in turn."""
+    """Codes and activations as large as they can be (of iq3_s every second pair of codes), all of
+    one sign or in turn."""
     arguments = _matmul((n_tokens, n_rows, n_cols), format, False, False, False)
     raw = raw_rows(np.random.default_rng(n_cols), n_rows, n_cols, format)
     blocks = raw.view(formats.FORMATS[format].dtype)
     for name in _CODE_FIELDS:
         if name in (blocks.dtype.names or ()):
             blocks[name].view(np.uint8)[:] = _LARGEST_CODES.get(format, 0xFF)
+    if format == "iq3_s":
+        blocks["signs"] = 0
     pack_rows(raw, arguments["weight"], 0)
     x = np.ones((n_tokens, n_cols), np.float32)
     x[1], x[2, ::2] = -1, -1

@@ -40,8 +40,9 @@ PYRO_INLINE NativeI dot_offset(NativeI acc, NativeI w, Quad x) {
 PYRO_INLINE NativeI dot_small(NativeI acc, NativeI w, Quad x) { return dot_offset(acc, w, x); }
 
 #elif defined(__SSSE3__)
-// Two instructions do the work of the one above: products of two bytes add up in 16 bits, and two
-// such sums in 32.  Where the first sums are small, one widening serves several quads.
+// Three instructions do the work of the one above: products of two bytes add up in 16 bits, two
+// such sums in 32, and these are added.  Where the first sums are small, one widening serves
+// several quads.
 constexpr bool kHasPairs = true;
 
 // Compilers add up integers as a tree, for which they keep all products at once: more than there

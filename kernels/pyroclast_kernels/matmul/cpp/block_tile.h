@@ -16,7 +16,7 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 // Tiles of M tokens by G groups of rows.  The loads of a step over 4 columns are M + G, the
 // products M * G, and both sums of a block (integer, float32) stay in registers: M * G <= 12 of 32,
 // which also is enough to hide the latency of a chain of products.  Of 16 registers, half as wide,
-// the integer sums take 8, and those of float32 lie in memory, where a block reads them once.
+// 8 sums of products fit, and those of float32 lie in memory, where a block reads them once.
 constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
 constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
@@ -29,9 +29,11 @@ constexpr int64_t kStreamAhead = kWidth == 8 ? 4096 : 0;
 constexpr int kFewestTokens = (kMaxTokens + 1) / 2;
 static_assert(kFewestTokens <= kStreamTokens + 1, "a single tile of kStreamTokens + 1 is larger");
 
+constexpr int kMaxGroups = kWidth == 16 ? 4 : 2;
+
 constexpr int groups_for(int n_tokens) {
   if (n_tokens < kFewestTokens) return 1;
-  return n_tokens >= kMaxCells ? 1 : kMaxCells / n_tokens > 4 ? 4 : kMaxCells / n_tokens;
+  return std::min(std::max(1, kMaxCells / n_tokens), kMaxGroups);
 }
 
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
@@ -78,11 +80,12 @@ PYRO_INLINE void add_quads(const uint8_t *quants, int64_t group_size, int half, 
       }
     }
   }
-  if constexpr (kQuads > 1)
+  if constexpr (kQuads > 1) {
 #pragma GCC unroll 6
     for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
       for (int g = 0; g < G; g++) sum[m][g] = widen_pairs(sum[m][g], pairs[m][g]);
+  }
 }
 
 // One tile: the sums of M tokens by G groups, those of a token side by side from sums + m * stride
@@ -108,7 +111,8 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     constexpr int kChunkHeader = F::kChunkHeaders * F::kHeaderBytes;
     // The lines of a long header are wanted one by one, between the quants of its blocks, and each
     // would end the stream that the prefetcher follows: touched at once, they are a part of it
-    // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).
+    // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).  A stream that is fetched
+    // ahead fetches the lines of a header there.
     if ((kChunkHeader > 64 || kIsAhead) && b % F::kChunkBlocks == 0)
       for (int line = 0; line < kChunkHeader; line += 64)
 #pragma GCC unroll 4
@@ -125,7 +129,8 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     for (int r = 0; r < kRegs; r++)
 #pragma GCC unroll 2
       for (int half = 0; half < F::kHalves; half++) {
-        // Of 16 registers none is left for activations: kept from part to part they are spilled.
+        // Of 16 registers none is left for activations: kept from part to part they are spilled
+        // (seen with AVX2).
         if (kWidth == 8) asm volatile("" ::: "memory");
         NativeI sum[M][G];
 #pragma GCC unroll 6
