@@ -78,7 +78,7 @@ def test_a_peer_that_breaks_is_absent_with_its_last_words(model, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--peer", "gpt=python"], "no worker for 'gpt'; there are: llama.cpp, OpenVINO GenAI"),
+        (["--peer", "gpt=python"], "no worker for 'gpt'; there are: llama.cpp, ik_llama.cpp, "),
         (["-r", "0"], "--repetitions must be at least 1, got 0"),
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["--model", "dummy:none", "--peer", "pyroclast=python"], "unknown shape 'none'"),
