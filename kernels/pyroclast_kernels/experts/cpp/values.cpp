@@ -12,7 +12,7 @@ struct Values {
   int64_t n_cols;
   int64_t size = format.group_bytes(n_cols), token_bytes = format.token_bytes(n_cols);
   ScratchMemory memory{};
-  const uint8_t *x = nullptr;  // of tile i from i * kMaxTokens * token_bytes on
+  const uint8_t *x = nullptr;  // of the tile that begins with token t from t * token_bytes on
 
   int64_t group_bytes(int64_t) const { return size; }
 
@@ -21,35 +21,28 @@ struct Values {
   void gather(const void *all, const int32_t *rows, int64_t divisor, int64_t n, int64_t) {
     uint8_t *to = memory.at_least((n + kMaxTokens) * token_bytes);
     x = to;
-    for (int64_t t = 0; t < n; t += kMaxTokens, to += kMaxTokens * token_bytes) {
+    values::for_each_tile(n, [&](int, int, int64_t t, int n_tile) {
       const float *of_tile[kMaxTokens];
-      const int64_t n_tokens = std::min<int64_t>(kMaxTokens, n - t);
-      for (int64_t i = 0; i < n_tokens; i++)
+      for (int64_t i = 0; i < n_tile; i++)
         of_tile[i] = (const float *)all + rows[t + i] / divisor * n_cols;
-      format.lay_out(to, of_tile, n_tokens, n_cols);
-    }
+      format.lay_out(to + t * token_bytes, of_tile, n_tile, n_cols);
+    });
   }
 
   template <class Function>
   void for_each_panel(Range rows, int64_t groups, int64_t n, Function f) {
-    const int64_t step = std::max<int64_t>(1, values::kPanelStep / groups);
-    const int64_t length =
-        std::max<int64_t>(1, values::kPanelBytes / (groups * size) / step) * step;
-    for (int64_t begin = rows.begin; begin < rows.end; begin += length)
-      for (int64_t t = 0; t < n; t += kMaxTokens)
-        f(Range{begin, std::min(begin + length, rows.end)}, t,
-          int(std::min<int64_t>(kMaxTokens, n - t)), Fetch{0, 0});
+    values::for_each_panel(rows, groups, size, n, token_bytes, f);
   }
 
   int most_groups(int n, int64_t) const { return values::groups_for(values::padded(n)); }
 
   // A tile is computed for the next number of tokens that has a template; the rest is dropped.
-  void tile(const uint8_t *weight, int64_t distance, int64_t first, int n, int n_groups, Fetch,
-            float *sums, int64_t stride) const {
+  void tile(const uint8_t *weight, int64_t distance, int64_t first, int n, int n_groups,
+            Fetch fetch, float *sums, int64_t stride) const {
     const values::Tiles &tiles = format.tiles[n - 1];
     const auto tile = n_groups == 1 ? tiles.one : n_groups == 2 ? tiles.two : tiles.most;
     const int64_t n_steps = (n_cols + format.step_columns - 1) / format.step_columns;
-    tile(weight, distance, x + first * token_bytes, n_steps, sums, stride);
+    tile(weight, distance, x + first * token_bytes, n_steps, fetch, sums, stride);
   }
 };
 

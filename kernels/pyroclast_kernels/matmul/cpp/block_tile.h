@@ -39,12 +39,6 @@ constexpr int groups_for(int n_tokens) {
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
 constexpr int64_t kSmallBatchBytes = 128 * 1024;
 
-// What a tile fetches into L2 for later, beside its sums: `n_bytes` of each of its groups from
-// `ahead` bytes on.
-struct Fetch {
-  int64_t ahead, n_bytes;
-};
-
 // Quads of a block, or of a half with its own scale, whose products are added up at once: as many
 // as 16 bits hold, where `dot_pairs` gains by it.
 template <class F>

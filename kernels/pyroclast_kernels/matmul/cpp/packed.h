@@ -112,3 +112,9 @@ PYRO_INLINE int64_t group_bytes(int64_t n_cols) {
   else
     return round_up(n_cols * kLanes * F::kValueBytes, 64);
 }
+
+// What a tile fetches into L2 for later, beside its sums: `n_bytes` of each of its groups from
+// `ahead` bytes on.
+struct Fetch {
+  int64_t ahead, n_bytes;
+};

@@ -15,7 +15,7 @@ namespace values {
 constexpr int kCells = kWidth == 16 ? 24 : kWidth == 8 ? 6 : 3;
 constexpr int kMaxTokens = kWidth == 16 ? 8 : kCells;
 constexpr int groups_for(int m) { return kCells / m > 4 ? 4 : kCells / m < 1 ? 1 : kCells / m; }
-constexpr int smaller(int m) { return m == 8 ? 6 : m == 6 ? 4 : m - 1; }
+constexpr int smaller(int m) { return kWidth == 8 ? m - 1 : m == 8 ? 6 : m == 6 ? 4 : m - 1; }
 
 // Half of the smallest L2 in the field (1 MiB on Zen 4), but never less than two steps of 3 groups.
 constexpr int64_t kPanelBytes = 512 * 1024, kPanelStep = 6;
@@ -30,8 +30,51 @@ constexpr int padded(int64_t n) {
   return m;
 }
 
+// Whether tiles are of nearly equal size and fetch the next panel between them.  The first tile of
+// a panel waits for memory and the others for products: apart, each leaves the other unused.  Not
+// measured where registers have another width.
+constexpr bool kFetchesPanels = kWidth == 8;
+static_assert(!kFetchesPanels || smaller(kMaxTokens) == kMaxTokens - 1,
+              "a tile of any size takes no more room than its tokens");
+
+// Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
+constexpr int64_t kSmallBatchBytes = 128 * 1024;
+
+// Calls f(index, number of tiles, first token, number of tokens) for tiles that cover n tokens.
+template <class Function>
+PYRO_INLINE void for_each_tile(int64_t n_tokens, Function f) {
+  const int n_tiles = int((n_tokens + kMaxTokens - 1) / kMaxTokens);
+  for (int i = 0; i < n_tiles; i++) {
+    const int64_t first = i * kMaxTokens;
+    const Range tokens = kFetchesPanels
+                             ? split(n_tokens, i, n_tiles)
+                             : Range{first, std::min<int64_t>(first + kMaxTokens, n_tokens)};
+    f(i, n_tiles, tokens.begin, int(tokens.end - tokens.begin));
+  }
+}
+
+// Panels of rows, and for each the tiles of tokens: calls f(rows, first token, number of tokens,
+// fetch).  A row of these stands for `groups` groups of 16, each group_size bytes long.
+template <class Function>
+PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, int64_t n_tokens,
+                                int64_t token_bytes, Function f) {
+  const int64_t row_bytes = groups * group_size, step = std::max<int64_t>(1, kPanelStep / groups);
+  int64_t length = std::max<int64_t>(1, kPanelBytes / row_bytes / step) * step;
+  const bool fetches = kFetchesPanels && n_tokens > kMaxTokens;
+  if (fetches && n_tokens * token_bytes <= kSmallBatchBytes) length = 1;
+  for (int64_t begin = rows.begin; begin < rows.end; begin += length) {
+    const Range panel{begin, std::min(begin + length, rows.end)};
+    const int64_t n_lines = fetches && panel.end < rows.end ? group_size / 64 : 0;
+    for_each_tile(n_tokens, [&](int i, int n_tiles, int64_t token, int n) {
+      const Range lines = split(n_lines, i, n_tiles);
+      f(panel, token, n,
+        Fetch{length * row_bytes + 64 * lines.begin, 64 * (lines.end - lines.begin)});
+    });
+  }
+}
+
 using TileFunction = void (*)(const uint8_t *weights, int64_t group_size, const uint8_t *x,
-                              int64_t n_steps, float *sums, int64_t stride);
+                              int64_t n_steps, Fetch fetch, float *sums, int64_t stride);
 
 // Of one group of rows, of two, and of as many as the registers hold.
 struct Tiles {

@@ -22,6 +22,7 @@ using values::smaller;
 struct Tokens {
   int64_t first, n;
   const uint8_t *x;  // laid out
+  Fetch fetch;
 };
 
 // A tile of tokens against some groups, G at a time; those that remain, in smaller steps.
@@ -32,7 +33,7 @@ void groups_by(const MatmulArgs &a, Tokens t, Range groups) {
   alignas(64) float sums[M * G * kLanes];
   int64_t g = groups.begin;
   for (; g + G <= groups.end; g += G) {
-    tile<S, M, G>(a.weight + g * size, size, t.x, n_steps, sums, G * kLanes);
+    tile<S, M, G>(a.weight + g * size, size, t.x, n_steps, t.fetch, sums, G * kLanes);
     for (int64_t m = 0; m < t.n; m++)
       for (int i = 0; i < G; i++)
         store_sum(a, g + i, t.first + m, load(sums + (m * G + i) * kLanes));
@@ -61,24 +62,20 @@ void matmul(const void *args, int part, int n_parts) {
   const Range mine = split((a.n_rows + kLanes - 1) / kLanes, part, n_parts);
   const values::Format &format = values::kFormat<F, S>;
   const int64_t token_bytes = format.token_bytes(a.n_cols), chunk = format.chunk(a.n_cols);
-  const int64_t panel =
-      std::max<int64_t>(1, values::kPanelBytes / group_bytes<F>(a.n_cols) / values::kPanelStep) *
-      values::kPanelStep;
   ScratchMemory memory(round_up(std::min(chunk, *a.n_tokens), kMaxTokens) * token_bytes);
   uint8_t *x = memory.bytes();
   for (int64_t first = 0; first < *a.n_tokens; first += chunk) {
     const int64_t end = std::min(first + chunk, *a.n_tokens);
-    const auto tile_of = [&](int64_t t) {
-      return Tokens{t, std::min<int64_t>(kMaxTokens, end - t), x + (t - first) * token_bytes};
-    };
-    for (int64_t t = first; t < end; t += kMaxTokens)
-      values::lay_out<S>(
-          x + (t - first) * token_bytes,
-          [&](int64_t i) { return (const float *)a.x + (t + i) * a.n_cols; }, tile_of(t).n,
-          a.n_cols);
-    for (int64_t g = mine.begin; g < mine.end; g += panel)
-      for (int64_t t = first; t < end; t += kMaxTokens)
-        groups_of<F, S>(a, tile_of(t), {g, std::min(g + panel, mine.end)});
+    const int64_t n = end - first;
+    values::for_each_tile(n, [&](int, int, int64_t t, int n_tile) {
+      const auto row = [&](int64_t i) { return (const float *)a.x + (first + t + i) * a.n_cols; };
+      values::lay_out<S>(x + t * token_bytes, row, n_tile, a.n_cols);
+    });
+    values::for_each_panel(mine, 1, group_bytes<F>(a.n_cols), n, token_bytes,
+                           [&](Range groups, int64_t t, int n_tile, Fetch fetch) {
+                             const Tokens tokens{first + t, n_tile, x + t * token_bytes, fetch};
+                             groups_of<F, S>(a, tokens, groups);
+                           });
   }
 }
 

@@ -101,17 +101,25 @@ PYRO_INLINE void add_step(const uint8_t *weights, int64_t group_size, const uint
 // as long to compile and made the loop slower.
 template <class S, int M, int G>
 void tile(const uint8_t *weights, int64_t group_size, const uint8_t *x, int64_t n_steps,
-          float *sums, int64_t stride) {
+          Fetch fetch, float *sums, int64_t stride) {
+  const uint8_t *fetched = weights + fetch.ahead, *fetch_end = fetched + fetch.n_bytes;
+  const int64_t fetch_step =
+      fetch.n_bytes ? round_up(fetch.n_bytes * kChunkSteps / n_steps, 64) : 0;
   f32x16 acc[M][G];
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   int64_t n = n_steps;
-  for (; n >= kChunkSteps; n -= kChunkSteps, x += M * kChunkBytes)
+  for (; n >= kChunkSteps; n -= kChunkSteps, x += M * kChunkBytes) {
+    for (const uint8_t *end = fetched + fetch_step; fetched < end && fetched < fetch_end;
+         fetched += 64)
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) __builtin_prefetch(fetched + g * group_size, 0, 2);
 #pragma GCC unroll 2
     for (int s = 0; s < kChunkSteps; s++, weights += S::kBytes)
       add_step<S, M, G>(weights, group_size, x + 4 * s, acc);
+  }
   for (; n > 0; n--, weights += S::kBytes, x += 4) add_step<S, M, G>(weights, group_size, x, acc);
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
