@@ -14,7 +14,8 @@ import pytest
 
 import tiny
 from fake_model import ByteTokenizer, FakeModel, hashed
-from pyroclast import LLM, SamplingParams
+from pyroclast import LLM, SamplingError, SamplingParams
+from pyroclast.engine.sample_writer import SampleWriter
 from pyroclast.llm import assemble
 from recurrent_model import RecurrentModel
 
@@ -105,6 +106,33 @@ def test_only_drafts_that_brought_a_nan_send_their_text_back(
     llm._loop.stepper.propose(request, [draft] * 2)
     fail(llm, [7, 8], fails)
     assert request.n_computed == n_computed
+    got += [token_id for chunk in stream for token_id in chunk.token_ids]
+    assert got == expected
+
+
+def test_a_grammar_that_fails_before_the_model_runs_sends_no_text_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The logits are those of an earlier step, and tell nothing of the drafts."""
+    write = SampleWriter._write_mask
+
+    def stuck(self: SampleWriter, request: Any, *rest: Any) -> None:
+        if request.n_prompt == 2:
+            raise SamplingError("mine")
+        write(self, request, *rest)
+
+    monkeypatch.setattr(SampleWriter, "_write_mask", stuck)
+    made = FakeModel()
+    llm = assemble(made, ByteTokenizer(), "fake", "off", prefix_cache=False)
+    expected = answer(llm, PROMPT)
+    stream = llm.stream(PROMPT, PARAMS)
+    got = [token_id for _ in range(3) for token_id in next(stream).token_ids]
+    [request] = stream._requests
+    llm._loop.stepper.propose(request, [5] * 2)
+    made.logits[:] = np.nan
+    with pytest.raises(SamplingError, match="mine"):
+        answer(llm, [7, 8])
+    assert (request.n_computed, request.n_unproven) == (5, 0)
     got += [token_id for chunk in stream for token_id in chunk.token_ids]
     assert got == expected
 

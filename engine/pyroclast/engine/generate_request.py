@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 class RequestFailedError(Exception):
     """What one request alone brought in failed, before its step gave any token: a callable raised
-    (the cause) or gave back something else than logits, or a grammar could not be followed."""
+    (the cause) or gave back something else than logits, or a grammar could not be followed.
+    has_run: the model has run the step before that, and written its cache and its logits."""
 
-    def __init__(self, request: GenerateRequest, reason: Exception) -> None:
+    def __init__(self, request: GenerateRequest, reason: Exception, *, has_run: bool) -> None:
         super().__init__(str(reason))
-        self.request, self.reason = request, reason
+        self.request, self.reason, self.has_run = request, reason, has_run
 
 
 class GenerateRequest(ReadRequest):

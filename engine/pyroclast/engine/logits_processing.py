@@ -55,7 +55,7 @@ def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logit
                 changed = process(list(request.token_ids), given.copy())
                 logits[row] = _checked(changed, given, process)
             except Exception as error:
-                raise RequestFailedError(request, error) from error
+                raise RequestFailedError(request, error, has_run=True) from error
 
 
 def _checked(changed: Any, given: Logits, process: Any) -> Logits:

@@ -39,14 +39,16 @@ class Outcome:
 
     def give(
         self,
-        request: GenerateRequest,
+        request: ReadRequest,
         start: int,
         token_ids: list[int],
         start_s: float,
         end_s: float,
     ) -> int | None:
-        """Does what `read` does, and gives the sampled tokens.  The step ran from `start_s` to
-        `end_s`."""
+        """Does what `read` does, and gives the sampled tokens, if the request generates.  The step
+        ran from `start_s` to `end_s`."""
+        if not isinstance(request, GenerateRequest):
+            return self.read(request, start, token_ids)
         if request.n_rows_done < request.n_prompt:
             bad_row = self.read(request, start, token_ids)
             if bad_row is not None:

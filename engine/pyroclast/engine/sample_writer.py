@@ -213,7 +213,7 @@ class SampleWriter:
         try:
             self._write_mask(request, segment, row, position, request.matcher)
         except SamplingError as error:
-            raise RequestFailedError(request, error) from error
+            raise RequestFailedError(request, error, has_run=False) from error
 
     def _write_mask(
         self,

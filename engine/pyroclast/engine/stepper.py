@@ -119,7 +119,8 @@ class Stepper:
                     self._plan_and_run()
             except RequestFailedError as failed:
                 # No text has advanced: the others do the step again, some from their beginning.
-                for request in self._outcome.doubt(self._planned):
+                doubted = self._outcome.doubt(self._planned) if failed.has_run else []
+                for request in doubted:
                     self.scheduler.remove([request])
                     self.scheduler.put_back(request)
                 self._fail([failed.request], failed.reason)
@@ -231,10 +232,7 @@ class Stepper:
         for request in step:
             self._changing = request
             start, end = end, end + request.n_step_rows
-            if isinstance(request, GenerateRequest):
-                bad_row = outcome.give(request, start, token_ids, start_s, now_s)
-            else:
-                bad_row = outcome.read(request, start, token_ids)
+            bad_row = outcome.give(request, start, token_ids, start_s, now_s)
             if bad_row is not None:
                 failed.append((request, bad_row))
             elif request.is_done:
