@@ -122,3 +122,42 @@ def test_after_a_restart_begun_blocks_are_cleared_for_whoever_takes_them():
     played.scheduler.restart_all()
     played.run(a)
     assert blocks <= played.cleared
+
+
+def test_a_failure_drops_what_it_copied_from_and_no_other_text_with_a_token_in_common():
+    """Texts that begin like each other, as with BOS, are many."""
+    played = Played(parts=True)
+    for ids in ([1, 5, 6], [1, 7, 8]):
+        one = played.add(ids)
+        played.run(one)
+        played.finish(one)
+    failed = played.add([1, 9, 9])
+    played.run(failed)
+    assert failed.n_cached == 1
+    played.finish(failed, spoiled=True)
+    found = {}
+    for ids in ([1, 7, 8, 70], [1, 5, 6, 70]):
+        again = played.add(ids)
+        played.run(again)
+        found[tuple(ids[:3])] = again.n_cached
+        played.finish(again)
+    assert found == {(1, 7, 8): 1, (1, 5, 6): 3}
+
+
+def test_no_part_is_kept_behind_a_block_that_was_dropped():
+    """The text before it is in the cache again, computed by another request."""
+    played = Played(parts=True)
+    first = played.add(range(10))
+    played.run(first)
+    played.scheduler.pause([first])
+    failed = played.add([*range(2 * BLOCK), 50])
+    played.run(failed)
+    assert failed.n_cached == 2 * BLOCK
+    played.finish(failed, spoiled=True)
+    again = played.add([*range(2 * BLOCK), 60])
+    played.run(again, n_tokens=2)  # with the second step its blocks are in the cache
+    assert again.n_cached == 0
+    played.finish(first)
+    third = played.add([*first.token_ids[:10], 70])
+    played.run(third)
+    assert third.n_cached == 2 * BLOCK

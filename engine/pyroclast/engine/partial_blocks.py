@@ -31,11 +31,13 @@ from pyroclast.engine.state_slots import StateSlots
 
 
 class Part(NamedTuple):
-    """What a request copies, or has copied: the first tokens of a block behind another one."""
+    """What a request copies, or has copied: the first tokens of a block behind another one.  whole:
+    all tokens that the block had by then."""
 
     holder: Node | Tail
     behind: Place
     token_ids: list[int]
+    whole: list[int]
 
 
 class PartialBlocks(PrefixCache):
@@ -70,10 +72,12 @@ class PartialBlocks(PrefixCache):
         if self._tails.is_coming(request, behind, first, wanted, max(n_tokens, n_of_tail)):
             request.found = None if parent is None else (parent, len(blocks))
             return None
-        if tail is not None and n_of_tail > n_tokens:
-            request.source = Part(tail, behind, wanted[:n_of_tail])
+        if tail is not None and tail.request is not None and n_of_tail > n_tokens:
+            whole = tail.request.token_ids[first : tail.request.n_computed]
+            request.source = Part(tail, behind, wanted[:n_of_tail], whole)
         elif node is not None:
-            request.source = Part(node, behind, wanted[:n_tokens])
+            whole = array("i", node.ids).tolist()
+            request.source = Part(node, behind, wanted[:n_tokens], whole)
             self._use([node])  # so that the blocks which the request takes are others
         return blocks
 
@@ -146,16 +150,16 @@ class PartialBlocks(PrefixCache):
         request.n_computed += len(request.source.token_ids)
 
     def _drop_like(self, part: Part, root: bytes) -> list[int]:
-        """Forgets all blocks that begin with this part, the one that it was copied from among them:
-        the text tells, where tails have become nodes.  What copied less of it stays: the NaN may
-        stand behind that."""
-        ids = array("i", part.token_ids).tobytes()
+        """Forgets the block that this part was copied from, and all that go on from its text: that
+        tells, where tails have become nodes.  Other blocks that begin like the part stay: they were
+        not read, and texts that have one token in common are many."""
+        ids = array("i", part.whole).tobytes()
         parent = part.behind if isinstance(part.behind, Node) else None
         nodes = [n for n in self._following(parent, root) if n.ids.startswith(ids)]
         freed = [block for node in nodes for block in self._drop(node)]
         for request in self._tails.requests_behind(part.behind):
             first = request.n_kept * self._block_size
-            if request.token_ids[first : first + len(part.token_ids)] == part.token_ids:
+            if request.token_ids[first : first + len(part.whole)] == part.whole:
                 request.n_kept = STOPPED  # it keeps no more of its text, and lends none
                 self._tails.withdraw(request)
         return freed

@@ -89,7 +89,9 @@ class PrefixCache:
         """Takes in the blocks that `request` has filled.  Where the cache has got an equal one from
         another request meanwhile, `request` goes on with that one, unless it `leaves`."""
         n_full = request.n_computed // self._block_size
-        if n_full > request.n_kept and not self._take_in(request, n_full, leaves=leaves):
+        # Who leaves is asked again whether what comes before was dropped: its last part follows.
+        is_news = n_full > request.n_kept or (leaves and n_full == request.n_kept)
+        if is_news and not self._take_in(request, n_full, leaves=leaves):
             request.n_kept = STOPPED
         if self._kept_states is not None and request.snapshots:
             self._kept_states.take(request, partial(self._node_of, request))
