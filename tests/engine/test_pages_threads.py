@@ -13,6 +13,7 @@ import pytest
 
 from fake_model import fake_llm
 from page_folders import PROMPT, RECORD, answer, fake, fill, first_lines, segments
+from pyroclast.engine.pages import folder as folders
 from pyroclast.engine.pages import index as indexes
 from pyroclast.engine.pages import writer as writers
 from pyroclast.engine.pages.record import HEADER_BYTES, Page, PageFormat, checksum_of
@@ -85,6 +86,35 @@ def test_pages_evicted_before_they_are_written_are_left_out(cache_dir, expected,
         end.set()
     monkeypatch.setattr(writers.Kept, "copy_to", copy)
     assert fill(cache_dir)[0][0] == expected
+
+
+def test_a_page_that_is_forgotten_while_it_is_written_is_not_found(cache_dir, monkeypatch):
+    """The writer has copied the page and seen that it was there when the text behind it fails."""
+    copied, end = threading.Event(), threading.Event()
+    append = folders.Segment.append
+
+    def slow(self, buffers):
+        if self.n_bytes:  # the header is there: a page follows
+            copied.set()
+            assert end.wait(60)
+        return append(self, buffers)
+
+    monkeypatch.setattr(folders.Segment, "append", slow)
+    with fake(cache_dir) as llm:
+        answer(llm)
+        assert copied.wait(60)
+        sound = llm.model.logits_of
+        llm.model.logits_of = lambda history: np.full(260, np.nan, np.float32)
+        with pytest.raises(Exception, match="NaN"):
+            answer(llm)
+        llm.model.logits_of = sound
+        [tier] = llm._prefixes.tiers
+        end.set()
+        until_s = time.monotonic() + 60
+        while tier._pages.writer.queued and time.monotonic() < until_s:
+            time.sleep(0.01)
+        assert not tier._pages.writer.queued and len(tier.index) == 0
+        assert answer(llm)[1] == 0
 
 
 def test_a_program_that_forgets_to_close_writes_its_pages(cache_dir, expected):

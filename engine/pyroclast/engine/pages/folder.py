@@ -118,9 +118,7 @@ class PageFolder:
                 raise OSError("other processes write all that cache_dir_bytes allows")
             make_folder(self._path)  # another process may have removed it, empty
             cache_folder.sweep(self._path, "*.part")
-            segment = Segment(self._path, self._format)
-        self.own.add(segment.path)
-        return segment
+            return Segment(self._path, self._format, self.own)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -160,9 +158,9 @@ class PageFolder:
 
 class Segment:
     """A file that one thread appends records to.  It has its name when it is locked and has its
-    header."""
+    header, and when the name is among `own`: the thread that scans takes no other for another's."""
 
-    def __init__(self, folder: Path, format: PageFormat) -> None:
+    def __init__(self, folder: Path, format: PageFormat, own: set[Path]) -> None:
         name = f"{time.time_ns():020}-{os.getpid()}-{os.urandom(4).hex()}"
         self.path, self.n_bytes = folder / f"{name}.pages", 0
         part = folder / f"{name}.part"
@@ -172,6 +170,7 @@ class Segment:
             with contextlib.suppress(OSError):  # no locks here: see the top of this file
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             self.append([format.file_header(format.magic)])
+            own.add(self.path)
             part.rename(self.path)
         except OSError:
             self.close()

@@ -107,7 +107,7 @@ class DiskTier:
         """Pages that shall not be read any more, and the states behind them."""
         keys = list(keys)
         for store in self._stores:
-            store.index.forget(keys)
+            store.writer.forget(keys)
 
     def close(self) -> None:
         """Waits for what is being written, some seconds at most."""
@@ -158,7 +158,7 @@ class _Writers:
         """Where one of them has failed, all end: pages are of no use without their states."""
         writer, kept = job
         if any(each.has_failed for each in self._writers):
-            writer.queued.discard(kept.page.key)
+            writer.drop(kept.page.key)
         else:
             writer.write(kept)
 

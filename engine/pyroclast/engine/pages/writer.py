@@ -146,7 +146,15 @@ class PageWriter:
         self._buffer = bytearray(self._format.identity.page_bytes)
         self._segment: Segment | None = None
         self.has_failed = False
-        self.queued: set[bytes] = set()  # keys of pages that wait
+        self.queued: set[bytes] = set()  # keys of pages that wait, or are being written
+        self._unwanted: set[bytes] = set()  # of these, what shall not be read
+        self._lock = threading.Lock()  # around what is unwanted and what is found
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Pages that shall not be read any more; nor one of them that is being written."""
+        with self._lock:
+            self._index.forget(keys)
+            self._unwanted |= self.queued.intersection(keys)
 
     def write(self, kept: Kept) -> None:
         """Appends a page or snapshot.  The first error is told, and ends the writing."""
@@ -158,14 +166,27 @@ class PageWriter:
             header = self._format.record_header(page, checksum)
             segment = self._room()
             offset = segment.append([header, self._buffer])
-            self._index.add(Place(segment.path, offset, header, page, checksum))
+            self._note(Place(segment.path, offset, header, page, checksum))
         except (OSError, CacheFileError) as error:
             self.has_failed = True
             why = error.strerror if isinstance(error, OSError) else None
             log.warning("cached pages: no more are written: %s", why or error)
             self.close()
         finally:
-            self.queued.discard(page.key)
+            self.drop(page.key)
+
+    def drop(self, key: bytes) -> None:
+        """The page of this key is not on its way any more."""
+        with self._lock:
+            self.queued.discard(key)
+            self._unwanted.discard(key)
+
+    def _note(self, place: Place) -> None:
+        """The page can be found, unless it was forgotten while it was written: until the copy was
+        whole it was in the cache, and nothing was there to forget."""
+        with self._lock:
+            if place.page.key not in self._unwanted:
+                self._index.add(place)
 
     def _room(self) -> Segment:
         """A segment with room for a page."""
@@ -186,3 +207,5 @@ class PageWriter:
         """In the child of a fork: the segment is the parent's."""
         self.close()  # of this process's descriptor: the parent's keeps the lock
         self.queued.clear()
+        self._unwanted.clear()
+        self._lock = threading.Lock()  # the thread may have held it
