@@ -146,6 +146,19 @@ def test_time_is_kept(suite, do, tmp_path):
     assert "left out: not done" in (tmp_path / "out" / "all.md").read_text()
 
 
+def test_a_peer_that_loads_for_each_run_takes_time_of_its_own(suite, tmp_path):
+    """A part is left out if there is none for that."""
+    llama, both = {"llama.cpp": "PYTHON"}, {"llama.cpp": "PYTHON", "ik_llama.cpp": "PROGRAM"}
+    one, load = suite.CPU[0], suite.CPU[-1]
+    assert one.minutes_with(both) == 2 * one.minutes_with(llama) == 2 * one.minutes
+    assert load.minutes_with(both) == load.minutes
+    options = CompareOptions("m", peers=both, cache=tmp_path)
+    job = suite._Job(options, suite.SuiteOptions("cpu"), one)
+    assert job.run(time.monotonic() + 60 * (one.minutes + 1)) == {
+        "left_out": "8 minutes expected, 5.0 left"
+    }
+
+
 def test_parts_can_be_asked_for_by_name(suite, do):
     parts = [suite.Part(name, "good", name, 1) for name in ("one", "two", "three", "one more")]
     _, whole, calls = do(*parts, only="three,one")

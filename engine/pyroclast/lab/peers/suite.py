@@ -14,12 +14,14 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyroclast.lab.peers.files import cache_directory
 from pyroclast.lab.peers.options import CompareOptions
+from pyroclast.lab.peers.table import PEERS
 from pyroclast.lab.speed.process import isolated, python_command, python_path
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
@@ -36,12 +38,18 @@ DIRTY = "-dirty"  # the name of a changed checkout, whose results are not kept
 @dataclass(frozen=True)
 class Part:
     """A module with its arguments.  minutes: what it takes on a quiet machine with two cores, not
-    counting the making of files."""
+    counting the making of files, and engines with a time_share of their own."""
 
     name: str
     module: str
     arguments: str
     minutes: float
+
+    def minutes_with(self, peers: Iterable[str]) -> float:
+        """What it takes with these engines."""
+        if self.module != "comparison":
+            return self.minutes
+        return self.minutes * (1 + sum(PEERS[name].time_share for name in peers))
 
 
 CPU = (
@@ -136,6 +144,7 @@ class _Job:
 
     def __init__(self, options: CompareOptions, suite: SuiteOptions, part: Part) -> None:
         self._part, self._suite = part, suite
+        self._minutes = part.minutes_with(options.peers)
         self._command = _command(options, suite, part)
         key = hashlib.sha256(" ".join(self._command).encode()).hexdigest()[:8]
         directory = cache_directory(options.cache) / "parts"
@@ -153,8 +162,8 @@ class _Job:
     def run(self, deadline: float) -> dict[str, Any]:
         """The part's result, or why there is none."""
         left, part = (deadline - time.monotonic()) / 60, self._part
-        if part.minutes > left:
-            return {"left_out": f"{part.minutes} minutes expected, {left:.1f} left"}
+        if self._minutes > left:
+            return {"left_out": f"{self._minutes:g} minutes expected, {left:.1f} left"}
         out, start = self._kept.with_suffix(".out"), time.monotonic()
         try:
             done = subprocess.run(

@@ -19,7 +19,9 @@ Settings = dict[str, tuple[dict[str, Any], dict[str, Any]]]
 class Peer:
     """script: its worker.  reads: the kind of file that the worker loads, made of the same weights
     by `lab.peers.files` and `lab.peers.folders`.  formats: those of ours that it is compared in;
-    None for all.  module: what a Python that has the engine can import; install: how to get it."""
+    None for all.  module: what a Python that has the engine can import; install: how to get it.
+    time_share: what it adds to the time of a suite's comparison, if those that stay loaded take 1
+    together."""
 
     script: str
     settings: Settings
@@ -29,6 +31,7 @@ class Peer:
     module: str = ""
     install: str = ""
     program: str = ""
+    time_share: float = 0.0
 
 
 PEERS: dict[str, Peer] = {
@@ -52,6 +55,9 @@ PEERS: dict[str, Peer] = {
         install="git clone https://github.com/ikawrakow/ik_llama.cpp ik_llama, and in it "
         "cmake -B build -DGGML_NATIVE=ON && cmake --build build --target llama-bench",
         program="build/bin/llama-bench",
+        # A turn loads the file and runs three times: 44 s for the prompt of 1B Q4_0, in both
+        # settings, where four other engines take 42 s (bench/results/engine_avx2_1b.json).
+        time_share=1.0,
     ),
     "OpenVINO GenAI": Peer(
         "openvino_worker.py",
