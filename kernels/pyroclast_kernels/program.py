@@ -243,6 +243,11 @@ class Program:
         if note is not None:
             self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]
 
+    def close(self) -> None:
+        """Lets go of the arrays: nothing is run from here on.  Whoever keeps the program, a
+        traceback say, keeps no model with it."""
+        self.calls, self.segments, self._steps, self._unwatched = [], [], [], []
+
     def run_one(self, index: int) -> None:
         """Runs only call number `index`, so that each result of a step can be inspected."""
         self.run_some((index,))

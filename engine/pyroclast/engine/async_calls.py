@@ -96,8 +96,7 @@ class AsyncCalls:
     async def end_of(self, call: Call) -> None:
         """Waits until the call has ended; raises what ended it, if it did not end well."""
         await news_of(call)
-        if call.error is not None:
-            raise call.error
+        call.raise_error()
 
     def forget(self, name: str, call: Call) -> None:
         """Ends what is left of a call, before the next step.  Never waits: safe in a finalizer."""

@@ -62,8 +62,8 @@ class AsyncStream:
             return chunk
         was_closed = self._closed
         self.close()
-        if call.error is not None and not was_closed:
-            raise call.error
+        if not was_closed:
+            call.raise_error()
         raise StopAsyncIteration
 
     @property

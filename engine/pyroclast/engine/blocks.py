@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
+from weakref import ref
 
 from pyroclast.errors import MemoryBudgetError
 
@@ -52,9 +53,10 @@ class BlockPool:
             raise MemoryBudgetError(f"the KV cache needs at least one block, got {n_blocks}")
         self.n_blocks = n_blocks
         self._clear, self._soiled = clear, set[int]()
-        # What each keeper owns; the least recently used keeper comes first.
-        self._held: dict[Keeper, set[int]] = {}
-        self._needed: set[Keeper] = set()  # keepers that evict after all others
+        # What each keeper owns; the least recently used keeper comes first.  Weak: a keeper knows
+        # its pool, and a circle would hold a dropped model until Python looks for circles.
+        self._held: dict[ref[Keeper], set[int]] = {}
+        self._needed: set[ref[Keeper]] = set()  # keepers that evict after all others
         self.reset()
 
     def reset(self) -> None:
@@ -63,9 +65,10 @@ class BlockPool:
         self._n_owners = [0] * self.n_blocks  # requests and keepers
         self._n_keepers = [0] * self.n_blocks
         self.n_evictable = 0  # blocks whose one owner is a keeper
-        for keeper, held in self._held.items():
+        for weak, held in self._held.items():
             held.clear()
-            keeper.forget()
+            if (keeper := weak()) is not None:
+                keeper.forget()
 
     @property
     def n_free(self) -> int:
@@ -121,26 +124,26 @@ class BlockPool:
     def register(self, keeper: Keeper, *, needed: bool = False) -> None:
         """From now on `keeper` can hold blocks, and is asked to evict some.  needed: after the
         others, because somebody waits for what it computes in them."""
-        assert keeper not in self._held, f"{keeper.name} is registered already"
-        self._held[keeper] = set()
+        assert ref(keeper) not in self._held, f"{keeper.name} is registered already"
+        self._held[ref(keeper)] = set()
         if needed:
-            self._needed.add(keeper)
+            self._needed.add(ref(keeper))
 
     def unregister(self, keeper: Keeper) -> list[int]:
         """`keeper` owns nothing any more, and is asked for nothing; returns the blocks that nobody
         owns any more."""
-        freed = self.release(keeper, list(self._held[keeper]))
-        del self._held[keeper]
-        self._needed.discard(keeper)
+        freed = self.release(keeper, list(self._held[ref(keeper)]))
+        del self._held[ref(keeper)]
+        self._needed.discard(ref(keeper))
         return freed
 
     def touch(self, keeper: Keeper) -> None:
         """`keeper` was used: all others are asked to evict before it."""
-        self._held[keeper] = self._held.pop(keeper)
+        self._held[ref(keeper)] = self._held.pop(ref(keeper))
 
     def held(self, keeper: Keeper) -> frozenset[int]:
         """The blocks that `keeper` owns."""
-        return frozenset(self._held[keeper])
+        return frozenset(self._held[ref(keeper)])
 
     def is_evictable(self, block: int) -> bool:
         """Whether a keeper owns the block, and nobody else."""
@@ -148,7 +151,7 @@ class BlockPool:
 
     def hold(self, keeper: Keeper, blocks: Iterable[int]) -> None:
         """Makes `keeper` an owner of each of `blocks`, which must be taken."""
-        held = self._held[keeper]
+        held = self._held[ref(keeper)]
         for block in blocks:
             assert self._n_owners[block] > 0, "a free block cannot be held"
             assert block not in held, f"{keeper.name} holds block {block} already"
@@ -158,9 +161,9 @@ class BlockPool:
 
     def release(self, keeper: Keeper, blocks: Iterable[int]) -> list[int]:
         """`keeper` owns `blocks` no more; returns those that nobody owns any more."""
-        freed = []
+        freed, held = [], self._held[ref(keeper)]
         for block in blocks:
-            self._held[keeper].remove(block)
+            held.remove(block)
             self._count(block, owners=-1, keepers=-1)
             if self._n_owners[block] == 0:
                 self._free.append(block)
@@ -169,8 +172,9 @@ class BlockPool:
 
     def _evict(self, n_blocks: int) -> None:
         """Asks keepers to release blocks until `n_blocks` are free."""
-        for keeper in sorted(self._held, key=self._needed.__contains__):
-            if n_blocks > len(self._free):
+        for weak in sorted(self._held, key=self._needed.__contains__):
+            keeper = weak()
+            if keeper is not None and n_blocks > len(self._free):
                 keeper.evict(n_blocks - len(self._free))
 
     def _count(self, block: int, *, owners: int, keepers: int = 0) -> None:

@@ -63,7 +63,7 @@ class CacheOptions:
         states = StateSlots(model.n_slots, model.block_size) if model.n_slots else None
         pool = BlockPool(model.n_blocks, model.zero_blocks)
         copy = _block_copier(model) if self.prefix_cache else None
-        cache = TieredCache(pool, model.block_size, max_idle, states, model.slot_arrays, copy)
+        cache = TieredCache(pool, model.block_size, max_idle, states, copy)
         cache.tiers = self.tiers(model)
         return cache
 

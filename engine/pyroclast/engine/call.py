@@ -90,6 +90,16 @@ class Call:
         """Whether so many are fetched that a paused call can go on."""
         return self.chunks is not None and len(self.chunks) <= self.max_unread // 2
 
+    def raise_error(self) -> None:
+        """Raises what ended the call before its time, once.  The error's traceback names this call;
+        with the error in it, that would be a circle, which holds the model after its last use."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
     def note(self) -> None:
         """There is news: whoever ran the step wakes the coroutine that waits, if one does."""
         if self.future is not None and self.noted is not None:

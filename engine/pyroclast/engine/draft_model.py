@@ -98,6 +98,7 @@ class DraftModel:
     def close(self) -> None:
         """Frees the model and the texts."""
         self._followers.clear()
+        self._arrays.close()
         self.model.close()
 
     # ---- inside ----------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class HeadDrafts:
 
     def close(self) -> None:
         """Lets go of the model."""
+        self._arrays.close()
         self.model.close()
 
     # ---- inside ----------------------------------------------------------------------------

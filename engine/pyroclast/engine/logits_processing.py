@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,15 @@ class HostSampler:
 
     def run(self, processed: list[tuple[int, GenerateRequest]]) -> None:
         """Lets the callables change their rows of the step's logits, and samples all rows."""
-        logits = self._model.logits
-        apply_processors(processed, logits)
+        # No name for the logits here: see apply_processors.
+        apply_processors(processed, self._model.logits)
         if self._program is None:
-            self._program = self._record(logits)
+            self._program = self._record(self._model.logits)
         self._program.run()
+
+    def close(self) -> None:
+        """Lets go of the model's logits."""
+        self._program = None
 
     def _record(self, logits: Logits) -> Program:
         recorder = Recorder(Selection(self._rules))
@@ -53,39 +57,42 @@ def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logit
             given = logits[row]
             try:
                 changed = process(list(request.token_ids), given.copy())
-                logits[row] = _checked(changed, given, process)
+                array = _as_logits(changed, given.shape, process)
+                # The maximum is NaN if anything is.  Logits that were not finite before are the
+                # model's fault.
+                if not np.isfinite(array.max()) and np.isfinite(given.max()):
+                    _refuse(array, process)
+                given[:] = array
             except Exception as error:
+                # Whoever keeps the error keeps its traceback: without the model's logits.
+                del logits, given
                 raise RequestFailedError(request, error, has_run=True) from error
 
 
-def _checked(changed: Any, given: Logits, process: Any) -> Logits:
-    """What a processor made of the logits `given`; SamplingError if they cannot be sampled from."""
+def _as_logits(changed: Any, shape: tuple[int, ...], process: Any) -> Logits:
+    """What a processor gave back, as an array of that shape; SamplingError if it is none."""
     try:
         with np.errstate(over="ignore"):  # a float64 too large for float32 is an infinity below
             array = np.asarray(changed, np.float32)
     except (TypeError, ValueError) as error:
         raise SamplingError(f"logits processor {_name(process)} gave no array: {error}") from error
-    if array.shape != given.shape:
+    if array.shape != shape:
         raise SamplingError(
-            f"logits processor {_name(process)} must return an array of shape {given.shape}, "
+            f"logits processor {_name(process)} must return an array of shape {shape}, "
             f"got {array.shape}"
         )
-    # The maximum is NaN if anything is.  Logits that were not finite before are the model's fault.
-    largest = array.max()
-    if not np.isfinite(largest) and np.isfinite(given.max()):
-        raise SamplingError(_why_unusable(array, process))
     return array
 
 
-def _why_unusable(array: Logits, process: Any) -> str:
+def _refuse(array: Logits, process: Any) -> NoReturn:
     bad = np.flatnonzero(np.isnan(array) | np.isposinf(array))
     if not len(bad):
-        return (
+        raise SamplingError(
             f"logits processor {_name(process)} gave -inf for every token, which leaves none to "
             "choose from; leave at least one finite"
         )
     others = f" and {len(bad) - 1} other tokens" if len(bad) > 1 else ""
-    return (
+    raise SamplingError(
         f"logits processor {_name(process)} gave {array[bad[0]]} for token {bad[0]}{others}; "
         "a logit must be a finite float32, or -inf to forbid its token"
     )

@@ -63,8 +63,8 @@ class Loop:
         """Waits for its turn, then runs one step for everybody, unless `call` needs it no more.
         Raises what ended the call, if it did not end well."""
         self._turn(call)
-        if call.error is not None and not call.chunks:
-            raise call.error
+        if not call.chunks:
+            call.raise_error()
 
     def run_for_all(self, aside: Aside | None = None, *, steps: bool = True) -> None:
         """Waits for its turn, then runs one step, if steps, and then `aside`; see `inspection`."""
@@ -121,8 +121,7 @@ class Loop:
         except BaseException:
             self.give_up(call)
             raise
-        if call.error is not None:  # maybe by another thread, between two turns of this one
-            raise call.error
+        call.raise_error()  # maybe of another thread, between two turns of this one
 
     def submit(self, requests: Iterable[ReadRequest]) -> None:
         """Queues requests; they begin with the next step that somebody runs.  Never waits."""

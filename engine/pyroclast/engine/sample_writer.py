@@ -74,6 +74,11 @@ class SampleWriter:
         self.changing: list[_Changing] = []
         self.processed: list[tuple[int, GenerateRequest]] = []
 
+    def close(self) -> None:
+        """Frees the arrays."""
+        self._penalties = ()
+        self._arrays.close()
+
     def write(self, step: Sequence[ReadRequest]) -> None:
         self.changing.clear()
         self.processed = []

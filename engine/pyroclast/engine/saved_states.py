@@ -56,6 +56,7 @@ class SavedStates:
             )
         self._intake.check_fits(token_ids)
         format, arrays = self._format, self._model.block_arrays
+        slot_arrays = self._model.slot_arrays
 
         last: list[ReadRequest] = []
 
@@ -66,7 +67,7 @@ class SavedStates:
             return list(self._cache.kept(last[0]))
 
         def state() -> bytes | None:
-            return self._cache.state_behind(last[0], n_pages)
+            return self._cache.state_behind(last[0], n_pages, slot_arrays)
 
         write_state(Path(path), format, n_pages, arrays, kept, state)
         return n_pages * size

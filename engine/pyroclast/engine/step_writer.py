@@ -60,6 +60,10 @@ class StepWriter:
         self._positions = batch.positions.data
         self._sample_positions = arrays.rows["position"].data
 
+    def close(self) -> None:
+        """Frees the sampler's arrays: nothing is written from here on."""
+        self._samples.close()
+
     def forget(self) -> None:
         """The next `write` trusts nothing that is in the arrays."""
         self._layout = -1

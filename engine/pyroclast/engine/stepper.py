@@ -101,9 +101,11 @@ class Stepper:
             self._steady = None
 
     def close(self) -> None:
-        """Frees the model, and what proposes drafts."""
+        """Frees the model, what proposes drafts, and the arrays of a step."""
         if self._speculator is not None:
             self._speculator.close()
+        self._host_sampler.close()
+        self._writer.close()
         self.model.close()
 
     def step(self) -> None:

@@ -55,11 +55,10 @@ class TieredCache(PartialBlocks):
         block_size: int,
         max_idle_blocks: int | None = None,
         states: StateSlots | None = None,
-        slot_arrays: SlotArrays = lambda _: [],
         copy: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__(pool, block_size, max_idle_blocks, states, copy)
-        self.pool, self._slot_arrays = pool, slot_arrays
+        self.pool = pool
         self.tiers: tuple[Tier, ...] = ()  # replaced, never changed: another thread may read it
 
     @property
@@ -109,14 +108,14 @@ class TieredCache(PartialBlocks):
             states.give_back(slot)
         return n_shared
 
-    def state_behind(self, request: Request, n_pages: int) -> bytes | None:
+    def state_behind(self, request: Request, n_pages: int, slot_arrays: SlotArrays) -> bytes | None:
         """The state of recurrent layers behind the request's first pages, if it is in the cache;
         None if it was evicted meanwhile.  As with pages: what is there after the copy was there
         all the time."""
         page = request.pages[n_pages - 1]
         for kept in self.kept_states(request):
             if kept.page.key == page[0]:
-                found = b"".join(array.tobytes() for array in self._slot_arrays(kept.block))
+                found = b"".join(array.tobytes() for array in slot_arrays(kept.block))
                 return found if kept.is_there() else None
         return None
 

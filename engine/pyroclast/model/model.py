@@ -57,8 +57,8 @@ class Model:
         self.device, self.device_note = plan.device, plan.note
         self.compute, self.kv_dtype, self.n_blocks = plan.compute, plan.kv_dtype, plan.n_blocks
         self.max_batch_tokens, self.max_seqs = plan.max_batch_tokens, plan.max_seqs
-        self.max_logits, self.max_seq_len = plan.max_logits, plan.max_seq_len
-        self.n_slots = plan.n_slots
+        self.max_logits, self.n_slots = plan.max_logits, plan.n_slots
+        self.max_seq_len = plan.max_seq_len
         try:
             with kernel_errors():
                 self._load(checkpoint, on_layer, executor)
@@ -68,16 +68,14 @@ class Model:
             raise KernelError(f"the GPU failed while the model was loaded: {error}") from error
         self._sampling_program: Program | None = None
         self._fetched: NDArray[np.float32] | None = None  # logits of a GPU
-        self._is_fetched = False
-        self.n_updates = 0
+        self._is_fetched, self.n_updates = False, 0
         self._identity: tuple[int, CacheIdentity] | None = None  # after how many updates
 
     def _load(self, checkpoint: Checkpoint, on_layer: Callable[[int], None], given: Any) -> None:
         """Memory, batch, weights, cache and workspace, then the recorded step."""
         plan, config = self.plan, self.config
-        self.executor = given
-        if given is None and plan.device == "cpu":
-            self.executor = make_executor(plan.n_threads)
+        has_own = given is None and plan.device == "cpu"
+        self.executor = make_executor(plan.n_threads) if has_own else given
         self.n_threads = plan.n_threads if self.executor is not None else 1
         self.memory = make_memory(plan, self.executor)
         self.batch = Batch(
@@ -281,6 +279,8 @@ class Model:
         """Frees threads, weights, cache and graphs; harmless when repeated."""
         if self._program is None:
             return
+        for program in filter(None, (self._program, self._sampling_program)):
+            program.close()
         self._program = self._sampling_program = self._fetched = None
         self._calls, self._packed, self.draft_head = [], None, None
         del self._weights, self.cache, self._decoder, self.executor

@@ -51,6 +51,11 @@ class SampleArrays:
         else:
             self.scratch = _aligned_bytes(max_parts, scratch_bytes(vocab_size))
 
+    def close(self) -> None:
+        """Lets go of the arrays that grow with the vocabulary and the context."""
+        self.penalties, self.biases = np.zeros(0, PENALTY), np.zeros(0, BIAS)
+        self.allowed, self.scratch = np.zeros(0, np.uint32), np.zeros((0, 0), np.uint8)
+
     def on_host(self) -> dict[str, Any]:
         """`arguments` for a CPU kernel, even if the arrays are otherwise read on the GPU."""
         if not self.memory.on_gpu:

@@ -190,6 +190,11 @@ class DeviceProgram(Program):
             self._memory.wait()
         batch.counts[:] = counts
 
+    def close(self) -> None:
+        """Lets go of the arrays and graphs: nothing is run from here on."""
+        self.calls, self.segments, self._tensors, self._fusions = [], [], [], []
+        self.captured.clear()
+
     # ---- to look at it -----------------------------------------------------------------------
 
     def run_one(self, index: int) -> None:

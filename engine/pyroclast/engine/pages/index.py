@@ -118,6 +118,11 @@ class PageIndex:
         self.n_read += 1
         return True
 
+    def close(self) -> None:
+        """Lets go of the cache's arrays: no page is read from here on."""
+        self._places.clear()
+        self._block_arrays = lambda _: []
+
     def warn(self, path: Path, why: str) -> None:
         """One line for each file and reason."""
         if (path, why) not in self._told:

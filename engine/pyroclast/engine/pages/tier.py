@@ -112,6 +112,8 @@ class DiskTier:
     def close(self) -> None:
         """Waits for what is being written, some seconds at most."""
         self._thread.close()
+        for store in self._stores:
+            store.index.close()
 
     def _find_states(
         self, root: bytes, pages: Sequence[tuple[bytes, bytes]]
@@ -164,7 +166,7 @@ class _Writers:
 
     def close(self) -> None:
         for each in self._writers:
-            each.close()
+            each.end()
 
     def renew(self) -> None:
         for each in self._writers:

@@ -70,10 +70,12 @@ class PageThread(Generic[T]):
 
     def close(self, timeout_s: float = _MAX_WAIT_S) -> None:
         """Waits until all is written, so long at most; harmless when repeated."""
-        self._closed = True
+        was_closed, self._closed = self._closed, True
         if self._started:
             self._jobs.put(None)
             self._ended.wait(timeout_s)
+        elif not was_closed:
+            self._end()
 
     def renew(self) -> None:
         """In the child of a fork: the thread is not here, and what waited is the parent's."""
@@ -196,6 +198,11 @@ class PageWriter:
         if self._segment is None:
             self._segment = self._folder.new_segment()
         return self._segment
+
+    def end(self) -> None:
+        """Nothing is written from here on: lets go of the segment and of the cache's arrays."""
+        self.close()
+        self.has_failed, self._block_arrays = True, lambda _: []
 
     def close(self) -> None:
         """Gives the segment up."""
