@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from draft_heads import random_tensors
 from draft_heads import write_folder as write_head
 from lora_files import random_pairs, write_peft
 from pyroclast import LLM, AsyncLLM, ClosedError, PyroclastError, SamplingParams, lens
+from pyroclast.errors import CacheFileError
 from tiny import BASE, random_weights, write_folder, write_gguf
 
 PROMPT = np.random.default_rng(3).integers(0, 256, 75).tolist()
@@ -124,7 +126,24 @@ def scored(llm: LLM) -> object:
 
 
 def inspected(llm: LLM) -> object:
-    return lens.attention(llm, PROMPT, mean=True)
+    return lens.attention(llm, PROMPT, mean=True), lens.next_token(llm, PROMPT)
+
+
+def timed(llm: LLM) -> object:
+    return lens.hood(llm, PROMPT)
+
+
+def saved(llm: LLM) -> object:
+    with TemporaryDirectory() as folder:
+        llm.save_state(Path(folder) / "state", PROMPT)
+        return llm.load_state(Path(folder) / "state")
+
+
+def updated(llm: LLM) -> object:
+    """In place: the values that were given are nobody's afterwards."""
+    for _ in range(2):
+        llm.update_weights({"blk.0.attn_q.weight": np.ones((96, 96), np.float32)})
+    return llm.generate(PROMPT, PARAMS)
 
 
 def not_finite(llm: LLM) -> object:
@@ -144,7 +163,7 @@ def out_of_order(llm: LLM) -> object:
         return error_of(llm)
 
 
-USES = [plain, grammar, processor, half_read, scored, inspected]
+USES = [plain, grammar, processor, half_read, scored, inspected, timed, saved, updated]
 FAILURES = [failing, refused, stuck, not_finite, out_of_order]
 
 
@@ -196,12 +215,15 @@ def test_an_update_frees_what_it_was_given(files: Path, monkeypatch: pytest.Monk
         assert arrays.alive() == []
 
 
-def test_a_model_that_cannot_be_loaded_leaves_nothing(
-    files: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["q8_0", "draft"])
+def test_one_that_cannot_begin_leaves_nothing(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    """The model has been loaded when the folder turns out to be too small for its pages."""
+    more = {"draft": files / "folder"} if kind == "draft" else {}
     with watched(monkeypatch) as arrays:
-        with pytest.raises(Exception, match="sample") as info:
-            small(files / "q8_0.gguf", kernels="sample=nonesuch")
+        with pytest.raises(CacheFileError, match="cache_dir_bytes") as info:
+            small(files / "q8_0.gguf", cache_dir=tmp_path, cache_dir_bytes=9, **more)
         assert arrays.alive() == [], info
 
 
@@ -209,8 +231,6 @@ def test_a_closed_one_says_so(files: Path) -> None:
     llm = small(files / "q8_0.gguf")
     llm.close()
     llm.close()
-    for use in (plain, half_read, scored, inspected):
+    for use in (plain, half_read, scored, inspected, timed, saved, updated):
         with pytest.raises(ClosedError, match="closed"):
             use(llm)
-    with pytest.raises(ClosedError, match="closed"):
-        llm.update_weights({})

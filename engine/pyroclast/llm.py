@@ -19,7 +19,7 @@ from pyroclast.engine.intake import Intake
 from pyroclast.engine.loop import Loop
 from pyroclast.engine.output import Completion, Score
 from pyroclast.engine.saved_states import SavedStates
-from pyroclast.engine.step_model import warm_up
+from pyroclast.engine.step_model import closed_on_failure, warm_up
 from pyroclast.engine.stepper import Stepper
 from pyroclast.engine.stream import Stream
 from pyroclast.engine.weight_updates import UpdatableModel
@@ -91,14 +91,14 @@ class LLM(UpdatableModel):
         with resource_errors():
             parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self._source = model, {**options, "adapters": dict(adapters)}
-            self._start(parts, kernels, cache, drafts)
+            with closed_on_failure(parts[0], drafts.model):
+                self._start(parts, kernels, cache, drafts)
 
     def _start(
         self, parts: Parts, kernels: str | None, cache: CacheOptions, drafts: DraftOptions
     ) -> None:
         self.model, self.tokenizer, self.name, self._adapters = parts
-        self.adapters = tuple(self._adapters)
-        self.max_seq_len = self.model.max_seq_len
+        self.adapters, self.max_seq_len = tuple(self._adapters), self.model.max_seq_len
         self.vocab_size: int = self.model.logits.shape[1]
         self._cache, self._prefixes = cache, cache.make(self.model)
         shared = cache.prefix_cache

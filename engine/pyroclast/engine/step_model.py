@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.progress import progress_bar
@@ -90,6 +91,20 @@ class StepModel(Protocol):
     def prepare_update(self, tensors: Mapping[str, Any], /) -> Prepared: ...
     def update(self, prepared: Prepared, /) -> None: ...
     def close(self) -> None: ...
+
+
+@contextmanager
+def closed_on_failure(*models: StepModel | None) -> Iterator[None]:
+    """Frees the models if what is inside fails: whoever keeps the error would keep them."""
+    try:
+        yield
+    except BaseException as error:
+        from traceback import clear_frames
+
+        for model in filter(None, models):
+            model.close()
+        clear_frames(error.__traceback__)  # what they had of the cache
+        raise
 
 
 def warm_up(model: StepModel) -> None:
