@@ -1,3 +1,4 @@
+import gc
 import random
 from collections import Counter
 
@@ -294,3 +295,21 @@ def test_random_operations_agree_with_lists_of_owners(n_blocks):
     for keeper in play.keepers:
         play.pool.release(keeper, play.pool.held(keeper))
     assert sorted(play.pool.take(n_blocks)) == list(range(n_blocks))
+
+
+def test_a_finalizer_of_a_collected_circle_still_finds_what_is_held():
+    """Python clears all weak references into a circle before it runs finalizers."""
+    pool, told = BlockPool(4), []
+
+    class Ends(LeastRecentlyHeld):
+        def __del__(self):
+            told.append(pool.release(self, list(pool.held(self))))
+
+    keeper = Ends(pool, "circle")
+    keeper.me = keeper
+    blocks = pool.take(2)
+    keeper.hold(blocks)
+    pool.give_back(blocks)
+    del keeper
+    gc.collect()
+    assert [sorted(each) for each in told] == [sorted(blocks)]

@@ -39,6 +39,7 @@ class BlockPool:
         "_clear",
         "_free",
         "_held",
+        "_keepers",
         "_n_keepers",
         "_n_owners",
         "_needed",
@@ -53,10 +54,12 @@ class BlockPool:
             raise MemoryBudgetError(f"the KV cache needs at least one block, got {n_blocks}")
         self.n_blocks = n_blocks
         self._clear, self._soiled = clear, set[int]()
-        # What each keeper owns; the least recently used keeper comes first.  Weak: a keeper knows
-        # its pool, and a circle would hold a dropped model until Python looks for circles.
-        self._held: dict[ref[Keeper], set[int]] = {}
-        self._needed: set[ref[Keeper]] = set()  # keepers that evict after all others
+        # What each keeper owns, by the keeper's id; the least recently used comes first.
+        self._held: dict[int, set[int]] = {}
+        self._needed: set[int] = set()  # keepers that evict after all others
+        # Weak: a keeper knows its pool, and a circle would hold a dropped model until Python looks
+        # for circles.  No keys: finalizers that a collection runs find them dead.
+        self._keepers: dict[int, ref[Keeper]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -65,9 +68,9 @@ class BlockPool:
         self._n_owners = [0] * self.n_blocks  # requests and keepers
         self._n_keepers = [0] * self.n_blocks
         self.n_evictable = 0  # blocks whose one owner is a keeper
-        for weak, held in self._held.items():
+        for key, held in self._held.items():
             held.clear()
-            if (keeper := weak()) is not None:
+            if (keeper := self._keepers[key]()) is not None:
                 keeper.forget()
 
     @property
@@ -124,26 +127,26 @@ class BlockPool:
     def register(self, keeper: Keeper, *, needed: bool = False) -> None:
         """From now on `keeper` can hold blocks, and is asked to evict some.  needed: after the
         others, because somebody waits for what it computes in them."""
-        assert ref(keeper) not in self._held, f"{keeper.name} is registered already"
-        self._held[ref(keeper)] = set()
+        assert id(keeper) not in self._held, f"{keeper.name} is registered already"
+        self._keepers[id(keeper)], self._held[id(keeper)] = ref(keeper), set()
         if needed:
-            self._needed.add(ref(keeper))
+            self._needed.add(id(keeper))
 
     def unregister(self, keeper: Keeper) -> list[int]:
         """`keeper` owns nothing any more, and is asked for nothing; returns the blocks that nobody
         owns any more."""
-        freed = self.release(keeper, list(self._held[ref(keeper)]))
-        del self._held[ref(keeper)]
-        self._needed.discard(ref(keeper))
+        freed = self.release(keeper, list(self._held[id(keeper)]))
+        del self._held[id(keeper)], self._keepers[id(keeper)]
+        self._needed.discard(id(keeper))
         return freed
 
     def touch(self, keeper: Keeper) -> None:
         """`keeper` was used: all others are asked to evict before it."""
-        self._held[ref(keeper)] = self._held.pop(ref(keeper))
+        self._held[id(keeper)] = self._held.pop(id(keeper))
 
     def held(self, keeper: Keeper) -> frozenset[int]:
         """The blocks that `keeper` owns."""
-        return frozenset(self._held[ref(keeper)])
+        return frozenset(self._held[id(keeper)])
 
     def is_evictable(self, block: int) -> bool:
         """Whether a keeper owns the block, and nobody else."""
@@ -151,7 +154,7 @@ class BlockPool:
 
     def hold(self, keeper: Keeper, blocks: Iterable[int]) -> None:
         """Makes `keeper` an owner of each of `blocks`, which must be taken."""
-        held = self._held[ref(keeper)]
+        held = self._held[id(keeper)]
         for block in blocks:
             assert self._n_owners[block] > 0, "a free block cannot be held"
             assert block not in held, f"{keeper.name} holds block {block} already"
@@ -161,7 +164,7 @@ class BlockPool:
 
     def release(self, keeper: Keeper, blocks: Iterable[int]) -> list[int]:
         """`keeper` owns `blocks` no more; returns those that nobody owns any more."""
-        freed, held = [], self._held[ref(keeper)]
+        freed, held = [], self._held[id(keeper)]
         for block in blocks:
             held.remove(block)
             self._count(block, owners=-1, keepers=-1)
@@ -172,8 +175,8 @@ class BlockPool:
 
     def _evict(self, n_blocks: int) -> None:
         """Asks keepers to release blocks until `n_blocks` are free."""
-        for weak in sorted(self._held, key=self._needed.__contains__):
-            keeper = weak()
+        for key in sorted(self._held, key=self._needed.__contains__):
+            keeper = self._keepers[key]()
             if keeper is not None and n_blocks > len(self._free):
                 keeper.evict(n_blocks - len(self._free))
 
