@@ -69,7 +69,7 @@ def test_one_params_each():
     llm = fake_llm()
     a, b = (SamplingParams(seed=3, max_tokens=n, ignore_eos=True) for n in (2, 5))
     assert [len(out.token_ids) for out in llm.generate(["x", "y"], [a, b])] == [2, 5]
-    with pytest.raises(RequestError, match="2 SamplingParams for 1 prompts"):
+    with pytest.raises(RequestError, match="2 SamplingParams for 1 prompts; give one for each"):
         llm.generate("x", [a, b])
     with pytest.raises(RequestError, match="must be a SamplingParams"):
         llm.generate("x", {"temperature": 0})

@@ -11,6 +11,7 @@ from pyroclast import (
     LLM,
     ContextOverflowError,
     KernelError,
+    ModelFileError,
     RequestError,
     SamplingParams,
 )
@@ -188,8 +189,17 @@ def test_one_prompt_only():
         ({"device": "gpu"}, KernelError, "device must be"),
         ({"max_batch_tokens": 0}, RequestError, "max_batch_tokens must be"),
         ({"max_seqs": True}, RequestError, "max_seqs must be"),
+        ({"n_blocks": "8"}, RequestError, "n_blocks must be a whole number of at least 1, got '8'"),
+        ({"threads": 1.5}, KernelError, "threads must be a whole number between 1 and 1024"),
+        ({"kernels": {"norm": "numpy"}}, KernelError, "kernels must be text, .* got dict"),
     ],
 )
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         LLM("no such model", **options)
+
+
+@pytest.mark.parametrize("model", ["", " ", None, 5, b"model.gguf"])
+def test_what_cannot_name_a_model_is_refused_and_not_read_as_a_path(model):
+    with pytest.raises(ModelFileError, match=r"a model is a file, .* got "):
+        LLM(model)

@@ -72,7 +72,7 @@ def test_folder_without_weights(tmp_path: Path) -> None:
 def test_folder_without_config(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path)
     (folder / "config.json").unlink()
-    with pytest.raises(ModelFileError, match=r"config.json: cannot be read"):
+    with pytest.raises(ModelFileError, match=r"neither config.json nor a GGUF file; a model's"):
         open_checkpoint(folder)
 
 

@@ -95,7 +95,7 @@ def test_a_folder_with_two_models_lists_them(whole: Path, tmp_path: Path) -> Non
 
 
 def test_a_folder_with_neither_format_says_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"config.json: cannot be read"):
+    with pytest.raises(ModelFileError, match=r"neither config.json nor a GGUF file; a model's"):
         open_checkpoint(tmp_path)
 
 

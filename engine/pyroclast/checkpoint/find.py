@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pyroclast.checkpoint.installed import HUB, installed_path
 from pyroclast.errors import ModelFileError, reason_of
 from pyroclast.files.gguf_parts import gguf_in_folder
 from pyroclast_kernels.weights import formats
+
+
+def model_text(model: Any) -> str:
+    """What a caller gave as a model, as text; ModelFileError if it can name none.  An empty name
+    would be the current folder."""
+    if isinstance(model, str | Path) and str(model).strip():
+        return str(model)
+    raise ModelFileError(
+        f"a model is a file, a folder, the name of an installed model or {HUB}ORG/REPO, as text or "
+        f"a Path; got {model!r:.100}"
+    )
 
 
 def find_model(text: str) -> tuple[Path, str | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroclast.checkpoint import dummy_shapes
 from pyroclast.checkpoint.drafting import with_draft_head, without_drafting
-from pyroclast.checkpoint.find import find_model
+from pyroclast.checkpoint.find import find_model, model_text
 from pyroclast.checkpoint.match import Naming, StoredTensor, filled, flattened, match_tensors
 from pyroclast.checkpoint.parts import vector_values
 from pyroclast.checkpoint.tensor import Tensor, all_converted, computable, conversion_line
@@ -112,9 +112,10 @@ def open_checkpoint(
     read, all else can.  draft_head: with the head that predicts further tokens, where there is one
     (None: and it can be read); packed files have none.
     """
-    if str(model).startswith(dummy_shapes.PREFIX):
-        return _open_dummy(str(model), bool(draft_head))
-    path, to_format = find_model(str(model))
+    text = model_text(model)
+    if text.startswith(dummy_shapes.PREFIX):
+        return _open_dummy(text, bool(draft_head))
+    path, to_format = find_model(text)
     not_folder = _open_packed if is_packed(path) else _open_gguf
     checkpoint = (_open_folder if path.is_dir() else not_folder)(path, complete, draft_head)
     if to_format is not None:
@@ -129,10 +130,11 @@ def open_tokenizer(model: str | Path) -> tuple[Tokenizer, str]:
     """A model's tokenizer and name; the weights are not looked at, and may be cut short."""
     from pyroclast.text.tokenizer import Tokenizer
 
-    if str(model).startswith(dummy_shapes.PREFIX):
-        with _open_dummy(str(model), False) as checkpoint:
+    text = model_text(model)
+    if text.startswith(dummy_shapes.PREFIX):
+        with _open_dummy(text, False) as checkpoint:
             return checkpoint.tokenizer(), checkpoint.name
-    path, _ = find_model(str(model))
+    path, _ = find_model(text)
     if path.is_dir():
         return Tokenizer.from_folder(path), path.resolve().name
     if is_packed(path):

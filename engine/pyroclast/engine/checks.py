@@ -206,7 +206,10 @@ def as_params(params: Any, n_prompts: int) -> list[SamplingParams]:
             "write SamplingParams(temperature=0.7, max_tokens=64)"
         )
     if len(found) != n_prompts:
-        raise RequestError(f"got {len(found)} SamplingParams for {n_prompts} prompts")
+        raise RequestError(
+            f"got {len(found)} SamplingParams for {n_prompts} prompts; give one for each, or one "
+            "SamplingParams outside of a list for all"
+        )
     return found
 
 

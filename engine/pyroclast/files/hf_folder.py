@@ -16,6 +16,11 @@ class HFFolder:
 
     def __init__(self, path: Path, *, complete: bool = True) -> None:
         self.path = path
+        if not (path / "config.json").exists():
+            raise ModelFileError(
+                f"{path}: a folder with neither config.json nor a GGUF file; a model's folder has "
+                "config.json, tokenizer.json and *.safetensors"
+            )
         self.config = _read_json(path / "config.json", CONFIG_BYTES)
         generation = path / "generation_config.json"
         exists = generation.exists()

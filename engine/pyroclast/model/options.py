@@ -43,21 +43,24 @@ class LoadOptions:
 
     def check(self) -> None:
         """KernelError or RequestError for a value that cannot be."""
-        for name in ("max_batch_tokens", "max_seqs"):
+        for name in ("max_batch_tokens", "max_seqs", "n_blocks"):
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
+            if value is not None and not (_is_whole(value) and value >= 1):
                 raise RequestError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.compute not in ("auto", "float32"):
             raise KernelError(f"compute must be 'auto' or 'float32', got {self.compute!r}")
         if self.kv_dtype not in ("auto", *DTYPES):
             known = ", ".join(DTYPES)
             raise KernelError(f"kv_dtype must be 'auto', {known}, got {self.kv_dtype!r}")
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise KernelError(f"threads must be between 1 and 1024, got {self.threads}")
-        if self.n_blocks is not None and self.n_blocks < 1:
-            raise RequestError(f"n_blocks must be at least 1, got {self.n_blocks}")
+        if self.threads is not None and not (_is_whole(self.threads) and 1 <= self.threads <= 1024):
+            raise KernelError(
+                f"threads must be a whole number between 1 and 1024, got {self.threads!r}"
+            )
+        if self.kernels is not None and not isinstance(self.kernels, str):
+            raise KernelError(
+                "kernels must be text, rules separated by commas such as "
+                f"'matmul.q8_0=cpp-avx2,sample=numba', got {type(self.kernels).__name__}"
+            )
 
     @property
     def extras(self) -> StepExtras:
@@ -73,3 +76,7 @@ class LoadOptions:
             "max_seqs": self.max_seqs,
             "max_logits": max_logits,
         }
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
