@@ -243,7 +243,10 @@ def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
 
 async def _lifespan(receive: Any, send: Any, look: Look | None) -> None:
     while True:
-        message = await receive()
+        try:
+            message = await receive()
+        except asyncio.CancelledError:  # a second signal; uvicorn would log it as a fault
+            return
         if message["type"] == "lifespan.shutdown" and look is not None:
             await asyncio.to_thread(look.close)  # it waits for a step that is being run
         await send({"type": f"{message['type']}.complete"})
