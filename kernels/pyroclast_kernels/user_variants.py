@@ -56,6 +56,12 @@ def file_name(technology: str, name: str) -> str:
     return f"{technology}_{name.replace('-', '_')}{ENDINGS[technology]}"
 
 
+def add_folder(folder: str) -> None:
+    """Puts a folder before those of PYROCLAST_KERNEL_PATH, for this process and its children."""
+    given = os.environ.get(PATH_VARIABLE)
+    os.environ[PATH_VARIABLE] = os.pathsep.join(filter(None, (folder, given)))
+
+
 def search_path() -> list[Path]:
     """The user's own folders; KernelError for one that does not exist."""
     found = []

@@ -45,6 +45,16 @@ def test_kernels_of_one_op_have_a_line_each(run):
     assert {row["format"] for row in of_op} > {"q8_0", "q4_0"}
 
 
+def test_a_folder_of_ones_own_is_listed(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROCLAST_KERNEL_PATH", "")
+    assert run("kernels", "new", "norm", "rows", "--tech", "numba", "--dir", tmp_path)[0] == 0
+    args = ("kernels", "norm.f32", "--kernels", "norm=numba-rows")
+    code, _, err = run(*args)
+    assert (code, "norm has no variant 'numba-rows'" in err) == (1, True)
+    code, out, _ = run(*args, "--dir", tmp_path)
+    assert (code, bool(re.search(r"numba-rows +chosen", out))) == (0, True)
+
+
 def test_kernels_that_run(run):
     rows = json.loads(run("kernels", "--chosen", "--json")[1])["kernels"]
     everything = json.loads(run("kernels", "--json")[1])["kernels"]

@@ -129,6 +129,12 @@ def add_frozen(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_own_folder(command: argparse.ArgumentParser) -> None:
+    """The flag that names a folder of one's own kernels."""
+    text = "folder of your own variants (default: PYROCLAST_KERNEL_PATH)"
+    command.add_argument("--dir", metavar="FOLDER", help=text)
+
+
 def apply_frozen(args: argparse.Namespace) -> None:
     """Puts --frozen into the rules, beside those of --kernels or of the environment."""
     if getattr(args, "frozen", False):

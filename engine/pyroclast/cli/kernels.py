@@ -10,6 +10,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from pyroclast.cli.flags import add_own_folder
 from pyroclast.cli.terminal import colour, fail, write
 from pyroclast.errors import KernelError
 from pyroclast.model.device import check_device, why_not_cuda
@@ -32,12 +33,15 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         "op", metavar="OP", nargs="?", help="only this op or op.format, a line for each variant"
     )
     command.add_argument("--chosen", action="store_true", help="only the variants that run")
+    add_own_folder(command)
 
 
 def kernels(args: Namespace) -> None:
     """Each op: the formats that it takes, the variants, and which one runs."""
-    from pyroclast_kernels import Selection, report
+    from pyroclast_kernels import Selection, report, user_variants
 
+    if args.dir is not None:
+        user_variants.add_folder(args.dir)
     device = check_device(args.device)
     try:
         rows = _of_op(report(args.kernels, device), args.op)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyroclast.cli.flags import add_own_folder
 from pyroclast.cli.terminal import colour, counted, fail, tell, warn, write
 from pyroclast.errors import KernelError
 from pyroclast.lab.speed.workload_flags import numbers
@@ -33,8 +33,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     if name != "kernels new":
         text = "seconds per kernel and case (default: 300)"
         command.add_argument("--timeout", type=float, default=300.0, metavar="S", help=text)
-    text = "folder of your own variants (default: PYROCLAST_KERNEL_PATH)"
-    command.add_argument("--dir", metavar="FOLDER", help=text)
+    add_own_folder(command)
 
 
 def _add_bench(command: ArgumentParser) -> None:
@@ -80,11 +79,10 @@ def _words(text: str) -> list[str]:
 def _library_errors(folder: str | None) -> Iterator[None]:
     """Turns the kernel library's errors into ours; `folder` joins the search path of variants."""
     from pyroclast_kernels.errors import KernelError as KernelLibraryError
-    from pyroclast_kernels.user_variants import PATH_VARIABLE
+    from pyroclast_kernels.user_variants import add_folder
 
     if folder is not None:
-        given = os.environ.get(PATH_VARIABLE)
-        os.environ[PATH_VARIABLE] = os.pathsep.join(filter(None, (folder, given)))
+        add_folder(folder)
     try:
         yield
     except KernelError:
