@@ -56,6 +56,7 @@ def test_generate_json_holds_what_is_needed_to_repeat_it(run, model):
         (["--seed", 5], {"seed": 5}),
         (["--min-tokens", 3], {"min_tokens": 3}),
         (["--logprobs", 3], {"logprobs": 3}),
+        (["--structured", '{"choice": ["a", "b"]}'], {"structured": {"choice": ["a", "b"]}}),
         (["-n", 3], {"max_tokens": 3}),
         (["--stop", "a", "--stop", "b"], {"stop": ("a", "b")}),
         (["--ignore-eos"], {"ignore_eos": True}),

@@ -26,7 +26,21 @@ _WRITES_TEXT = ("generate", "chat", "run", "eval")
 _KEEPS_PROMPTS = ("generate", "chat", "run")
 _LIMITED = ("generate", "run", "eval")  # texts may go on for ever
 # Flags that mean nothing for one token, and that no result of eval shows.
-_LEFT_OUT = {"next": ("min-tokens", "logprobs"), "eval": ("logprobs",)}
+_LEFT_OUT = {
+    "next": ("min-tokens", "logprobs", "structured"),
+    "eval": ("logprobs", "structured"),
+}
+
+
+def _json(text: str) -> Any:
+    """The value of a flag that is JSON."""
+    import json  # late: few calls have such a flag
+
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}; got {text!r:.100}") from error
+
 
 # flag, type, metavar, help.  A flag that is not given leaves SamplingParams' own default.
 _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -42,6 +56,12 @@ _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
     ("seed", int, "N", "the same seed gives the same text"),
     ("min-tokens", int, "N", "do not end the text before N tokens"),
     ("logprobs", int, "K", "log-probabilities, and the K most likely tokens"),
+    (
+        "structured",
+        _json,
+        "JSON",
+        'the form of the text, such as {"regex": "[0-9]+"} or {"json": {}}',
+    ),
 ]
 
 
