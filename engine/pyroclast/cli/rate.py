@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_EXTRA = "`pyroclast rate` needs the extra [server]: `pip install '.[server]'` in the checkout"
+_EXTRA = "`pyroclast rate` needs the extra [server]: `pip install 'pyroclast-lm[server]'`"
 
 
 def add_arguments(command: ArgumentParser, name: str) -> None:

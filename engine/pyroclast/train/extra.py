@@ -15,5 +15,5 @@ def needed(name: str) -> Any:
     except ImportError as error:
         raise TrainingError(
             f"training needs {name.partition('.')[0]}, which cannot be imported ({error}): "
-            "`pip install '.[train]'` in the checkout"
+            "`pip install 'pyroclast-lm[train]'`"
         ) from error
