@@ -70,6 +70,7 @@ def _check_batch(settings: RlSettings, n_prompts: int, path: str | Path) -> None
         )
     if n_prompts < n_groups:
         raise TrainingError(
-            f"{path}: prompts to train on: {n_prompts}, but a batch of {settings.batch} in "
-            f"groups of {settings.group} takes {n_groups}; give more prompts or a smaller batch"
+            f"{path}: prompts to train on: {n_prompts}, beside those held out, but a batch of "
+            f"{settings.batch} in groups of {settings.group} takes {n_groups}; give more prompts, "
+            "a smaller batch, or hold out fewer"
         )
