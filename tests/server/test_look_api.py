@@ -227,6 +227,7 @@ def test_the_page_is_open_and_its_data_are_not(running: RunningServer, tmp_path:
 
 def test_a_server_without_the_room_has_no_page(llm: AsyncLLM) -> None:
     with serving({"tiny": AsyncLLM.of(llm.llm)}) as running:
-        assert httpx.get(f"{running.url}/look/", timeout=60).status_code == 404
+        answer = httpx.get(f"{running.url}/look/", timeout=60)
+        assert (answer.status_code, "--look" in answer.text) == (404, True)
         answer = httpx.post(f"{running.url}/look/api/next", json={"token_ids": IDS}, timeout=60)
         assert answer.status_code == 404

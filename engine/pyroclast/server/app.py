@@ -122,7 +122,8 @@ class App:
         routes = self._routes.get(path)
         named = path.removeprefix("/v1/models/")
         if routes is None and not (named != path and method in ("GET", "HEAD")):
-            raise HttpError(404, f"there is no {path:.200}; see /openapi.json", code="not_found")
+            remedy = "start the server with --look" if is_page_path(path) else "see /openapi.json"
+            raise HttpError(404, f"there is no {path:.200}; {remedy}", code="not_found")
         if routes is None:
             return await info.model(self._exchange(b"", headers, receive), named)
         route = routes.get("GET" if method == "HEAD" else method)
