@@ -27,7 +27,10 @@ _TOKENS = 1000  # the memory of the cache is told for so many
 def add_arguments(command: ArgumentParser, name: str) -> None:
     """The model, by position as in `profile`."""
     del name
-    add_model(command, "; weights that were cut off are not missed")
+    add_model(
+        command,
+        "; only headers are read: weights may be cut short",
+    )
     command.add_argument(
         "--check",
         action="store_true",

@@ -173,8 +173,8 @@ def _the_same_in_all_layers(key: str, sizes: list[Any]) -> Any:
 
 
 def _windowed(key: str, pattern: Any, n_layers: Any) -> tuple[bool, ...]:
-    """Which layers attend through the window: a truth value of each, or every how manieth layer
-    sees everything."""
+    """Which layers attend through the window: a truth value of each, or a period: the last
+    layer of each period sees everything; 0: no layer does."""
     if isinstance(pattern, list) and all(each in (0, 1) for each in pattern):
         return tuple(map(bool, pattern))
     if not isinstance(pattern, int) or isinstance(pattern, bool) or pattern < 0:

@@ -73,8 +73,8 @@ class Source:
 def _turns(
     names: Sequence[str], layers: Sequence[int | None], n_layers: int
 ) -> dict[str, tuple[int, int]]:
-    """The how manieth of how many tensors of its kind each one is, as llama.cpp's quantizer counts
-    them: values of attention among all of them, last products of feed-forwards by layer if there
+    """Each tensor's number among those of its kind, and how many llama.cpp's quantizer takes these
+    to be: values of attention among all of them, last products of feed-forwards by layer if there
     are experts, and else one after the other, though not every layer may have one."""
     pairs = zip(layers, names, strict=True)
     in_order = sorted((layer, name) for layer, name in pairs if layer is not None)
