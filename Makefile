@@ -234,6 +234,7 @@ $(VENV)/.core: pyproject.toml $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed: setup.py $(VENV)/.core
+	@echo "compiling the C++ and Cython kernels: some minutes the first time, without further output"
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -e .
 	@touch $@
 
