@@ -189,6 +189,7 @@ def test_one_prompt_only():
         ({"device": "gpu"}, KernelError, "device must be"),
         ({"max_batch_tokens": 0}, RequestError, "max_batch_tokens must be"),
         ({"max_seqs": True}, RequestError, "max_seqs must be"),
+        ({"prefix_cache": "no"}, RequestError, "prefix_cache must be True or False, got 'no'"),
         ({"n_blocks": "8"}, RequestError, "n_blocks must be a whole number of at least 1, got '8'"),
         ({"threads": 1.5}, KernelError, "threads must be a whole number between 1 and 1024"),
         ({"kernels": {"norm": "numpy"}}, KernelError, "kernels must be text, .* got dict"),
@@ -203,3 +204,15 @@ def test_bad_options(options, error, message):
 def test_what_cannot_name_a_model_is_refused_and_not_read_as_a_path(model):
     with pytest.raises(ModelFileError, match=r"a model is a file, .* got "):
         LLM(model)
+
+
+@pytest.mark.parametrize("n_top", [-1, 129, 1.0, True, None, "2"])
+def test_a_number_of_top_tokens_is_refused_by_its_own_name(n_top):
+    with pytest.raises(RequestError, match="n_top must be a whole number from 0 to 128, got"):
+        fake_llm().score("ab", n_top=n_top)
+
+
+@pytest.mark.parametrize("template", ["tools", ["tools"], {1: 2}])
+def test_variables_of_a_template_have_names(template):
+    with pytest.raises(RequestError, match="template must be a mapping of the chat template's"):
+        fake_llm().chat([{"role": "user", "content": "hi"}], template=template)

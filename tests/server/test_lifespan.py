@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pyroclast.server.app import App
+import pytest
+
+from fake_model import fake_llm
+from pyroclast import RequestError
+from pyroclast.server.app import App, create_app
 from pyroclast.server.limits import Limits
 from pyroclast.server.metrics import Metrics
 from pyroclast.server.served import ServedModels
@@ -30,3 +34,8 @@ def test_a_cancelled_lifespan_ends_without_an_error() -> None:
 
     asyncio.run(main())
     assert sent == ["lifespan.startup.complete"]
+
+
+def test_an_llm_that_is_not_wrapped_is_refused_with_the_remedy() -> None:
+    with fake_llm() as llm, pytest.raises(RequestError, match=r"got LLM; AsyncLLM.of\(llm\) wraps"):
+        create_app(llm)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pyroclast.errors import ContextOverflowError, RequestError
 from pyroclast.model.adapters import BASE, AdapterKey
+from pyroclast.sampling.param_checks import MAX_LOGPROBS
 from pyroclast.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -188,6 +189,24 @@ def check_answered(n_answered: Any, n_prompt: int) -> None:
 def check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_n_top(n_top: Any) -> None:
+    """RequestError for a number of most likely tokens that no step gives."""
+    is_count = hasattr(n_top, "__index__") and not isinstance(n_top, bool)
+    if not is_count or not 0 <= operator.index(n_top) <= MAX_LOGPROBS:
+        raise RequestError(f"n_top must be a whole number from 0 to {MAX_LOGPROBS}, got {n_top!r}")
+
+
+def template_variables(template: Any) -> Mapping[str, Any]:
+    """What a chat template gets besides the messages; RequestError unless it has names."""
+    found = {} if template is None else template
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise RequestError(
+            "template must be a mapping of the chat template's variables, such as "
+            f'{{"tools": [...]}}, got {template!r:.100}'
+        )
+    return found
 
 
 def check_priority(priority: Any) -> None:

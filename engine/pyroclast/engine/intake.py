@@ -56,7 +56,7 @@ class Intake:
         return self._encode(items[0], "the prompt", add_special_tokens)
 
     def encode_chat(self, messages: Any, template: Mapping[str, Any] | None) -> list[int]:
-        token_ids = self._tokenizer.encode_chat(messages, **(template or {}))
+        token_ids = self._tokenizer.encode_chat(messages, **checks.template_variables(template))
         return self._encode(token_ids, "the conversation")
 
     def check_fits(self, token_ids: list[int]) -> None:
@@ -118,7 +118,7 @@ class Intake:
     ) -> tuple[list[Score], list[ReadRequest]]:
         """A score for each prompt, or for each continuation of one, and the requests that fill
         them in."""
-        SamplingParams(prompt_logprobs=n_top)  # has the same range
+        checks.check_n_top(n_top)
         texts = self._texts_to_score(prompts, continuations)
         for i, (token_ids, _) in enumerate(texts):
             checks.check_fits(len(token_ids), self.max_seq_len, _where(i, len(texts)))

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyroclast
+from pyroclast.async_llm import AsyncLLM
+from pyroclast.errors import RequestError
 from pyroclast.server import info
 from pyroclast.server.auth import is_allowed
 from pyroclast.server.errors import HttpError, of_exception
@@ -23,7 +25,6 @@ from pyroclast.server.service import Exchange, JsonReply, id_headers, request_id
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from pyroclast.async_llm import AsyncLLM
     from pyroclast.server.look import Look
 
 log = logging.getLogger("pyroclast.server")
@@ -198,6 +199,7 @@ def create_app(
     is picked, and its data.  log_bodies: log lines hold the beginning of each body, and with it
     the prompt."""
     if not isinstance(llms, Mapping):
+        _check_async(llms)
         llms = {llms.llm.name: llms}
     served = [
         Served(name, llm, parser=parser, adapter=adapter)
@@ -215,6 +217,14 @@ def create_app(
         log_bodies=log_bodies,
     )
     return _open_to(cors_origins, app) if cors_origins else app
+
+
+def _check_async(llm: object) -> None:
+    if not isinstance(llm, AsyncLLM):
+        raise RequestError(
+            f"create_app takes an AsyncLLM, or several by name, got {type(llm).__name__}; "
+            "AsyncLLM.of(llm) wraps an LLM"
+        )
 
 
 def _open_to(origins: Sequence[str], app: App) -> ASGIApp:
