@@ -32,7 +32,6 @@ from types import ModuleType
 from typing import Any
 
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.native import compile as native_compile
 from pyroclast_kernels.registry import folder_of, get_op
 
 ENDINGS = {"numba": ".py", "cython": ".pyx", "cpp": ".cc", "triton": ".py"}
@@ -161,6 +160,8 @@ def _why_not(path: Path, op: str, formats: tuple[str, ...]) -> str:
     if technology in ("numba", "triton") and importlib.util.find_spec(technology) is None:
         return f"{technology} is not installed: pip install {technology}"
     if technology in ("cpp", "cython"):
+        from pyroclast_kernels.native import compile as native_compile  # late: few have any
+
         return native_compile.why_not(technology)
     return ""
 
@@ -169,6 +170,8 @@ def _bind(path: Path, op: str, format: str) -> int | Callable[..., None]:
     """The address of a kernel, compiled if need be; for Triton, the function that launches it."""
     technology, function = path.stem.partition("_")[0], f"{op}_{format}"
     if technology == "cpp":
+        from pyroclast_kernels.native import compile as native_compile
+
         library = ctypes.CDLL(str(native_compile.shared_object(path)))
         _kept.append(library)
         if not hasattr(library, function):
@@ -200,6 +203,8 @@ def _bind(path: Path, op: str, format: str) -> int | Callable[..., None]:
 
 def _import(path: Path) -> ModuleType:
     """The file as a module; whatever its import raises becomes a KernelError that names it."""
+    from pyroclast_kernels.native import compile as native_compile
+
     cython = path.suffix == ".pyx"
     # A compiled module knows its own name; a Python file gets one that no package has, the same in
     # every process: Numba's cache on disk refers to it.

@@ -6,7 +6,6 @@ They are left out unless somebody asks for the head (`families.draft_head` says 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -18,8 +17,6 @@ from pyroclast.families.hf_names import is_of_draft_head
 from pyroclast.families.hyperparameters import Hyperparameters
 from pyroclast.families.registry import FAMILIES
 from pyroclast_kernels.weights import formats
-
-log = logging.getLogger("pyroclast")
 
 
 def with_draft_head(
@@ -94,7 +91,9 @@ def _folded(tensor: StoredTensor) -> StoredTensor:
 
 def _tell(n_left_out: int) -> None:
     if n_left_out:
-        log.info(
+        import logging  # late: most files have none
+
+        logging.getLogger("pyroclast").info(
             "%d tensors that predict further tokens are left out: nobody asked for drafts of them",
             n_left_out,
         )

@@ -10,7 +10,6 @@ change.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -21,8 +20,6 @@ from pyroclast.engine.generate_request import GenerateRequest
 from pyroclast.engine.median_times import MedianTimes
 from pyroclast.engine.request import Request
 from pyroclast.errors import PyroclastError
-
-log = logging.getLogger("pyroclast")
 
 _FIRST_CHANCE, _MAX_CHANCE = 0.7, 0.97  # that a draft is right, before any was tried; at most
 _SHARE = 1 / 12  # by which each draft that was judged moves it
@@ -237,7 +234,12 @@ class DraftSpeculator:
         try:
             made = self.draft.propose(wanted, self._run)
         except PyroclastError as error:  # the text goes on without it
-            log.warning("%s failed, and is not asked any more: %s", self.draft.what, error)
+            import logging  # late: every start would pay for it
+
+            what = self.draft.what
+            logging.getLogger("pyroclast").warning(
+                "%s failed, and is not asked any more: %s", what, error
+            )
             self._is_broken = True
             return []
         found: Drafts = []

@@ -7,7 +7,6 @@ The text does not depend on any of this: a step verifies its drafts (see `draft_
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +15,6 @@ from pyroclast.engine.drafter import Drafter
 from pyroclast.engine.past_outputs import PastOutputs
 from pyroclast.engine.request import Request
 from pyroclast.errors import RequestError
-
-log = logging.getLogger("pyroclast")
 
 R = TypeVar("R", bound=Request)
 
@@ -46,7 +43,11 @@ def speculator(
         return None
     if speculation == "auto" and (device != "cpu" or is_recurrent):
         why = "the model has recurrent layers" if is_recurrent else f"it runs on {device!r}"
-        log.info('speculation="auto" tries no drafts, because %s; "suffix" tries them', why)
+        import logging  # late: every start would pay for it
+
+        logging.getLogger("pyroclast").info(
+            'speculation="auto" tries no drafts, because %s; "suffix" tries them', why
+        )
         return None
     return Speculator(costs)
 

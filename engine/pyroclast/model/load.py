@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,8 +23,6 @@ from pyroclast.progress import progress_bar
 if TYPE_CHECKING:
     from pyroclast.checkpoint.adapter.open import Adapter
     from pyroclast.text.tokenizer import Tokenizer
-
-log = logging.getLogger("pyroclast")
 
 AdapterPaths = Mapping[str, str | Path]
 
@@ -64,7 +61,7 @@ def load(
         in_thread = not is_address_space_limited()
         tokenizer = Background(checkpoint.tokenizer, "pyroclast-tokenizer", in_thread=in_thread)
         if line := checkpoint.conversion_line():
-            log.warning("%s: %s", checkpoint.name, line)
+            _warn("%s: %s", checkpoint.name, line)
         with progress_bar(checkpoint.config.n_layers, "layer") as show, kernel_errors():
             loaded = Model(checkpoint, planned, on_layer=show)
         _tell_idle_rules(planned, checkpoint.name)
@@ -81,9 +78,13 @@ def _tell_idle_rules(planned: Plan, name: str) -> None:
     if not planned.selection.on_gpu:
         for rule in planned.selection.idle_rules():
             what = rule.partition("=")[0]
-            log.warning(
-                "%s: the kernel rule %s has no effect: the model never runs %s", name, rule, what
-            )
+            _warn("%s: the kernel rule %s has no effect: the model never runs %s", name, rule, what)
+
+
+def _warn(message: str, *args: str) -> None:
+    import logging  # late: every start would pay for it
+
+    logging.getLogger("pyroclast").warning(message, *args)
 
 
 def check_names(adapters: AdapterPaths) -> None:
