@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pyroclast.errors import ModelFileError
+from pyroclast.errors import ModelFileError, TokenizerError
 from pyroclast.files import gguf_metadata
 from pyroclast.files.model_file import ModelFile
+from pyroclast.text import gguf_keys
 from pyroclast_kernels.native import strings
 
 pytestmark = [
@@ -103,3 +104,28 @@ def test_damaged_strings_are_what_python_takes_them_for(monkeypatch: pytest.Monk
     assert {type(each) for each in found} == {list, str}
     assert any("not valid UTF-8" in each for each in found)
     assert strings.step_over(data, 8, 3) == (0, 8)
+
+
+LINES = ["a b", "Ġt he", "  x", " b c", "a b c", "日 本", "a ", "\U0001f525 \U0001f525", "\0 \0"]
+
+
+def test_pairs_are_split_as_python_splits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [(line[: line.index(" ", 1)], line[line.index(" ", 1) + 1 :]) for line in LINES]
+    assert strings.split_pairs(LINES * 9) == expected * 9
+    assert strings.split_pairs([]) == []
+    metadata = {"tokenizer.ggml.merges": LINES}
+    assert gguf_keys.merges(metadata) == expected
+    monkeypatch.setattr(strings, "_native", None)
+    assert gguf_keys.merges(metadata) == expected
+
+
+@pytest.mark.parametrize("wrong", ["", " ", "ab", " ab", None, 5, ["a b"]])
+def test_what_is_no_pair_is_refused(wrong: object) -> None:
+    lines: list[object] = ["a b", wrong]
+    assert strings.split_pairs(lines) is None  # type: ignore[arg-type]
+    with pytest.raises(TokenizerError, match="merges must be pairs"):
+        gguf_keys.merges({"tokenizer.ggml.merges": lines})
+
+
+def test_only_lists_have_pairs() -> None:
+    assert strings.split_pairs(("a b",)) is None  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a GGUF file's metadata says of a vocabulary besides its tokens: special ids, templates."""
+"""What a GGUF file says of a vocabulary besides its tokens: merges, special ids, templates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyroclast.errors import TokenizerError
+from pyroclast_kernels.native import strings
 
 KEY = "tokenizer.ggml."
 
@@ -58,3 +59,17 @@ def named_tokens(
         for name, key in NAMED.items()
     }
     return {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
+
+
+def merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of byte-level BPE, in their order."""
+    lines = metadata.get(KEY + "merges")
+    if not isinstance(lines, list):
+        raise TokenizerError("tokenizer.ggml.merges is missing: byte-level BPE needs its merges")
+    if (found := strings.split_pairs(lines)) is not None:
+        return found
+    try:
+        # A token may begin with a space, so the first character never separates.
+        return [(line[: (i := line.index(" ", 1))], line[i + 1 :]) for line in lines]
+    except (AttributeError, ValueError) as error:
+        raise TokenizerError(f"tokenizer.ggml.merges must be pairs: {error}") from error

@@ -21,6 +21,7 @@ from pyroclast.errors import TokenizerError
 from pyroclast.text.decoding import SPACE, Decoding
 from pyroclast.text.gguf_keys import (
     KEY,
+    merges,
     named_tokens,
     special_id,
     surrounding,
@@ -185,19 +186,11 @@ def _byte_level_backend(
 ) -> NativeTokenizer:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    lines = metadata.get(KEY + "merges")
-    if not isinstance(lines, list):
-        raise TokenizerError("tokenizer.ggml.merges is missing: byte-level BPE needs its merges")
-    try:
-        # A token may begin with a space, so the first character never separates.
-        merges = [(line[: (i := line.index(" ", 1))], line[i + 1 :]) for line in lines]
-    except (AttributeError, ValueError) as error:
-        raise TokenizerError(f"tokenizer.ggml.merges must be pairs: {error}") from error
     model = call_native(
         "tokenizer.ggml.merges does not fit its tokens",
         models.BPE,
         _ids(tokens),
-        merges,
+        merges(metadata),
         ignore_merges=rule.ignore_merges,
     )
     backend = Tokenizer(model)

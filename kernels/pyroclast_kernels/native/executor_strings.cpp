@@ -67,9 +67,39 @@ PyObject *decode(PyObject *, PyObject *args) {
   });
 }
 
+// The place of the space that separates a pair: the first one, but never the first character.
+Py_ssize_t separator(PyObject *line) {
+  if (!PyUnicode_Check(line)) return -1;
+  const Py_ssize_t size = PyUnicode_GetLength(line);
+  const Py_ssize_t at = size < 1 ? -1 : PyUnicode_FindChar(line, ' ', 1, size, 1);
+  if (at == -2) throw PythonError();
+  return at;
+}
+
+PyObject *split_pairs(PyObject *, PyObject *lines) {
+  return guarded([&]() -> PyObject * {
+    if (!PyList_Check(lines)) Py_RETURN_NONE;
+    const Py_ssize_t count = PyList_Size(lines);
+    Reference pairs{PyList_New(count)};
+    for (Py_ssize_t i = 0; i < count; i++) {
+      if (i % 65536 == 65535 && PyErr_CheckSignals() < 0) throw PythonError();  // Ctrl-C
+      PyObject *line = PyList_GetItem(lines, i);  // borrowed; the caller's list is its own
+      if (!line) throw PythonError();
+      const Py_ssize_t at = separator(line);
+      if (at < 0) Py_RETURN_NONE;
+      const Reference left{PyUnicode_Substring(line, 0, at)};
+      const Reference right{PyUnicode_Substring(line, at + 1, PyUnicode_GetLength(line))};
+      PyObject *pair = PyTuple_Pack(2, left.get(), right.get());
+      if (!pair || PyList_SetItem(pairs.get(), i, pair) < 0) throw PythonError();
+    }
+    return pairs.release();
+  });
+}
+
 }  // namespace
 
 PyMethodDef string_functions[] = {
     {"step_over_strings", step_over, METH_VARARGS, "(how many were stepped over, where they end)."},
     {"decode_strings", decode, METH_VARARGS, "The strings, or None if data is not just these."},
+    {"split_pairs", split_pairs, METH_O, "The pairs, or None if a line is no pair."},
     {nullptr, nullptr, 0, nullptr}};

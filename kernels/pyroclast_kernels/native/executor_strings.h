@@ -4,5 +4,6 @@
 
 #include "executor_python.h"
 
-// step_over(data, start, count) and decode(data, count): strings.py says what they return.
+// step_over(data, start, count), decode(data, count) and split_pairs(lines): strings.py says what
+// they return.
 extern PyMethodDef string_functions[];
