@@ -118,3 +118,71 @@ def test_collections_pass_over_what_was_loaded(
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def test_a_plain_generate_compiles_no_methods_ahead(tmp_path: Path) -> None:
+    """Every dataclass on its way is a light one, unless that makes no difference."""
+    code = CODE.replace(
+        "import numpy\n",
+        "import numpy, dataclasses\n"
+        "made, real = [], dataclasses._process_class\n"
+        "def process(cls, init, *more, **options):\n"
+        "    made.extend([cls.__module__] * init)\n"
+        "    return real(cls, init, *more, **options)\n"
+        "dataclasses._process_class = process\n",
+    ).replace("sorted(sys.modules.keys() - before)", "made")
+    model = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.BASE, tiny.random_weights(tiny.BASE))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=True
+    )
+    assert [n for n in json.loads(done.stdout.splitlines()[-1]) if n.startswith("pyro")] == []
+
+
+BLAS_CODE = """
+import os, sys
+from pyroclast.cli.main import main
+try:
+    main(["generate", "Hi", "-n", "1", "--model", *sys.argv[1:]])
+finally:
+    print([os.environ.get(n) for n in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")], len(seen))
+"""
+SPY = """
+import os
+seen = []
+class Environment(type(os.environ)):
+    def __setitem__(self, name, value):
+        if name == "OPENBLAS_NUM_THREADS":
+            seen.append(value)
+        super().__setitem__(name, value)
+os.environ.__class__ = Environment
+"""
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("arguments", "given", "expected"),
+    [
+        ([], {}, "[None, None] 1"),
+        (["--kernels", "matmul=numpy"], {}, "[None, None] 0"),
+        ([], {"PYROCLAST_KERNELS": "matmul=numpy"}, "[None, None] 0"),
+        ([], {"OPENBLAS_NUM_THREADS": "2"}, "['2', None] 0"),
+        ([], {"OMP_NUM_THREADS": "2"}, "[None, '2'] 0"),
+    ],
+)
+def test_numpy_starts_no_threads_where_native_code_multiplies(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    given: dict[str, str],
+    expected: str,
+) -> None:
+    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    model = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.BASE, tiny.random_weights(tiny.BASE))
+    done = subprocess.run(
+        [sys.executable, "-c", SPY + BLAS_CODE, str(model), *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == expected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
     from pyroclast.llm import LLM
     from pyroclast.text.tokenizer import Tokenizer
 
+# What OpenBLAS, which NumPy's wheels bring, reads when it is loaded; its own name first.
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+
 
 def load(args: Namespace) -> LLM:
     """The model that the flags ask for."""
     with _loading():
+        _import_numpy(args)
         from pyroclast.llm import LLM
 
         return LLM(
@@ -40,6 +46,22 @@ def load(args: Namespace) -> LLM:
             draft=getattr(args, "draft", None),
             adapters=one_adapter(args),
         )
+
+
+def _import_numpy(args: Namespace) -> None:
+    """NumPy, without the threads that its BLAS starts, one for each CPU: they spin a while, and
+    native kernels leave them idle.  Where NumPy's products may run it keeps them, and so does
+    whoever chose their number."""
+    rules = os.environ.get("PYROCLAST_KERNELS", "") if args.kernels is None else args.kernels
+    chosen = any(name in os.environ for name in _BLAS_THREADS)
+    native = importlib.util.find_spec("pyroclast_kernels._executor") is not None
+    if "numpy" in sys.modules or "numpy" in rules or chosen or not native:
+        return
+    os.environ[_BLAS_THREADS[0]] = "1"
+    try:
+        import numpy  # noqa: F401 - read when its library is loaded
+    finally:
+        del os.environ[_BLAS_THREADS[0]]  # children choose for themselves
 
 
 @contextmanager
