@@ -11,6 +11,7 @@ first, which GGUF does not record, and decoding would not return the text.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,9 @@ def _with_ends(types: list[Any], tokens: list[str], backend: NativeTokenizer) ->
     """The types, with tokens that end a turn made control tokens: some exports call them normal or
     user-defined.  A name alone is not enough: a word that text becomes stays one."""
     types = list(types)
-    for i, name in enumerate(tokens):
-        if name not in END_OF_TURN or types[i] not in (_NORMAL, _USER_DEFINED):
+    for name in END_OF_TURN.intersection(tokens):
+        i = tokens.index(name)  # the only place: no token is there twice
+        if types[i] not in (_NORMAL, _USER_DEFINED):
             continue
         if is_end_of_turn(name, special=False) and i not in backend.encode(name):
             types[i] = _CONTROL
@@ -146,7 +148,9 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens = metadata.get(KEY + "tokens")
     if not isinstance(tokens, list) or set(map(type, tokens)) != {str}:
         raise TokenizerError("tokenizer.ggml.tokens is missing, empty, or not an array of strings")
-    return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+    if "" in tokens:
+        return [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+    return list(tokens)
 
 
 def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] | None:
@@ -166,9 +170,11 @@ def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] |
 def _group(types: Sequence[int]) -> dict[int, list[int]]:
     """Token ids by type, without the normal ones, which are most of the vocabulary."""
     groups: dict[int, list[int]] = {}
-    for i, kind in enumerate(types):
-        if kind != _NORMAL:
-            groups.setdefault(int(kind), []).append(i)
+    for kind in set(types) - {_NORMAL}:
+        places, i = groups.setdefault(int(kind), []), -1
+        with contextlib.suppress(ValueError):  # `index` is faster than a loop over all
+            while True:
+                places.append(i := types.index(kind, i + 1))
     return groups
 
 
