@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +44,6 @@ def home() -> Path:
             user = ""
     if os.path.isabs(user):
         return Path(user) / ".cache"
-    import tempfile  # late, like shutil below: every start would pay for it
-
     return Path(tempfile.gettempdir()) / f"pyroclast-{os.getuid()}"
 
 
@@ -137,8 +137,6 @@ def usable_below(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             reason = why_refused(path)
             if reason:
-                import shutil
-
                 shutil.rmtree(path, ignore_errors=True)
                 if path.exists():
                     raise CacheError(reason)
@@ -161,12 +159,7 @@ def sweep(folder: Path, *patterns: str) -> None:
     for pattern in patterns:
         for path in _old(folder, pattern):
             with contextlib.suppress(OSError):  # another process sweeps as well
-                if path.is_symlink() or not path.is_dir():
-                    path.unlink()
-                else:
-                    import shutil
-
-                    shutil.rmtree(path)
+                path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
 
 
 def _old(folder: Path, pattern: str) -> Iterator[Path]:
