@@ -120,24 +120,6 @@ def test_collections_pass_over_what_was_loaded(
         gc.enable()
 
 
-def test_a_plain_generate_compiles_no_methods_ahead(tmp_path: Path) -> None:
-    """Every dataclass on its way is a light one, unless that makes no difference."""
-    code = CODE.replace(
-        "import numpy\n",
-        "import numpy, dataclasses\n"
-        "made, real = [], dataclasses._process_class\n"
-        "def process(cls, init, *more, **options):\n"
-        "    made.extend([cls.__module__] * init)\n"
-        "    return real(cls, init, *more, **options)\n"
-        "dataclasses._process_class = process\n",
-    ).replace("sorted(sys.modules.keys() - before)", "made")
-    model = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.BASE, tiny.random_weights(tiny.BASE))
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=True
-    )
-    assert [n for n in json.loads(done.stdout.splitlines()[-1]) if n.startswith("pyro")] == []
-
-
 BLAS_CODE = """
 import os, sys
 from pyroclast.cli.main import main
