@@ -10,7 +10,14 @@ import pytest
 
 import tiny
 from pyroclast.errors import KernelError
-from pyroclast.lab.speed import cold_start, overhead, sampling, sampling_peers
+from pyroclast.lab.speed import (
+    cold_start,
+    overhead,
+    overhead_pair,
+    overhead_steps,
+    sampling,
+    sampling_peers,
+)
 from pyroclast.lab.speed.result_file import dump, without_samples, write_result
 from pyroclast.lab.speed.sample_call import usable_variants
 from pyroclast_kernels.sample import cases
@@ -201,7 +208,7 @@ class PlayedLLM:
 @pytest.fixture
 def llm(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(overhead.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(overhead_steps.time, "perf_counter", lambda: clock[0])
     return PlayedLLM(clock)
 
 
@@ -239,3 +246,36 @@ def test_overhead_of_a_real_model(tmp_path, capsys):
         assert 0 < row["python_us_per_token"] < row["wall_us_per_token"]
         assert row["threads"] == 1 and row["kernels"]
     assert result["made_with"]["commit"] and "logprobs" in capsys.readouterr().out
+
+
+class PlayedWorker:
+    def __init__(self, step_us):
+        self.step_us, self.orders = step_us, []
+
+    def ask(self, **order):
+        self.orders.append(order)
+        return [self.step_us] * order.get("steps", 0)
+
+
+def test_two_checkouts_in_turn():
+    before, after = PlayedWorker(50.0), PlayedWorker(40.0)
+    rows = list(overhead_pair.measure(before, after, overhead.CASES, [1, 2], n_turns=3))
+    assert [(row["n_batch"], row["test"]) for row in rows] == [
+        (batch, f"overhead {name}") for batch in (1, 2) for name in overhead.CASES
+    ]
+    assert {row["ratio"] for row in rows} == {0.8} and rows[0]["n"] == 3
+    assert rows[0]["before"]["median_us"] == 50 and rows[0]["after"]["quartiles_us"] == [40, 40]
+    assert before.orders == after.orders
+    # Streams that are long enough for one turn to warm up and three that count.
+    assert before.orders[0]["open"]["max_tokens"] > sum(
+        order["steps"] for order in before.orders[1:5]
+    )
+
+
+def test_a_checkout_runs_in_a_process_of_its_own(tmp_path):
+    path = tiny.write_gguf(tmp_path / "m.gguf", tiny.BASE, tiny.random_weights(tiny.BASE))
+    worker = overhead_pair.Worker(overhead_pair.HERE, str(path), 1)
+    params = {"max_tokens": 4, "ignore_eos": True, "temperature": 0}
+    assert worker.ask(open=params, n_batch=2) == []
+    assert len(found := worker.ask(steps=2)) == 2 and min(found) > 0
+    worker.close()

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pyroclast import LLM, SamplingParams
+from pyroclast.lab.speed import overhead_steps
+from pyroclast.lab.speed.overhead_pair import compare
+from pyroclast.lab.speed.overhead_steps import open_streams
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
 
@@ -26,25 +28,13 @@ CASES: dict[str, dict[str, Any]] = {
     "penalties": {"temperature": 0.8, "repetition_penalty": 1.1, "frequency_penalty": 0.1},
     "logprobs": {"temperature": 0.8, "logprobs": 5},
 }
-PROMPT = "The history of the volcano begins with"
 
 
 def steps_us(llm: LLM, params: SamplingParams, batch: int) -> list[tuple[float, float]]:
     """(Python, wall) microseconds a token, for each step after the first, which reads the prompt.
 
     batch: sequences that decode side by side."""
-    model = cast(Any, llm.model)
-    streams = [llm.stream(PROMPT, params) for _ in range(batch)]
-    for stream in streams:
-        next(stream)
-    found = []
-    native, now = model.native_seconds, time.perf_counter()
-    for _ in zip(*streams, strict=True):
-        native_before, before = native, now
-        native, now = model.native_seconds, time.perf_counter()
-        wall = now - before
-        found.append(((wall - (native - native_before)) / batch * 1e6, wall / batch * 1e6))
-    return found
+    return list(overhead_steps.steps_us(llm.model, open_streams(llm, params, batch)))
 
 
 def measure(llm: LLM, batches: Sequence[int], n_gen: int, repeat: int) -> Iterator[dict[str, Any]]:
@@ -81,12 +71,20 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", type=int, default=256, help="tokens to generate (256)")
     parser.add_argument("-t", "--threads", type=int)
     parser.add_argument("-b", "--batch", type=int, action="append", help="default: 1; repeat")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5, help="runs, or 20 turns of 10 steps (5)")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time it in turn")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)
-    rows = []
+    batches, rows = args.batch or [1], []
+    if args.against:
+        turns = args.model, args.threads, CASES, batches, 20 * args.repeat
+        for row in compare(args.against, *turns):
+            rows.append(row)
+            print(_in_words(row), flush=True)
+        _write(args.json, rows)
+        return
     with LLM(args.model, threads=args.threads, prefix_cache=False, speculation="off") as llm:
-        for row in measure(llm, args.batch or [1], args.n, args.repeat):
+        for row in measure(llm, batches, args.n, args.repeat):
             rows.append(row)
             low, high = row["quartiles_us"]
             print(
@@ -95,5 +93,18 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
                 f"(quartiles {low:.1f}, {high:.1f}; mean {row['mean_us']:.1f}), "
                 f"wall {row['wall_us_per_token']:.0f} us/token"
             )
-    if args.json:
-        write_result(args.json, {"made_with": environment(), "rows": rows})
+    _write(args.json, rows)
+
+
+def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    if path:
+        write_result(path, {"made_with": environment(), "rows": rows})
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    low, high = row["ratio_quartiles"]
+    return (
+        f"{row['test'].removeprefix('overhead '):<14} batch {row['n_batch']:<3} "
+        f"before {row['before']['median_us']:6.1f} after {row['after']['median_us']:6.1f} "
+        f"us/token, ratio {row['ratio']:.3f} ({low:.3f}, {high:.3f})"
+    )
