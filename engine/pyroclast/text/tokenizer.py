@@ -39,8 +39,9 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._warned = False
         self._bytes: dict[int, bytes] = {}
-        # Of tokens that are whole characters: those that are not skipped, and all of them.
-        self._texts: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        # Of tokens that are whole characters, by id: of all, or without those that are skipped.
+        # Lists: an int in a dict takes several more cache lines to find.
+        self._texts: dict[bool, list[str | None]] = {}
         self._alphabet = byte_level_alphabet()
         self._chats: dict[str, ChatTemplate] = {}
         self.vocab_size: int = vocabulary.size
@@ -266,13 +267,17 @@ class TextDecoder:
         self._stream = DecodingStream(vocabulary.decoding, continuation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # What tokens give while nothing is held back and nothing is left to strip: mostly so.
-        self._texts = tokenizer._texts[not skip_special_tokens]  # noqa: SLF001
+        texts = tokenizer._texts  # noqa: SLF001
+        if skip_special_tokens not in texts:
+            texts.setdefault(skip_special_tokens, [None] * tokenizer.vocab_size)
+        self._texts = texts[skip_special_tokens]
         self._is_plain = self._stream.is_plain
 
     def step(self, token_id: int) -> str:
         """The text that this token completes; "" while a character still lacks bytes."""
-        if self._is_plain:
-            text = self._texts.get(token_id)
+        texts = self._texts
+        if self._is_plain and 0 <= token_id < len(texts):
+            text = texts[token_id]
             if text is not None:
                 return text
         return self._decode(token_id)
