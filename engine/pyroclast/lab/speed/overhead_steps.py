@@ -29,7 +29,7 @@ def steps_us(model: Any, streams: Sequence[Any]) -> Iterator[tuple[float, float]
     """(Python, wall) microseconds a token, step by step.
 
     What is done between two steps, here and by who asks, does not count: with cold caches it took
-    12 us a step."""
+    15 to 20 us a step."""
     n_batch = len(streams)
     native, before = model.native_seconds, time.perf_counter()
     for _ in zip(*streams, strict=True):
