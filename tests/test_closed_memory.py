@@ -4,6 +4,7 @@ workspace, logits.  Nothing waits until the garbage collector looks for circles.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -225,6 +226,12 @@ def test_one_that_cannot_begin_leaves_nothing(
         with pytest.raises(CacheFileError, match="cache_dir_bytes") as info:
             small(files / "q8_0.gguf", cache_dir=tmp_path, cache_dir_bytes=9, **more)
         assert arrays.alive() == [], info
+
+
+def test_the_logits_of_a_prompt_are_the_callers_alone(files: Path) -> None:
+    with small(files / "q8_0.gguf") as llm:
+        found = weakref.ref(llm.logits(PROMPT))
+        assert found() is None
 
 
 def test_a_closed_one_says_so(files: Path) -> None:

@@ -313,3 +313,34 @@ def test_a_finalizer_of_a_collected_circle_still_finds_what_is_held():
     del keeper
     gc.collect()
     assert [sorted(each) for each in told] == [sorted(blocks)]
+
+
+def test_a_keeper_dropped_without_a_word_loses_its_blocks():
+    """As after Ctrl-C in the middle of a look; and its number may be another keeper's later."""
+    pool, living = BlockPool(4), None
+    for _ in range(100):
+        dead = LeastRecentlyHeld(pool, "dead")
+        dead.hold(blocks := pool.take(3))
+        pool.give_back(blocks)
+        del dead
+        assert sorted(pool.take(4)) == list(range(4))
+        pool.give_back(range(4))
+    living = LeastRecentlyHeld(pool, "living")
+    living.hold(blocks := pool.take(4))
+    assert pool.held(living) == frozenset(blocks)
+
+
+def test_reset_tells_every_keeper_whatever_an_interruption_left():
+    pool, forgotten = BlockPool(4), []
+
+    class Told(LeastRecentlyHeld):
+        def forget(self):
+            forgotten.append(self.name)
+
+    keepers = [Told(pool, name) for name in "ab"]
+    keepers[0].hold(pool.take(2))
+    pool._held.pop(id(keepers[0]))
+    pool.reset()
+    assert forgotten == ["a", "b"] and pool.n_free == 4
+    keepers[0].hold(pool.take(2))
+    assert len(pool.held(keepers[0])) == 2

@@ -60,10 +60,11 @@ class AsyncStream:
             if call.is_paused:
                 self._calls.loop.fetched(call)
             return chunk
-        was_closed = self._closed
-        self.close()
-        if not was_closed:
-            call.raise_error()
+        try:
+            if not self._closed:
+                call.raise_error()
+        finally:
+            self.close()
         raise StopAsyncIteration
 
     @property

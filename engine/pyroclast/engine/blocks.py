@@ -10,6 +10,7 @@ what nobody else owns, beginning with the keeper that was least recently used.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from weakref import ref
@@ -55,10 +56,10 @@ class BlockPool:
         self.n_blocks = n_blocks
         self._clear, self._soiled = clear, set[int]()
         # What each keeper owns, by the keeper's id; the least recently used comes first.
-        self._held: dict[int, set[int]] = {}
+        self._held: OrderedDict[int, set[int]] = OrderedDict()
         self._needed: set[int] = set()  # keepers that evict after all others
         # Weak: a keeper knows its pool, and a circle would hold a dropped model until Python looks
-        # for circles.  No keys: finalizers that a collection runs find them dead.
+        # for circles.  By id, too: in a finalizer that a collection runs, a weak key is dead.
         self._keepers: dict[int, ref[Keeper]] = {}
         self.reset()
 
@@ -68,10 +69,12 @@ class BlockPool:
         self._n_owners = [0] * self.n_blocks  # requests and keepers
         self._n_keepers = [0] * self.n_blocks
         self.n_evictable = 0  # blocks whose one owner is a keeper
-        for key, held in self._held.items():
-            held.clear()
-            if (keeper := self._keepers[key]()) is not None:
-                keeper.forget()
+        living = [keeper for each in self._keepers.values() if (keeper := each()) is not None]
+        self._keepers = {id(keeper): ref(keeper) for keeper in living}
+        self._held = OrderedDict((id(keeper), set[int]()) for keeper in living)
+        self._needed.intersection_update(self._keepers)
+        for keeper in living:
+            keeper.forget()
 
     @property
     def n_free(self) -> int:
@@ -127,6 +130,7 @@ class BlockPool:
     def register(self, keeper: Keeper, *, needed: bool = False) -> None:
         """From now on `keeper` can hold blocks, and is asked to evict some.  needed: after the
         others, because somebody waits for what it computes in them."""
+        self._bury_dead()
         assert id(keeper) not in self._held, f"{keeper.name} is registered already"
         self._keepers[id(keeper)], self._held[id(keeper)] = ref(keeper), set()
         if needed:
@@ -135,18 +139,15 @@ class BlockPool:
     def unregister(self, keeper: Keeper) -> list[int]:
         """`keeper` owns nothing any more, and is asked for nothing; returns the blocks that nobody
         owns any more."""
-        freed = self.release(keeper, list(self._held[id(keeper)]))
-        del self._held[id(keeper)], self._keepers[id(keeper)]
-        self._needed.discard(id(keeper))
-        return freed
+        return self._unregister(id(keeper)) if id(keeper) in self._held else []
 
     def touch(self, keeper: Keeper) -> None:
         """`keeper` was used: all others are asked to evict before it."""
-        self._held[id(keeper)] = self._held.pop(id(keeper))
+        self._held.move_to_end(id(keeper))  # in one piece: Ctrl-C cannot lose it
 
     def held(self, keeper: Keeper) -> frozenset[int]:
         """The blocks that `keeper` owns."""
-        return frozenset(self._held[id(keeper)])
+        return frozenset(self._held.get(id(keeper), ()))
 
     def is_evictable(self, block: int) -> bool:
         """Whether a keeper owns the block, and nobody else."""
@@ -164,7 +165,10 @@ class BlockPool:
 
     def release(self, keeper: Keeper, blocks: Iterable[int]) -> list[int]:
         """`keeper` owns `blocks` no more; returns those that nobody owns any more."""
-        freed, held = [], self._held[id(keeper)]
+        return self._release(self._held[id(keeper)], blocks)
+
+    def _release(self, held: set[int], blocks: Iterable[int]) -> list[int]:
+        freed = []
         for block in blocks:
             held.remove(block)
             self._count(block, owners=-1, keepers=-1)
@@ -173,8 +177,22 @@ class BlockPool:
                 freed.append(block)
         return freed
 
+    def _unregister(self, key: int) -> list[int]:
+        held = self._held[key]
+        freed = self._release(held, list(held))
+        del self._held[key], self._keepers[key]
+        self._needed.discard(key)
+        return freed
+
+    def _bury_dead(self) -> None:
+        """Takes back what keepers own that were dropped without `unregister`, as after Ctrl-C."""
+        for key, keeper in list(self._keepers.items()):
+            if keeper() is None:
+                self._unregister(key)
+
     def _evict(self, n_blocks: int) -> None:
         """Asks keepers to release blocks until `n_blocks` are free."""
+        self._bury_dead()
         for key in sorted(self._held, key=self._needed.__contains__):
             keeper = self._keepers[key]()
             if keeper is not None and n_blocks > len(self._free):

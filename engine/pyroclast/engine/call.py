@@ -15,8 +15,9 @@ MAX_UNREAD_CHUNKS = 128
 
 
 class Call:
-    """`open` holds the requests that have not ended.  `error` is what ended them before their time.
-    `chunks` holds what nobody has fetched yet; it is None unless the call collects chunks.
+    """`open` holds the requests that have not ended.  `error` is what ended them before their
+    time, until it is raised.  `chunks` holds what nobody has fetched yet; it is None unless the
+    call collects chunks.
     step_bandwidth_share: what one step per second takes of the memory bandwidth; 0 if that is
     not known.  `future` is where a coroutine waits for news, if one does; `noted` lists the calls
     that have some, for whoever ran the step.  priority: "interactive" or "batch".  adapter:

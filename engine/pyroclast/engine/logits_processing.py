@@ -40,6 +40,8 @@ class HostSampler:
 
     def close(self) -> None:
         """Lets go of the model's logits."""
+        if self._program is not None:
+            self._program.close()
         self._program = None
 
     def _record(self, logits: Logits) -> Program:

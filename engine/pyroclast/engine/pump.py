@@ -117,8 +117,8 @@ class Pump:
                     loop.run_for_all()
                     n_failures = 0
                 else:
-                    told, failure = failure, None
-                    loop.fail_all(told)
+                    loop.fail_all(failure)
+                    failure = None  # its traceback has this frame, and with it the model
             except BaseException as error:
                 n_failures += 1
                 if n_failures == _MAX_FAILURES:

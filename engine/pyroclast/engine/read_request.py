@@ -56,6 +56,12 @@ class ReadRequest(Request):
         self.on_rows, self.on_states = on_rows, on_states
         call.open.add(self)
 
+    def leave_call(self) -> None:
+        """It has ended: its call waits for it no more, and it lets go of the caller's arrays."""
+        self.call.open.discard(self)
+        self.call.note()
+        self.on_rows = self.on_states = None
+
     @property
     def is_done(self) -> bool:
         """Whether it has all that it wanted."""

@@ -255,13 +255,12 @@ class Stepper:
                 self._fail([request], self._outcome.why_no_token(row))
 
     def _finish(self, requests: list[ReadRequest]) -> None:
-        self._steady = None
+        self._steady, self._rows = None, []
         if self._speculator is not None:
             self._speculator.keep(requests)
         self.scheduler.remove(requests)
         for request in requests:
-            request.call.open.discard(request)
-            request.call.note()
+            request.leave_call()
         self._live.difference_update(requests)
 
     def _fail(self, requests: Iterable[ReadRequest], error: Exception) -> None:

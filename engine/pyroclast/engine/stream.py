@@ -67,6 +67,7 @@ class Stream:
         self._closed = True
         self._loop.give_up(self._call)
         self._chunks.clear()
+        self._call.error = None  # unread: its traceback may hold this stream, and the model
 
     def __enter__(self) -> Stream:
         return self

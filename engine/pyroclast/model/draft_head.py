@@ -101,6 +101,8 @@ class DraftHead:
     def close(self) -> None:
         """Lets go of the model's arrays; harmless when repeated."""
         if self._calls:
+            if self._program is not None:
+                self._program.close()
             self._calls, self._program, self._executor = [], None, None
             del self._decoder
 

@@ -11,7 +11,6 @@ first, which GGUF does not record, and decoding would not return the text.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,11 +169,9 @@ def _array(metadata: Mapping[str, Any], name: str, n_tokens: int) -> list[Any] |
 def _group(types: Sequence[int]) -> dict[int, list[int]]:
     """Token ids by type, without the normal ones, which are most of the vocabulary."""
     groups: dict[int, list[int]] = {}
-    for kind in set(types) - {_NORMAL}:
-        places, i = groups.setdefault(int(kind), []), -1
-        with contextlib.suppress(ValueError):  # `index` is faster than a loop over all
-            while True:
-                places.append(i := types.index(kind, i + 1))
+    for i, kind in enumerate(types):
+        if kind != _NORMAL:
+            groups.setdefault(int(kind), []).append(i)
     return groups
 
 

@@ -70,11 +70,11 @@ class PageThread(Generic[T]):
 
     def close(self, timeout_s: float = _MAX_WAIT_S) -> None:
         """Waits until all is written, so long at most; harmless when repeated."""
-        was_closed, self._closed = self._closed, True
+        self._closed = True
         if self._started:
             self._jobs.put(None)
             self._ended.wait(timeout_s)
-        elif not was_closed:
+        else:
             self._end()
 
     def renew(self) -> None:
@@ -202,7 +202,7 @@ class PageWriter:
     def end(self) -> None:
         """Nothing is written from here on: lets go of the segment and of the cache's arrays."""
         self.close()
-        self.has_failed, self._block_arrays = True, lambda _: []
+        self.has_ended, self._block_arrays = True, lambda _: []
 
     def close(self) -> None:
         """Gives the segment up."""

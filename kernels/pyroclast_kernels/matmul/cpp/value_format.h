@@ -17,7 +17,8 @@ constexpr int kMaxTokens = kWidth == 16 ? 8 : kCells;
 constexpr int groups_for(int m) { return kCells / m > 4 ? 4 : kCells / m < 1 ? 1 : kCells / m; }
 constexpr int smaller(int m) { return kWidth == 8 ? m - 1 : m == 8 ? 6 : m == 6 ? 4 : m - 1; }
 
-// Half of the smallest L2 in the field (1 MiB on Zen 4), but never less than two steps of 3 groups.
+// Half of Zen 4's L2, but never less than two steps of 3 groups, unless a batch is small.  On Zen
+// 3, which has half of that L2, 64 to 512 KiB were equal within the noise.
 constexpr int64_t kPanelBytes = 512 * 1024, kPanelStep = 6;
 // A chunk's activations come from L3, 4 bytes a token and step where weights take 64 a group.  More
 // would push the weights out; fewer would read them from memory more often than every 128 tokens.
@@ -34,7 +35,7 @@ constexpr int padded(int64_t n) {
 // a panel waits for memory and the others for products: apart, each leaves the other unused.  Not
 // measured where registers have another width.
 constexpr bool kFetchesPanels = kWidth == 8;
-static_assert(!kFetchesPanels || smaller(kMaxTokens) == kMaxTokens - 1,
+static_assert(!kFetchesPanels || (padded(5) == 5 && padded(4) == 4 && padded(3) == 3),
               "a tile of any size takes no more room than its tokens");
 
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
@@ -68,7 +69,8 @@ PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, 
     for_each_tile(n_tokens, [&](int i, int n_tiles, int64_t token, int n) {
       const Range lines = split(n_lines, i, n_tiles);
       f(panel, token, n,
-        Fetch{length * row_bytes + 64 * lines.begin, 64 * (lines.end - lines.begin)});
+        n_lines ? Fetch{length * row_bytes + 64 * lines.begin, 64 * (lines.end - lines.begin)}
+                : Fetch{0, 0});
     });
   }
 }
