@@ -259,17 +259,19 @@ class PlayedWorker:
 
 def test_two_checkouts_in_turn():
     before, after = PlayedWorker(50.0), PlayedWorker(40.0)
-    rows = list(overhead_pair.measure(before, after, overhead.CASES, [1, 2], n_turns=3))
+    rows = list(overhead_pair.measure(before, after, overhead.CASES, [1, 8], n_turns=20))
     assert [(row["n_batch"], row["test"]) for row in rows] == [
-        (batch, f"overhead {name}") for batch in (1, 2) for name in overhead.CASES
+        (batch, f"overhead {name}") for batch in (1, 8) for name in overhead.CASES
     ]
-    assert {row["ratio"] for row in rows} == {0.8} and rows[0]["n"] == 3
+    assert {row["ratio"] for row in rows} == {0.8} and rows[0]["n"] == 20
     assert rows[0]["before"]["median_us"] == 50 and rows[0]["after"]["quartiles_us"] == [40, 40]
     assert before.orders == after.orders
-    # Streams that are long enough for one turn to warm up and three that count.
-    assert before.orders[0]["open"]["max_tokens"] > sum(
-        order["steps"] for order in before.orders[1:5]
-    )
+    # Streams that are long enough for one turn to warm up and 20 that count, and for the tokens
+    # that the first of them gets while the others begin.
+    for i in range(0, len(before.orders), 22):
+        begun, *turns = before.orders[i : i + 22]
+        n_steps = sum(order["steps"] for order in turns)
+        assert begun["open"]["max_tokens"] >= n_steps + begun["n_batch"]
 
 
 def test_a_checkout_runs_in_a_process_of_its_own(tmp_path):
@@ -278,4 +280,31 @@ def test_a_checkout_runs_in_a_process_of_its_own(tmp_path):
     params = {"max_tokens": 4, "ignore_eos": True, "temperature": 0}
     assert worker.ask(open=params, n_batch=2) == []
     assert len(found := worker.ask(steps=2)) == 2 and min(found) > 0
+    worker._process.kill()
+    with pytest.raises(overhead_pair.WorkerError, match=r"ended with the exit code -9"):
+        worker.ask(steps=2)
     worker.close()
+
+
+def test_what_is_no_checkout_is_not_measured(tmp_path):
+    """Python passes over folders that do not exist, and imports what is installed."""
+    with pytest.raises(SystemExit, match=rf"--against: {tmp_path} is no checkout of Pyroclast: "):
+        overhead.main("", ["--model", "none", "--against", str(tmp_path)])
+
+
+def test_a_checkout_that_was_not_built_is_not_measured(monkeypatch):
+    def worker(folder, model, n_threads):
+        built = folder == overhead_pair.HERE
+        return SimpleNamespace(has_executor=built, close=lambda: closed.append(folder))
+
+    closed, other = [], Path("other")
+    monkeypatch.setattr(overhead_pair, "Worker", worker)
+    with pytest.raises(overhead_pair.WorkerError, match=r"^other lacks the native executor"):
+        list(overhead_pair.compare(other, "m", 1, overhead.CASES, [1], 3))
+    assert closed == [overhead_pair.HERE, other]
+
+
+def test_a_process_without_a_model_says_how_it_ended(capfd):
+    with pytest.raises(overhead_pair.WorkerError, match="ended with the exit code 1; what it said"):
+        overhead_pair.Worker(overhead_pair.HERE, "no such model", 1)
+    assert "no such model" in capfd.readouterr().err

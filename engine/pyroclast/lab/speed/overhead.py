@@ -16,7 +16,7 @@ from typing import Any
 
 from pyroclast import LLM, SamplingParams
 from pyroclast.lab.speed import overhead_steps
-from pyroclast.lab.speed.overhead_pair import compare
+from pyroclast.lab.speed.overhead_pair import WorkerError, compare
 from pyroclast.lab.speed.overhead_steps import open_streams
 from pyroclast.lab.speed.result_file import write_result
 from pyroclast.lab.speed.throughput_rows import environment
@@ -78,9 +78,12 @@ def main(description: str, words: Sequence[str] | None = None) -> None:
     batches, rows = args.batch or [1], []
     if args.against:
         turns = args.model, args.threads, CASES, batches, 20 * args.repeat
-        for row in compare(args.against, *turns):
-            rows.append(row)
-            print(_in_words(row), flush=True)
+        try:
+            for row in compare(args.against, *turns):
+                rows.append(row)
+                print(_in_words(row), flush=True)
+        except WorkerError as error:
+            raise SystemExit(f"--against: {error}") from error
         _write(args.json, rows)
         return
     with LLM(args.model, threads=args.threads, prefix_cache=False, speculation="off") as llm:

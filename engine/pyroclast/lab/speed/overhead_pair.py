@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ _N_STEPS, _N_LEFT_OUT = 10, 2  # of a turn; the first steps of a turn find anoth
 _N_TURNS = 20  # with one text
 
 
+class WorkerError(Exception):
+    """A checkout that cannot be measured, or a process that died."""
+
+
 class Worker:
-    """A process that runs the Pyroclast of the checkout in `folder`."""
+    """A process that runs the Pyroclast of the checkout in `folder`.  WorkerError if that holds
+    none.  has_executor: its native executor was built."""
 
     def __init__(self, folder: Path, model: str, n_threads: int | None) -> None:
-        paths = [str(folder / part) for part in ("engine", "kernels")]
+        self._folder = folder.resolve()
+        paths = [str(self._folder / part) for part in ("engine", "kernels")]
         self._process = subprocess.Popen(
             [sys.executable, "-P", overhead_steps.__file__, model, str(n_threads or 0)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -33,23 +40,49 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        try:
+            self.has_executor = self._check_origin()
+            self._answer()  # it is loaded
+        except BaseException:
+            self._process.kill()  # else it would load the model before it sees that nobody asks
+            self.close()
+            raise
 
     def ask(self, **order: Any) -> list[float]:
         """The times of the steps that it was told to run, if any."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died: there is no answer either
+        found: list[float] = self._answer()
+        return found
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
-    def _answer(self) -> list[float]:
+    def _check_origin(self) -> bool:
+        # Python passes over folders that do not exist, and imports what is installed instead.
+        found = self._answer()
+        for file in found["files"]:
+            if Path(file).resolve().parents[2] != self._folder:
+                raise WorkerError(
+                    f"{self._folder} is no checkout of Pyroclast: {file} was imported instead; "
+                    "name the folder that holds engine/ and kernels/"
+                )
+        return bool(found["has_executor"])
+
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
-        found: list[float] = json.loads(self._process.stdout.readline())
-        return found
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise WorkerError(
+                f"the process of {self._folder} ended with the exit code {self._process.wait()}; "
+                "what it said is above"
+            )
+        return json.loads(line)
 
 
 def measure(
@@ -87,7 +120,8 @@ def measure(
 
 def _begin(workers: dict[Worker, list[float]], options: dict[str, Any], n_batch: int) -> None:
     """Streams that are long enough for all turns."""
-    max_tokens = _N_STEPS * (_N_TURNS + 1) + 2
+    # The first stream gets a token whenever another one begins.
+    max_tokens = _N_STEPS * (_N_TURNS + 1) + 2 + n_batch
     params = {"max_tokens": max_tokens, "ignore_eos": True, "seed": 1, **options}
     for worker in workers:
         worker.ask(open=params, n_batch=n_batch)
@@ -108,9 +142,12 @@ def compare(
     n_turns: int,
 ) -> Iterator[dict[str, Any]]:
     """The rows of `measure`, the checkout in `against` being the one before."""
-    before, after = (Worker(folder, model, n_threads) for folder in (against, HERE))
-    try:
+    with ExitStack() as stack:
+        before, after = (
+            stack.enter_context(closing(Worker(folder, model, n_threads)))
+            for folder in (against, HERE)
+        )
+        if before.has_executor != after.has_executor:
+            bare = HERE if before.has_executor else against
+            raise WorkerError(f"{bare} lacks the native executor; build it there: make native")
         yield from measure(before, after, cases, batches, n_turns)
-    finally:
-        before.close()
-        after.close()

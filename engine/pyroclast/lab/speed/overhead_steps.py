@@ -2,12 +2,14 @@
 
 It runs with the Pyroclast of any checkout, so it imports nothing of the lab.  As a program it takes
 a line of JSON for each order: {"open": parameters, "n_batch": ...} begins streams, {"steps": n}
-runs some steps of theirs.  Each answer is a line as well.
+runs some steps of theirs.  Each answer is a line as well; before them come `origin()` and, once
+the model is loaded, an empty list.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import sys
 import time
@@ -39,11 +41,23 @@ def steps_us(model: Any, streams: Sequence[Any]) -> Iterator[tuple[float, float]
         before = time.perf_counter()
 
 
+def origin() -> dict[str, Any]:
+    """The files that the two packages were imported from, and whether the executor was built."""
+    import pyroclast
+    import pyroclast_kernels
+
+    return {
+        "files": [pyroclast.__file__, pyroclast_kernels.__file__],
+        "has_executor": importlib.util.find_spec("pyroclast_kernels._executor") is not None,
+    }
+
+
 def main(model: str, n_threads: int | None) -> None:
     """Answers the orders on standard input."""
     from pyroclast import LLM, SamplingParams
 
     streams: list[Any] = []
+    _answer(origin())
     with LLM(model, threads=n_threads, prefix_cache=False, speculation="off") as llm:
         _answer([])  # it is loaded
         for line in sys.stdin:
@@ -60,7 +74,7 @@ def main(model: str, n_threads: int | None) -> None:
             _answer(found)
 
 
-def _answer(found: list[float]) -> None:
+def _answer(found: object) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
 
