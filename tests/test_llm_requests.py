@@ -206,13 +206,22 @@ def test_what_cannot_name_a_model_is_refused_and_not_read_as_a_path(model):
         LLM(model)
 
 
-@pytest.mark.parametrize("n_top", [-1, 129, 1.0, True, None, "2"])
+@pytest.mark.parametrize("n_top", [-1, 129, 1.0, True, None, "2", np.array([1, 2])])
 def test_a_number_of_top_tokens_is_refused_by_its_own_name(n_top):
     with pytest.raises(RequestError, match="n_top must be a whole number from 0 to 128, got"):
         fake_llm().score("ab", n_top=n_top)
 
 
-@pytest.mark.parametrize("template", ["tools", ["tools"], {1: 2}])
-def test_variables_of_a_template_have_names(template):
-    with pytest.raises(RequestError, match="template must be a mapping of the chat template's"):
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("tools", "template must be a mapping of the chat template's"),
+        (["tools"], "template must be a mapping of the chat template's"),
+        ({1: 2}, "template must be a mapping of the chat template's"),
+        ({"self": 1}, "cannot have a variable called 'self', which is taken"),
+        ({"messages": []}, "cannot have a variable called 'messages', which is taken"),
+    ],
+)
+def test_variables_of_a_template_have_names_of_their_own(template, words):
+    with pytest.raises(RequestError, match=words):
         fake_llm().chat([{"role": "user", "content": "hi"}], template=template)

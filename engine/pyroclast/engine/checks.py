@@ -23,6 +23,7 @@ AdapterNames: TypeAlias = str | Sequence[str | None] | None
 # How vLLM spells a prompt in a mapping, and what a tokenizer of transformers gives.
 _PROMPT_KEYS = ("prompt", "prompt_token_ids", "input_ids")
 PRIORITIES = ("interactive", "batch")
+_TAKEN_VARIABLES = {"self", "messages"}  # variables reach the tokenizer beside these arguments
 
 
 class Encoder(Protocol):
@@ -193,18 +194,27 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_n_top(n_top: Any) -> None:
     """RequestError for a number of most likely tokens that no step gives."""
-    is_count = hasattr(n_top, "__index__") and not isinstance(n_top, bool)
-    if not is_count or not 0 <= operator.index(n_top) <= MAX_LOGPROBS:
-        raise RequestError(f"n_top must be a whole number from 0 to {MAX_LOGPROBS}, got {n_top!r}")
+    try:
+        if not isinstance(n_top, bool) and 0 <= operator.index(n_top) <= MAX_LOGPROBS:
+            return
+    except TypeError:
+        pass  # an array has an __index__ as well, which refuses; the error below names the value
+    raise RequestError(f"n_top must be a whole number from 0 to {MAX_LOGPROBS}, got {n_top!r:.100}")
 
 
 def template_variables(template: Any) -> Mapping[str, Any]:
-    """What a chat template gets besides the messages; RequestError unless it has names."""
+    """What a chat template gets besides the messages; RequestError unless it has names, and none
+    that is taken."""
     found = {} if template is None else template
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise RequestError(
             "template must be a mapping of the chat template's variables, such as "
             f'{{"tools": [...]}}, got {template!r:.100}'
+        )
+    if taken := _TAKEN_VARIABLES & found.keys():
+        raise RequestError(
+            f"template cannot have a variable called {min(taken)!r}, which is taken; the messages "
+            "are an argument of their own"
         )
     return found
 
