@@ -223,6 +223,8 @@ def test_the_page_is_open_and_its_data_are_not(running: RunningServer, tmp_path:
     for name in ("no.js", "../look.py", "..%2flook.py", "%2e%2e/%2e%2e/llm.py", "\\..\\x"):
         assert httpx.get(f"{running.url}/look/{name}", timeout=60).status_code in (401, 404)
     assert httpx.post(f"{running.url}/look/", timeout=60).status_code == 405
+    answer = httpx.get(f"{running.url}/look/api/", headers=KEY, timeout=60)
+    assert (answer.status_code, "--look" in answer.text) == (404, False)
 
 
 def test_a_server_without_the_room_has_no_page(llm: AsyncLLM) -> None:

@@ -42,6 +42,11 @@ def test_paths_and_methods(http: httpx.Client) -> None:
         answer = http.get(path)
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "not_found"
+        assert answer.json()["error"]["message"].endswith("; see /openapi.json")
+    for path in ("/look", "/look/x", "/look/api/", "/look/api/step"):
+        answer = http.get(path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"].endswith("--look, or give create_app(look=...)")
     assert http.get(CHAT).status_code == 405
     assert http.get("/version").json()["version"]
     assert "text/html" in http.get("/docs").headers["content-type"]

@@ -16,7 +16,7 @@ from pyroclast.server import info
 from pyroclast.server.auth import is_allowed
 from pyroclast.server.errors import HttpError, of_exception
 from pyroclast.server.limits import Limits, read_body
-from pyroclast.server.look_files import is_page_path
+from pyroclast.server.look_files import ROOT, is_page_path
 from pyroclast.server.metrics import CONTENT_TYPE, Metrics
 from pyroclast.server.routes import ROUTES, Route, openapi
 from pyroclast.server.served import Served, ServedModels
@@ -123,8 +123,7 @@ class App:
         routes = self._routes.get(path)
         named = path.removeprefix("/v1/models/")
         if routes is None and not (named != path and method in ("GET", "HEAD")):
-            remedy = "start the server with --look" if is_page_path(path) else "see /openapi.json"
-            raise HttpError(404, f"there is no {path:.200}; {remedy}", code="not_found")
+            raise HttpError(404, f"there is no {path:.200}; {self._remedy(path)}", code="not_found")
         if routes is None:
             return await info.model(self._exchange(b"", headers, receive), named)
         route = routes.get("GET" if method == "HEAD" else method)
@@ -143,6 +142,11 @@ class App:
         if route.method == "POST":
             await exchange.read()
         return await route.endpoint(exchange)
+
+    def _remedy(self, path: str) -> str:
+        if self._look is None and (path == ROOT or path.startswith(f"{ROOT}/")):
+            return "start the server with --look, or give create_app(look=...)"
+        return "see /openapi.json"
 
     def _exchange(self, raw: bytes, headers: Mapping[str, str], receive: Any) -> Exchange:
         return Exchange(raw, headers, receive, self.models, self.metrics)
@@ -198,8 +202,9 @@ def create_app(
     cors_origins: which web pages may ask; none by default.  look: the page that shows how a token
     is picked, and its data.  log_bodies: log lines hold the beginning of each body, and with it
     the prompt."""
+    for llm in llms.values() if isinstance(llms, Mapping) else [llms]:
+        _check_async(llm)
     if not isinstance(llms, Mapping):
-        _check_async(llms)
         llms = {llms.llm.name: llms}
     served = [
         Served(name, llm, parser=parser, adapter=adapter)
@@ -253,16 +258,16 @@ def _set_gauges(metrics: Metrics, served: Sequence[Served]) -> None:
 
 
 async def _lifespan(receive: Any, send: Any, look: Look | None) -> None:
-    while True:
-        try:
+    try:
+        while True:
             message = await receive()
-        except asyncio.CancelledError:  # a second signal; uvicorn would log it as a fault
-            return
-        if message["type"] == "lifespan.shutdown" and look is not None:
-            await asyncio.to_thread(look.close)  # it waits for a step that is being run
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+            if message["type"] == "lifespan.shutdown" and look is not None:
+                await asyncio.to_thread(look.close)  # it waits for a step that is being run
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    except asyncio.CancelledError:  # a second signal; uvicorn would log it as a fault
+        return
 
 
 def _page(document: Mapping[str, Any]) -> bytes:
