@@ -56,7 +56,10 @@ def file_name(technology: str, name: str) -> str:
 
 
 def add_folder(folder: str) -> None:
-    """Puts a folder before those of PYROCLAST_KERNEL_PATH, for this process and its children."""
+    """Puts a folder before those of PYROCLAST_KERNEL_PATH, for this process and its children.
+    KernelError, in the words of the command line, for one that does not exist."""
+    if not os.path.isdir(os.path.expanduser(folder)):
+        raise KernelError(f"--dir names {folder!r}, which is not a folder")
     given = os.environ.get(PATH_VARIABLE)
     os.environ[PATH_VARIABLE] = os.pathsep.join(filter(None, (folder, given)))
 

@@ -92,6 +92,7 @@ def test_a_file_that_cannot_be_written_is_one_line(run, model, monkeypatch):
         (["chat", " "], "the message is empty"),
         (["info", "a", "--colour"], "arguments: --colour (see `pyroclast info --help`)"),
         (["generate", "x", "--structured", "{a"], "--structured: not JSON: "),
+        (["generate", "x", "--structured", "null"], "must be a JSON object, got 'null'"),
         (["generate", "x", "--structured", '{"jsn": 1}'], "got the keys: jsn"),
         (["eval", "a", "--logprobs", 2], "unrecognized arguments: --logprobs 2"),
     ],

@@ -53,6 +53,11 @@ def test_a_folder_of_ones_own_is_listed(run, tmp_path, monkeypatch):
     assert (code, "norm has no variant 'numba-rows'" in err) == (1, True)
     code, out, _ = run(*args, "--dir", tmp_path)
     assert (code, bool(re.search(r"numba-rows +chosen", out))) == (0, True)
+    missing = tmp_path / "missing"
+    for command in (args, ("kernels", "check", "norm", "rows")):
+        code, _, err = run(*command, "--dir", missing)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"--dir names '{missing}', which is not a folder" in err
 
 
 def test_kernels_that_run(run):

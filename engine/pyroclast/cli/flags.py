@@ -32,14 +32,17 @@ _LEFT_OUT = {
 }
 
 
-def _json(text: str) -> Any:
-    """The value of a flag that is JSON."""
+def _json_object(text: str) -> dict[str, Any]:
+    """The value of a flag that is a JSON object; null would read as a flag that is not given."""
     import json  # late: few calls have such a flag
 
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}; got {text!r:.100}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r:.100}")
+    return value
 
 
 # flag, type, metavar, help.  A flag that is not given leaves SamplingParams' own default.
@@ -58,7 +61,7 @@ _SAMPLING_FLAGS: list[tuple[str, Callable[[str], Any], str, str]] = [
     ("logprobs", int, "K", "log-probabilities, and the K most likely tokens"),
     (
         "structured",
-        _json,
+        _json_object,
         "JSON",
         'the form of the text, such as {"regex": "[0-9]+"} or {"json": {}}',
     ),

@@ -40,10 +40,10 @@ def kernels(args: Namespace) -> None:
     """Each op: the formats that it takes, the variants, and which one runs."""
     from pyroclast_kernels import Selection, report, user_variants
 
-    if args.dir is not None:
-        user_variants.add_folder(args.dir)
     device = check_device(args.device)
     try:
+        if args.dir is not None:
+            user_variants.add_folder(args.dir)
         rows = _of_op(report(args.kernels, device), args.op)
         selection = Selection(args.kernels, on_gpu=device == "cuda")
         for op, format in {(row["op"], row["format"]) for row in rows if device == "cpu"}:

@@ -81,9 +81,9 @@ def _library_errors(folder: str | None) -> Iterator[None]:
     from pyroclast_kernels.errors import KernelError as KernelLibraryError
     from pyroclast_kernels.user_variants import add_folder
 
-    if folder is not None:
-        add_folder(folder)
     try:
+        if folder is not None:
+            add_folder(folder)
         yield
     except KernelError:
         raise
