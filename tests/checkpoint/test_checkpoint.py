@@ -60,6 +60,15 @@ def test_folder_gives_back_config_and_weights(tmp_path: Path, name: str, dtype: 
             assert np.array_equal(tensor.float32(), values), tensor_name
 
 
+def test_a_path_of_any_kind_names_a_model(tmp_path: Path) -> None:
+    class Wrapped:
+        def __fspath__(self) -> str:
+            return str(gguf_file(tmp_path))
+
+    with open_checkpoint(Wrapped()) as checkpoint:  # type: ignore[arg-type]
+        assert checkpoint.tensors
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_both_formats_rotate_by_the_same_frequencies(tmp_path: Path, name: str) -> None:
     with (

@@ -76,6 +76,15 @@ def test_folder_without_config(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])
+def test_a_link_to_nothing_is_not_told_as_missing(tmp_path: Path, name: str) -> None:
+    folder = hf_folder(tmp_path)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelFileError, match=rf"{name}: .*No such file"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", "[" * 100_000, '{"a": 1e999', "null", '{"x": ' + "9" * 5000 + "}"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from pyroclast_kernels.weights import formats
 def model_text(model: Any) -> str:
     """What a caller gave as a model, as text; ModelFileError if it can name none.  An empty name
     would be the current folder."""
-    if isinstance(model, str | Path) and str(model).strip():
-        return str(model)
+    text = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if isinstance(text, str) and text.strip():
+        return text
     raise ModelFileError(
         f"a model is a file, a folder, the name of an installed model or {HUB}ORG/REPO, as text or "
-        f"a Path; got {model!r:.100}"
+        f"a path object; got {model!r:.100}"
     )
 
 

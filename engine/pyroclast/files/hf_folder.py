@@ -16,15 +16,15 @@ class HFFolder:
 
     def __init__(self, path: Path, *, complete: bool = True) -> None:
         self.path = path
-        if not (path / "config.json").exists():
+        if not _is_there(path / "config.json"):
             raise ModelFileError(
                 f"{path}: a folder with neither config.json nor a GGUF file; a model's folder has "
                 "config.json, tokenizer.json and *.safetensors"
             )
         self.config = _read_json(path / "config.json", CONFIG_BYTES)
         generation = path / "generation_config.json"
-        exists = generation.exists()
-        self.generation_config = _read_json(generation, CONFIG_BYTES) if exists else {}
+        is_there = _is_there(generation)
+        self.generation_config = _read_json(generation, CONFIG_BYTES) if is_there else {}
         self.files: list[SafetensorsFile] = []
         try:
             for name in _weight_files(path):
@@ -51,6 +51,16 @@ class HFFolder:
             file.close()
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a folder has such an entry.  A link to nothing is one: reading it says what is
+    wrong."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
         return read_small_json(path, max_bytes)
@@ -61,8 +71,8 @@ def _read_json(path: Path, max_bytes: int) -> dict[str, Any]:
 def _weight_files(path: Path) -> list[str]:
     """The names of the weight files, from the index if there is one."""
     index = path / "model.safetensors.index.json"
-    if not index.exists():
-        if not (path / "model.safetensors").exists():
+    if not _is_there(index):
+        if not _is_there(path / "model.safetensors"):
             others = sorted(file.name for file in path.glob("*.bin"))
             hint = f" ({others[0]} is a pickle, which can run code; convert it)" if others else ""
             raise ModelFileError(
