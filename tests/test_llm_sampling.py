@@ -115,6 +115,10 @@ def raises_a_logit(token_ids, logits):
     return logits
 
 
+def forgets(token_ids, logits):
+    logits[3] = 9.0
+
+
 def gives_words(token_ids, logits):
     return ["one"] * len(logits)
 
@@ -128,6 +132,7 @@ def gives_words(token_ids, logits):
         (Shift([3], 1e300), r"gave inf for token 3;"),
         (Shift(slice(None), -np.inf), r"gave -inf for every token"),
         (gives_words, "gives_words gave no array"),
+        (forgets, "forgets returned None; it must return the logits"),
     ],
 )
 def test_a_logits_processor_is_named_with_the_token_that_it_spoilt(processor, message):

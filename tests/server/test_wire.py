@@ -146,6 +146,8 @@ def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, sa
         (CHAT, {"messages": HELLO, "chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         (CHAT, {"messages": HELLO, "tool_choice": {"function": {"name": "x"}}}, "tool_choice"),
         (CHAT, {"messages": HELLO, "tools": [], "modalities": ["audio"]}, "modalities"),
+        (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
+        (CHAT, {"messages": HELLO, "top_logprobs": 2, "logprobs": False}, "top_logprobs"),
         (CHAT, {"messages": HELLO, "response_format": {"type": "x"}}, "response_format.type"),
         (
             CHAT,

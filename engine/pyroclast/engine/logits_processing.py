@@ -73,6 +73,11 @@ def apply_processors(processed: list[tuple[int, GenerateRequest]], logits: Logit
 
 def _as_logits(changed: Any, shape: tuple[int, ...], process: Any) -> Logits:
     """What a processor gave back, as an array of that shape; SamplingError if it is none."""
+    if changed is None:
+        raise SamplingError(
+            f"logits processor {_name(process)} returned None; it must return the logits, also "
+            "where it changed the array that it was given"
+        )
     try:
         with np.errstate(over="ignore"):  # a float64 too large for float32 is an infinity below
             array = np.asarray(changed, np.float32)

@@ -72,6 +72,8 @@ async def chat_completions(exchange: Exchange) -> Reply:
     served = exchange.served(body.model)
     if "audio" in (body.modalities or ()):
         raise HttpError(400, "this server writes text only", param="modalities")
+    if body.top_logprobs and not body.logprobs:
+        raise HttpError(400, 'top_logprobs needs "logprobs": true', param="top_logprobs")
     chat = Chat(exchange, served, body)
     await chat.prepare()
     if body.stream:

@@ -47,7 +47,8 @@ class RunLog:
             self._on_line(line)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s")
+            shown = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {shown} tokens/s")
 
     def sample(self, step: int, text: str, **more: Any) -> None:
         """What the model wrote at a step: {step, text, ...}.  Its time is not the next step's."""
