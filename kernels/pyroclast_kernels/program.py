@@ -181,6 +181,7 @@ class Program:
         self.segments = self._segments(calls, executor is None)
         self._steps = [self._step(segment) for segment in self.segments]
         self._unwatched = self._steps
+        self._was_watched = False
 
     @staticmethod
     def _segments(calls: list[OpCall], alone: bool) -> list[list[OpCall]]:
@@ -241,12 +242,15 @@ class Program:
         it is None again; see timeline.py."""
         self._steps = self._unwatched
         if note is not None:
+            self._was_watched = True
             self._steps = [_timed(i, step, note) for i, step in enumerate(self._unwatched)]
 
     def close(self) -> None:
         """Lets go of the arrays: nothing is run from here on.  Whoever keeps the program, a
-        traceback say, keeps no model with it."""
-        self.calls, self.segments, self._steps, self._unwatched = [], [], [], []
+        traceback say, keeps no model with it.  A timeline that watched it keeps its calls."""
+        self._steps, self._unwatched = [], []
+        if not self._was_watched:
+            self.calls, self.segments = [], []
 
     def run_one(self, index: int) -> None:
         """Runs only call number `index`, so that each result of a step can be inspected."""
