@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroclast.errors import TokenizerError
 from pyroclast.text.decoding import DecodingStream
-from pyroclast.text.vocab import MAX_KEPT_TEXTS, Vocabulary, byte_level_alphabet
+from pyroclast.text.vocab import Vocabulary, byte_level_alphabet
 
 if TYPE_CHECKING:
     from pyroclast.text.chat import ChatTemplate
@@ -269,8 +269,7 @@ class TextDecoder:
         # What tokens give while nothing is held back and nothing is left to strip: mostly so.
         texts = tokenizer._texts  # noqa: SLF001
         if skip_special_tokens not in texts:
-            size = tokenizer.vocab_size if tokenizer.vocab_size <= MAX_KEPT_TEXTS else 0
-            texts.setdefault(skip_special_tokens, [None] * size)
+            texts.setdefault(skip_special_tokens, [None] * tokenizer.vocab_size)
         self._texts = texts[skip_special_tokens]
         self._is_plain = self._stream.is_plain
 
@@ -290,7 +289,7 @@ class TextDecoder:
         text = self._decoder.decode(self._stream.step(data, bare))
         was_plain = self._is_plain
         self._is_plain = self._stream.is_plain and not self._decoder.getstate()[0]
-        if was_plain and self._is_plain and token_id < len(self._texts):
+        if was_plain and self._is_plain:
             self._texts[token_id] = text
         return text
 

@@ -30,10 +30,6 @@ _ALSO_TEXT = frozenset(["</s>"])
 _MAX_ADDED_CHARS = 1024
 _MAX_ADDED_CHARS_IN_ALL = 1 << 20
 
-# Above so many tokens a decoder keeps no texts.  No model that can be loaded has more, but a file
-# may name a larger padded size.
-MAX_KEPT_TEXTS = 1 << 24
-
 
 def padded_size(value: object) -> int:
     """A model's vocab_size, which counts rows that only pad its matrices; 0 if it is no size."""
