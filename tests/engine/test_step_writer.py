@@ -119,7 +119,7 @@ def test_the_next_step_changes_what_must_and_nothing_else(
     for request in step:
         request.token_ids.append(3)
         request.n_computed += 1
-    assert writer.write_next(list(enumerate(step)))
+    assert writer.write_next(step)
     assert batch.token_ids[:2].tolist() == [3, 3]
     assert batch.positions[:2].tolist() == [3, 2]
     assert arrays.rows["position"][:2].tolist() == [4, 3]
@@ -128,7 +128,7 @@ def test_the_next_step_changes_what_must_and_nothing_else(
     for request in step:
         request.token_ids.append(3)
         request.n_computed += 1
-    assert not writer.write_next(list(enumerate(step)))  # the first opens a block and has none
+    assert not writer.write_next(step)  # the first opens a block and has none
     assert counts(arrays, 0)[3] == (0, 2)
     step[0].blocks += [8]
     writer.write(step, layout=1)

@@ -7,7 +7,7 @@ the batch and one of the sampler for each request.  `write_next` writes just the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyroclast.engine.batch_writer import BatchWriter
@@ -73,7 +73,7 @@ class StepWriter:
         """Fills the arrays.  A `layout` that was written last time promises the same requests, one
         token and one row of logits each, and a block for that token."""
         if layout == self._layout:
-            written = self.write_next(list(enumerate(step)))
+            written = self.write_next(step)
             assert written, "the scheduler planned a token that has no block"
             return
         self._layout = -1  # until all is written
@@ -84,13 +84,13 @@ class StepWriter:
         self.processed = self._samples.processed
         self._layout = layout
 
-    def write_next(self, rows: Iterable[tuple[int, ReadRequest]]) -> bool:
-        """Writes the last token of each request.  They are those of the last step, each with its
-        row, and have one token more.  False if a token has no block yet, or opens one and recurrent
-        layers need another slot for it: then `write` must follow."""
+    def write_next(self, requests: Sequence[ReadRequest]) -> bool:
+        """Writes the last token of each of `requests`, which are those of the last step, each with
+        one token more.  False if a token has no block yet, or opens one and recurrent layers need
+        another slot for it: then `write` must follow."""
         token_ids, positions, block_size = self._token_ids, self._positions, self._block_size
         sample_positions = self._sample_positions
-        for i, request in rows:
+        for i, request in enumerate(requests):
             n_tokens = len(request.token_ids)
             opens_block = not (n_tokens - 1) % block_size
             if opens_block and (self._has_states or not self._batch.extend_table(i, request)):

@@ -23,7 +23,6 @@ from pyroclast.errors import NumericalError, PyroclastError
 
 # A batch request counts as if it had come that much later than an interactive one.
 _BATCH_DELAY_S = 60.0
-Failed = Iterable[tuple[ReadRequest, int]]  # with their rows
 
 
 class Stepper:
@@ -49,9 +48,8 @@ class Stepper:
         self._outcome = Outcome(model, self._results)
         self._host_sampler = HostSampler(model, arrays, sample_rules)
         self._planned: list[ReadRequest] = []  # the step being run
-        # The last step, if the next may be like it; and its requests, each with its row.
+        # The last step, if the next may be like it.
         self._steady: list[GenerateRequest] | None = None
-        self._rows: list[tuple[int, GenerateRequest]] = []
         self._decode_times: deque[float] = deque()  # of steps like it: the pace's
         # The request whose tokens and text are being changed.
         self._changing: ReadRequest | None = None
@@ -119,7 +117,7 @@ class Stepper:
             try:
                 if self._speculator is not None:
                     self._propose(self._speculator)
-                if self._steady is None or not self._decode():
+                if self._steady is None or not self._decode(self._steady):
                     self._plan_and_run()
             except RequestFailedError as failed:
                 # No text has advanced: the others do the step again, some from their beginning.
@@ -163,27 +161,30 @@ class Stepper:
             assert isinstance(request, GenerateRequest), "others take no drafts"
             self.propose(request, draft_ids)
 
-    def _decode(self) -> bool:
+    def _decode(self, steady: list[GenerateRequest]) -> bool:
         """A step in which all decode, as in the step before: nothing to plan, little to write.
         False, with nothing done, if somebody needs a new block.  One piece on purpose: a step
         evicts all from the caches, and then each call costs microseconds (bench/overhead.py)."""
         start_s = perf_counter()
-        if not self._write_next(self._rows):
+        if not self._write_next(steady):
             return False
         self.model.forward(True)
         now_s = perf_counter()
         self._results.has_top = False
         self._decode_times.append(now_s - start_s)
-        has_ended = False  # somebody has
-        for i, request in self._rows:
+        sampled = self._sampled
+        finished: list[ReadRequest] = []  # not list[...](): calling an alias took 10 us
+        failed: list[tuple[ReadRequest, int]] = []
+        for i, request in enumerate(steady):
             self._changing = request
-            token_id = self._sampled[i]
+            token_id = sampled[i]
             if token_id < 0:
-                has_ended = True
+                failed.append((request, i))
                 continue
             request.n_computed, request.clock.end_s = request.n_computed + 1, now_s
-            text = request.take(token_id) if request.matcher is None else request.accept(token_id)
-            has_ended = has_ended or request.finish_reason is not None
+            text = request.accept(token_id)
+            if request.finish_reason is not None:
+                finished.append(request)
             logprobs, new_ids = None, [token_id]
             if request.logprobs is not None:
                 logprobs = [self._results.logprobs(i, request.params.logprobs or 0)]
@@ -194,9 +195,8 @@ class Stepper:
             if request.call.chunks is not None and request.emit(text, new_ids, logprobs):
                 self.pause(request.call)
         self._changing = None
-        if has_ended:
-            failed = [(request, i) for i, request in self._rows if self._sampled[i] < 0]
-            self._settle([request for _, request in self._rows if request.is_done], failed)
+        if finished or failed:
+            self._settle(finished, failed)
         return True
 
     def _plan_and_run(self) -> None:
@@ -219,7 +219,7 @@ class Stepper:
         if self.scheduler.decodes_only and not processed:
             steady = [r for r in step if isinstance(r, GenerateRequest) and r.n_unread == 1]
             if len(steady) == len(step):
-                self._steady, self._rows = steady, list(enumerate(steady))
+                self._steady = steady
                 self._decode_times = self.scheduler.pace.decode_times(len(step))
             else:  # a grammar has forced tokens: there is more than one to compute
                 self.scheduler.decodes_only = False
@@ -247,7 +247,7 @@ class Stepper:
         if finished or failed:
             self._settle(finished, failed)
 
-    def _settle(self, finished: list[ReadRequest], failed: Failed) -> None:
+    def _settle(self, finished: list[ReadRequest], failed: list[tuple[ReadRequest, int]]) -> None:
         """After a step: those that have all they wanted, and those whose row gave no token."""
         self._finish(finished)
         for request, row in failed:
