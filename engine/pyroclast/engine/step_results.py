@@ -57,12 +57,14 @@ class StepResults:
         if n_top:
             if self._on_gpu and not self.has_top:
                 self._fetch_top()
-            ids, logprobs, start = self._top_ids, self._top_logprobs, row * MAX_LOGPROBS
-            # One by one: with cold caches slices and zip() take longer for so few.
-            for i in range(start, start + min(n_top, self._vocab_size)):
-                if ids[i] < 0:  # fewer tokens than that are possible at all
-                    break
-                top.append((ids[i], logprobs[i]))
+            n_top = min(n_top, self._vocab_size)
+            start = row * MAX_LOGPROBS
+            ids = self._top_ids[start : start + n_top]
+            logprobs = self._top_logprobs[start : start + n_top]
+            # No `strict`: passing a word costs as much as the rest.
+            top = list(zip(ids, logprobs))  # noqa: B905
+            while top and top[-1][0] < 0:  # fewer tokens than that are possible at all
+                top.pop()
         return TokenLogprobs(
             self.sampled[row],
             self._logprobs[row],
