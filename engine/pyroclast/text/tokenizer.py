@@ -39,9 +39,8 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._warned = False
         self._bytes: dict[int, bytes] = {}
-        # Of tokens that are whole characters, by id: of all, or without those that are skipped.
-        # Lists: an int in a dict takes several more cache lines to find.
-        self._texts: dict[bool, list[str | None]] = {}
+        # Of tokens that are whole characters: those that are not skipped, and all of them.
+        self._texts: tuple[dict[int, str], dict[int, str]] = ({}, {})
         self._alphabet = byte_level_alphabet()
         self._chats: dict[str, ChatTemplate] = {}
         self.vocab_size: int = vocabulary.size
@@ -267,17 +266,13 @@ class TextDecoder:
         self._stream = DecodingStream(vocabulary.decoding, continuation)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         # What tokens give while nothing is held back and nothing is left to strip: mostly so.
-        texts = tokenizer._texts  # noqa: SLF001
-        if skip_special_tokens not in texts:
-            texts.setdefault(skip_special_tokens, [None] * tokenizer.vocab_size)
-        self._texts = texts[skip_special_tokens]
+        self._texts = tokenizer._texts[not skip_special_tokens]  # noqa: SLF001
         self._is_plain = self._stream.is_plain
 
     def step(self, token_id: int) -> str:
         """The text that this token completes; "" while a character still lacks bytes."""
-        texts = self._texts
-        if self._is_plain and 0 <= token_id < len(texts):
-            text = texts[token_id]
+        if self._is_plain:
+            text = self._texts.get(token_id)
             if text is not None:
                 return text
         return self._decode(token_id)
