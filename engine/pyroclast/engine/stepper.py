@@ -255,7 +255,7 @@ class Stepper:
                 self._fail([request], self._outcome.why_no_token(row))
 
     def _finish(self, requests: list[ReadRequest]) -> None:
-        self._steady, self._rows = None, []
+        self._steady = None
         if self._speculator is not None:
             self._speculator.keep(requests)
         self.scheduler.remove(requests)
