@@ -27,10 +27,7 @@ _TOKENS = 1000  # the memory of the cache is told for so many
 def add_arguments(command: ArgumentParser, name: str) -> None:
     """The model, by position as in `profile`."""
     del name
-    add_model(
-        command,
-        "; only headers are read: weights may be cut short",
-    )
+    add_model(command, "; only headers are read: weights may be cut short")
     command.add_argument(
         "--check",
         action="store_true",

@@ -38,9 +38,9 @@ FILE_TYPES = {
 @dataclass(frozen=True)
 class Place:
     """Where a tensor stands: its name in a GGUF file, its layer (None: in no layer) of n_layers,
-    and whether it is the output head, or the embedding in its place.  turn: its number
-    among those of its kind, and how many these are; mixes choose by it where only some layers have
-    such a tensor.  None: its layer, of n_layers."""
+    and whether it is the output head, or the embedding in its place.  turn: its number among
+    those of its kind, and how many these are; mixes choose by it where only some layers have such a
+    tensor.  None: its layer, of n_layers."""
 
     name: str
     layer: int | None
