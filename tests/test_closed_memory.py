@@ -18,7 +18,7 @@ from draft_heads import random_tensors
 from draft_heads import write_folder as write_head
 from lora_files import random_pairs, write_peft
 from pyroclast import LLM, AsyncLLM, ClosedError, PyroclastError, SamplingParams, lens
-from pyroclast.errors import CacheFileError
+from pyroclast.errors import CacheFileError, KernelError
 from tiny import BASE, random_weights, write_folder, write_gguf
 
 PROMPT = np.random.default_rng(3).integers(0, 256, 75).tolist()
@@ -164,8 +164,26 @@ def out_of_order(llm: LLM) -> object:
         return error_of(llm)
 
 
+def unread(llm: LLM) -> object:
+    """A step's error ends two streams, and one of them is closed without having told it."""
+
+    def fail(*_: Any) -> None:
+        raise KernelError("on purpose")
+
+    read, other = (llm.stream(PROMPT, PARAMS) for _ in range(2))
+    next(read), next(other)
+    read._chunks.clear(), other._chunks.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(llm.model), "forward", fail)  # of an instance it would leave a circle
+        with pytest.raises(KernelError, match="on purpose"):
+            for _ in read:
+                pass
+    other.close()
+    return None
+
+
 USES = [plain, grammar, processor, half_read, scored, inspected, timed, saved, updated]
-FAILURES = [failing, refused, stuck, not_finite, out_of_order]
+FAILURES = [failing, refused, stuck, not_finite, out_of_order, unread]
 
 
 @pytest.mark.parametrize("ends", ["close", "drop"])
