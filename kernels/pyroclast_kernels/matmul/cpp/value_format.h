@@ -32,11 +32,15 @@ constexpr int padded(int64_t n) {
 }
 
 // Whether tiles are of nearly equal size and fetch the next panel between them.  The first tile of
-// a panel waits for memory and the others for products: apart, each leaves the other unused.  Not
-// measured where registers have another width.
+// a panel waits for memory and the others for products: apart, each leaves the other unused.  Where
+// two groups do not fit L2 together, that gains nothing.  Not measured where registers have another
+// width.
 constexpr bool kFetchesPanels = kWidth == 8;
 static_assert(!kFetchesPanels || (padded(5) == 5 && padded(4) == 4 && padded(3) == 3),
               "a tile of any size takes no more room than its tokens");
+// The least batch whose tiles have one group each.
+constexpr int64_t kFetchTokens = 4;
+static_assert(!kFetchesPanels || (groups_for(kFetchTokens) == 1 && groups_for(3) > 1));
 
 // Activations of this many bytes stay in L2 while all weights pass by, in panels of one tile.
 constexpr int64_t kSmallBatchBytes = 128 * 1024;
@@ -61,8 +65,8 @@ PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, 
                                 int64_t token_bytes, Function f) {
   const int64_t row_bytes = groups * group_size, step = std::max<int64_t>(1, kPanelStep / groups);
   int64_t length = std::max<int64_t>(1, kPanelBytes / row_bytes / step) * step;
-  const bool fetches = kFetchesPanels && n_tokens > kMaxTokens;
-  if (fetches && n_tokens * token_bytes <= kSmallBatchBytes) length = 1;
+  const bool fetches = kFetchesPanels && n_tokens >= kFetchTokens && group_size <= kPanelBytes / 2;
+  if (fetches && (n_tokens <= kMaxTokens || n_tokens * token_bytes <= kSmallBatchBytes)) length = 1;
   for (int64_t begin = rows.begin; begin < rows.end; begin += length) {
     const Range panel{begin, std::min(begin + length, rows.end)};
     const int64_t n_lines = fetches && panel.end < rows.end ? group_size / 64 : 0;
