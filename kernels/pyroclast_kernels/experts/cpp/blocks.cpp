@@ -47,7 +47,8 @@ struct Blocks {
             Fetch fetch, float *sums, int64_t stride) const {
     const Tiles &tiles = format.tiles[n - 1];
     const TileFunction tile = n_groups == 1 ? tiles.one : n_groups == 2 ? tiles.two : tiles.most;
-    tile(weight, distance, n_cols, x + first * (n_cols / kBlock), fetch, sums, stride);
+    tile(weight, {distance, 2 * distance}, n_cols, x + first * (n_cols / kBlock), fetch, sums,
+         stride);
   }
 };
 

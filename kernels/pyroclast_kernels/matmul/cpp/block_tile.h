@@ -20,11 +20,14 @@ constexpr int64_t kPanelBytes = 512 * 1024;
 constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
 constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
-// Up to this many tokens, reading the weights bounds the speed.  They are read group by group, in
-// memory order: one stream, which the CPU's own prefetcher follows.  Where registers are half as
-// wide, a block takes too long for it to run far ahead (Zen 3, one thread: 15 to 20 GB/s in q4_0).
+// Up to this many tokens, reading the weights bounds the speed.  They are read in memory order, as
+// one stream, which the CPU's own prefetcher follows, or as several where registers are half as
+// wide: a block then takes too long for it to run far ahead of one.  Two threads of Zen 3 read 26
+// to 29 GB/s as one stream each, and 30 to 32 as two or four.
 constexpr int64_t kStreamTokens = 2;
-constexpr int64_t kStreamAhead = kWidth == 8 ? 4096 : 0;
+constexpr int streams_for(int64_t n_tokens) { return kWidth != 8 ? 1 : n_tokens == 1 ? 4 : 2; }
+// How far ahead weights are fetched beside the prefetcher: two streams gain by it, four lose.
+constexpr int64_t stream_ahead(int64_t n_tokens) { return streams_for(n_tokens) == 2 ? 2048 : 0; }
 // The fewest tokens of a tile of more than that: for_each_tile makes tiles of nearly equal size.
 constexpr int kFewestTokens = (kMaxTokens + 1) / 2;
 static_assert(kFewestTokens <= kStreamTokens + 1, "a single tile of kStreamTokens + 1 is larger");
@@ -48,9 +51,15 @@ constexpr int quads_at_once() {
   return n;
 }
 
+// Where the groups of a tile lie: group g this many bytes behind the first.
+struct Spread {
+  int64_t step, far;
+  PYRO_INLINE int64_t at(int g) const { return g % 2 * step + g / 2 * far; }
+};
+
 // sum + the products of the quads from `first` on, in memory's order: part r of 16 rows.
 template <class F, int M, int G>
-PYRO_INLINE void add_quads(const uint8_t *quants, int64_t group_size, int half, int first, int r,
+PYRO_INLINE void add_quads(const uint8_t *quants, Spread spread, int half, int first, int r,
                            const Q8Block *x, int64_t n_blocks, NativeI (&sum)[M][G]) {
   constexpr int kQuads = quads_at_once<F>();
   NativeI pairs[M][G];
@@ -59,7 +68,7 @@ PYRO_INLINE void add_quads(const uint8_t *quants, int64_t group_size, int half, 
     const int k = F::kHalves == 1 ? i / 2 + i % 2 * 4 : 4 * half + i;
     NativeI w[G];
 #pragma GCC unroll 4
-    for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + g * group_size, k, r);
+    for (int g = 0; g < G; g++) w[g] = F::load_quad(quants + spread.at(g), k, r);
 #pragma GCC unroll 6
     for (int m = 0; m < M; m++) {
       const Quad values = load_quad(x[m * n_blocks].values, k);
@@ -86,8 +95,8 @@ PYRO_INLINE void add_quads(const uint8_t *quants, int64_t group_size, int half, 
 // on.  No part of its callers: the products of a format share its tiles, and storing compiled once
 // for each of M * G sums took longer than the loop.
 template <class F, int M, int G>
-void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const Q8Block *x,
-                Fetch fetch, float *sums, int64_t stride) {
+void block_tile(const uint8_t *group, Spread spread, int64_t n_cols, const Q8Block *x, Fetch fetch,
+                float *sums, int64_t stride) {
   static_assert(M * G <= kMaxCells);
   f32x16 acc[M][G];
   const int64_t n_blocks = n_cols / kBlock;
@@ -101,24 +110,18 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
     for (int g = 0; g < G; g++) acc[m][g] = set1(0.0f);
   for (int64_t b = 0; b < n_blocks; b++, x++) {
     const uint8_t *header = group + F::header_offset(b), *quants = group + F::quants_offset(b);
-    constexpr bool kIsAhead = kStreamAhead > 0 && M <= kStreamTokens && G == 1;
     constexpr int kChunkHeader = F::kChunkHeaders * F::kHeaderBytes;
     // The lines of a long header are wanted one by one, between the quants of its blocks, and each
     // would end the stream that the prefetcher follows: touched at once, they are a part of it
-    // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).  A stream that is fetched
-    // ahead fetches the lines of a header there.
-    if ((kChunkHeader > 64 || kIsAhead) && b % F::kChunkBlocks == 0)
+    // (q6_k 8192 x 2048, one token, one thread, cold: 11 to 27 GB/s).
+    if (kChunkHeader > 64 && b % F::kChunkBlocks == 0)
       for (int line = 0; line < kChunkHeader; line += 64)
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-          __builtin_prefetch(header + g * group_size + line + kIsAhead * kStreamAhead);
-    if (kIsAhead)
-      for (int line = 0; line < F::kQuantBytes; line += 64)
-        __builtin_prefetch(quants + line + kStreamAhead);
+        for (int g = 0; g < G; g++) __builtin_prefetch(header + spread.at(g) + line);
     for (const uint8_t *end = fetched + fetch_step; fetched < end && fetched < fetch_end;
          fetched += 64)
 #pragma GCC unroll 4
-      for (int g = 0; g < G; g++) __builtin_prefetch(fetched + g * group_size, 0, 2);
+      for (int g = 0; g < G; g++) __builtin_prefetch(fetched + spread.at(g), 0, 2);
 #pragma GCC unroll 4
     for (int r = 0; r < kRegs; r++)
 #pragma GCC unroll 2
@@ -133,12 +136,11 @@ void block_tile(const uint8_t *group, int64_t group_size, int64_t n_cols, const 
           for (int g = 0; g < G; g++) sum[m][g] = NativeI{} + F::start(x[m * n_blocks], half);
 #pragma GCC unroll 8
         for (int i = 0; i < 8 / F::kHalves; i += quads_at_once<F>())
-          add_quads<F>(quants, group_size, half, i, r, x, n_blocks, sum);
+          add_quads<F>(quants, spread, half, i, r, x, n_blocks, sum);
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) {
           NativeF scale, minimum;
-          F::load_scales(header + g * group_size, int(b % F::kHeaderBlocks), half, r, scale,
-                         minimum);
+          F::load_scales(header + spread.at(g), int(b % F::kHeaderBlocks), half, r, scale, minimum);
 #pragma GCC unroll 6
           for (int m = 0; m < M; m++) {
             const Q8Block &xb = x[m * n_blocks];
@@ -177,7 +179,10 @@ template <class Function>
 PYRO_INLINE void for_each_panel(Range rows, int64_t groups, int64_t group_size, int64_t n_tokens,
                                 int64_t n_cols, Function f) {
   if (n_tokens == 0) return;  // a chunk of a prompt that wants no logits, for instance
-  if (n_tokens <= kStreamTokens) return f(rows, 0, int(n_tokens), Fetch{0, 0});
+  if (n_tokens <= kStreamTokens) {
+    const int64_t ahead = stream_ahead(n_tokens);
+    return f(rows, 0, int(n_tokens), ahead ? Fetch{ahead, group_size} : Fetch{0, 0});
+  }
   const int64_t n_rows = rows.end - rows.begin, row_bytes = groups * group_size;
   int64_t length = std::max<int64_t>(1, kPanelBytes / row_bytes);
   if (n_tokens * n_cols / kBlock * int64_t(sizeof(Q8Block)) <= kSmallBatchBytes) {

@@ -25,13 +25,20 @@ struct GateUpArgs {
 // The sums of n tokens by the gate and the up rows of one group, side by side: two groups far
 // apart at once where the registers suffice.
 void gate_and_up(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, int64_t group,
-                 const Q8Block *x, int n, Fetch fetch, float (*sums)[2 * kLanes]) {
+                 const Q8Block *x, int n, Fetch fetch, float *sums) {
   const int64_t distance = a.d_ff / kLanes * group_size;
+  const Spread spread{distance, 0};
   const uint8_t *gate = a.weight + group * group_size;
-  if (groups_for(n) >= 2 && *a.n_tokens > kStreamTokens)
-    return tiles.two(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
-  tiles.one(gate, distance, a.n_cols, x, fetch, *sums, 2 * kLanes);
-  tiles.one(gate + distance, distance, a.n_cols, x, fetch, *sums + kLanes, 2 * kLanes);
+  if (groups_for(n) >= 2 && (*a.n_tokens > kStreamTokens || streams_for(n) == 2))
+    return tiles.two(gate, spread, a.n_cols, x, fetch, sums, 2 * kLanes);
+  tiles.one(gate, spread, a.n_cols, x, fetch, sums, 2 * kLanes);
+  tiles.one(gate + distance, spread, a.n_cols, x, fetch, sums + kLanes, 2 * kLanes);
+}
+
+// n columns of token t, from the first of a block of the result on.
+void finish(const GateUpArgs &a, const float *y, int64_t block, int64_t t, int64_t n) {
+  if (a.out) std::memcpy(a.out + t * a.d_ff + block * kBlock, y, size_t(n) * sizeof(float));
+  if (a.out_q8) quantize_block(y, a.out_q8[t * (a.d_ff / kBlock) + block]);
 }
 
 // n tokens by the 32 columns of a block of the result (16 where d_ff ends).
@@ -42,15 +49,33 @@ void result_block(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, i
   alignas(64) float y[kMaxTokens][kBlock];
   alignas(64) float sums[kMaxTokens][2 * kLanes];
   for (int64_t i = 0; i < n; i += kLanes) {
-    gate_and_up(a, tiles, group_size, (block * kBlock + i) / kLanes, x, n_tokens, fetch, sums);
+    gate_and_up(a, tiles, group_size, (block * kBlock + i) / kLanes, x, n_tokens, fetch, *sums);
     for (int m = 0; m < n_tokens; m++)
       store(y[m] + i, gated(a.activation, load(sums[m]), load(sums[m] + kLanes)));
   }
-  for (int m = 0; m < n_tokens; m++) {
-    const int64_t t = token + m;
-    if (a.out) std::memcpy(a.out + t * a.d_ff + block * kBlock, y[m], size_t(n) * sizeof(float));
-    if (a.out_q8) quantize_block(y[m], a.out_q8[t * (a.d_ff / kBlock) + block]);
+  for (int m = 0; m < n_tokens; m++) finish(a, y[m], block, token + m, n);
+}
+
+// One token by as many whole blocks as fill four streams, two of the gate and two of up; returns
+// the first block that is left.
+int64_t stream(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, Range blocks) {
+  const int64_t length = (std::min(blocks.end, a.d_ff / kBlock) - blocks.begin) / 2;
+  const int64_t block_bytes = kBlock / kLanes * group_size;
+  const Spread spread{a.d_ff / kLanes * group_size, length * block_bytes};
+  for (int64_t block = blocks.begin; block < blocks.begin + length; block++) {
+    alignas(64) float y[2][kBlock];
+    alignas(64) float sums[4 * kLanes];
+    for (int64_t i = 0; i < kBlock; i += kLanes) {
+      tiles.streams(a.weight + block * block_bytes + i / kLanes * group_size, spread, a.n_cols, a.x,
+                    Fetch{0, 0}, sums, 4 * kLanes);
+      for (int far = 0; far < 2; far++) {
+        const float *pair = sums + 2 * far * kLanes;
+        store(y[far] + i, gated(a.activation, load(pair), load(pair + kLanes)));
+      }
+    }
+    for (int far = 0; far < 2; far++) finish(a, y[far], block + far * length, 0, kBlock);
   }
+  return blocks.begin + 2 * length;
 }
 
 }  // namespace
@@ -61,7 +86,11 @@ void gate_up_of(const BlockFormat &format, const void *args, int part, int n_par
   const int64_t size = format.group_bytes(a.n_cols);
   for_each_panel(mine, kBlock / kLanes, size, *a.n_tokens, a.n_cols,
                  [&](Range blocks, int64_t token, int n, Fetch fetch) {
-                   for (int64_t block = blocks.begin; block < blocks.end; block++)
-                     result_block(a, format.tiles[n - 1], size, block, token, n, fetch);
+                   const Tiles &tiles = format.tiles[n - 1];
+                   int64_t block = blocks.begin;
+                   if (*a.n_tokens == 1 && streams_for(1) == 4)
+                     block = stream(a, tiles, size, blocks);
+                   for (; block < blocks.end; block++)
+                     result_block(a, tiles, size, block, token, n, fetch);
                  });
 }

@@ -7,12 +7,12 @@
 
 #include "block_tile.h"
 
-using TileFunction = void (*)(const uint8_t *group, int64_t group_size, int64_t n_cols,
-                              const Q8Block *x, Fetch fetch, float *sums, int64_t stride);
+using TileFunction = void (*)(const uint8_t *group, Spread spread, int64_t n_cols, const Q8Block *x,
+                              Fetch fetch, float *sums, int64_t stride);
 
-// Of one group of rows, of two, and of as many as the registers hold.
+// Of one group of rows, of two, of as many as the registers hold, and of one from each stream.
 struct Tiles {
-  TileFunction one, two, most;
+  TileFunction one, two, most, streams;
 };
 
 struct BlockFormat {
@@ -22,8 +22,9 @@ struct BlockFormat {
 
 template <class F, int M>
 constexpr Tiles tiles_of() {
-  constexpr int G = groups_for(M);
-  return {block_tile<F, M, 1>, block_tile<F, M, (G < 2 ? G : 2)>, block_tile<F, M, G>};
+  constexpr int G = groups_for(M), kStreams = M <= kStreamTokens ? streams_for(M) : 1;
+  return {block_tile<F, M, 1>, block_tile<F, M, (G < 2 ? G : 2)>, block_tile<F, M, G>,
+          block_tile<F, M, kStreams>};
 }
 template <class F, int... I>
 constexpr BlockFormat format_of(std::integer_sequence<int, I...>) {
