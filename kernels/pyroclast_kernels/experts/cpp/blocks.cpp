@@ -41,7 +41,9 @@ struct Blocks {
     ::for_each_panel(rows, groups, size, n, n_cols, f);
   }
 
-  int most_groups(int n, int64_t n_all) const { return n_all > kStreamTokens ? groups_for(n) : 1; }
+  int most_groups(int n, int64_t n_all) const {
+    return n_all > kStreamTokens || streams_for(n_all) == 2 ? groups_for(n) : 1;
+  }
 
   void tile(const uint8_t *weight, int64_t distance, int64_t first, int n, int n_groups,
             Fetch fetch, float *sums, int64_t stride) const {
@@ -49,6 +51,12 @@ struct Blocks {
     const TileFunction tile = n_groups == 1 ? tiles.one : n_groups == 2 ? tiles.two : tiles.most;
     tile(weight, {distance, 2 * distance}, n_cols, x + first * (n_cols / kBlock), fetch, sums,
          stride);
+  }
+
+  int streams_of(int64_t n) const { return n <= kStreamTokens ? streams_for(n) : 1; }
+
+  void stream_tile(const uint8_t *weight, Spread spread, int n, Fetch fetch, float *sums) const {
+    format.tiles[n - 1].streams(weight, spread, n_cols, x, fetch, sums, streams_for(n) * kLanes);
   }
 };
 

@@ -13,6 +13,10 @@
 //                                         sums of n gathered tokens by groups that lie distance
 //                                         apart
 //   most_groups(n, n_all)                 how many a tile of n of n_all tokens takes at once
+//   streams_of(n)                         from how many places at once the weights of n tokens in
+//                                         all are read, where more than one gains
+//   stream_tile(weight, spread, n, fetch, sums)
+//                                         sums of them by a group from each
 #pragma once
 
 #include "activation/cpp/gate.h"
@@ -70,6 +74,22 @@ struct GateUp {
                   2 * kLanes);
   }
 
+  // 16 columns of the result from their sums, those of the gate and those of up.
+  f32x16 value(const float *sums, int64_t column, int64_t n) const {
+    f32x16 gate = load(sums), up = a.gated ? load(sums + kLanes) : set1(0.0f);
+    if (a.bias) gate = gate + load_n(bias(0, column), n);
+    if (a.bias && a.gated) up = up + load_n(bias(1, column), n);
+    return expert_gated(a, gate, up);
+  }
+
+  // n columns of a block of the result.
+  void finish(const float *y, int64_t block, int64_t token, int64_t n) const {
+    const int64_t pair = pairs[token];
+    if (a.out)
+      std::memcpy(a.out + pair * a.d_ff + block * kResultBlock, y, size_t(n) * sizeof(float));
+    if (a.out_q8) quantize_block(y, a.out_q8[pair * (a.d_ff / kResultBlock) + block]);
+  }
+
   // n tokens by the 32 columns of a block of the result, or what d_ff leaves of them.
   void result_block(int64_t block, int64_t token, int n, Fetch fetch) {
     alignas(64) float y[Tiling::kMaxTokens][kResultBlock];
@@ -78,19 +98,31 @@ struct GateUp {
     const int64_t n_columns = std::min(kResultBlock, a.d_ff - column);
     for (int64_t i = 0; i < n_columns; i += kLanes) {
       sums_of((column + i) / kLanes, token, n, fetch, sums);
-      for (int m = 0; m < n; m++) {
-        f32x16 gate = load(sums[m]), up = a.gated ? load(sums[m] + kLanes) : set1(0.0f);
-        if (a.bias) gate = gate + load_n(bias(0, column + i), n_columns - i);
-        if (a.bias && a.gated) up = up + load_n(bias(1, column + i), n_columns - i);
-        store(y[m] + i, expert_gated(a, gate, up));
+      for (int m = 0; m < n; m++) store(y[m] + i, value(sums[m], column + i, n_columns - i));
+    }
+    for (int m = 0; m < n; m++) finish(y[m], block, token + m, n_columns);
+  }
+
+  // One token by as many whole blocks as fill four streams, two of the gate and two of up; returns
+  // the first block that is left.
+  int64_t stream(Range blocks) {
+    const int64_t length = (std::min(blocks.end, a.d_ff / kResultBlock) - blocks.begin) / 2;
+    const int64_t size = tiling.group_bytes(a.n_cols), block_groups = kResultBlock / kLanes;
+    const Spread spread{half_groups * size, length * block_groups * size};
+    for (int64_t block = blocks.begin; block < blocks.begin + length; block++) {
+      alignas(64) float y[2][kResultBlock];
+      alignas(64) float sums[2][2 * kLanes];
+      for (int64_t i = 0; i < block_groups; i++) {
+        const int64_t group = expert * 2 * half_groups + block * block_groups + i;
+        tiling.stream_tile(a.weight + group * size, spread, 1, Fetch{0, 0}, *sums);
+        for (int far = 0; far < 2; far++) {
+          const int64_t column = (block + far * length) * kResultBlock + i * kLanes;
+          store(y[far] + i * kLanes, value(sums[far], column, kLanes));
+        }
       }
+      for (int far = 0; far < 2; far++) finish(y[far], block + far * length, 0, kResultBlock);
     }
-    for (int m = 0; m < n; m++) {
-      const int64_t pair = pairs[token + m];
-      if (a.out)
-        std::memcpy(a.out + pair * a.d_ff + column, y[m], size_t(n_columns) * sizeof(float));
-      if (a.out_q8) quantize_block(y[m], a.out_q8[pair * (a.d_ff / kResultBlock) + block]);
-    }
+    return blocks.begin + 2 * length;
   }
 };
 
@@ -107,7 +139,9 @@ void expert_gate_up_by(Tiling &tiling, const ExpertGateUpArgs &a, int part, int 
       GateUp<Tiling> share{a, tiling, expert, half_groups, a.order + first, n};
       tiling.for_each_panel(blocks, kResultBlock / kLanes, n,
                             [&](Range panel, int64_t token, int m, Fetch fetch) {
-                              for (int64_t block = panel.begin; block < panel.end; block++)
+                              int64_t block = panel.begin;
+                              if (a.gated && tiling.streams_of(n) == 4) block = share.stream(panel);
+                              for (; block < panel.end; block++)
                                 share.result_block(block, token, m, fetch);
                             });
     }
@@ -122,18 +156,40 @@ struct Down {
   int64_t expert, n_groups;  // groups of an expert
   const int32_t *pairs;
 
+  const uint8_t *weight(int64_t group) const {
+    return a.weight + (expert * n_groups + group) * tiling.group_bytes(a.n_cols);
+  }
+
+  // 16 rows of the result of a gathered token.
+  void finish(f32x16 sum, int64_t group, int64_t token) const {
+    const int64_t row = group * kLanes, left = a.n_rows - row;
+    if (a.bias) sum = sum + load_n(a.bias + expert * a.n_rows + row, left);
+    store_n(a.out + pairs[token] * a.n_rows + row, sum, left);
+  }
+
   void result(int64_t group, int n_together, int64_t token, int n, Fetch fetch) {
     alignas(64) float sums[kMostSums * kLanes];
-    const int64_t size = tiling.group_bytes(a.n_cols), stride = n_together * kLanes;
-    const uint8_t *weight = a.weight + (expert * n_groups + group) * size;
-    tiling.tile(weight, size, token, n, n_together, fetch, sums, stride);
+    const int64_t stride = n_together * kLanes;
+    tiling.tile(weight(group), tiling.group_bytes(a.n_cols), token, n, n_together, fetch, sums,
+                stride);
     for (int m = 0; m < n; m++)
-      for (int g = 0; g < n_together; g++) {
-        const int64_t row = (group + g) * kLanes, left = a.n_rows - row;
-        f32x16 sum = load(sums + m * stride + g * kLanes);
-        if (a.bias) sum = sum + load_n(a.bias + expert * a.n_rows + row, left);
-        store_n(a.out + pairs[token + m] * a.n_rows + row, sum, left);
-      }
+      for (int g = 0; g < n_together; g++)
+        finish(load(sums + m * stride + g * kLanes), group + g, token + m);
+  }
+
+  // n tokens, which are all, by as many groups as fill all streams; returns the first group that is
+  // left.
+  int64_t stream(int n_streams, Range groups, int n, Fetch fetch) {
+    const int64_t length = (groups.end - groups.begin) / n_streams;
+    const int64_t far = length * tiling.group_bytes(a.n_cols);
+    alignas(64) float sums[kMostSums * kLanes];
+    for (int64_t g = groups.begin; g < groups.begin + length; g++) {
+      tiling.stream_tile(weight(g), Spread{far, 2 * far}, n, fetch, sums);
+      for (int m = 0; m < n; m++)
+        for (int i = 0; i < n_streams; i++)
+          finish(load(sums + (m * n_streams + i) * kLanes), g + i * length, m);
+    }
+    return groups.begin + n_streams * length;
   }
 };
 
@@ -149,7 +205,8 @@ void expert_down_by(Tiling &tiling, const ExpertDownArgs &a, int part, int n_par
       Down<Tiling> share{a, tiling, expert, n_groups, a.order + first};
       tiling.for_each_panel(groups, 1, n, [&](Range panel, int64_t token, int m, Fetch fetch) {
         const int most = tiling.most_groups(m, n);
-        int64_t g = panel.begin;
+        const int n_streams = tiling.streams_of(n);
+        int64_t g = n_streams > 1 ? share.stream(n_streams, panel, m, fetch) : panel.begin;
         for (; g + most <= panel.end; g += most) share.result(g, most, token, m, fetch);
         for (; g < panel.end; g++) share.result(g, 1, token, m, fetch);
       });

@@ -44,6 +44,10 @@ struct Values {
     const int64_t n_steps = (n_cols + format.step_columns - 1) / format.step_columns;
     tile(weight, distance, x + first * token_bytes, n_steps, fetch, sums, stride);
   }
+
+  // Tiles of plain values take as many groups as they can.
+  int streams_of(int64_t) const { return 1; }
+  void stream_tile(const uint8_t *, Spread, int, Fetch, float *) const {}
 };
 
 // Of a chunk, and a tile that is filled up.
