@@ -18,13 +18,12 @@ STEP_COSTS = (
     1.0, 1.25, 1.42, 1.6, 1.78, 1.96, 2.14, 2.32,
     2.5, 2.68, 2.86, 3.04, 3.22, 3.4, 3.58, 3.76,
 )  # fmt: skip
-# The same on AVX2, whose products take more instructions for each row: about those of 135M Q4_0,
-# Q4_1 and Q8_0 on two cores of a Zen 3 (bench/results/draft_costs_avx2.json).  Rows of the 1B shape
-# cost less.  Behind 8 rows the line is steeper than measured: what a row of a batch costs varies
-# most there, and brings least.
+# The same on AVX2, whose products take more instructions for each row, and read the weights of a
+# lone token faster: about those of 135M Q4_0 and Q8_0 on two cores of a Zen 3
+# (bench/results/draft_costs_avx2.json).
 AVX2_STEP_COSTS = (
-    1.0, 1.17, 1.39, 1.6, 2.12, 2.3, 2.56, 2.75,
-    3.15, 3.5, 3.85, 4.2, 4.55, 4.9, 5.25, 5.6,
+    1.0, 1.3, 1.58, 1.8, 2.35, 2.6, 2.95, 3.3,
+    3.85, 4.1, 4.6, 4.8, 5.3, 5.5, 5.8, 6.2,
 )  # fmt: skip
 # Drafts must promise that many times the tokens per second of a step without: a step that is not
 # like the one before takes Python longer to plan and to write.
