@@ -72,7 +72,7 @@ class Generation:
                 if watched.chunk(chunk):
                     self.n_cached += chunk.n_cached_tokens
                 yield chunk
-        except PyroclastError as error:
+        except Exception as error:  # what is no PyroclastError as well: `_of_all` waits for each
             watched.failed()
             raise of_exception(error) from error
 
