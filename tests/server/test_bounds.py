@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from demo import demo_path
-from pyroclast import AsyncLLM
+from pyroclast import AsyncLLM, SamplingParams
+from pyroclast.server.completions import CompletionRequest, Completions
 from pyroclast.server.errors import HttpError
 from pyroclast.server.fields import MAX_STOPS, SamplingFields, sampling_params
 from pyroclast.server.response_items import MAX_ITEMS, input_messages
@@ -150,6 +151,29 @@ def test_what_takes_long_to_decode_has_a_thread(n_tokens: int, aside: bool) -> N
         tokenizer = Threads()
         assert asyncio.run(getattr(served(tokenizer), name)([1] * n_tokens)) == expected
         assert (threading.get_ident() not in tokenizer.seen) == aside
+
+
+@pytest.mark.parametrize(("max_tokens", "rooms"), [(2, [2, 2, 2]), (-1, [9, 9, 8])])
+def test_prompts_with_as_much_room_share_their_parameters(
+    max_tokens: int, rooms: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check of a large schema would hold up the event loop."""
+    n_made, given = 0, []
+
+    def counted(*args: Any, **options: Any) -> SamplingParams:
+        nonlocal n_made
+        n_made += 1
+        return sampling_params(*args, **options)
+
+    async def generate(_: Served, __: Any, params: list[SamplingParams], **___: Any) -> None:
+        given.extend(params)
+
+    monkeypatch.setattr("pyroclast.server.completions.sampling_params", counted)
+    exchange: Any = SimpleNamespace(request_id="a", generate=generate)
+    body = CompletionRequest(prompt=[[1], [2], [3, 4]], max_tokens=max_tokens)
+    asyncio.run(Completions(exchange, served(Threads()), body).prepare())
+    assert [params.max_tokens for params in given] == rooms
+    assert n_made == len(set(rooms))
 
 
 @pytest.mark.parametrize(("n_floats", "aside"), [(10, False), (30_000, True)])

@@ -94,17 +94,18 @@ class Completions:
             raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
         self._prompts = await self._encode(as_prompts(body.prompt, "prompt"))
         asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        made: dict[int, SamplingParams] = {}  # by the room: to check a large schema takes a while
         for ids in self._prompts:
             wanted = None if asked < 0 else max(asked, 1)
             n_room = self._served.max_tokens(wanted, len(ids), "prompt")
-            self._params.append(
-                sampling_params(
+            if n_room not in made:
+                made[n_room] = sampling_params(
                     body,
                     max_tokens=n_room,
                     logprobs=body.logprobs,
                     prompt_logprobs=body.logprobs if body.echo else None,
                 )
-            )
+            self._params.append(made[n_room])
         self.generation = await self._exchange.generate(
             self._served, self._prompts, self._params, structure=structure_field(body)
         )
