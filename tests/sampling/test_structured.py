@@ -88,6 +88,25 @@ def test_bad_values_are_refused(value: Any, said: str) -> None:
         SamplingParams(structured=value)
 
 
+def test_a_schema_that_is_too_long_is_refused_before_it_is_walked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    walked: list[str] = []
+    for name in ("_check_depth", "check_enforced"):
+        where = f"pyroclast.sampling.structured.{name}"
+        monkeypatch.setattr(where, lambda *_, name=name: walked.append(name))
+    SamplingParams(structured={"json": {"enum": ["a"]}})
+    assert walked == ["_check_depth", "check_enforced"]
+    with pytest.raises(SamplingError, match=f"at most {MAX_CHARS} characters"):
+        SamplingParams(structured={"json": {"enum": ["a"] * MAX_CHARS}})
+    assert len(walked) == 2
+
+
+def test_a_schema_that_is_too_deep_to_be_written_is_refused() -> None:
+    with pytest.raises(SamplingError, match=f"at most {MAX_DEPTH} levels"):
+        SamplingParams(structured={"json": a_nest(100_000)})
+
+
 def test_a_schema_may_be_a_mapping_a_text_or_a_class() -> None:
     class Model:
         @staticmethod

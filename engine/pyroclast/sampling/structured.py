@@ -54,10 +54,18 @@ def _schema(name: str, value: Any) -> str:
             f"{name} must be a JSON schema (a mapping, or its JSON text), got "
             f"{type(value).__name__}"
         )
+    # Its length first: the walks below take many times as long as writing it.
+    text = _text(name, _written(name, value))
     _check_depth(name, value)
     check_enforced(name, value)
+    return text
+
+
+def _written(name: str, schema: Any) -> str:
     try:
-        return _text(name, json.dumps(value, ensure_ascii=False, allow_nan=False))
+        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise _too_deep(name) from None
     except (TypeError, ValueError) as error:
         raise SamplingError(f"{name} is no JSON schema: {error}") from None
 
@@ -74,7 +82,11 @@ def _check_depth(name: str, value: Any) -> None:
         if not inner:
             return
         level = inner
-    raise SamplingError(f"{name} must be nested at most {MAX_DEPTH} levels deep")
+    raise _too_deep(name)
+
+
+def _too_deep(name: str) -> SamplingError:
+    return SamplingError(f"{name} must be nested at most {MAX_DEPTH} levels deep")
 
 
 def _true(name: str, value: Any) -> bool:
