@@ -102,6 +102,13 @@ def test_a_schema_that_is_too_long_is_refused_before_it_is_walked(
     assert len(walked) == 2
 
 
+def test_a_name_that_is_no_text_is_shown_escaped() -> None:
+    with pytest.raises(SamplingError, match=r"x-guidance\.\\ud800a* is not supported") as caught:
+        SamplingParams(structured={"json": {"x-guidance": {"\ud800" + "a" * 999: True}}})
+    assert str(caught.value).isascii()
+    assert len(str(caught.value)) < 400
+
+
 def test_a_schema_that_is_too_deep_to_be_written_is_refused() -> None:
     with pytest.raises(SamplingError, match=f"at most {MAX_DEPTH} levels"):
         SamplingParams(structured={"json": a_nest(100_000)})

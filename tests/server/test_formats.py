@@ -13,6 +13,7 @@ from demo import demo_path
 from pyroclast import AsyncLLM
 from pyroclast.sampling.grammar import GrammarCompiler
 from pyroclast.server.errors import HttpError
+from pyroclast.server.service import JsonReply
 from pyroclast.server.tool_grammar import strict_grammar
 from server_at import HELLO, serving
 
@@ -51,6 +52,33 @@ def test_what_cannot_be_held_is_refused(http: httpx.Client, said: str, stream: b
     assert error["type"] == "invalid_request_error"
     [field] = REFUSED[said]
     assert error["param"] == field
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"x-guidance": {"\ud800": 1}}',
+        r'{"properties": {"\udfff": {"enum": ["\ud800"]}}}',
+        r'{"const": "\ud800"}',
+        r'{"type": "\ud800"}',
+        r'{"\ud800": 1}',
+        r'{"$ref": "#/\ud800"}',
+        r'{"multipleOf": 1, "$ref": "\ud800"}',
+    ],
+)
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_half_a_character_in_a_schema_is_a_400(http: httpx.Client, path: str, text: str) -> None:
+    body = {"messages": HELLO, "prompt": "a", "max_tokens": 1, "guided_json": text}
+    answer = http.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "guided_json"
+
+
+def test_any_message_can_be_sent() -> None:
+    error = HttpError(400, "half \ud800, whole \U0001f525", param="x")
+    assert error.body()["error"]["message"] == "half \\ud800, whole \U0001f525"
+    for body in (error.body(), error.anthropic_body()):
+        assert JsonReply(body)._body
 
 
 def test_a_deep_grammar_is_refused_or_taken_and_the_server_lives(http: httpx.Client) -> None:

@@ -57,9 +57,11 @@ def _check_options(name: str, options: Any) -> None:
         if separator is not None and isinstance(value, str) and value.strip(" \n") == separator:
             continue
         if option != "whitespace_flexible":
+            # It may hold half a character, which nothing can print.
+            shown = ascii(str(option))[1:-1]
             raise _refused(
                 name,
-                f"{_OPTIONS}.{option}",
+                f"{_OPTIONS}.{shown:.80}",
                 "with this value; allowed are whitespace_flexible, item_separator and "
                 "key_separator, these two with spaces around the sign",
             )

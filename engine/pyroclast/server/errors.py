@@ -56,6 +56,9 @@ class HttpError(Exception):
         allow: str | None = None,
         **details: Any,
     ) -> None:
+        # It may quote a request, in which JSON within a text can spell half a surrogate pair: a
+        # reply, which is UTF-8, has none.
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(message)
         self.status, self.message = status, message
         self.param, self.code, self.retry_after_s = param, code, retry_after_s
