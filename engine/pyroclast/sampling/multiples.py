@@ -92,9 +92,10 @@ def _multiple(schema: Mapping[str, Any]) -> Decimal | None:
     value = schema.get("multipleOf")
     if schema.get("type") == "integer" or isinstance(value, bool):
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    # Not isfinite, which takes no integer above the largest float.
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
         return None  # llguidance refuses it
-    return Decimal(str(value)) if abs(value) < 1e15 else Decimal(10) ** 15
+    return Decimal(str(value)) if value < 1e15 else Decimal(10) ** 15
 
 
 def _children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
