@@ -95,6 +95,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("logit_bias", {-1: 1.0}),
     ("logit_bias", {1.5: 1.0}),
     ("logit_bias", {"x": 1.0}),
+    ("logit_bias", {"1" * 5000: 1.0}),
     ("logit_bias", dict.fromkeys(range(MAX_LOGIT_BIASES + 1), 1.0)),
     ("allowed_token_ids", []),
     ("allowed_token_ids", [True]),

@@ -127,14 +127,19 @@ def _biases(name: str, value: Any) -> dict[int, float]:
         raise SamplingError(f"{name} must be {allowed}, got {_shown(value)}")
     found = {}
     for key, bias in value.items():
-        token_id = (
-            int(key) if isinstance(key, str) and key.isdecimal() else key
-        )  # JSON keys are strings
         number = _number(name, bias, allowed)
         if math.isnan(number) or number > 3.4e38:
             raise SamplingError(f"{name} must be {allowed}, got {_shown(bias)} for {_shown(key)}")
-        found[_whole(name, token_id, allowed, 0, _MAX_COUNT)] = number
+        found[_whole(name, _token_id(key), allowed, 0, _MAX_COUNT)] = number
     return found
+
+
+def _token_id(key: Any) -> Any:
+    """JSON keys are strings.  One of more digits than Python reads stays what it is."""
+    try:
+        return int(key) if isinstance(key, str) and key.isdecimal() else key
+    except ValueError:
+        return key
 
 
 def _processors(name: str, value: Any) -> tuple[LogitsProcessor, ...]:
