@@ -43,23 +43,35 @@ def input_messages(items: list[dict[str, Any]]) -> list[ChatMessage]:
             output = _content(item.get("output"), f"input[{i}].output")
             messages.append(ChatMessage("tool", output, tool_call_id=_text_of(item, "call_id", i)))
         elif kind == "reasoning":
-            messages.append(ChatMessage("assistant", "", reasoning_content=_thoughts(item)))
+            if thoughts := _thoughts(item):  # Codex sends items without any
+                messages.append(_thinking(thoughts))
         elif kind == "item_reference":
             raise HttpError(400, "this server keeps no items: send them whole", param=f"input[{i}]")
     return _joined(messages)
 
 
 def _joined(messages: list[ChatMessage]) -> list[ChatMessage]:
-    """Reasoning goes into the assistant turn that follows it."""
+    """Reasoning goes into the assistant turn that follows it, that of several items in a row as
+    one text."""
     found: list[ChatMessage] = []
+    thoughts: list[str] = []  # that wait for their turn
     for message in messages:
-        last = found[-1] if found else None
-        only_thought = last is not None and last.reasoning_content and not last.content
-        if only_thought and message.role == "assistant" and not last.tool_calls:  # type: ignore[union-attr]
-            message.reasoning_content = last.reasoning_content  # type: ignore[union-attr]
-            found.pop()
+        if message.role == "assistant":
+            if message.reasoning_content:
+                thoughts.append(message.reasoning_content)
+            if thoughts and not message.content and not message.tool_calls:
+                continue
+            message.reasoning_content = "".join(thoughts) or None
+        elif thoughts:
+            found.append(_thinking("".join(thoughts)))
+        thoughts = []
         found.append(message)
-    return found
+    return [*found, _thinking("".join(thoughts))] if thoughts else found
+
+
+def _thinking(thoughts: str) -> ChatMessage:
+    """A turn of nothing but reasoning."""
+    return ChatMessage("assistant", "", reasoning_content=thoughts)
 
 
 def _message(item: dict[str, Any], i: int) -> ChatMessage:
