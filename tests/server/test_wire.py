@@ -63,6 +63,21 @@ def test_chunks_have_the_shape_that_clients_read(http: httpx.Client) -> None:
     assert reasons[-1] in ("stop", "length")
 
 
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_a_streamed_echo_counts_the_tokens_that_came(http: httpx.Client, max_tokens: int) -> None:
+    body = {"prompt": ["The sky", "A"], "echo": True, "max_tokens": max_tokens, "ignore_eos": True}
+    whole = http.post("/v1/completions", json=body).json()["usage"]
+    assert whole["completion_tokens"] == 2 * max_tokens
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    streamed = http.post("/v1/completions", json=body | {"stream": True, "stream_options": options})
+    *_, before, last, done = events(streamed)
+    assert done == "[DONE]"
+    for event in (before, last):
+        usage = json.loads(event)["usage"]
+        assert usage["completion_tokens"] == whole["completion_tokens"]
+        assert usage["total_tokens"] == whole["total_tokens"]
+
+
 def test_a_wrong_or_missing_key_is_401_and_health_is_open(running: RunningServer) -> None:
     for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic second"}):
         answer = httpx.get(f"{running.url}/v1/models", headers=headers, timeout=60)

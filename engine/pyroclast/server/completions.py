@@ -215,11 +215,11 @@ class Completions:
             ids, text, logprobs = chunk.token_ids, chunk.text, list(chunk.logprobs or ())
             if self._only_reads:
                 ids, text, logprobs = [], "", []
+            n_tokens += len(ids)
             if self._body.echo and i not in begun:
                 prompt = self._prompts[i // n]
                 ids, text = prompt + ids, self._served.tokenizer.decode(prompt) + text
             begun.add(i)
-            n_tokens += len(chunk.token_ids)
             if options.continuous_usage_stats:
                 usage = {"usage": usage_json(n_prompt, n_tokens, self.generation.n_cached)}
             choice: dict[str, Any] = {
