@@ -13,7 +13,14 @@ import pytest
 
 from demo import demo_path
 from pyroclast import AsyncLLM
-from pyroclast.errors import ClosedError, KernelError, NumericalError, QueueFullError, RequestError
+from pyroclast.errors import (
+    ClosedError,
+    KernelError,
+    NumericalError,
+    QueueFullError,
+    RequestError,
+    TemplateError,
+)
 from pyroclast.server.errors import HttpError, of_exception
 from pyroclast.server.limits import Limits
 from server_at import RunningServer, serving
@@ -184,6 +191,16 @@ def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, sa
         ("/v1/responses", {"input": "a", "background": True}, "background"),
         ("/v1/responses", {"input": "a", "truncation": "auto"}, "truncation"),
         ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 10**6}, "input"),
+        *(
+            ("/v1/responses", {"input": "a", "text": {"format": form}}, param)
+            for form, param in (
+                ({"type": "json_schema", "name": "x", "schema": {"not": {}}}, "text.format"),
+                ({"type": "json_schema", "schema": {"type": "nothing"}}, "text.format"),
+                ({"type": "json_schema", "name": "x"}, "text.format.schema"),
+                ({"type": "yaml"}, "text.format.type"),
+            )
+        ),
         ("/v1/embeddings", {"input": "a"}, None),
     ],
     ids=str,
@@ -194,6 +211,27 @@ def test_what_cannot_be_is_a_400_that_names_the_field(
     answer = http.post(path, json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [(CHAT, "messages"), ("/v1/responses", "input"), ("/v1/responses/input_tokens", "input")],
+)
+def test_what_the_template_refuses_names_the_conversation(
+    http: httpx.Client,
+    running: RunningServer,
+    path: str,
+    param: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> list[int]:
+        raise TemplateError("roles must alternate")
+
+    monkeypatch.setattr(running.app.models.all[0].tokenizer, "encode_chat", refuse)
+    answer = http.post(path, json={"messages": HELLO, "input": "a"})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, "template_error")
 
 
 def test_faults_of_the_machine_are_no_faults_of_the_request() -> None:

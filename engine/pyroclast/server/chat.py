@@ -82,12 +82,22 @@ async def chat_completions(exchange: Exchange) -> Reply:
 
 
 class Chat:
-    """One chat request on its way through the engine."""
+    """One chat request on its way through the engine.  conversation, form: what the request calls
+    `messages` and `response_format`, for its refusals."""
 
     generation: Generation  # from `prepare` on
 
-    def __init__(self, exchange: Exchange, served: Served, body: ChatRequest) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        served: Served,
+        body: ChatRequest,
+        *,
+        conversation: str = "messages",
+        form: str = "response_format",
+    ) -> None:
         self._exchange, self.served, self._body = exchange, served, body
+        self._conversation, self._form = conversation, form
         self._id = f"chatcmpl-{exchange.request_id}"
         self._created = int(time.time())
         self._tools = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
@@ -101,7 +111,7 @@ class Chat:
         body, served = self._body, self.served
         turns = for_template(body.messages)
         begun, template = _begun(body, turns), self._template()
-        self._prompt_ids = await served.encode_chat(turns, template)
+        self._prompt_ids = await served.encode_chat(turns, template, self._conversation)
         if begun:
             if (end := served.open_reasoning(self._prompt_ids)) and end not in begun:
                 self._prompt_ids = await self._close_reasoning(turns, template)
@@ -118,7 +128,8 @@ class Chat:
         """The prompt of an answer that is begun: as the template writes it without thinking, or
         with empty reasoning where the template always opens it."""
         served = self.served
-        ids = await served.encode_chat(turns, template | {"enable_thinking": False})
+        closed = template | {"enable_thinking": False}
+        ids = await served.encode_chat(turns, closed, self._conversation)
         if end := served.open_reasoning(ids):
             ids += await served.encode(f"\n{end}\n\n", add_special_tokens=False)
         return ids
@@ -131,9 +142,10 @@ class Chat:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         calls = self._structure()
         asks = structure_field(body) if calls is None else "tools"
+        asks = self._form if asks == "response_format" else asks
         self._params = sampling_params(
             body,
-            max_tokens=served.max_tokens(asked, n_prompt, "messages"),
+            max_tokens=served.max_tokens(asked, n_prompt, self._conversation),
             logprobs=logprobs,
             structured=calls or served.after_reasoning(structure(body), self._before_answer),
             asks=asks,

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 async def responses(exchange: Exchange) -> Reply:
     """Answers, at once or as a stream."""
     body = exchange.body(ResponsesRequest)
-    refuse_state(body)
-    chat = Chat(exchange, exchange.served(body.model), as_chat(body))
+    chat = _chat(exchange, body)
     await chat.prepare()
     work = Responses(exchange, chat, body)
     if body.stream:
@@ -41,9 +40,14 @@ async def responses(exchange: Exchange) -> Reply:
 async def input_tokens(exchange: Exchange) -> Reply:
     """How many tokens an input has."""
     body = exchange.body(ResponsesRequest)
-    refuse_state(body)
-    chat = Chat(exchange, exchange.served(body.model), as_chat(body))
+    chat = _chat(exchange, body)
     return exchange.json({"object": "response.input_tokens", "input_tokens": await chat.count()})
+
+
+def _chat(exchange: Exchange, body: ResponsesRequest) -> Chat:
+    refuse_state(body)
+    served = exchange.served(body.model)
+    return Chat(exchange, served, as_chat(body), conversation="input", form="text.format")
 
 
 class Responses:

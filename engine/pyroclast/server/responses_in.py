@@ -104,6 +104,7 @@ _SAME_NAME = (
     "ignore_eos",
     "cache_salt",
 )
+_FORMATS = ("text", "json_object", "json_schema")
 # Fields that need what this server does not keep, and what to do instead.
 _NEED_STATE = {
     "previous_response_id": "this server keeps no responses: send the whole conversation as input",
@@ -167,4 +168,12 @@ def _format(text: TextOptions | None) -> ResponseFormat | None:
     form = None if text is None else text.format
     if form is None:
         return None
+    if form.type not in _FORMATS:
+        raise HttpError(
+            400,
+            f"text.format.type must be text, json_object or json_schema, got {form.type!r:.40}",
+            param="text.format.type",
+        )
+    if form.type == "json_schema" and form.schema is None:
+        raise HttpError(400, "text.format.schema is missing", param="text.format.schema")
     return ResponseFormat(form.type, JsonSchema(form.schema, form.name, form.strict))

@@ -51,9 +51,13 @@ class Served:
         self.parser = parser_name(self.tokenizer.chat_template, parser)
 
     async def encode_chat(
-        self, turns: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        template: Mapping[str, Any],
+        param: str = "messages",
     ) -> list[int]:
-        """The prompt of a conversation.  Rendered in a thread: a template may take seconds."""
+        """The prompt of a conversation.  Rendered in a thread: a template may take seconds.
+        param: the field that has the conversation."""
         if taken := {"self", "messages"} & template.keys():
             raise HttpError(
                 400,
@@ -63,7 +67,7 @@ class Served:
         try:
             return await asyncio.to_thread(self.tokenizer.encode_chat, turns, **template)
         except TemplateError as error:
-            raise HttpError(400, str(error), param="messages", code="template_error") from error
+            raise HttpError(400, str(error), param=param, code="template_error") from error
 
     async def encode(self, text: str, **options: Any) -> list[int]:
         """The token ids of a text; a long one is encoded in a thread."""
