@@ -201,6 +201,15 @@ def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, sa
                 ({"type": "yaml"}, "text.format.type"),
             )
         ),
+        *(
+            (path, {"messages": HELLO, "prompt": "a", "max_tokens": 1, param: value}, param)
+            for path in (CHAT, "/v1/completions")
+            for param, value in (
+                ("stop_token_ids", [10**6]),
+                ("logit_bias", {"1000000": 1}),
+                ("allowed_token_ids", [1, 10**6]),
+            )
+        ),
         ("/v1/embeddings", {"input": "a"}, None),
     ],
     ids=str,

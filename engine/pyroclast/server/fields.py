@@ -128,6 +128,15 @@ def sampling_params(
         raise HttpError(400, str(error), param=param) from error
 
 
+def blamed(message: str, structure: str) -> str | None:
+    """The field to blame for an engine's error, which begins with the name of a parameter.
+    structure: the field that asks for one."""
+    name = message.partition(" ")[0].partition("[")[0]
+    if name == "structured":
+        return structure
+    return name if name in _SAME_NAME else None
+
+
 def structure_field(fields: SamplingFields) -> str:
     """Which field asks for a structure."""
     return (asking(fields) or ["response_format"])[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pyroclast.server.errors import HttpError, of_validation
-from pyroclast.server.fields import unknown_fields
+from pyroclast.server.fields import blamed, unknown_fields
 from pyroclast.server.generation import Generation
 from pyroclast.server.metrics import Metrics
 from pyroclast.server.served import Served, ServedModels
@@ -177,9 +177,8 @@ class Exchange:
         generation = Generation(streams, [each.n for each in params], self.metrics, served.name)
         try:
             await generation.start()
-        except HttpError as error:
-            if error.message.startswith("structured["):  # its grammar, which is compiled only now
-                error.param = structure
+        except HttpError as error:  # a grammar, or token ids, which are looked at only now
+            error.param = error.param or blamed(error.message, structure)
             raise
         return generation
 
