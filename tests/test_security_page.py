@@ -83,6 +83,18 @@ def test_a_limit_is_what_the_code_has(limit: str, value: str, where: str, then: 
         assert issubclass(getattr(errors, name), errors.PyroclastError)
 
 
+def test_the_limits_of_a_request_are_on_the_page_about_serving() -> None:
+    """Each constant of the server or of a parameter that bounds a list of a request."""
+    names = ("MAX_PROMPTS", "MAX_N", "MAX_STOPS", "MAX_STOP_CHARS", "MAX_TOOLS", "MAX_ITEMS")
+    values = {where.rpartition(".")[2]: value for _, value, where, _ in rows()}
+    page = (ROOT / "docs" / "serving.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    cells = " ".join(line.split("|")[2] for line in lines)
+    for name in (*names, "MAX_LOGIT_BIASES"):
+        number_of = values[name].removesuffix(" characters")
+        assert re.search(rf"(?<![\d,]){number_of}(?![\d,])", cells), name
+
+
 def test_a_false_number_would_be_found() -> None:
     assert number("16 MiB") == 1 << 24 == constant("pyroclast.files.small_file.CONFIG_BYTES")
     assert number("30 s") == 30 != constant("pyroclast.text.template_meter._CPU_SECONDS")

@@ -65,6 +65,20 @@ def test_a_model_need_not_reason(url: str) -> None:
     assert "reasoning" not in choice["message"]
 
 
+def test_a_format_leaves_no_room_for_a_call(tokenizer: Tokenizer) -> None:
+    """As docs/serving.md says: with tool_choice "auto", the answer is held to the schema."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    n_prompt = len(tokenizer.encode_chat(HELLO, tools=tools))
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    llm = AsyncLLM.of(scripted_llm(tokenizer, n_prompt, call))
+    with serving({"demo": llm}, parser="hermes") as running:
+        asked: dict[str, Any] = {"tools": tools, "tool_choice": "auto"}
+        assert ask(running.url, **asked)["finish_reason"] == "tool_calls"
+        held = ask(running.url, response_format=FORMAT, **asked)
+        assert "tool_calls" not in held["message"]
+        assert held["finish_reason"] in ("stop", "length")
+
+
 @pytest.mark.parametrize("url", [f"<think>{THOUGHT}"], indirect=True)
 def test_the_text_may_not_end_in_the_reasoning(url: str) -> None:
     """The model wants to end: it may not, and so runs to the limit."""
