@@ -116,6 +116,8 @@ def test_a_request_that_fails_is_told_and_the_others_run(run: Any, tmp_path: Pat
         ('{"prompt": 3}', "text or a list of token ids"),
         ('{"prompt": ["a"]}', "text or a list of token ids"),
         ('{"prompt": [true]}', "text or a list of token ids"),
+        ('{"prompt": []}', "prompt is empty: give at least one"),
+        ('{"prompt": ""}', "prompt is empty: give at least one"),
         ('{"messages": "a"}', "messages must be a list, got str"),
         ('{"prompt": "a", "params": 3}', "params must be a JSON object, got int"),
         ('{"prompt": "a", "params": {"temprature": 1}}', "did you mean 'temperature'"),

@@ -92,6 +92,8 @@ def _request(number: int, data: bytes, defaults: SamplingParams) -> BatchRequest
         raise RequestError('give either "prompt" or "messages"')
     if not isinstance(prompt, str | None) and not _are_ids(prompt):
         raise RequestError("prompt must be text or a list of token ids")
+    if prompt is not None and not prompt:  # an empty list would read as no prompts at all
+        raise RequestError("prompt is empty: give at least one character or token id")
     if messages is not None and not isinstance(messages, list):
         raise RequestError(f"messages must be a list, got {type(messages).__name__}")
     template = _mapping(value, "template")
