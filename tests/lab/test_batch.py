@@ -121,6 +121,7 @@ def test_a_request_that_fails_is_told_and_the_others_run(run: Any, tmp_path: Pat
         ('{"messages": "a"}', "messages must be a list, got str"),
         ('{"prompt": "a", "params": 3}', "params must be a JSON object, got int"),
         ('{"prompt": "a", "params": {"temprature": 1}}', "did you mean 'temperature'"),
+        ('{"prompt": "a", "params": {"self": 1}}', "unknown sampling parameter 'self'"),
         ('{"prompt": "a", "params": {"logits_processors": []}}', "cannot be given in a file"),
         ('{"prompt": "a", "template": {}}', 'template goes with "messages"'),
         ('{"promt": "a"}', "unknown key 'promt'; known: id, prompt"),

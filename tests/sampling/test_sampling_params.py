@@ -193,3 +193,12 @@ def test_greedy_below_the_least_temperature() -> None:
 def test_each_penalty_counts_as_one() -> None:
     for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
         assert SamplingParams(**{name: 1.5}).has_penalties
+
+
+@pytest.mark.parametrize("name", ["self", "cls", "changes", "params", "args"])
+def test_names_of_our_own_arguments_are_unknown_parameters(name: str) -> None:
+    said = f"unknown sampling parameter '{name}'"
+    with pytest.raises(SamplingError, match=said):
+        SamplingParams.from_dict({name: 1})
+    with pytest.raises(SamplingError, match=said):
+        SamplingParams().replace(**{name: 1})

@@ -107,7 +107,7 @@ class SamplingParams:
             cache_salt: str | None = ...,
         ) -> None: ...
 
-    def __new__(cls, *args: Any, **params: Any) -> SamplingParams:
+    def __new__(cls, /, *args: Any, **params: Any) -> SamplingParams:
         """Checks the names first, so that a misspelt one is a SamplingError with a hint."""
         if args:
             raise SamplingError(
@@ -131,7 +131,7 @@ class SamplingParams:
         """From JSON or keyword arguments; unknown names are errors, as in the constructor."""
         return cls(**{str(name): value for name, value in params.items()})
 
-    def replace(self, **changes: Any) -> SamplingParams:
+    def replace(self, /, **changes: Any) -> SamplingParams:
         """A copy with some parameters changed, checked again."""
         return type(self)(**{**self.as_dict(), **changes})
 
