@@ -13,8 +13,9 @@ import pytest
 import tiny
 from pyroclast import LLM, RequestError, SamplingParams
 from pyroclast.cli import main as cli
+from pyroclast.cli import run as run_command
 from pyroclast.lab.batch.answers import AnswerFile
-from pyroclast.lab.batch.requests import read_requests
+from pyroclast.lab.batch.requests import hashes_of, read_requests
 from pyroclast.lab.batch.run import run_batch
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4)
@@ -88,11 +89,49 @@ def test_a_run_that_was_killed_anywhere_goes_on(run: Any, tmp_path: Path) -> Non
         assert summary["n_kept"] + summary["n_requests"] == len(LINES)
 
 
-def test_nothing_left_loads_no_model(run: Any, tmp_path: Path) -> None:
+def test_nothing_left_loads_no_model(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = written(tmp_path / "in.jsonl", LINES)
     run(requests)
-    code, out, _ = run(requests, "--model", "nowhere")
+    monkeypatch.setattr(run_command, "load", lambda args: 1 / 0)
+    code, out, _ = run(requests)
     assert (code, "0 requests, 3 kept" in out) == (0, True)
+
+
+def test_answers_to_other_requests_are_not_kept(run: Any, tmp_path: Path, model: str) -> None:
+    requests, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    run(written(requests, LINES))
+    whole = out.read_bytes()
+    other = [{**LINES[0], "prompt": "another prompt"}, *LINES[1:]]
+    said = "answers another request '1': what it asks, its parameters, the model"
+    for lines, flags in (
+        (other, []),
+        ([{**LINES[0], "params": {"top_k": 3}}, *LINES[1:]], []),
+        (LINES, ["--top-p", "0.5"]),
+        (LINES, ["--model", f"{model}@q8_0"]),
+        (LINES, ["--adapter", "a=b"]),
+    ):
+        code, _, err = run(written(requests, lines), *flags)
+        assert (code, "answers another request" in err, out.read_bytes()) == (1, True, whole)
+    assert said in run(written(requests, other))[2]
+    lines = [json.loads(line) for line in whole.splitlines()]
+    older = [{k: v for k, v in line.items() if k != "request_hash"} for line in lines]
+    written(out, older)
+    code, text, _ = run(written(requests, other))
+    assert (code, "0 requests, 3 kept" in text) == (0, True), "lines of older files have no hash"
+
+
+def test_the_hash_of_a_request_does_not_count_defaults(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "prompt": "p", "params": {"logit_bias": {"3": -1}, "stop": ["x"]}},
+        {"id": "b", "prompt": "p", "params": {"logit_bias": {"3": -1}, "stop": "x", "top_p": 1}},
+        {"id": "c", "prompt": "p", "params": {"structured": {"json": {"type": "object"}}}},
+        {"id": "d", "messages": [], "template": {"thinking": True}},
+    ]
+    found = hashes_of(read_requests(written(tmp_path / "in.jsonl", lines), GREEDY), ["m"])
+    assert found["a"] == found["b"]
+    assert len(set(found.values())) == 3
 
 
 def test_a_request_that_fails_is_told_and_the_others_run(run: Any, tmp_path: Path) -> None:
@@ -150,6 +189,8 @@ def test_lines_that_are_no_requests(tmp_path: Path, line: str | bytes, words: st
         ("notes without a newline", "line 1: not a line of answers; choose another file"),
         ('{"id": "other"}\n', "line 1: answers 'other', which is not among the requests"),
         ('{"id": "1"}\n{"id": "1"}\n', "line 2: a second answer to '1'"),
+        ('{"id": "1", "request_hash": "b"}\n', "line 1: answers another request '1'"),
+        ('{"id": "1", "request_hash": []}\n', "line 1: answers another request '1'"),
         ('{"id": "two"}\n{"id": "1"}\n', "line 2: the answer to 'two' before it lacks lines"),
     ],
 )
@@ -159,7 +200,7 @@ def test_a_file_that_holds_something_else_stays_as_it_is(
     path = tmp_path / "out.jsonl"
     path.write_text(content)
     with pytest.raises(RequestError, match=words):
-        AnswerFile(path, {"1": 1, "two": 2})
+        AnswerFile(path, {"1": 1, "two": 2}, {"1": "a", "two": "b"})
     assert path.read_text() == content
 
 
@@ -168,7 +209,7 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     with path.open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(RequestError, match="another run is writing it"):
-            AnswerFile(path, {})
+            AnswerFile(path, {}, {})
 
 
 def test_an_answer_that_cannot_be_written_ends_the_run(model: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import sampling_params
+from pyroclast.cli.flags import one_adapter, sampling_params
 from pyroclast.cli.terminal import counted, fail, warn, write
 from pyroclast.cli.text import adapter_of, load, made_with
 
@@ -42,7 +42,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
 def run(args: Namespace) -> None:
     """Answers what OUT does not hold yet.  Flags are the defaults of the lines' params."""
     from pyroclast.lab.batch.answers import AnswerFile
-    from pyroclast.lab.batch.requests import read_requests
+    from pyroclast.lab.batch.requests import hashes_of, read_requests
 
     if args.out.exists() and args.requests.exists() and args.out.samefile(args.requests):
         fail("--out must not be the file of requests", code=2)
@@ -50,7 +50,8 @@ def run(args: Namespace) -> None:
     if not requests:
         fail(f"{args.requests}: holds no requests", code=1)
     n_lines = {request.id: request.params.n for request in requests}
-    with AnswerFile(args.out, n_lines) as answers:
+    hashes = hashes_of(requests, [args.model, one_adapter(args)])
+    with AnswerFile(args.out, n_lines, hashes) as answers:
         left = [request for request in requests if request.id not in answers.done]
         found: dict[str, Any] = {"path": str(args.out), "n_kept": len(answers.done)}
         if left:

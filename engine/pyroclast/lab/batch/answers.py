@@ -24,11 +24,13 @@ _BEGINNING = b'{"id": "'  # of a line that `write` wrote, whole or not
 class AnswerFile:
     """The file of answers, open for one run.  `done` are the ids that it holds already.
 
-    n_lines: request id -> how many lines its answer has.  RequestError if the file holds answers
-    of other requests, or if another run is writing it."""
+    n_lines: request id -> how many lines its answer has.  hashes: request id -> the hash of what it
+    asks, which its lines keep: an id, above all one that is a line's number, may come to name
+    another request.  Lines of older files have none.  RequestError if the file holds answers of
+    other requests, or if another run is writing it."""
 
-    def __init__(self, path: Path, n_lines: Mapping[str, int]) -> None:
-        self.path = path
+    def __init__(self, path: Path, n_lines: Mapping[str, int], hashes: Mapping[str, str]) -> None:
+        self.path, self._hashes = path, hashes
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.fdopen(os.open(path, flags, 0o666), "r+b")
@@ -45,7 +47,9 @@ class AnswerFile:
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Appends all lines of one request."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(
+            json.dumps({**line, "request_hash": self._hashes[line["id"]]}) + "\n" for line in lines
+        )
         self._file.write(text.encode("utf-8"))
         self._file.flush()
 
@@ -106,11 +110,18 @@ class AnswerFile:
         try:
             value = json.loads(data)
             name, failed = value["id"], "error" in value
+            made_for = value.get("request_hash")
         except (ValueError, RecursionError, TypeError, KeyError) as error:
             raise RequestError(f"{where}: not a line of answers; choose another file") from error
         if not isinstance(name, str) or name not in n_lines:
             raise RequestError(
                 f"{where}: answers {str(name)[:80]!r}, which is not among the requests; choose "
                 "another file"
+            )
+        if made_for is not None and made_for != self._hashes[name]:
+            raise RequestError(
+                f"{where}: answers another request {name!r:.80}: what it asks, its parameters, the "
+                "model or the adapter were not those of now; choose another file, or remove the "
+                "line to ask again"
             )
         return name, failed

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ def read_requests(path: Path, defaults: SamplingParams) -> list[BatchRequest]:
             return _checked(_lines(file), defaults, str(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def hashes_of(requests: Iterable[BatchRequest], model: Sequence[Any]) -> dict[str, str]:
+    """Request id -> a short hash of what decides its answer: what it asks, and the model with what
+    goes with it.  Parameters that have their default do not count, so that those that a later
+    version adds change nothing."""
+    usual = SamplingParams().as_dict()
+    found = {}
+    for request in requests:
+        params = {k: v for k, v in request.params.as_dict().items() if v != usual[k]}
+        asked = [request.prompt, request.messages, params, request.template, list(model)]
+        found[request.id] = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    return found
 
 
 def _lines(file: Any) -> Iterator[tuple[int, bytes]]:
