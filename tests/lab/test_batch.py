@@ -204,6 +204,24 @@ def test_a_file_that_holds_something_else_stays_as_it_is(
     assert path.read_text() == content
 
 
+def test_only_the_end_of_a_file_is_taken_as_half_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyroclast.lab.batch.answers._LINE_BYTES", 64)
+    path, first = tmp_path / "out.jsonl", '{"id": "1"}\n'
+    names = {"1": 1, "2": 1, "3": 1}, dict.fromkeys("123", "a")
+    long = first + '{"id": "2", "text": "' + "x" * 200
+    path.write_text(long + '"}\n{"id": "3"}\n')
+    whole = path.read_bytes()
+    with pytest.raises(RequestError, match="line 2: longer than 64 bytes; choose another file"):
+        AnswerFile(path, *names)
+    assert path.read_bytes() == whole
+    path.write_text(long)
+    with AnswerFile(path, *names) as found:
+        assert found.done == {"1"}
+    assert path.read_text() == first
+
+
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with path.open("wb") as other:

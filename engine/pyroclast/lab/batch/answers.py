@@ -89,6 +89,11 @@ class AnswerFile:
                     raise RequestError(
                         f"{self.path}, line {number}: not a line of answers; choose another file"
                     )
+                if self._has_another_line():
+                    raise RequestError(
+                        f"{self.path}, line {number}: longer than {_LINE_BYTES} bytes; choose "
+                        "another file"
+                    )
                 break
             name, failed = self._head(data, number, n_lines)
             if name in done:
@@ -103,6 +108,14 @@ class AnswerFile:
                 done.add(name)
                 current, n_seen, end = "", 0, where
         return done, end
+
+    def _has_another_line(self) -> bool:
+        """Whether what was read without a newline ends before the file does: it is no answer that
+        a killed run left half written, and what follows must not be cut off with it."""
+        while data := self._file.readline(_LINE_BYTES):
+            if data.endswith(b"\n"):
+                return True
+        return False
 
     def _head(self, data: bytes, number: int, n_lines: Mapping[str, int]) -> tuple[str, bool]:
         """(the request that a line answers, whether it tells of an error)."""
