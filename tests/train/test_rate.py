@@ -239,3 +239,21 @@ def test_the_command_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         main([*command, "--export", str(out)])
     assert "typo.sqlite: no such file" in capsys.readouterr().err
     assert len(read_pairs(out)) == 1 and not (tmp_path / "typo.sqlite").exists()
+
+
+def test_an_export_does_not_replace_what_the_command_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored, prompts = tmp_path / "ratings.sqlite", tmp_path / "prompts.jsonl"
+    with Ratings(stored):
+        pass
+    prompts.write_text('{"prompt": "first"}\n')
+    link = tmp_path / "link"
+    link.symlink_to(prompts)
+    command = ["rate", "no model", str(prompts), "--ratings", str(stored), "--export"]
+    for target, source in ((stored, stored), (prompts, prompts), (link, prompts)):
+        before = source.read_bytes()
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, str(target)])
+        assert f"--export must not be {source}, which would be lost" in capsys.readouterr().err
+        assert source.read_bytes() == before

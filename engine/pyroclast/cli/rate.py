@@ -40,6 +40,8 @@ def rate(args: Namespace) -> None:
 
     if args.rounds < 1:
         fail(f"--rounds must be at least 1, got {args.rounds}", code=2)
+    if args.export is not None:
+        _check_export(args)
     if args.export is not None and not Path(args.ratings).exists():
         raise TrainingError(f"{args.ratings}: no such file; rate answers first, or give --ratings")
     with Ratings(args.ratings) as ratings:
@@ -55,6 +57,14 @@ def rate(args: Namespace) -> None:
         write(json.dumps({"path": args.export, "pairs": len(rows)}))
     else:
         write(f"{args.export}: {counted(len(rows), 'pair')}")
+
+
+def _check_export(args: Namespace) -> None:
+    """Ends the command where the pairs would replace what it reads."""
+    target = Path(args.export)
+    for source in (Path(args.ratings), Path(args.prompts)):
+        if target.exists() and source.exists() and target.samefile(source):
+            fail(f"--export must not be {source}, which would be lost", code=2)
 
 
 def _serve(args: Namespace, ratings: object) -> None:
