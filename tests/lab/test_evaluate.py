@@ -76,6 +76,31 @@ def test_an_item_that_cannot_be_run_counts_as_wrong(tmp_path: Path) -> None:
     assert "500 tokens" in str(too_long.error).replace("501", "500")
 
 
+def test_a_choice_that_does_not_fit_counts_as_wrong(tmp_path: Path) -> None:
+    fits = {"context": "context", "choices": ["one", "two"], "answer": 0}
+    lines = [fits, {**fits, "choices": ["one", "x" * 500]}, {**fits, "context": "y" * 500}, fits]
+    results = run(fake_llm(), task(tmp_path, *lines))
+    [alone] = run(fake_llm(), task(tmp_path, fits))
+    for result in (results[0], results[3]):
+        assert (result.logprobs, result.error) == (alone.logprobs, None)
+    for result in results[1:3]:
+        assert (result.correct, result.correct_normalized) == (False, False)
+        assert "tokens" in str(result.error)
+    assert figures(results)["accuracy"]["n"] == 4
+
+
+def test_a_pattern_over_its_deadline_counts_as_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "SECONDS", 0.05)
+    llm = fake_llm(spells("a" * 60 + "b", n_prompt=5))
+    lines = [{"prompt": "what", "regex": "(a|aa)+$"}, {"prompt": "what", "regex": "b$"}]
+    slow, other = run(llm, task(tmp_path, *lines), GREEDY.replace(max_tokens=61))
+    assert (slow.correct, other.correct, other.error) == (False, True, None)
+    assert slow.text == other.text == "a" * 60 + "b"
+    assert "takes more than 0.05 s" in str(slow.error)
+
+
 def test_every_token_of_a_long_text_is_scored_once_with_half_a_context(tmp_path: Path) -> None:
     llm = fake_llm(max_seq_len=16)
     text = "a text that is much longer than the context of sixteen"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from pyroclast.engine.output import Score
+from pyroclast.errors import ContextOverflowError, PyroclastError
 from pyroclast.lab.batch.requests import BatchRequest
 from pyroclast.lab.batch.run import run_batch
 from pyroclast.lab.evaluate.matching import compiled, is_found
@@ -79,7 +80,21 @@ def _choose(llm: LLM, items: Sequence[Item], adapter: str | None) -> Iterator[Re
     """The likeliest choice of each item: the first of those that are equally likely."""
     pairs = [(item.context, choice) for item in items for choice in item.choices]
     contexts, choices = [c for c, _ in pairs], [t for _, t in pairs]
-    scores = iter(llm.score(contexts, choices, adapter=adapter, progress=False))
+    try:
+        scores = iter(llm.score(contexts, choices, adapter=adapter, progress=False))
+    except ContextOverflowError as error:
+        if len(items) == 1:
+            yield Result(
+                items[0].id,
+                items[0].kind,
+                correct=False,
+                correct_normalized=False,
+                error=str(error),
+            )
+        else:  # one is too long; it says nothing about the others
+            for item in items:
+                yield from _choose(llm, [item], adapter)
+        return
     for item in items:
         logprobs = [next(scores).logprob for _ in item.choices]
         per_byte = [p / len(t.encode()) for p, t in zip(logprobs, item.choices, strict=True)]
@@ -131,7 +146,10 @@ def _judged(item: Item, line: dict[str, Any], patterns: dict[str, Any]) -> Resul
     if item.kind == "match":
         correct = text.strip() in {str(answer).strip() for answer in item.answers}
     else:
-        correct = is_found(patterns[item.pattern], text)
+        try:
+            correct = is_found(patterns[item.pattern], text)
+        except PyroclastError as error:
+            return Result(item.id, item.kind, correct=False, text=text, error=str(error))
     return Result(item.id, item.kind, correct=correct, text=text)
 
 
