@@ -149,6 +149,21 @@ def test_a_folder_without_its_class_is_refused(model: Path, pairs: Path, tmp_pat
         prefer(folder, pairs, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", 192), ("hidden_size", "x"), ("num_hidden_layers", [1]), ("rope_scaling", 3)],
+)
+def test_a_damaged_folder_is_refused(model: Path, tmp_path: Path, name: str, value: Any) -> None:
+    from pyroclast.train.base_model import open_base
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(TrainingError, match=r"model: transformers cannot load it: \S"):
+        open_base(folder, tmp_path)
+
+
 def test_the_full_circle(model: Path, tmp_path: Path) -> None:
     """Sample, rate, train the reward, train the policy, sample again."""
     from pyroclast.train import reward, rl

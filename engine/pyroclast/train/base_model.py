@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from pyroclast.checkpoint.find import find_model
 from pyroclast.checkpoint.open import open_tokenizer
 from pyroclast.errors import TrainingError
@@ -57,7 +55,9 @@ def loaded(auto_class: str, folder: Path, **options: Any) -> Any:
         return getattr(transformers, auto_class).from_pretrained(
             folder, local_files_only=True, **options
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a config may make the library raise anything
+        if isinstance(error, MemoryError):
+            raise
         raise TrainingError(f"{folder}: transformers cannot load it: {error}") from error
 
 
