@@ -21,11 +21,12 @@ from pyroclast.cli.main import main
 from pyroclast.errors import TemplateError, TrainingError
 from pyroclast.train.preference_settings import PreferSettings, RewardSettings, RlSettings
 from pyroclast.train.rewards import as_reward
-from training_chats import UNMARKED
+from training_chats import TEMPLATE, UNMARKED
 
 pytestmark = pytest.mark.oracle
 pytest.importorskip("trl", reason="trl is not installed: pip install '.[train]'")
 
+SIDES = ("chosen", "rejected")
 LIKED, OTHERS = string.ascii_uppercase, string.ascii_lowercase + string.digits
 CONFIG = replace(tiny.BASE, tie_embeddings=True, n_layers=1)
 
@@ -239,6 +240,55 @@ def test_an_adapter_learns_from_quantized_rollouts(
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["rollout_max_logprob_diff"] > 1e-4 for line in lines), "quantized"
     assert found.after["kl"] > 0, "the adapter has changed"
+
+
+def test_a_reward_model_scores_the_tokens_of_its_training(model: Path, tmp_path: Path) -> None:
+    """trl ends a text, and leaves to the template which special tokens begin messages."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from pyroclast.train.trl_run import quiet_libraries
+
+    folder = tmp_path / "judge"
+    judge = AutoModelForSequenceClassification.from_pretrained(
+        model, num_labels=1, dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    # Another token than that of the end, which would be passed over as if it filled the row.
+    tokenizer.pad_token, tokenizer.chat_template = "Z", TEMPLATE
+    judge.config.pad_token_id = tokenizer.pad_token_id
+    judge.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    texts = [GOOD, {**GOOD, "chosen": "a longer answer"}]
+    chats = [
+        {"prompt": [USER]} | {s: [{"role": "assistant", "content": row[s]}] for s in SIDES}
+        for row in texts
+    ]
+    score = as_reward(folder)
+    for rows in (texts, chats):
+        with quiet_libraries():
+            config = trl.RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+            trainer = trl.RewardTrainer(
+                judge,
+                args=config,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+            )
+        found = score(
+            prompts=[row["prompt"] for row in rows], completions=[row["chosen"] for row in rows]
+        )
+        for row, number in zip(trainer.train_dataset, found, strict=True):
+            assert row["chosen_ids"].count(tokenizer.bos_token_id) == (1 if rows is texts else 2)
+            with torch.no_grad():
+                wanted = judge(torch.tensor([row["chosen_ids"]])).logits[0, 0]
+            assert number == pytest.approx(float(wanted), abs=1e-5)
 
 
 class _Args:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.errors import TrainingError
-from pyroclast.train.base_model import loaded
+from pyroclast.train.base_model import context_of, loaded
 from pyroclast.train.extra import needed
 
 Reward = Callable[..., list[float]]
@@ -63,27 +63,26 @@ def texts_of(completions: Sequence[Any]) -> list[str]:
 
 
 def reward_model(folder: Path) -> Reward:
-    """The reward model of a folder: a number for prompt and completion together."""
+    """The reward model of a folder: a number for prompt and completion together, read as they were
+    when it was trained and cut to its context."""
     torch = needed("torch")
     model = loaded("AutoModelForSequenceClassification", folder).eval()
     tokenizer = loaded("AutoTokenizer", folder)
     if model.config.num_labels != 1 or model.config.pad_token_id is None:
         raise TrainingError(f"{folder}: no reward model; `pyroclast train reward` writes one")
 
+    limit, fill = context_of(folder), torch.nn.utils.rnn.pad_sequence
+
     def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
-        texts = [conversation(p, c, tokenizer) for p, c in zip(prompts, completions, strict=True)]
+        pairs = zip(prompts, completions, strict=True)
+        rows = [torch.tensor(conversation_ids(p, c, tokenizer)[:limit]) for p, c in pairs]
         found: list[float] = []
-        for i in range(0, len(texts), _SCORED_AT_ONCE):
-            batch = tokenizer(
-                texts[i : i + _SCORED_AT_ONCE],
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=model.config.max_position_embeddings,
-                return_tensors="pt",
-            )
+        for i in range(0, len(rows), _SCORED_AT_ONCE):
+            some = rows[i : i + _SCORED_AT_ONCE]
+            ids = fill(some, batch_first=True, padding_value=model.config.pad_token_id)
+            mask = fill([torch.ones_like(row) for row in some], batch_first=True)
             with torch.no_grad():
-                logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+                logits = model(ids, attention_mask=mask).logits
             found += logits[:, 0].tolist()
         return found
 
@@ -97,6 +96,16 @@ def conversation(prompt: Any, completion: Any, tokenizer: Any) -> str:
         return prompt + texts_of([completion])[0]
     messages = [*prompt, {"role": "assistant", "content": texts_of([completion])[0]}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+
+def conversation_ids(prompt: Any, completion: Any, tokenizer: Any) -> list[int]:
+    """The same as the tokens on which trl trains a reward model: text with the token that ends it,
+    messages with the special tokens that their template writes, and no others."""
+    text, is_text = conversation(prompt, completion, tokenizer), isinstance(prompt, str)
+    end = tokenizer.eos_token or ""
+    if is_text and not text.endswith(end):
+        text += end
+    return list(tokenizer(text, add_special_tokens=is_text)["input_ids"])
 
 
 def _checked(reward: Reward) -> Reward:
