@@ -242,6 +242,30 @@ def test_an_adapter_learns_from_quantized_rollouts(
     assert found.after["kl"] > 0, "the adapter has changed"
 
 
+def test_a_reward_model_learns_from_pairs_that_are_cut(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from pyroclast.train import reward
+    from pyroclast.train.base_model import context_of
+    from pyroclast.train.prompts import read_pairs
+
+    # Every pair has more tokens.
+    settings = RewardSettings(steps=1, batch=14, micro_batch=7, max_tokens=10)
+    lines: list[dict[str, Any]] = []
+    assert reward(model, pairs, tmp_path / "cut", settings, on_line=lines.append).after
+    n_tokens = round(lines[0]["tokens_per_s"] * lines[0]["seconds"])
+    assert n_tokens == 2 * 10 * 14, "none was left out"
+
+    long = [{**row, "prompt": row["prompt"] + "x" * 10} for row in read_pairs(pairs)]
+    said = r"long\.jsonl, pair 1: its answers are the same in the 10 tokens"
+    with pytest.raises(TrainingError, match=said):
+        reward(model, write_lines(tmp_path / "long.jsonl", long), tmp_path / "long", settings)
+    assert not (tmp_path / "long" / "run.json").exists(), "other settings may be tried"
+    row = {**long[0], "prompt": "x" * context_of(model)}
+    with pytest.raises(TrainingError, match=f"in the {context_of(model)} tokens"):
+        reward(model, write_lines(tmp_path / "long.jsonl", [row] * 2), tmp_path / "context")
+
+
 def test_a_reward_model_scores_the_tokens_of_its_training(model: Path, tmp_path: Path) -> None:
     """trl ends a text, and leaves to the template which special tokens begin messages."""
     import torch

@@ -1,4 +1,5 @@
-"""Pairs of answers as token ids: what `prefer` measures, and whether it can be read at all."""
+"""Pairs of answers as token ids: what `prefer` measures and `reward` learns from, and whether it
+can be read at all."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroclast.errors import TemplateError, TrainingError
-from pyroclast.train.rewards import conversation
+from pyroclast.train.rewards import conversation, conversation_ids
 from pyroclast.train.template_check import UNMARKED
 
 
@@ -18,6 +19,28 @@ class Encoded:
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+
+
+def reward_row(
+    tokenizer: Any, max_tokens: int, path: str | Path, number: int, row: dict[str, Any]
+) -> dict[str, list[int]]:
+    """A pair as trl trains a reward model on it, cut to max_tokens; trl by itself would leave out
+    those that are longer.  TrainingError where the cut leaves two equal answers."""
+    try:
+        chosen, rejected = (
+            conversation_ids(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected")
+        )
+    except Exception as error:  # a template may raise anything
+        if isinstance(error, MemoryError):
+            raise
+        raise TemplateError(f"{path}, pair {number}: {error}") from error
+    found = {"chosen_ids": chosen[:max_tokens], "rejected_ids": rejected[:max_tokens]}
+    if chosen != rejected and found["chosen_ids"] == found["rejected_ids"]:
+        raise TrainingError(
+            f"{path}, pair {number}: its answers are the same in the {max_tokens} tokens of prompt "
+            "and answer that are read; shorten its prompt or raise max_tokens"
+        )
+    return found
 
 
 class PairTokens:

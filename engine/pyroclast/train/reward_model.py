@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroclast.train.base_model import loaded
+from pyroclast.train.base_model import context_of, loaded
 from pyroclast.train.extra import needed
 from pyroclast.train.log import OnLine
+from pyroclast.train.pair_tokens import reward_row
 from pyroclast.train.preference_settings import RewardSettings
 from pyroclast.train.prompts import identity_of, read_pairs, split_rows
 from pyroclast.train.result import Result, read_result, write_result
@@ -50,11 +51,14 @@ def reward(
             return done
         with quiet_libraries():
             base = base_folder(model, folder)
-            check_template([row["prompt"] for row in rows], load_tokenizer(base), pairs)
+            limit = min(settings.max_tokens, context_of(base))
+            tokenizer = load_tokenizer(base)
+            check_template([row["prompt"] for row in rows], tokenizer, pairs)
+            encoded = [reward_row(tokenizer, limit, pairs, i, row) for i, row in enumerate(rows, 1)]
             _start(base, settings, folder)
-            before = _accuracy(folder.path / "start", held)
-            about = _learn(learned, settings, folder, on_line)
-            after = _accuracy(folder.final, held)
+            before = _accuracy(folder.path / "start", held, limit)
+            about = _learn(encoded[: len(learned)], settings, limit, folder, on_line)
+            after = _accuracy(folder.final, held, limit)
         found = Result(str(folder.final), {"accuracy": before}, {"accuracy": after}, about)
         write_result(folder.path, found)
         return found
@@ -74,15 +78,16 @@ def _start(model: Path, settings: RewardSettings, folder: RunFolder) -> None:
 
 
 def _learn(
-    pairs: Sequence[dict[str, Any]],
+    pairs: Sequence[dict[str, list[int]]],
     settings: RewardSettings,
+    max_length: int,
     folder: RunFolder,
     on_line: OnLine | None,
 ) -> dict[str, Any]:
     trl, datasets = needed("trl"), needed("datasets")
     tokenizer = load_tokenizer(folder.path / "start")
     model = loaded("AutoModelForSequenceClassification", folder.path / "start")
-    config = trl.RewardConfig(**arguments(settings, folder), max_length=settings.max_tokens)
+    config = trl.RewardConfig(**arguments(settings, folder), max_length=max_length)
     trainer = trl.RewardTrainer(
         model,
         args=config,
@@ -93,8 +98,8 @@ def _learn(
     return save_final(trainer.model, tokenizer, folder)
 
 
-def _accuracy(folder: Path, pairs: Sequence[dict[str, Any]]) -> float:
-    score = reward_model(folder)
+def _accuracy(folder: Path, pairs: Sequence[dict[str, Any]], max_tokens: int) -> float:
+    score = reward_model(folder, max_tokens)
     prompts = [row["prompt"] for row in pairs]
     chosen, rejected = (
         score(prompts=prompts, completions=[row[side] for row in pairs])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,16 @@ def texts_of(completions: Sequence[Any]) -> list[str]:
     return [each if isinstance(each, str) else each[-1]["content"] for each in completions]
 
 
-def reward_model(folder: Path) -> Reward:
+def reward_model(folder: Path, max_tokens: int = sys.maxsize) -> Reward:
     """The reward model of a folder: a number for prompt and completion together, read as they were
-    when it was trained and cut to its context."""
+    when it was trained, and cut to max_tokens and to its context."""
     torch = needed("torch")
     model = loaded("AutoModelForSequenceClassification", folder).eval()
     tokenizer = loaded("AutoTokenizer", folder)
     if model.config.num_labels != 1 or model.config.pad_token_id is None:
         raise TrainingError(f"{folder}: no reward model; `pyroclast train reward` writes one")
 
-    limit, fill = context_of(folder), torch.nn.utils.rnn.pad_sequence
+    limit, fill = min(max_tokens, context_of(folder)), torch.nn.utils.rnn.pad_sequence
 
     def score(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
