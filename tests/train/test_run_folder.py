@@ -87,7 +87,8 @@ def test_other_runs_are_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path, "a", SETTINGS)
 
 
-def test_a_run_that_did_not_begin_leaves_no_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("derived", ["base", "tokenizer", "start", "adapter"])
+def test_a_run_that_did_not_begin_leaves_no_settings(tmp_path: Path, derived: str) -> None:
     def fail(rate: float, name: str) -> None:
         with RunFolder(tmp_path, "a", SETTINGS | {"rate": rate}) as folder:
             with folder.writing(name) as part:
@@ -95,7 +96,7 @@ def test_a_run_that_did_not_begin_leaves_no_settings(tmp_path: Path) -> None:
             raise TrainingError("refused")
 
     with pytest.raises(TrainingError, match="refused"):
-        fail(0.5, "base")
+        fail(0.5, derived)
     assert not list(tmp_path.iterdir())
     with pytest.raises(TrainingError, match="refused"):
         fail(0.25, "step-1")

@@ -29,7 +29,8 @@ from pyroclast_kernels.whole_file import write_text
 _STEP = re.compile(r"step-(\d+)")
 _SETTINGS = "run.json"
 _FINAL = "final"
-_DERIVED = ("base", "tokenizer")  # what a run makes of its input before it begins
+# What a run makes of its input before it begins.
+_DERIVED = ("adapter", "base", "start", "tokenizer")
 
 
 class RunFolder:
