@@ -100,3 +100,17 @@ def test_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert 260 < found["vocab_size"] < 300
     assert run("train", "tokenizer", str(tmp_path / "none"), "--out", str(tmp_path / "w")) == 1
     assert "none: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_a_vocabulary_does_not_replace_that_of_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "text.txt").write_text("the cat and the hat and the bat\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    for each in (name, "tokenizer.json"):
+        (model / each).write_text("{}")
+    assert run("train", "tokenizer", str(tmp_path / "text.txt"), "--out", str(model)) == 1
+    assert f"holds '{name}', a model that has its own vocabulary" in capsys.readouterr().err
+    assert (model / "tokenizer.json").read_text() == "{}"

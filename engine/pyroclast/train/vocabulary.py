@@ -23,6 +23,7 @@ def tokenizer(
     a text.  A short text gives fewer tokens than settings.vocab_size."""
     settings = TokenizerSettings() if settings is None else settings
     folder = Path(out)
+    _check_no_model(folder)
     learned = learn(read_texts(texts), settings.vocab_size)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,17 @@ def tokenizer(
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written: {reason_of(error)}") from error
     return folder
+
+
+def _check_no_model(folder: Path) -> None:
+    """TrainingError for the folder of a model, which would be read with another vocabulary."""
+    for pattern in ("config.json", "*.safetensors"):
+        found = next(iter(sorted(folder.glob(pattern))), None)
+        if found is not None:
+            raise TrainingError(
+                f"{folder}: holds {found.name!r}, a model that has its own vocabulary; give a new "
+                "folder"
+            )
 
 
 def learn(texts: Sequence[str], vocab_size: int) -> dict[str, str]:
