@@ -130,6 +130,11 @@ def test_help_has_an_example_that_parses(run, command):
     assert cli.make_parser().parse_args(words).command == command
 
 
+def test_help_tells_the_temperature_that_is_used(run):
+    assert "0: greedy; 1 (default)" in run("generate", "--help")[1]
+    assert "0 (default): greedy; 1:" in run("eval", "--help")[1]
+
+
 def test_help_lists_the_commands(run):
     code, out, _ = run("--help")
     assert code == 0

@@ -30,6 +30,8 @@ _LEFT_OUT = {
     "next": ("min-tokens", "logprobs", "structured"),
     "eval": ("logprobs", "structured"),
 }
+# Where a command's default is another.
+_OWN_HELP = {("eval", "temperature"): "0 (default): greedy; 1: the model's own distribution"}
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -243,7 +245,8 @@ def _add_engine(command: argparse.ArgumentParser, name: str) -> None:
 def _add_sampling(command: argparse.ArgumentParser, name: str) -> None:
     for flag, kind, metavar, text in _SAMPLING_FLAGS:
         if flag not in _LEFT_OUT.get(name, ()):
-            command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
+            own = _OWN_HELP.get((name, flag), text)
+            command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=own)
     if name == "next":
         return
     default = str(DEFAULT_MAX_TOKENS) if name in _LIMITED else "until the answer ends"
