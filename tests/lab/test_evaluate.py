@@ -192,6 +192,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], demo_fi
     assert found["perplexity"]["value"] == pytest.approx(score.perplexity, rel=1e-12)
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_text_of_one_token_has_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], demo_file: str, more: list[str]
+) -> None:
+    plain = tmp_path / "one.txt"
+    plain.write_text("a")
+    with LLM(demo_file, threads=1) as llm:
+        assert len(llm.tokenizer.encode("a")) == 1
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", str(plain), "-m", demo_file, "-t", "1", *more])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (1, "")
+    assert "nothing is scored: a text's first token has no context" in err
+
+
 def test_results_do_not_replace_their_task_or_miss_their_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,8 @@ def evaluate(args: Namespace) -> None:
         if args.out is not None:
             write_results(args.out, results)
         found = figures(results)
+        if not found:
+            fail("nothing is scored: a text's first token has no context", code=1)
         n_failed = sum(result.error is not None for result in results)
         if args.json:
             head = {"task": str(args.task), "n_items": len(items), "n_failed": n_failed}
