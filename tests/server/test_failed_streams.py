@@ -4,6 +4,7 @@ waits for ever."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pyroclast.errors import NumericalError
 from pyroclast.server.errors import HttpError
 from pyroclast.server.generation import Generation
 from pyroclast.server.metrics import Metrics
+from pyroclast.server.sse import EventStream
 
 WAIT_S = 30
 
@@ -66,3 +68,35 @@ def test_any_error_of_a_stream_ends_the_request(error: Exception, code: str, n_o
     assert caught.value.__cause__ is error
     lines = metrics.text().decode().splitlines()
     assert 'pyroclast:requests_failed_total{model_name="m"} 1.0' in lines
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_the_log_has_the_details_of_a_stream_that_failed(
+    is_ours: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError("raised by a step") if is_ours else HttpError(400, "too long")
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        yield b"data: 1\n\n"
+        raise error
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(_: Any) -> None:
+        pass
+
+    async def nothing() -> None:
+        pass
+
+    told: list[HttpError] = []
+
+    def on_error(refused: HttpError) -> bytes:
+        told.append(refused)
+        return b""
+
+    stream = EventStream(events(), headers={}, on_error=on_error, on_end=nothing)
+    asyncio.run(stream({}, receive, send))
+    assert [each.status for each in told] == [500 if is_ours else 400]
+    logged = [each.exc_info[1] for each in caplog.records if each.exc_info]
+    assert logged == ([error] if is_ours else [])

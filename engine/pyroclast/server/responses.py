@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from pyroclast.server.chat import Chat
-from pyroclast.server.errors import HttpError, of_exception
+from pyroclast.server.errors import HttpError
 from pyroclast.server.response_items import ItemWriter, items_json
 from pyroclast.server.responses_in import (
     ResponsesRequest,
@@ -19,7 +19,7 @@ from pyroclast.server.responses_in import (
     refuse_state,
 )
 from pyroclast.server.service import Exchange, Reply
-from pyroclast.server.sse import DONE
+from pyroclast.server.sse import DONE, failure
 
 if TYPE_CHECKING:
     from pyroclast.engine.output import Chunk
@@ -73,7 +73,7 @@ class Responses:
             async for data in self._events(writer):
                 yield data
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            yield self._failed(writer, of_exception(error)) + DONE
+            yield self._failed(writer, failure(error)) + DONE
 
     def _failed(self, writer: ItemWriter, error: HttpError) -> bytes:
         """The two events of an error after the stream began, as OpenAI sends them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,16 @@ _PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _encode = msgspec.json.Encoder().encode
+log = logging.getLogger("pyroclast.server")
+
+
+def failure(error: Exception) -> HttpError:
+    """What a client is told of an error after its stream began.  The log gets what is not the
+    client's fault, with the traceback."""
+    refused = of_exception(error)
+    if refused.status == 500:
+        log.error("a stream failed", exc_info=error)
+    return refused
 
 
 def event(value: Any, name: str | None = None) -> bytes:
@@ -97,7 +108,7 @@ class EventStream:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 self._sent_s, self._is_sending = now(), False
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-            data = self._on_error(of_exception(error))
+            data = self._on_error(failure(error))
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
