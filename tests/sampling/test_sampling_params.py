@@ -63,6 +63,7 @@ NUMBERS += ["repetition_penalty", "presence_penalty", "frequency_penalty"]
 WHOLE = ["n", "top_k", "min_tokens", "seed", "max_tokens", "logprobs", "prompt_logprobs"]
 REFUSED: list[tuple[str, Any]] = [
     *((name, bad) for name in NUMBERS for bad in (math.nan, math.inf, -math.inf, True, "1", None)),
+    ("logit_bias", {1: 10**400}),
     *((name, [1.0]) for name in NUMBERS),
     *((name, bad) for name in WHOLE for bad in (1.0, True, "1", math.nan, [1], 2**70, -2)),
     *((name, bad) for name in ("top_p", "min_p", "typical_p") for bad in (-0.1, 1.1)),
@@ -193,6 +194,14 @@ def test_greedy_below_the_least_temperature() -> None:
 def test_each_penalty_counts_as_one() -> None:
     for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
         assert SamplingParams(**{name: 1.5}).has_penalties
+
+
+@pytest.mark.parametrize("n_digits", [400, 5000])  # no float holds it; Python does not write it
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "seed"])
+def test_a_number_of_many_digits_is_refused_by_name(name: str, n_digits: int) -> None:
+    params: dict[str, Any] = {name: 10**n_digits}
+    with pytest.raises(SamplingError, match=name):
+        SamplingParams(**params)
 
 
 @pytest.mark.parametrize("name", ["self", "cls", "changes", "params", "args"])

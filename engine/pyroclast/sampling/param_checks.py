@@ -22,14 +22,20 @@ _MAX_SALT_CHARS = 1024
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(name: str, value: Any, allowed: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise SamplingError(f"{name} must be {allowed}, got {_shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise SamplingError(f"{name} must be {allowed}, got {_shown(value)}") from None
 
 
 def _real(allowed: str, ok: Callable[[float], bool]) -> Callable[[str, Any], float]:
