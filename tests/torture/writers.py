@@ -143,7 +143,8 @@ def _vocabulary(path: Path, version: int) -> None:
 
 
 def _pairs(path: Path, version: int) -> None:
-    given = Namespace(rounds=1, export=str(path), ratings=str(path.parents[1]), json=False)
+    others = {"ratings": str(path.parents[1]), "prompts": str(path.parents[1])}
+    given = Namespace(rounds=1, export=str(path), json=False, **others)
     with mock.patch.object(ratings, "Ratings") as made:
         rated = made.return_value.__enter__.return_value
         rated.export.return_value = [{"chosen": f"{version}"}] * N_ROWS
