@@ -72,7 +72,9 @@ def test_the_step_draws_the_token_of_the_engine(tiny_llm: LLM) -> None:
         "logit_bias": {9: 2.0}, "allowed_token_ids": range(250), "ignore_eos": True,
     }  # fmt: skip
     params = SamplingParams(**settings)
-    only = SamplingParams(logits_processors=[lambda _, row: np.where(np.arange(320) == 8, row, -9)])
+    only = SamplingParams(
+        logits_processors=[lambda _, row: np.where(np.arange(320) == 8, row, -99)]
+    )
     for given in (params, SamplingParams(temperature=0), only):
         [answer] = tiny_llm.generate(IDS, given.replace(max_tokens=1))
         step = OneStep(tiny_llm, IDS, given.replace(max_tokens=1), None)
