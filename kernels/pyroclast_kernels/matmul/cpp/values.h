@@ -70,8 +70,8 @@ struct DotStep {
 
 // How far ahead of a tile of several tokens its weights are fetched, 0 for the CPU's own prefetcher
 // alone, which stops at the end of a page. One token lost by it. So did prompts in bf16: a step
-// reads half a line of such values, and fetches each line twice. A tile whose weights the tile
-// before has fetched needs none. Not measured where registers have another width.
+// reads half a line of such values, and fetches each line twice. A tile whose weights the
+// tiles before have fetched needs none. Not measured where registers have another width.
 template <class S, int M>
 constexpr int64_t kFetchAhead = kWidth == 8 && M > 1 && S::kBytes == 64 ? 2048 : 0;
 
@@ -106,7 +106,10 @@ void tile(const uint8_t *weights, int64_t group_size, const uint8_t *x, int64_t 
   const uint8_t *fetched = weights + fetch.ahead, *fetch_end = fetched + fetch.n_bytes - half;
   const int64_t fetch_step =
       fetch.n_bytes ? round_up(fetch.n_bytes * kChunkSteps / n_steps / 2, 64) : 0;
-  const bool is_fetched = kFetchAhead<S, M> != 0 && fetch.ahead == group_size;
+  // In a panel of one group: what is fetched lies in the group behind it, and this one was fetched
+  // by the tiles before.
+  const bool is_fetched =
+      kFetchAhead<S, M> != 0 && fetch.n_bytes != 0 && fetch.ahead < 2 * group_size;
   f32x16 acc[M][G];
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
