@@ -37,6 +37,11 @@ _HWCAP = {"crc32": 7, "atomics": 8, "asimdrdm": 12, "asimddp": 20}
 _HWCAP2 = {"i8mm": 13}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
+# Marked variants that need more than the level in whose build they are: the flags of the CPU.
+_BESIDE_LEVEL = {"amxbf16": ("amx_tile", "amx_bf16")}
+# What a process asks Linux for before it may use AMX's registers (asm/prctl.h, asm/fpu/types.h).
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA = 158, 0x1023, 18
+
 _IS_X86_64 = platform.machine() in ("x86_64", "AMD64")
 _IS_AARCH64 = platform.machine() in ("aarch64", "arm64")
 # The levels that this machine's kind of CPU may have.
@@ -114,6 +119,24 @@ def why_not(level: str) -> str:
         return f"PYROCLAST_MAX_ISA={max_isa()} excludes it"
     missing = [flag for flag in LEVEL_FLAGS[level] if flag not in cpu_flags()]
     return f"this CPU lacks {', '.join(missing)}" if missing else ""
+
+
+@cache
+def why_not_beside_level(mark: str) -> str:
+    """Why this machine cannot run the variants of that mark, where its level runs; empty if it can.
+
+    Linux saves the 8 KiB of AMX's registers only for processes that asked to use them.  It says no
+    where a signal handler's stack could not hold them.
+    """
+    missing = [flag for flag in _BESIDE_LEVEL.get(mark, ()) if flag not in cpu_flags()]
+    if missing:
+        return f"this CPU lacks {', '.join(missing)}"
+    if mark not in _BESIDE_LEVEL:
+        return ""
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    if syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA) == 0:
+        return ""
+    return f"the system does not lend AMX's registers: {os.strerror(ctypes.get_errno())}"
 
 
 def n_cpus() -> int:

@@ -173,6 +173,7 @@ def get_op(name: str) -> Op:
 def _add_cpp(op: Op, level: str, name: str, bit_group: str, mark: str = "") -> None:
     """The op's kernels in the build of a level; those that end in `mark`, or in none."""
     kernels, reason = cpp_kernels(level)
+    reason = reason or features.why_not_beside_level(name)
     addresses: dict[str, int] = {}
     for key, address in kernels.items():
         target, at, rest = key.partition("@")

@@ -21,8 +21,9 @@ from pyroclast_kernels.tuned import Tuned
 
 FROZEN = "frozen"  # among the rules: no tuned tables
 PREFERENCE = (
-    "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx512int8", "cpp-avx512", "cpp-avxvnni", "cpp-avx2",
-    "cpp-i8mm", "cpp-dotprod", "cython", "cpp-baseline", "numba", "numpy",
+    "cpp-amxbf16", "cpp-avx512bf16", "cpp-avx512vnni", "cpp-avx512int8", "cpp-avx512",
+    "cpp-avxvnni", "cpp-avx2", "cpp-i8mm", "cpp-dotprod", "cython", "cpp-baseline",
+    "numba", "numpy",
 )  # fmt: skip
 GPU_PREFERENCE = ("triton",)  # all that device="cuda" runs
 # An op that does the work of others in one pass, with the same bits -> those others.

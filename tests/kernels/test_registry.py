@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -118,6 +119,8 @@ def test_report_chooses_one_variant_for_every_op_and_format() -> None:
 def test_the_dot_product_of_pairs_is_chosen_only_where_it_is_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    without = replace(get_op("matmul").variants["cpp-amxbf16"], unavailable="not in this test")
+    monkeypatch.setitem(get_op("matmul").variants, "cpp-amxbf16", without)
     by_rule = Selection("matmul.bf16=cpp-avx512bf16")
     variant = all_variants("matmul")["cpp-avx512bf16"]
     if not variant.unavailable:
@@ -130,6 +133,40 @@ def test_the_dot_product_of_pairs_is_chosen_only_where_it_is_faster(
         assert Selection("").variant("matmul", "bf16").name != variant.name
         with pytest.raises(KernelError, match="cannot run here"):
             by_rule.variant("matmul", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer", "reason"),
+    [
+        ("amx_tile amx_bf16", 0, ""),
+        ("amx_tile amx_bf16", -1, "the system does not lend AMX's registers: "),
+        ("amx_tile", 0, "this CPU lacks amx_bf16"),
+    ],
+)
+def test_matrix_registers_need_the_cpu_and_the_system(
+    flags: str, answer: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def syscall(*numbers: int) -> int:
+        asked.append(numbers)
+        return answer
+
+    library = SimpleNamespace(syscall=syscall)
+    monkeypatch.setattr(features.ctypes, "CDLL", lambda *_, **__: library)
+    monkeypatch.setattr(features, "cpu_flags", lambda: frozenset(flags.split()))
+    assert features.why_not_beside_level.__wrapped__("amxbf16").startswith(reason)
+    assert bool(features.why_not_beside_level.__wrapped__("amxbf16")) is bool(reason)
+    assert set(asked) == ({(158, 0x1023, 18)} if "amx_bf16" in flags else set())
+    assert features.why_not_beside_level.__wrapped__("avx512bf16") == ""
+
+
+@pytest.mark.native
+def test_matrix_registers_come_before_the_dot_product_of_pairs() -> None:
+    """Where the CPU has them, of either maker: they do sixteen times its products a cycle."""
+    variant = get_op("matmul").variants["cpp-amxbf16"]
+    chosen = Selection("frozen").variant("matmul", "bf16").name
+    assert (chosen == variant.name) is (not variant.unavailable)
 
 
 def test_a_variant_cannot_be_registered_twice() -> None:

@@ -17,5 +17,5 @@ NUMBA_FORMATS = (*PORTABLE_FORMATS, "iq4_nl", "iq4_xs", "iq3_s", "mxfp4")
 FORMATS = PACKED_FORMATS
 OP_FORMATS = {"gate_up": BLOCK_FORMATS}
 # C++ variants beside one for each level: name -> the level in whose build they are, registered as
-# "matmul.<format>@<name>".  avx512bf16 rounds activations to bfloat16: bits of its own.
-CPP_VARIANTS = {"matmul": {"avx512bf16": "avx512vnni"}}
+# "matmul.<format>@<name>".  Both round activations to bfloat16, and have bits of their own.
+CPP_VARIANTS = {"matmul": {"amxbf16": "avx512vnni", "avx512bf16": "avx512vnni"}}
