@@ -59,13 +59,17 @@ def to_bfloat(x: Array) -> Array:
     return rounded.astype(np.uint32).view(np.float32)
 
 
+@pytest.mark.parametrize("scale", [1, 1e-19], ids=["usual", "near-zero"])
 @pytest.mark.parametrize(("variant", "format"), PAIRS)
-def test_a_token_has_the_same_bits_alone_and_in_company(variant: str, format: str) -> None:
+def test_a_token_has_the_same_bits_alone_and_in_company(
+    variant: str, format: str, scale: float
+) -> None:
+    """Also where products and sums are too small for a normal float32."""
     rng = np.random.default_rng(7)
-    weight = packed(rng.standard_normal((50, 77)), format)
-    x = rng.standard_normal((29, 77)).astype(np.float32)
+    weight = packed(rng.standard_normal((50, 77)) * (1 if format == "f16" else scale), format)
+    x = (rng.standard_normal((41, 77)) * (scale if format != "f16" else scale**2)).astype("f4")
     alone = [product(variant, x[t : t + 1], weight) for t in range(len(x))]
-    for n_tokens in (2, 3, 4, 6, 7, 8, 11, 29):
+    for n_tokens in (2, 3, 4, 6, 7, 8, 9, 11, 29, 41):
         assert (product(variant, x[:n_tokens], weight) == np.concatenate(alone[:n_tokens])).all()
 
 
