@@ -103,24 +103,26 @@ struct GateUp {
     for (int m = 0; m < n; m++) finish(y[m], block, token + m, n_columns);
   }
 
-  // One token by as many whole blocks as fill four streams, two of the gate and two of up; returns
-  // the first block that is left.
-  int64_t stream(Range blocks) {
+  // n tokens, which are all, by as many whole blocks as fill four streams, two of the gate and two
+  // of up; returns the first block that is left.
+  int64_t stream(Range blocks, int n, Fetch fetch) {
     const int64_t length = (std::min(blocks.end, a.d_ff / kResultBlock) - blocks.begin) / 2;
     const int64_t size = tiling.group_bytes(a.n_cols), block_groups = kResultBlock / kLanes;
     const Spread spread{half_groups * size, length * block_groups * size};
     for (int64_t block = blocks.begin; block < blocks.begin + length; block++) {
-      alignas(64) float y[2][kResultBlock];
-      alignas(64) float sums[2][2 * kLanes];
+      alignas(64) float y[kStreamTokens][2][kResultBlock];
+      alignas(64) float sums[kStreamTokens][2][2 * kLanes];
       for (int64_t i = 0; i < block_groups; i++) {
         const int64_t group = expert * 2 * half_groups + block * block_groups + i;
-        tiling.stream_tile(a.weight + group * size, spread, 1, Fetch{0, 0}, *sums);
-        for (int far = 0; far < 2; far++) {
-          const int64_t column = (block + far * length) * kResultBlock + i * kLanes;
-          store(y[far] + i * kLanes, value(sums[far], column, kLanes));
-        }
+        tiling.stream_tile(a.weight + group * size, spread, n, fetch, **sums);
+        for (int m = 0; m < n; m++)
+          for (int far = 0; far < 2; far++) {
+            const int64_t column = (block + far * length) * kResultBlock + i * kLanes;
+            store(y[m][far] + i * kLanes, value(sums[m][far], column, kLanes));
+          }
       }
-      for (int far = 0; far < 2; far++) finish(y[far], block + far * length, 0, kResultBlock);
+      for (int m = 0; m < n; m++)
+        for (int far = 0; far < 2; far++) finish(y[m][far], block + far * length, m, kResultBlock);
     }
     return blocks.begin + 2 * length;
   }
@@ -140,7 +142,8 @@ void expert_gate_up_by(Tiling &tiling, const ExpertGateUpArgs &a, int part, int 
       tiling.for_each_panel(blocks, kResultBlock / kLanes, n,
                             [&](Range panel, int64_t token, int m, Fetch fetch) {
                               int64_t block = panel.begin;
-                              if (a.gated && tiling.streams_of(n) == 4) block = share.stream(panel);
+                              if (a.gated && tiling.streams_of(n) == 4)
+                                block = share.stream(panel, m, fetch);
                               for (; block < panel.end; block++)
                                 share.result_block(block, token, m, fetch);
                             });

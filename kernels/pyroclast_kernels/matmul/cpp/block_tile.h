@@ -21,13 +21,27 @@ constexpr int kMaxTokens = kWidth == 16 ? 6 : 4;
 constexpr int kMaxCells = kWidth == 16 ? 12 : kWidth == 8 ? 8 : 4;
 
 // Up to this many tokens, reading the weights bounds the speed.  They are read in memory order, as
-// one stream, which the CPU's own prefetcher follows, or as several where registers are half as
-// wide: a block then takes too long for it to run far ahead of one.  Two threads of Zen 3 read 26
-// to 29 GB/s as one stream each, and 30 to 32 as two or four.
+// one stream, which the CPU's own prefetcher follows, or as several where it cannot run far enough
+// ahead of one: with registers half as wide, of which a block takes longer, and on Intel's CPUs.
+// Two threads of Zen 3 read 26 to 29 GB/s as one stream each, and 30 to 32 as two or four; of
+// Sapphire Rapids 14 as one and 25 as four (q4_0), where Zen 4 was fastest with one.
 constexpr int64_t kStreamTokens = 2;
-constexpr int streams_for(int64_t n_tokens) { return kWidth != 8 ? 1 : n_tokens == 1 ? 4 : 2; }
-// How far ahead weights are fetched beside the prefetcher: two streams gain by it, four lose.
-constexpr int64_t stream_ahead(int64_t n_tokens) { return streams_for(n_tokens) == 2 ? 2048 : 0; }
+constexpr int most_streams(int64_t n_tokens) {
+  return kWidth == 16 ? 4 : kWidth != 8 ? 1 : n_tokens == 1 ? 4 : 2;
+}
+#if defined(__AVX512F__)
+inline const bool kIsIntel = (__builtin_cpu_init(), __builtin_cpu_is("intel") != 0);
+#else
+constexpr bool kIsIntel = false;
+#endif
+inline int streams_for(int64_t n_tokens) {
+  return kWidth == 16 && !kIsIntel ? 1 : most_streams(n_tokens);
+}
+// How far ahead weights are fetched beside the prefetcher.  Four streams with AVX2 lose by it.
+inline int64_t stream_ahead(int64_t n_tokens) {
+  const int n_streams = streams_for(n_tokens);
+  return n_streams == 2 ? 2048 : n_streams == 4 && kWidth == 16 ? 1024 : 0;
+}
 // The fewest tokens of a tile of more than that: for_each_tile makes tiles of nearly equal size.
 constexpr int kFewestTokens = (kMaxTokens + 1) / 2;
 static_assert(kFewestTokens <= kStreamTokens + 1, "a single tile of kStreamTokens + 1 is larger");

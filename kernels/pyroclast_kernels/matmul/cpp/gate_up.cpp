@@ -56,24 +56,27 @@ void result_block(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, i
   for (int m = 0; m < n_tokens; m++) finish(a, y[m], block, token + m, n);
 }
 
-// One token by as many whole blocks as fill four streams, two of the gate and two of up; returns
-// the first block that is left.
-int64_t stream(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, Range blocks) {
+// n tokens by as many whole blocks as fill four streams, two of the gate and two of up; returns the
+// first block that is left.
+int64_t stream(const GateUpArgs &a, const Tiles &tiles, int64_t group_size, Range blocks, int n,
+               Fetch fetch) {
   const int64_t length = (std::min(blocks.end, a.d_ff / kBlock) - blocks.begin) / 2;
   const int64_t block_bytes = kBlock / kLanes * group_size;
   const Spread spread{a.d_ff / kLanes * group_size, length * block_bytes};
   for (int64_t block = blocks.begin; block < blocks.begin + length; block++) {
-    alignas(64) float y[2][kBlock];
-    alignas(64) float sums[4 * kLanes];
+    alignas(64) float y[kStreamTokens][2][kBlock];
+    alignas(64) float sums[kStreamTokens][2][2 * kLanes];
     for (int64_t i = 0; i < kBlock; i += kLanes) {
       tiles.streams(a.weight + block * block_bytes + i / kLanes * group_size, spread, a.n_cols, a.x,
-                    Fetch{0, 0}, sums, 4 * kLanes);
-      for (int far = 0; far < 2; far++) {
-        const float *pair = sums + 2 * far * kLanes;
-        store(y[far] + i, gated(a.activation, load(pair), load(pair + kLanes)));
-      }
+                    fetch, **sums, 4 * kLanes);
+      for (int m = 0; m < n; m++)
+        for (int far = 0; far < 2; far++) {
+          const float *pair = sums[m][far];
+          store(y[m][far] + i, gated(a.activation, load(pair), load(pair + kLanes)));
+        }
     }
-    for (int far = 0; far < 2; far++) finish(a, y[far], block + far * length, 0, kBlock);
+    for (int m = 0; m < n; m++)
+      for (int far = 0; far < 2; far++) finish(a, y[m][far], block + far * length, m, kBlock);
   }
   return blocks.begin + 2 * length;
 }
@@ -88,8 +91,8 @@ void gate_up_of(const BlockFormat &format, const void *args, int part, int n_par
                  [&](Range blocks, int64_t token, int n, Fetch fetch) {
                    const Tiles &tiles = format.tiles[n - 1];
                    int64_t block = blocks.begin;
-                   if (*a.n_tokens == 1 && streams_for(1) == 4)
-                     block = stream(a, tiles, size, blocks);
+                   if (*a.n_tokens <= kStreamTokens && streams_for(n) == 4)
+                     block = stream(a, tiles, size, blocks, n, fetch);
                    for (; block < blocks.end; block++)
                      result_block(a, tiles, size, block, token, n, fetch);
                  });

@@ -22,7 +22,7 @@ struct BlockFormat {
 
 template <class F, int M>
 constexpr Tiles tiles_of() {
-  constexpr int G = groups_for(M), kStreams = M <= kStreamTokens ? streams_for(M) : 1;
+  constexpr int G = groups_for(M), kStreams = M <= kStreamTokens ? most_streams(M) : 1;
   return {block_tile<F, M, 1>, block_tile<F, M, (G < 2 ? G : 2)>, block_tile<F, M, G>,
           block_tile<F, M, kStreams>};
 }
