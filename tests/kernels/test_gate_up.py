@@ -18,11 +18,17 @@ VARIANTS = [
 ]
 
 
+def rules_of(variant: str) -> str:
+    """A level that holds products alone has glu from avx2."""
+    is_whole = variant in all_variants("glu")
+    return f"*={variant}" if is_whole else f"*={variant},glu=cpp-avx2"
+
+
 def parts(arguments: dict[str, Any], format: str, variant: str) -> dict[str, Any]:
     """What matmul and then glu give for the arguments of gate_up."""
     n_tokens, d_ff = int(arguments["n_tokens"][0]), arguments["d_ff"]
     gate_up = np.zeros((n_tokens, 2 * d_ff), np.float32)
-    recorder = Recorder(Selection(f"*={variant}"))
+    recorder = Recorder(Selection(rules_of(variant)))
     recorder.call(
         "matmul",
         format,
