@@ -157,9 +157,9 @@ def test_kernels_and_reference_agree(folder: Path) -> None:
         f"{op}=numba" for op in ("altup_predict", "altup_correct", "match_rms", "sparse_gate")
     )
     for path, kernels, limit in ((f"{folder}@q8_0", "", 0.03), (folder, numba, 1e-4)):
-        compute = {} if kernels == "" else {"compute": "float32"}
-        reference = logits_of(load(path, kernels="*=numpy", **compute), TOKENS[:40])
-        got = logits_of(load(path, kernels=kernels, **compute), TOKENS[:40])
+        options = {"kv_dtype": "f16"} if kernels == "" else {"compute": "float32"}
+        reference = logits_of(load(path, kernels="*=numpy", **options), TOKENS[:40])
+        got = logits_of(load(path, kernels=kernels, **options), TOKENS[:40])
         assert np.abs(got - reference).mean() < limit * reference.std()
 
 

@@ -193,7 +193,8 @@ def test_bits_survive_preemption_and_a_prefix_hit(folder: Path, kind: str) -> No
 
 
 def test_native_kernels_equal_the_numpy_reference(folder: Path) -> None:
-    for kind, options, bound in (("", {"compute": "float32"}, 1e-4), ("@q8_0", {}, 0.05)):
+    rounded = {"kv_dtype": "f16"}  # some CPUs choose bf16
+    for kind, options, bound in (("", {"compute": "float32"}, 1e-4), ("@q8_0", rounded, 0.05)):
         given: dict[str, Any] = dict(options)
         want = logits_of(load(f"{folder}{kind}", kernels="*=numpy", **given), TOKENS[:40])
         got = logits_of(load(f"{folder}{kind}", **given), TOKENS[:40])

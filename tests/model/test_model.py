@@ -56,7 +56,8 @@ def test_native_quantized_equals_the_numpy_reference(folder: Path, quant: str) -
 VARIANTS = [
     name
     for name, variant in all_variants("matmul").items()
-    if not variant.unavailable and "f32" in variant.formats
+    # A partial level has no kernel for most ops, of which `pack` is one.
+    if not variant.unavailable and "f32" in variant.formats and name in all_variants("pack")
 ]
 
 
