@@ -128,11 +128,11 @@ def why_not_beside_level(mark: str) -> str:
     Linux saves the 8 KiB of AMX's registers only for processes that asked to use them.  It says no
     where a signal handler's stack could not hold them.
     """
-    missing = [flag for flag in _BESIDE_LEVEL.get(mark, ()) if flag not in cpu_flags()]
-    if missing:
-        return f"this CPU lacks {', '.join(missing)}"
     if mark not in _BESIDE_LEVEL:
         return ""
+    missing = [flag for flag in _BESIDE_LEVEL[mark] if flag not in cpu_flags()]
+    if missing:
+        return f"this CPU lacks {', '.join(missing)}"
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     if syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA) == 0:
         return ""

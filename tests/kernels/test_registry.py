@@ -163,7 +163,7 @@ def test_matrix_registers_need_the_cpu_and_the_system(
 
 @pytest.mark.native
 def test_matrix_registers_come_before_the_dot_product_of_pairs() -> None:
-    """Where the CPU has them, of either maker: they do sixteen times its products a cycle."""
+    """Where the CPU has them, whoever made it."""
     variant = get_op("matmul").variants["cpp-amxbf16"]
     chosen = Selection("frozen").variant("matmul", "bf16").name
     assert (chosen == variant.name) is (not variant.unavailable)

@@ -25,9 +25,11 @@ PAIRS = [
 ]
 
 
-def product(variant: str, x: Array, weight: PackedWeight) -> Array:
-    """x times the weight's rows, by that variant."""
-    out = np.full((len(x), weight.n_rows), np.nan, np.float32)
+def product(
+    variant: str, x: Array, weight: PackedWeight, bias: Array | None = None, start: float = np.nan
+) -> Array:
+    """x times the weight's rows, by that variant; added to `start` unless that is NaN."""
+    out = np.full((len(x), weight.n_rows), start, np.float32)
     recorder = Recorder(Selection(f"matmul.{weight.format}={variant}"))
     recorder.call(
         "matmul",
@@ -35,12 +37,12 @@ def product(variant: str, x: Array, weight: PackedWeight) -> Array:
         n_tokens=np.array([len(x)]),
         x=x,
         weight=weight,
-        bias=None,
+        bias=bias,
         out=out,
         n_rows=weight.n_rows,
         n_cols=weight.n_cols,
         out_stride=weight.n_rows,
-        accumulate=0,
+        accumulate=int(not np.isnan(start)),
     )
     Program(recorder.calls).run()
     return out
@@ -68,9 +70,12 @@ def test_a_token_has_the_same_bits_alone_and_in_company(
     rng = np.random.default_rng(7)
     weight = packed(rng.standard_normal((50, 77)) * (1 if format == "f16" else scale), format)
     x = (rng.standard_normal((41, 77)) * (scale if format != "f16" else scale**2)).astype("f4")
-    alone = [product(variant, x[t : t + 1], weight) for t in range(len(x))]
-    for n_tokens in (2, 3, 4, 6, 7, 8, 9, 11, 29, 41):
-        assert (product(variant, x[:n_tokens], weight) == np.concatenate(alone[:n_tokens])).all()
+    bias = (rng.standard_normal(50) * scale**2).astype(np.float32)
+    for added in ((None,), (bias, scale**2)):
+        alone = [product(variant, x[t : t + 1], weight, *added) for t in range(len(x))]
+        for n_tokens in (2, 3, 4, 6, 7, 8, 9, 11, 29, 41):
+            found = product(variant, x[:n_tokens], weight, *added)
+            assert (found == np.concatenate(alone[:n_tokens])).all()
 
 
 @pytest.mark.parametrize(("variant", "format"), PAIRS)

@@ -18,7 +18,6 @@ constexpr int kMatrixColumns = 32;  // of either; a token has them side by side,
 constexpr int kMatrixBytes = kMatrix * kMatrixColumns * 2;
 
 #if defined(__AMX_BF16__)
-constexpr bool kHasMatrices = true;
 
 // Register numbers are a part of the instruction: there is one case for each.
 #define PYRO_REGISTER(T, instruction, ...)               \
@@ -79,7 +78,6 @@ class MatrixRegisters {
 };
 
 #elif defined(PYRO_EMULATE_MATRICES)  // for tests on any CPU; keeps small numbers
-constexpr bool kHasMatrices = true;
 
 class MatrixRegisters {
  public:
@@ -126,6 +124,4 @@ class MatrixRegisters {
   uint16_t tokens_[2][kMatrix][kMatrixColumns], weights_[2][kMatrix][kMatrixColumns];
 };
 
-#else
-constexpr bool kHasMatrices = false;
 #endif

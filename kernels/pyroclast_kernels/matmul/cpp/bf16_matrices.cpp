@@ -6,9 +6,8 @@
 // carry out the instruction's steps by multiply-adds of 16 lanes, with the same bits.
 //
 // Loop order of many: chunk of tokens, whose activations are laid out in scratch -> panel of row
-// groups
-// -> two slabs of 16 tokens -> two groups -> steps of 32 columns.  Weights are laid out as the
-// registers take them when a panel's first slabs meet them: in pairs of columns.
+// groups -> two slabs of 16 tokens -> two groups -> steps of 32 columns.  Weights are laid out as
+// the registers take them when a panel's first slabs meet them: in pairs of columns.
 // Tails: the last slab has as many rows as tokens; columns past the last are zeros.
 #include <algorithm>
 
@@ -163,18 +162,6 @@ void slabs_by_panel(const MatmulArgs &a, Operands o, int64_t first_token, Range 
 
 // ---- few tokens ---------------------------------------------------------------------------------
 
-// While it lives, small numbers count as 0, as in the registers.
-class SmallNumbersAreZero {
-#if defined(__SSE2__) && defined(__AMX_BF16__)
- public:
-  SmallNumbersAreZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~SmallNumbersAreZero() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#endif
-};
-
 // One step: 32 columns of M tokens by G groups.  The even columns come first: both sums at once are
 // more than the registers hold.
 template <int M, int G>
@@ -255,6 +242,19 @@ void few(const MatmulArgs &a, const float *x, Range groups) {
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
+// While it lives, small numbers count as 0, as in the registers: in the sums of few tokens, and in
+// what is added to the sums of few and of many.
+class SmallNumbersAreZero {
+#if defined(__AMX_BF16__)
+ public:
+  SmallNumbersAreZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~SmallNumbersAreZero() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
+
 int64_t token_bytes(const MatmulArgs &a) { return steps_of(a) * 64; }
 
 int64_t matmul_bytes(const void *args) {
@@ -267,9 +267,9 @@ void matmul(const void *args, int part, int n_parts) {
   const Range mine = split((a.n_rows + kLanes - 1) / kLanes, part, n_parts);
   ScratchMemory memory(matmul_bytes(args));
   uint8_t *x = memory.bytes(), *w = x + kChunkTokens * token_bytes(a);
+  [[maybe_unused]] const SmallNumbersAreZero scope;
   if (*a.n_tokens == 0) return;
   if (*a.n_tokens <= kFewTokens) {
-    [[maybe_unused]] const SmallNumbersAreZero scope;
     lay_out_few(a, (float *)x);
     return few(a, (const float *)x, mine);
   }
