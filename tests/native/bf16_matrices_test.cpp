@@ -107,8 +107,16 @@ int main() {
     }
   Weights several_chunks(17, 33);
   check(kChunkTokens + 21, several_chunks, true, true, 2);
-  Weights several_panels(16 * 5, 4096);  // of 4 groups each
+  Weights several_panels(16 * 23, 18 * 32);  // of up to 20 groups each
   check(33, several_panels, false, false, 1);
+  Weights several_blocks(17, 2 * 18 * 32 + 1);  // of 12 and 13 times 32 columns
+  for (const int64_t n_tokens : {16, 33})
+    for (const bool accumulate : {false, true})
+      check(n_tokens, several_blocks, accumulate, accumulate, 1);
+  Weights shared(40, 33);  // among parts that have some of the tokens and some of the rows
+  for (const int64_t n_tokens : {64, 96, 191, 320})
+    for (const int n_parts : {2, 4, 6, 8}) check(n_tokens, shared, true, true, n_parts);
+  check(kChunkTokens * 2 + 40, shared, false, false, 2);
   if (failures == 0) std::puts("ok");
   return failures != 0;
 }

@@ -72,6 +72,10 @@ class MatrixRegisters {
     if constexpr (T == 3) _tile_dpbf16ps(3, 5, 7);
   }
   template <int T>
+  PYRO_INLINE void load_sums(const float *from, int64_t stride) {
+    PYRO_REGISTER(T, _tile_loadd, from, stride * 4);
+  }
+  template <int T>
   PYRO_INLINE void store_sums(float *to, int64_t stride) {
     PYRO_REGISTER(T, _tile_stored, to, stride * 4);
   }
@@ -111,6 +115,11 @@ class MatrixRegisters {
       }
       store(sums_[T][m], load(sums_[T][m]) + (even + odd));
     }
+  }
+  template <int T>
+  void load_sums(const float *from, int64_t stride) {
+    for (int m = 0; m < n_tokens_[T / 2]; m++)
+      std::memcpy(sums_[T][m], from + m * stride, sizeof sums_[T][m]);
   }
   template <int T>
   void store_sums(float *to, int64_t stride) {

@@ -6,8 +6,9 @@
 // carry out the instruction's steps by multiply-adds of 16 lanes, with the same bits.
 //
 // Loop order of many: chunk of tokens, whose activations are laid out in scratch -> panel of row
-// groups -> two slabs of 16 tokens -> two groups -> steps of 32 columns.  Weights are laid out as
-// the registers take them when a panel's first slabs meet them: in pairs of columns.
+// groups -> block of columns -> two slabs of 16 tokens -> two groups -> steps of 32 columns.
+// Weights are laid out as the registers take them, in pairs of columns, when a panel's first slabs
+// meet them; sums wait in scratch for the next block.
 // Tails: the last slab has as many rows as tokens; columns past the last are zeros.
 #include <algorithm>
 
@@ -19,22 +20,37 @@
 
 namespace {
 
-// Of weights laid out: a quarter of the L2 of every CPU that has these registers, beside as much of
-// the next panel and the activations of two slabs.
-constexpr int64_t kPanelBytes = 512 * 1024;
-// Whose activations are laid out together: they come from L3, once for each panel.
+constexpr int64_t kSlabs = 2, kGroups = 2;   // that the registers hold
+constexpr int64_t kBoth = kSlabs * kMatrix;  // tokens of two slabs
+// Whose activations are laid out together: a block of their columns stays in L2.
 constexpr int64_t kChunkTokens = 512;
-constexpr int64_t kSlabs = 2, kGroups = 2;  // that the registers hold
+// Of 32 columns in a block: two slabs of tokens stay in an L1 of 48 KiB.
+constexpr int64_t kBlockSteps = 18;
+// Of a panel: the weights of a block, and the sums of a chunk, stay in L2 beside its tokens.
+constexpr int64_t kPanelBytes = 384 * 1024, kPanelGroups = 32;
 
 // The most tokens that multiply-adds serve as fast.
 constexpr int kFewTokens = 8;
 
 int64_t steps_of(const MatmulArgs &a) { return (a.n_cols + kMatrixColumns - 1) / kMatrixColumns; }
 
-// Groups of a panel, of few tokens as many as they meet at once.
+// Blocks of columns.  Two slabs meet all columns of a group at once: nothing is read twice.
+int64_t blocks_of(const MatmulArgs &a, int64_t n_tokens) {
+  if (n_tokens <= kBoth) return 1;
+  return std::max<int64_t>(1, (steps_of(a) + kBlockSteps - 1) / kBlockSteps);
+}
+
+int64_t columns_of(const MatmulArgs &a, Range steps) {
+  return std::min(steps.end * kMatrixColumns, a.n_cols) - steps.begin * kMatrixColumns;
+}
+
+// The most groups of a panel, of few tokens as many as they meet at once.
 int64_t panel_groups(const MatmulArgs &a, int64_t n_tokens) {
-  if (n_tokens <= kSlabs * kMatrix) return kGroups;
-  return std::max<int64_t>(1, kPanelBytes / kGroups / (steps_of(a) * kMatrixBytes)) * kGroups;
+  if (n_tokens <= kBoth) return kGroups;
+  const int64_t n_blocks = blocks_of(a, n_tokens);
+  const int64_t steps = (steps_of(a) + n_blocks - 1) / n_blocks;
+  return std::clamp(kPanelBytes / (steps * kMatrixBytes) / kGroups * kGroups, kGroups,
+                    kPanelGroups);
 }
 
 // 32 columns of a token as bf16.
@@ -63,49 +79,61 @@ void lay_out_slab(const MatmulArgs &a, int64_t first, int64_t n, uint8_t *to) {
       round_columns((const float *)a.x + (first + i) * a.n_cols + k, a.n_cols - k, to);
 }
 
-// A group of 16 rows: columns 2k and 2k + 1 of each row in turn.
-void lay_out_group(const uint8_t *group, int64_t n_cols, uint8_t *to) {
+// Some columns of a group of 16 rows, of which the last may be missing: columns 2k and 2k + 1 of
+// each row in turn.
+void lay_out_group(const uint8_t *columns, int64_t n_cols, uint8_t *to) {
   const int64_t n_pairs = n_cols / 2;
-  for (int64_t k = 0; k < n_pairs; k++, group += 64, to += 64) {
+  for (int64_t k = 0; k < n_pairs; k++, columns += 64, to += 64) {
 #if defined(__AVX512BW__)
     alignas(64) static constexpr uint16_t kInTurn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
                                                          21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                          11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i columns = _mm512_loadu_si512(group);
-    _mm512_store_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(kInTurn), columns));
+    const __m512i both = _mm512_loadu_si512(columns);
+    _mm512_store_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(kInTurn), both));
 #else
     for (int row = 0; row < kLanes; row++)
-      for (int i = 0; i < 2; i++) std::memcpy(to + 4 * row + 2 * i, group + 32 * i + 2 * row, 2);
+      for (int i = 0; i < 2; i++) std::memcpy(to + 4 * row + 2 * i, columns + 32 * i + 2 * row, 2);
 #endif
   }
   const int64_t n_bytes = (n_cols + kMatrixColumns - 1) / kMatrixColumns * kMatrixBytes;
   std::memset(to, 0, size_t(n_bytes - 64 * n_pairs));
   if (n_cols % 2)
-    for (int row = 0; row < kLanes; row++) std::memcpy(to + 4 * row, group + 2 * row, 2);
+    for (int row = 0; row < kLanes; row++) std::memcpy(to + 4 * row, columns + 2 * row, 2);
 }
 
-// Up to two slabs of activations, and the weights of up to two groups, laid out.
+// A block of columns of up to two slabs and of up to two groups, laid out.
 struct Operands {
   const uint8_t *tokens[kSlabs];
-  int n_tokens[kSlabs];
   const uint8_t *weights;
   int64_t n_steps;
-  const uint8_t *fetched, *fetch_end;  // weights of the next panel, into L2
+  const uint8_t *fetched;  // weights that are laid out later, into L2: of each group so many lines
+  int64_t n_lines, group_size;
 };
 
-// The sums of token m and group g lie at sums + m * stride + 16 * g.
+// Sums of 32 tokens by two groups that wait for the next block of columns.
+using Sums = float[kBoth][kGroups][kLanes];
+
+template <int T>
+PYRO_INLINE void load_sums(MatrixRegisters &registers, const Sums *before) {
+  if (before)
+    registers.load_sums<T>((*before)[T / 2 * kMatrix][T % 2], kGroups * kLanes);
+  else
+    registers.clear<T>();
+}
+
+// Adds to the sums before, or to 0.  Those of token m and group g come to to + m * stride + 16 * g.
 template <int Slabs, int Groups>
-void product(MatrixRegisters &registers, const Operands &o, float *sums, int64_t stride) {
-  const int64_t first_bytes = 64 * o.n_tokens[0], second_bytes = 64 * o.n_tokens[1];
+void product(MatrixRegisters &registers, const Operands &o, int n_first, int n_second,
+             const Sums *before, float *to, int64_t stride) {
+  const int64_t first_bytes = 64 * n_first, second_bytes = 64 * n_second;
   const int64_t group_bytes = o.n_steps * kMatrixBytes;
   const uint8_t *x = o.tokens[0], *x_second = o.tokens[1], *w = o.weights;
-  const uint8_t *fetched = o.fetched;
-  const int64_t fetch_step =
-      o.n_steps ? round_up((o.fetch_end - fetched + o.n_steps - 1) / o.n_steps, 64) : 0;
-  registers.clear<0>();
-  if constexpr (Groups > 1) registers.clear<1>();
-  if constexpr (Slabs > 1) registers.clear<2>();
-  if constexpr (Slabs > 1 && Groups > 1) registers.clear<3>();
+  const uint8_t *fetched = o.fetched, *fetch_end = fetched + 64 * o.n_lines;
+  const int64_t n_fetched = o.n_steps ? (o.n_lines + o.n_steps - 1) / o.n_steps : 0;
+  load_sums<0>(registers, before);
+  if constexpr (Groups > 1) load_sums<1>(registers, before);
+  if constexpr (Slabs > 1) load_sums<2>(registers, before);
+  if constexpr (Slabs > 1 && Groups > 1) load_sums<3>(registers, before);
   for (int64_t step = 0; step < o.n_steps; step++) {
     registers.load_tokens<0>(x);
     registers.load_weights<0>(w);
@@ -115,48 +143,96 @@ void product(MatrixRegisters &registers, const Operands &o, float *sums, int64_t
     if constexpr (Groups > 1) registers.multiply<1>();
     if constexpr (Slabs > 1) registers.multiply<2>();
     if constexpr (Slabs > 1 && Groups > 1) registers.multiply<3>();
-    for (const uint8_t *end = fetched + fetch_step; fetched < end && fetched < o.fetch_end;
-         fetched += 64)
+    for (int64_t i = 0; i < n_fetched && fetched < fetch_end; i++, fetched += 64) {
       __builtin_prefetch(fetched, 0, 2);
+      if constexpr (Groups > 1) __builtin_prefetch(fetched + o.group_size, 0, 2);
+    }
     x += first_bytes, x_second += second_bytes, w += kMatrixBytes;
   }
-  float *second = sums + kMatrix * stride;
-  registers.store_sums<0>(sums, stride);
-  if constexpr (Groups > 1) registers.store_sums<1>(sums + kLanes, stride);
-  if constexpr (Slabs > 1) registers.store_sums<2>(second, stride);
-  if constexpr (Slabs > 1 && Groups > 1) registers.store_sums<3>(second + kLanes, stride);
+  registers.store_sums<0>(to, stride);
+  if constexpr (Groups > 1) registers.store_sums<1>(to + kLanes, stride);
+  if constexpr (Slabs > 1) registers.store_sums<2>(to + kMatrix * stride, stride);
+  if constexpr (Slabs > 1 && Groups > 1)
+    registers.store_sums<3>(to + kMatrix * stride + kLanes, stride);
 }
 
-// Two slabs, or one, by the groups of a panel, whose weights are laid out at `w`.
-void slabs_by_panel(const MatmulArgs &a, Operands o, int64_t first_token, Range groups, uint8_t *w,
-                    Range fetched, bool is_first) {
-  const int64_t packed_bytes = group_bytes<BF16>(a.n_cols), laid_bytes = o.n_steps * kMatrixBytes;
-  const int64_t n_tokens = o.n_tokens[0] + o.n_tokens[1];
-  MatrixRegisters registers(o.n_tokens[0], o.n_tokens[1]);
-  for (int64_t g = groups.begin; g < groups.end; g += kGroups) {
+// Tokens whose activations are laid out: slabs of 16, step after step.
+struct Chunk {
+  int64_t begin, n;
+  const uint8_t *x;
+};
+
+// A block of columns of some groups, whose weights are laid out at `w`.
+struct Panel {
+  Range groups, steps;
+  uint8_t *w;
+  const uint8_t *next;  // weights that are laid out after this: of the first group
+  int64_t next_bytes;   // of each group, 0 at the end
+};
+
+// Up to two slabs by a panel: the first two lay its weights out.
+void slabs_by_panel(const MatmulArgs &a, const Chunk &chunk, int64_t pair, const Panel &panel,
+                    Sums *sums) {
+  const Range groups = panel.groups, steps = panel.steps;
+  uint8_t *w = panel.w;
+  const int64_t token = pair * kBoth, n_pairs = (chunk.n + kBoth - 1) / kBoth;
+  const int n_first = int(std::min<int64_t>(kMatrix, chunk.n - token));
+  const int n_second = int(std::clamp<int64_t>(chunk.n - token - kMatrix, 0, kMatrix));
+  const int64_t size = group_bytes<BF16>(a.n_cols), n_cols = columns_of(a, steps);
+  const int64_t laid_bytes = (steps.end - steps.begin) * kMatrixBytes;
+  const uint8_t *first = chunk.x + token * steps_of(a) * 64,
+                *second = first + steps_of(a) * n_first * 64;
+  Operands o{};
+  o.tokens[0] = first + steps.begin * n_first * 64;
+  o.tokens[1] = second + steps.begin * n_second * 64;
+  o.n_steps = steps.end - steps.begin;
+  o.group_size = size;
+  const Range lines = split(panel.next_bytes / 64, int(pair), int(n_pairs));
+  o.n_lines = lines.end - lines.begin;
+  const bool is_last = steps.end == steps_of(a);
+  MatrixRegisters registers(n_first, n_second);
+  for (int64_t g = groups.begin; g < groups.end;
+       g += kGroups, w += kGroups * laid_bytes, sums += n_pairs) {
     const int64_t n = std::min(kGroups, groups.end - g);
-    const uint8_t *packed = a.weight + g * packed_bytes;
-    o.weights = w + (g - groups.begin) * laid_bytes;
-    o.fetched = packed + (groups.end - groups.begin) * packed_bytes;
-    o.fetch_end = o.fetched + n * fetched.end;
-    o.fetched += n * fetched.begin;
-    if (is_first)
-      for (int64_t i = 0; i < n; i++)
-        lay_out_group(packed + i * packed_bytes, a.n_cols, w + (g - groups.begin + i) * laid_bytes);
-    const auto run = o.n_tokens[1] ? (n == 2 ? product<2, 2> : product<2, 1>)
-                                   : (n == 2 ? product<1, 2> : product<1, 1>);
-    // Asked for now, the lines of `out` are there when the sums are.
-    float *out = a.out + first_token * a.out_stride + g * kLanes;
-    for (int64_t m = 0; m < n_tokens; m++)
-      for (int64_t i = 0; i < n; i++) __builtin_prefetch(out + m * a.out_stride + i * kLanes, 1);
-    if (!a.bias && !a.accumulate && (g + n) * kLanes <= a.n_rows) {
-      run(registers, o, out, a.out_stride);
+    const uint8_t *columns = a.weight + g * size + steps.begin * kMatrixBytes;
+    if (pair == 0)
+      for (int64_t i = 0; i < n; i++) lay_out_group(columns + i * size, n_cols, w + i * laid_bytes);
+    o.weights = w;
+    o.fetched = panel.next + (g - groups.begin) * size + 64 * lines.begin;
+    const auto run = n_second ? (n == 2 ? product<2, 2> : product<2, 1>)
+                              : (n == 2 ? product<1, 2> : product<1, 1>);
+    const Sums *before = steps.begin ? &sums[pair] : nullptr;
+    if (!is_last) {
+      run(registers, o, n_first, n_second, before, *sums[pair][0], kGroups * kLanes);
       continue;
     }
-    alignas(64) float sums[kSlabs * kMatrix][kGroups][kLanes];
-    run(registers, o, **sums, kGroups * kLanes);
-    for (int64_t m = 0; m < n_tokens; m++)
-      for (int64_t i = 0; i < n; i++) store_sum(a, g + i, first_token + m, load(sums[m][i]));
+    // Asked for now, the lines of `out` are there when the sums are.
+    float *out = a.out + (chunk.begin + token) * a.out_stride + g * kLanes;
+    for (int64_t m = 0; m < n_first + n_second; m++)
+      for (int64_t i = 0; i < n; i++) __builtin_prefetch(out + m * a.out_stride + i * kLanes, 1);
+    if (!a.bias && !a.accumulate && (g + n) * kLanes <= a.n_rows) {
+      run(registers, o, n_first, n_second, before, out, a.out_stride);
+      continue;
+    }
+    run(registers, o, n_first, n_second, before, *sums[pair][0], kGroups * kLanes);
+    for (int64_t m = 0; m < n_first + n_second; m++)
+      for (int64_t i = 0; i < n; i++)
+        store_sum(a, g + i, chunk.begin + token + m, load(sums[pair][m][i]));
+  }
+}
+
+// Some groups by the tokens of a chunk; after them come those at `next`, if there are more.
+void panel_by_chunk(const MatmulArgs &a, Range groups, const uint8_t *next, const Chunk &chunk,
+                    uint8_t *w, Sums *sums) {
+  const uint8_t *weights = a.weight + groups.begin * group_bytes<BF16>(a.n_cols);
+  const int64_t n_blocks = blocks_of(a, chunk.n);
+  const auto block = [&](int64_t b) { return split(steps_of(a), int(b), int(n_blocks)); };
+  for (int64_t b = 0; b < n_blocks; b++) {
+    const bool is_last = b + 1 == n_blocks;
+    Panel panel{groups, block(b), w, is_last ? next : weights + block(b).end * kMatrixBytes, 0};
+    if (panel.next) panel.next_bytes = columns_of(a, block(is_last ? 0 : b + 1)) * kLanes * 2;
+    for (int64_t pair = 0; pair * kBoth < chunk.n; pair++)
+      slabs_by_panel(a, chunk, pair, panel, sums);
   }
 }
 
@@ -255,43 +331,61 @@ class SmallNumbersAreZero {
 #endif
 };
 
+struct Share {
+  Range tokens, groups;
+};
+
+// What a part multiplies: some of the tokens by some of the groups.  Each part lays out its own
+// operands, so that the parts are a grid in which they lay out least together.  A token's column
+// takes twice the time of a row's: 4 bytes of float32 become 2.
+Share share_of(const MatmulArgs &a, int part, int n_parts) {
+  const int64_t n_both = (*a.n_tokens + kBoth - 1) / kBoth;
+  const auto work = [&](int n) { return 2 * *a.n_tokens * (n_parts / n) + a.n_rows * n; };
+  int n_shares = 1;  // of the tokens
+  for (int n = 2; n <= n_parts && n <= n_both; n++) {
+    const bool is_even = n_both % n == 0 || n_both >= 8 * n;  // none has an eighth more to do
+    if (n_parts % n == 0 && is_even && work(n) < work(n_shares)) n_shares = n;
+  }
+  const Range both = split(n_both, part % n_shares, n_shares);
+  return {{kBoth * both.begin, std::min(kBoth * both.end, *a.n_tokens)},
+          split((a.n_rows + kLanes - 1) / kLanes, part / n_shares, n_parts / n_shares)};
+}
+
 int64_t token_bytes(const MatmulArgs &a) { return steps_of(a) * 64; }
+
+constexpr int64_t kSumsBytes = kChunkTokens / kBoth * (kPanelGroups / kGroups) * sizeof(Sums);
 
 int64_t matmul_bytes(const void *args) {
   const MatmulArgs &a = *static_cast<const MatmulArgs *>(args);
-  return kChunkTokens * token_bytes(a) + panel_groups(a, kChunkTokens) * steps_of(a) * kMatrixBytes;
+  return kChunkTokens * token_bytes(a) + kSumsBytes +
+         std::max(kPanelBytes / kMatrixBytes, kGroups * steps_of(a)) * kMatrixBytes;
 }
 
 void matmul(const void *args, int part, int n_parts) {
   const MatmulArgs &a = *static_cast<const MatmulArgs *>(args);
-  const Range mine = split((a.n_rows + kLanes - 1) / kLanes, part, n_parts);
+  const Share mine = share_of(a, part, n_parts);
   ScratchMemory memory(matmul_bytes(args));
-  uint8_t *x = memory.bytes(), *w = x + kChunkTokens * token_bytes(a);
+  uint8_t *x = memory.bytes(), *w = x + kChunkTokens * token_bytes(a) + kSumsBytes;
+  Sums *sums = (Sums *)(x + kChunkTokens * token_bytes(a));
   [[maybe_unused]] const SmallNumbersAreZero scope;
   if (*a.n_tokens == 0) return;
   if (*a.n_tokens <= kFewTokens) {
     lay_out_few(a, (float *)x);
-    return few(a, (const float *)x, mine);
+    return few(a, (const float *)x, mine.groups);
   }
-  for (int64_t chunk = 0; chunk < *a.n_tokens; chunk += kChunkTokens) {
-    const int64_t n = std::min(kChunkTokens, *a.n_tokens - chunk);
-    for (int64_t t = 0; t < n; t += kMatrix)
-      lay_out_slab(a, chunk + t, std::min<int64_t>(kMatrix, n - t), x + t * token_bytes(a));
-    const int64_t length = panel_groups(a, n), n_pairs = (n + 2 * kMatrix - 1) / (2 * kMatrix);
-    for (int64_t g = mine.begin; g < mine.end; g += length) {
-      const Range panel{g, std::min(g + length, mine.end)};
-      const int64_t n_lines = panel.end < mine.end ? group_bytes<BF16>(a.n_cols) / 64 : 0;
-      for (int64_t pair = 0; pair < n_pairs; pair++) {
-        const int64_t t = pair * 2 * kMatrix;
-        Operands o{};
-        o.n_steps = steps_of(a);
-        for (int i = 0; i < kSlabs; i++) {
-          o.tokens[i] = x + (t + i * kMatrix) * token_bytes(a);
-          o.n_tokens[i] = int(std::clamp<int64_t>(n - t - i * kMatrix, 0, kMatrix));
-        }
-        const Range lines = split(n_lines, int(pair), int(n_pairs));
-        slabs_by_panel(a, o, chunk + t, panel, w, {64 * lines.begin, 64 * lines.end}, pair == 0);
-      }
+  for (int64_t begin = mine.tokens.begin; begin < mine.tokens.end; begin += kChunkTokens) {
+    const Chunk chunk{begin, std::min(kChunkTokens, mine.tokens.end - begin), x};
+    for (int64_t t = 0; t < chunk.n; t += kMatrix)
+      lay_out_slab(a, begin + t, std::min<int64_t>(kMatrix, chunk.n - t), x + t * token_bytes(a));
+    const int64_t n_groups = mine.groups.end - mine.groups.begin;
+    const int64_t n_panels = (n_groups + panel_groups(a, chunk.n) - 1) / panel_groups(a, chunk.n);
+    const int64_t length =
+        n_panels ? round_up((n_groups + n_panels - 1) / n_panels, kGroups) : kGroups;
+    for (int64_t g = mine.groups.begin; g < mine.groups.end; g += length) {
+      const int64_t end = std::min(g + length, mine.groups.end);
+      const uint8_t *next =
+          end < mine.groups.end ? a.weight + end * group_bytes<BF16>(a.n_cols) : nullptr;
+      panel_by_chunk(a, {g, end}, next, chunk, w, sums);
     }
   }
 }
