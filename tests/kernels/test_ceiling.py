@@ -9,6 +9,7 @@ import pytest
 from pyroclast_kernels import ceiling
 from pyroclast_kernels.ceiling import HUGE_PAGE, READ_PATTERNS, ReadPattern
 from pyroclast_kernels.program import make_executor
+from pyroclast_kernels.registry import get_op
 from smaps import vm_flags
 
 # No multiple of any number of streams, stripes or parts, in lines of 64 bytes.
@@ -95,3 +96,22 @@ def test_arithmetic_that_the_cpu_lacks_counts_as_none():
     found = machine(1)
     assert found.arithmetic_gops("fma", 1) > 0
     assert found.arithmetic_gops("none", 1) == 0
+
+
+def test_matrix_registers_have_a_ceiling_of_their_own():
+    """16 cycles for 16 x 16 sums of 32 products, where multiply-adds do 16 or 32 a cycle: the
+    registers do 16 to 32 times as much."""
+    found = machine(1)
+    matmul = get_op("matmul").variants.get("cpp-amxbf16")
+    runs = matmul is not None and not matmul.unavailable
+    assert ("amxbf16" in ceiling.kernels()) == runs
+    if runs:
+        ratio = found.arithmetic_gops("amxbf16") / found.arithmetic_gops("fma")
+        assert ratio > 4
+
+
+def test_registers_that_the_system_does_not_lend_are_left_alone(monkeypatch):
+    monkeypatch.setattr(
+        ceiling.features, "why_not_beside_level", lambda mark: "no" * ("amx" in mark)
+    )
+    assert "amxbf16" not in ceiling.kernels()

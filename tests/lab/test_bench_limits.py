@@ -29,7 +29,7 @@ def test_the_arithmetic_is_that_of_the_weights(tmp_path, quant, arithmetic):
     with open_checkpoint(path) as checkpoint:
         format = bench.main_format(checkpoint)
     assert format == quant.lower()
-    assert bench_rows.arithmetic_of(format) == arithmetic
+    assert bench_rows.arithmetic_of(format, "cpp-avx2", 512) == arithmetic
     with Runner(path, [Workload(1, 0)], threads=1, compute="float32") as runner:
         assert runner.format == "f32"
 
@@ -46,10 +46,49 @@ def test_products_of_bytes_are_held_against_what_the_cpu_has(tmp_path, monkeypat
         assert limits.measure(Workload(1, 0)) == MachineLimit(kind, 9.0, "Gop/s", "registers only")
 
 
-@pytest.mark.parametrize("has_it", [True, False])
-def test_bf16_counts_as_such_where_the_cpu_has_it(monkeypatch, has_it):
+@pytest.mark.parametrize(
+    ("has_it", "is_fast", "kind"),
+    [(True, True, "bf16"), (False, True, "fma"), (True, False, "fma")],
+)
+def test_bf16_counts_as_such_where_the_cpu_gains_by_it(monkeypatch, has_it, is_fast, kind):
+    """Intel's dot products are slower than the multiply-adds that run there."""
     monkeypatch.setattr(bench_rows.machine, "kernels", lambda: {"bf16": 1} if has_it else {})
-    assert bench_rows.arithmetic_of("bf16") == ("bf16" if has_it else "fma")
+    monkeypatch.setattr(bench_rows.features, "has_fast_bf16_dot", lambda: is_fast)
+    assert bench_rows.arithmetic_of("bf16", "cpp-avx2", 512) == kind
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "variants", "kind"),
+    [
+        (9, "cpp-amxbf16", "amxbf16"),
+        (8, "cpp-amxbf16", "fma"),  # few tokens take multiply-adds
+        (9, "cpp-amxbf16+cpp-avx2", "amxbf16"),  # a tuned table splits shapes
+        (9, "cpp-avx512vnni", "fma"),
+    ],
+)
+def test_a_prompt_in_matrix_registers_is_held_against_them(
+    tmp_path, monkeypatch, n_tokens, variants, kind
+):
+    path = tiny.write_gguf(tmp_path / "model.gguf", CONFIG, WEIGHTS, "BF16")
+    workload = Workload(n_tokens, 0)
+    with Runner(path, [workload], threads=1) as runner:
+        limits = bench_rows.MachineLimits(runner)
+        if limits._machine is None:
+            pytest.skip("nothing native was built")
+        monkeypatch.setattr(type(runner.model), "kernels", {"matmul.bf16": variants})
+        monkeypatch.setattr(bench_rows.machine, "kernels", lambda: {"amxbf16": 1})
+        monkeypatch.setattr(limits._machine, "arithmetic_gops", {kind: 9.0}.get)
+        assert limits.measure(workload) == MachineLimit(kind, 9.0, "Gop/s", "registers only")
+
+
+@pytest.mark.native
+def test_no_prompt_of_bf16_is_above_its_ceiling(tmp_path):
+    """Held against dot products, matrix registers were at 150% and more."""
+    config = replace(CONFIG, d_model=1024, d_ff=2048, n_heads=8, n_kv_heads=8, head_dim=128)
+    path = tiny.write_gguf(tmp_path / "model.gguf", config, tiny.random_weights(config), "BF16")
+    with Runner(path, [Workload(256, 0)], threads=1) as runner:
+        [row] = bench_rows.measure(runner, [Workload(256, 0)], 3)
+    assert row["roofline_share"] is None or row["roofline_share"] < 1.1
 
 
 def runner_of(config: Hyperparameters, **model):

@@ -48,6 +48,16 @@ def test_a_damaged_file_holds_nothing(folder: Path, text: str) -> None:
     assert kept_ceilings.known(2, []) == []
 
 
+def test_ceilings_of_an_older_version_are_measured_again(folder: Path) -> None:
+    """They know nothing of matrix registers."""
+    kept_ceilings.keep([read(30, MEMORY)])
+    [path] = folder.iterdir()
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2'))
+    assert kept_ceilings.known(2, []) == []
+    kept_ceilings.keep([read(20, MEMORY)])
+    assert [each.value for each in kept_ceilings.known(2, [])] == [20]
+
+
 class FakeChild:
     """Measures the ceilings at once, and finds every kernel wrong."""
 

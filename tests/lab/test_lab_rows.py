@@ -230,6 +230,29 @@ def test_the_format_says_what_products_multiply_with(op: str, format: str, kind:
     assert found.roofline_limit == kind
 
 
+@pytest.mark.parametrize(
+    ("variant", "case", "kind"),
+    [
+        ("cpp-amxbf16", "64x960x320", "amxbf16"),
+        ("cpp-amxbf16", "9x960x320-bias", "amxbf16"),
+        ("cpp-amxbf16", "8x960x320", "fma"),  # few tokens take multiply-adds
+        ("cpp-avx2", "64x960x320", "fma"),
+    ],
+)
+def test_products_in_matrix_registers_are_held_against_them(
+    monkeypatch: pytest.MonkeyPatch, variant: str, case: str, kind: str
+) -> None:
+    monkeypatch.setattr("pyroclast_kernels.ceiling.kernels", dict)
+    work = {"median_us": 1000.0, "n_bytes": 0, "n_flops": 50_000_000, "n_threads": 1}
+    row = make_row(op="matmul", format="bf16", variant=variant, case=case, device="", **work)
+    known = [*CEILINGS, replace(CEILINGS[0], kind="amxbf16", value=500.0, n_bytes=0)]
+    share = pytest.approx(0.1 if kind == "amxbf16" else 0.5)
+    found = with_roofline(row, known)
+    assert (found.roofline_limit, found.roofline_share) == (kind, share)
+    if kind == "amxbf16":  # whose ceiling is not that of any other arithmetic
+        assert with_roofline(row, CEILINGS).roofline_share is None
+
+
 def test_a_cold_call_reads_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyroclast.lab.speed.machine.cache_bytes", lambda: 1 << 25)
     cold, warm = (

@@ -21,7 +21,7 @@ from pyroclast.lab.profile import breakdown as cut
 from pyroclast.lab.profile.chrome_trace import CALLS_TRACK, PID, TraceFileError, events, write_trace
 from pyroclast.lab.profile.products import products
 from pyroclast.lab.profile.profile import profile, prompt_of
-from pyroclast.lab.profile.record import ProfiledLLM, Recorded
+from pyroclast.lab.profile.record import ProfiledLLM, Recorded, RecordedStep
 from pyroclast.lab.profile.replay import explain, n_ops, replay
 from pyroclast.lab.speed.machine import read_size
 from pyroclast.lab.speed.rows import MeasuredCeiling
@@ -145,6 +145,23 @@ def test_products_are_told_apart_and_held_against_the_ceilings(model: str) -> No
         for row in rows:
             assert row["roofline_limit"] == "read"
             assert row["roofline_share"] == pytest.approx(row["gb_s"] / 10.0)
+
+
+def test_products_in_matrix_registers_are_held_against_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt's are; its output, of one token, and decoding take multiply-adds."""
+    path = tmp_path / "tiny.gguf"
+    tiny.write_gguf(path, tiny.BASE, tiny.random_weights(tiny.BASE), "BF16")
+    with ProfiledLLM(str(path), threads=1) as llm:
+        recorded = llm.record(prompt_of(N_PROMPT, 256), PARAMS)
+        monkeypatch.setattr(RecordedStep, "variant", lambda *_: "cpp-amxbf16")
+        ceilings = [MeasuredCeiling(k, 1, v, "Gop/s") for k, v in (("amxbf16", 1), ("fma", 1))]
+        prompt, decode = (products(s, llm.model.places, ceilings) for s in cut.split(recorded))
+    assert {row["name"]: row["roofline_limit"] for row in prompt} == {
+        name: "fma" if name == "output" else "amxbf16" for name in (row["name"] for row in prompt)
+    }
+    assert len(prompt) > 3 and {row["roofline_limit"] for row in decode} == {"fma"}
 
 
 def test_each_thread_is_busy_or_waits(recorded: Recorded) -> None:

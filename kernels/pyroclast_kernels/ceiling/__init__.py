@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast_kernels import features
 from pyroclast_kernels.huge_pages import HUGE_PAGE, map_pages
 from pyroclast_kernels.registry import CPP_LEVELS, cpp_kernels
 
@@ -69,7 +70,8 @@ def kernels() -> dict[str, int]:
     for level in CPP_LEVELS:
         table, _ = cpp_kernels(level)
         if table:
-            return {k.partition(".")[2]: v for k, v in table.items() if k.startswith("ceiling.")}
+            found = {k.partition(".")[2]: v for k, v in table.items() if k.startswith("ceiling.")}
+            return {k: v for k, v in found.items() if not features.why_not_beside_level(k)}
     return {}
 
 
@@ -113,8 +115,9 @@ class CeilingMeter:
         return self._program("read", data, n_parts, *numbers), self._sink[:n_parts]
 
     def arithmetic_gops(self, kind: str, repeats: int = 3) -> float:
-        """Peak of "fma", "vnni", "int8" (bytes without VNNI) or "bf16" in Gop/s (a multiply-add is
-        two); 0 where the CPU has no such instruction."""
+        """Peak of "fma", "vnni", "int8" (bytes without VNNI), "bf16" (dot products) or "amxbf16"
+        (matrix registers) in Gop/s (a multiply-add is two); 0 where this machine has no such
+        instruction."""
         if kind not in self._kernels:
             return 0.0
         n_threads: int = self._executor.n_threads
@@ -147,8 +150,10 @@ class CeilingMeter:
         return run
 
 
-# Operations of one round of each arithmetic kernel: 12 accumulators of 16 lanes.
+# Operations of one round of each arithmetic kernel: 12 accumulators of 16 lanes, or 16 x 16 sums
+# of 32 products.
 _OPS_PER_ROUND = {"fma": 12 * 16 * 2, "vnni": 12 * 16 * 8, "bf16": 12 * 16 * 4}
+_OPS_PER_ROUND["amxbf16"] = 16 * 16 * 32 * 2
 _OPS_PER_ROUND["int8"] = _OPS_PER_ROUND["vnni"]
 
 

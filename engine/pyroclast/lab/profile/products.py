@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyroclast.lab.profile.breakdown import groups
+from pyroclast.lab.profile.breakdown import Group, groups
 from pyroclast.lab.profile.record import RecordedStep
 from pyroclast.lab.speed.machine import roofline
 from pyroclast.lab.speed.rows import MeasuredCeiling
@@ -35,6 +35,7 @@ def products(
 
     work: dict[str, tuple[int, int]] = {}
     formats: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for step in steps:
         for call in step.run.program.calls:
             if name := name_of(call):
@@ -43,8 +44,11 @@ def products(
                 n_flops += 2 * weight.n_rows * weight.n_cols * n
                 work[name] = (n_bytes + weight.n_bytes, n_flops)
                 formats[name] = call.kernel.format
+                kind = arithmetic_of(call.kernel.format, step.variant(call), n)
+                if kinds.get(name) != "amxbf16":  # the fastest, where steps differ
+                    kinds[name] = kind
     return [
-        _row(group.name, formats[group.name], group.wall_ns, *work[group.name], ceilings)
+        _row(group, formats[group.name], kinds[group.name], *work[group.name], ceilings)
         for group in groups(steps, name_of)
         if group.name
     ]
@@ -65,20 +69,19 @@ def _n_tokens(step: RecordedStep, call: OpCall) -> int:
 
 
 def _row(
-    name: str,
+    group: Group,
     format: str,
-    wall_ns: int,
+    kind: str,
     n_bytes: int,
     n_flops: int,
     ceilings: Sequence[MeasuredCeiling],
 ) -> dict[str, Any]:
-    seconds = max(wall_ns, 1) / 1e9
-    kind = arithmetic_of(format)
+    seconds = max(group.wall_ns, 1) / 1e9
     share, limit = roofline(seconds, n_flops, n_bytes, kind, list(ceilings), "cold")
     return {
-        "name": name,
+        "name": group.name,
         "format": format,
-        "wall_us": wall_ns / 1000,
+        "wall_us": group.wall_ns / 1000,
         "gb_s": n_bytes / seconds / 1e9,
         "gflop_s": n_flops / seconds / 1e9,
         "roofline_share": share,

@@ -13,7 +13,7 @@ from pyroclast.lab.speed.rows import MeasuredCeiling
 from pyroclast_kernels import cache_folder, table_files, tables
 from pyroclast_kernels.errors import KernelError
 
-_KIND, _SCHEMA = "ceilings", 2  # 2: with products of bytes on every CPU
+_KIND, _SCHEMA = "ceilings", 3  # 2: products of bytes on every CPU; 3: matrix registers
 
 
 def known(n_threads: int, sizes: Iterable[int]) -> list[MeasuredCeiling]:

@@ -24,7 +24,7 @@ _ANCHOR_BYTES = 4 << 20
 _ANCHOR_REPEATS = 5
 _SMALLEST_READ = 1 << 20
 _ARITHMETIC_REPEATS = 16  # of a few milliseconds each: at least one is undisturbed
-KINDS = ("fma", "vnni", "int8", "bf16")
+KINDS = ("fma", "vnni", "int8", "bf16", "amxbf16")
 
 
 class Machine:
@@ -105,12 +105,13 @@ def roofline(
     cache: str,
 ) -> tuple[float | None, str]:
     """(share, limit): the least time that the ceilings allow over the time taken, and the ceiling
-    that binds.  Cold calls read from memory, warm calls from the cache that n_bytes fit."""
+    that binds.  Cold calls read from memory, warm calls from the cache that n_bytes fit.  Matrix
+    registers whose ceiling is not known bind nothing: every other arithmetic is slower."""
     size = read_size(4 * cache_bytes() if cache == "cold" else n_bytes)
     rates = {"read": (n_bytes, _value(ceilings, "read", size))}
     if kind == "vnni" and not _value(ceilings, kind, 0):
         kind = "int8"
-    if not _value(ceilings, kind, 0):
+    if kind != "amxbf16" and not _value(ceilings, kind, 0):
         kind = "fma"
     rates[kind] = (n_flops, _value(ceilings, kind, 0))
     least = {name: work / rate / 1e9 for name, (work, rate) in rates.items() if work and rate}

@@ -14,6 +14,7 @@ from pyroclast.lab.speed.machine import roofline
 from pyroclast.lab.speed.rows import BLAS, CACHES, MeasuredCeiling, Row
 from pyroclast.lab.speed.throughput_rows import arithmetic_of
 from pyroclast_kernels.cases import Case
+from pyroclast_kernels.matmul import MATRIX_VARIANT
 from pyroclast_kernels.selection import all_variants
 
 # Ops whose format says what they multiply with.
@@ -62,6 +63,14 @@ def rows_of(job: KernelJob, status: str, error: str, answer: dict[str, Any]) -> 
     return [replace(row, cache=cache, **times.get(cache, {})) for cache in CACHES]
 
 
+def _arithmetic(row: Row) -> str:
+    """The kind of multiply-adds of a row; the case of a product begins with its tokens."""
+    if row.op not in _PRODUCTS:
+        return "fma"
+    n_tokens = int(row.case.partition("x")[0]) if row.variant == MATRIX_VARIANT else 1
+    return arithmetic_of(row.format, row.variant, n_tokens)
+
+
 def with_roofline(row: Row, ceilings: Sequence[MeasuredCeiling]) -> Row:
     """The row with its share of the ceilings."""
     if row.median_us is None:
@@ -73,7 +82,7 @@ def with_roofline(row: Row, ceilings: Sequence[MeasuredCeiling]) -> Row:
         share, limit = roofline(
             seconds,
             *work,
-            arithmetic_of(row.format) if row.op in _PRODUCTS else "fma",
+            _arithmetic(row),
             [ceiling for ceiling in ceilings if ceiling.n_threads == row.n_threads],
             row.cache,
         )

@@ -42,9 +42,9 @@ class MeasuredCeiling:
     """The most that `n_threads` threads of this machine were seen to do in this run.
 
     kind "read": streaming reads of `n_bytes` in GB/s (small ones come from a cache); "fma", "vnni",
-    "int8" (bytes without VNNI) or "bf16": multiply-adds on registers in Gop/s, a multiply-add being
-    two operations.  Of a GPU, with n_threads 0: "copy", bytes read and written in GB/s, and
-    "matmul", a large BF16 product.
+    "int8" (bytes without VNNI), "bf16" or "amxbf16" (matrix registers): multiply-adds on registers
+    in Gop/s, a multiply-add being two operations.  Of a GPU, with n_threads 0: "copy", bytes read
+    and written in GB/s, and "matmul", a large BF16 product.
     """
 
     kind: str

@@ -29,7 +29,7 @@ from pyroclast.lab.speed.throughput import Runner, Workload
 from pyroclast.model.kv_cache import BLOCK_SIZE, layer_block_bytes
 from pyroclast_kernels import ceiling as machine
 from pyroclast_kernels import features
-from pyroclast_kernels.matmul import BLOCK_FORMATS
+from pyroclast_kernels.matmul import BLOCK_FORMATS, MATRIX_VARIANT, MATRIX_VARIANT_FEW
 from pyroclast_kernels.program import make_executor
 
 # One streaming pass over a small model is over before the clock has seen much of it.
@@ -40,7 +40,7 @@ _READ_REPEATS = (3, 12)  # at least, at most
 @dataclass(frozen=True)
 class MachineLimit:
     """The most that this machine was seen to do: "read" in GB/s, or "vnni", "int8" (bytes without
-    VNNI), "bf16" or "fma" in Gop/s, a multiply-add being two operations."""
+    VNNI), "bf16", "amxbf16" or "fma" in Gop/s, a multiply-add being two operations."""
 
     kind: str
     value: float
@@ -50,7 +50,7 @@ class MachineLimit:
 
 class MachineLimits:
     """Measures the limits of the machine for a runner.  Decoding is compared with reading as many
-    bytes as the weights have, prompts with the arithmetic that the weights' format needs."""
+    bytes as the weights have, prompts with the arithmetic that products with the weights use."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner, n_bytes = runner, runner.model.weight_bytes
@@ -66,18 +66,27 @@ class MachineLimits:
         if workload.n_gen:
             value, how = self._machine.read_gbs(self._repeats)
             return MachineLimit("read", value, "GB/s", how)
-        kind = arithmetic_of(self._runner.format)
+        format = self._runner.format
+        variants = self._runner.model.kernels.get(f"matmul.{format}", "")
+        kind = arithmetic_of(format, variants, workload.n_timed)
         if kind == "vnni" and kind not in machine.kernels():
             kind = "int8"
         value = self._machine.arithmetic_gops(kind)
         return MachineLimit(kind, value, "Gop/s", "registers only") if value else None
 
 
-def arithmetic_of(format: str) -> str:
-    """The kind of multiply-adds that products with weights of this format come down to."""
+def arithmetic_of(format: str, variants: str, n_tokens: int) -> str:
+    """The kind of multiply-adds that products of n_tokens with weights of this format come down to.
+
+    variants: that of `matmul`, or all of them joined by "+".  Matrix registers have a ceiling of
+    their own, several times that of dot products; few tokens do not use them.  Dot products count
+    where they are faster than multiply-adds: on Intel's CPUs they are not, and do not run."""
     if format in BLOCK_FORMATS:
         return "vnni"
-    return "bf16" if format == "bf16" and "bf16" in machine.kernels() else "fma"
+    if MATRIX_VARIANT in variants.split("+") and n_tokens > MATRIX_VARIANT_FEW:
+        return "amxbf16"
+    has_dot = "bf16" in machine.kernels() and features.has_fast_bf16_dot()
+    return "bf16" if format == "bf16" and has_dot else "fma"
 
 
 def layer_multiply_adds(config: ModelConfig) -> int:
