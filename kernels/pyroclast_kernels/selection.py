@@ -1,7 +1,8 @@
 """Which variant of each op runs: rules first, then this machine's tuned table, then a fixed order.
 
-Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op; the word
-`frozen` among them, or PYROCLAST_FROZEN=1, leaves tuned tables out.
+Rules choose: `op[.format]=variant`, separated by commas; `*` stands for every op, and with a
+partial level runs the next lower one where that level has no kernel; the word `frozen` among them,
+or PYROCLAST_FROZEN=1, leaves tuned tables out.
 Precedence: explicit rule, this machine's tuned table (tables.py), the fixed order of PREFERENCE,
 NumPy last.
 """
@@ -15,7 +16,17 @@ from typing import Any
 
 from pyroclast_kernels import features, tables, user_variants
 from pyroclast_kernels.errors import KernelError
-from pyroclast_kernels.registry import OP_NAMES, TECHNOLOGIES, Op, Variant, get_op, load_technology
+from pyroclast_kernels.registry import (
+    CPP_LEVELS,
+    OP_NAMES,
+    PARTIAL_LEVELS,
+    TECHNOLOGIES,
+    Op,
+    Variant,
+    cpp_kernels,
+    get_op,
+    load_technology,
+)
 from pyroclast_kernels.triton import device as triton_device
 from pyroclast_kernels.tuned import Tuned
 
@@ -142,13 +153,15 @@ class Selection:
         them variants that differ, the order gives them variants whose bits differ, or the first
         part's variant has no such kernel.  A rule for the fused op itself wins over its parts."""
         op = get_op(op_name)
-        if not {(op_name, format), (op_name, "")} & self._wanted.keys():
+        if self._by_star(op_name, format):
             parts = {
                 part: format if format in get_op(part).formats else "f32" for part in FUSED[op_name]
             }
-            ruled = any(self._rule(part, f) for part, f in parts.items())
-            chosen = [self.variant(part, f) for part, f in parts.items()]
-            if len({part.name if ruled else part.bit_group for part in chosen}) > 1:
+            rules = {self._rule(part, f) for part, f in parts.items()}
+            chosen, ruled = [self.variant(part, f) for part, f in parts.items()], rules != {""}
+            # One rule for both may still give them two levels, with the same bits.
+            by_name = len(rules) > 1
+            if len({part.name if by_name else part.bit_group for part in chosen}) > 1:
                 return None
             variant = op.variants.get(chosen[0].name)
             if variant is None or variant.unavailable or format not in variant.formats:
@@ -171,11 +184,17 @@ class Selection:
                 return self._wanted[key]
         return ""
 
+    def _by_star(self, op_name: str, format: str) -> bool:
+        """Whether no rule names the op: if one holds, it is one for every op."""
+        return not {(op_name, format), (op_name, "")} & self._wanted.keys()
+
     def variant(self, op_name: str, format: str = "f32") -> Variant:
         """The variant behind `kernel`, not yet bound: nothing is compiled.  Not the table's: that
         takes a shape."""
         op = get_op(op_name)
         if rule := self._rule(op_name, format):
+            if self._by_star(op_name, format):
+                rule = _at_level(op_name, rule, format)
             return self._forced(op_name, rule, format)
         for name in self._order:
             if name in TECHNOLOGIES:
@@ -189,7 +208,7 @@ class Selection:
     def _forced(self, op_name: str, name: str, format: str) -> Variant:
         variants = all_variants(op_name)
         if name not in variants:
-            raise _no_variant(op_name, name)
+            raise _no_variant(op_name, name, self._by_star(op_name, format))
         variant = variants[name]
         if variant.unavailable:
             raise KernelError(f"{op_name}={name} cannot run here: {variant.unavailable}")
@@ -214,14 +233,33 @@ class Selection:
         return Kernel(op.name, format, variant.name, address=bound)
 
 
+def _at_level(op_name: str, name: str, format: str) -> str:
+    """The variant that a rule for every op gives one op: where a partial level has no kernel for
+    it, that of the next lower level, as with PYROCLAST_MAX_ISA."""
+    level = name.removeprefix("cpp-")
+    if level not in PARTIAL_LEVELS:
+        return name
+    if why_not := cpp_kernels(level)[1]:
+        raise KernelError(f"*={name} cannot run here: {why_not}")
+    for lower in CPP_LEVELS[CPP_LEVELS.index(level) :]:
+        variant = get_op(op_name).variants.get(f"cpp-{lower}")
+        if variant and not variant.unavailable and format in variant.formats:
+            return variant.name
+    return name
+
+
 def _known_variants(ops: Iterable[str]) -> str:
     names = {name: None for op in ops for name in all_variants(op)}
     return f"there are {', '.join(names)}"
 
 
-def _no_variant(op: str, name: str) -> KernelError:
+def _no_variant(op: str, name: str, by_star: bool = False) -> KernelError:
     """The error for a name that no variant of the op has; a variant of one's own may have been
-    meant by its name without the technology, as `kernels new` takes it."""
+    meant by its name without the technology, as `kernels new` takes it.  by_star: a rule for every
+    op asked for it."""
     meant = [each for each in all_variants(op) if each.partition("-")[2] == name]
     hint = f"; did you mean {meant[0]}?" if len(meant) == 1 else ""
+    if by_star:
+        have = ", ".join(each for each in OP_NAMES if name in all_variants(each))
+        hint = f" for *={name}, which is in {have}: name these, or give {op} a rule of its own"
     return KernelError(f"{op} has no variant {name!r}{hint}; {_known_variants((op,))}")

@@ -14,6 +14,7 @@ import pytest
 
 import pyroclast_kernels
 from pyroclast_kernels import features, selection
+from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.native import compile as native_compile
 from pyroclast_kernels.registry import OP_NAMES, PARTIAL_LEVELS, cpp_kernels, get_op
 from pyroclast_kernels.selection import PREFERENCE, Selection, all_variants
@@ -122,6 +123,53 @@ def test_ops_that_a_level_lacks_run_avx2(monkeypatch: pytest.MonkeyPatch) -> Non
     # A rule for a part is kept to the letter: the fused op would not run it.
     assert Selection("frozen,glu=cpp-avx2").fused("gate_up", "q4_0", {}) is None
     assert Selection("frozen,matmul=numpy").fused("gate_up", "q4_0", {}) is None
+
+
+_CHOICES = """
+import sys
+from pyroclast_kernels.registry import OP_NAMES, get_op
+from pyroclast_kernels.selection import Selection
+chosen = Selection(sys.argv[1])
+for op in OP_NAMES:
+    for format in get_op(op).formats:
+        print(op, format, chosen.variant(op, format).name)
+        if op == "gate_up":
+            print(chosen.fused(op, format, {}))
+"""
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("level", PARTIAL_LEVELS)
+def test_a_rule_for_every_op_gives_the_level_and_below_it_the_next(level: str) -> None:
+    """As PYROCLAST_MAX_ISA does, fused ops too; matmul in bf16 has variants beside a level."""
+    if reason := cpp_kernels(level)[1] if level in features.LEVEL_FLAGS else "of another CPU":
+        pytest.skip(reason)
+
+    def choices(rules: str, **environment: str) -> str:
+        path = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", _CHOICES, rules],
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return "\n".join(line.split(" address=")[0] for line in done.stdout.splitlines())
+
+    by_rule = choices(f"frozen,*=cpp-{level}")
+    assert by_rule == choices("frozen", PYROCLAST_MAX_ISA=level)
+    assert f"matmul q8_0 cpp-{level}" in by_rule and "embed q8_0 cpp-avx2" in by_rule
+
+
+def test_a_rule_for_every_op_with_a_level_that_cannot_run_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "avxvnni" not in features.LEVEL_FLAGS:
+        pytest.skip("of another CPU")
+    monkeypatch.setattr(selection, "cpp_kernels", lambda _: ({}, "lacks avx_vnni"))
+    with pytest.raises(KernelError, match=r"\*=cpp-avxvnni cannot run here: lacks avx_vnni"):
+        Selection("*=cpp-avxvnni").variant("embed", "q8_0")
 
 
 @pytest.mark.native

@@ -57,6 +57,13 @@ def test_a_bad_rule_says_what_there_is(rules: str, words: list[str]) -> None:
         assert word in str(error.value)
 
 
+def test_a_rule_for_every_op_says_which_ops_have_its_variant() -> None:
+    with pytest.raises(KernelError) as error:
+        Selection("*=triton").variant("pack", "q8_0")
+    for word in ("pack has no variant 'triton'", "*=triton", "matmul", "a rule of its own"):
+        assert word in str(error.value)
+
+
 def test_an_unknown_format_is_an_error_of_the_op() -> None:
     with pytest.raises(KernelError, match="q8_0"):
         Selection("").kernel("matmul", "q7_7")
