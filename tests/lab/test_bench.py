@@ -11,6 +11,7 @@ import tiny
 import tiny_families
 from pyroclast import NumericalError, RequestError
 from pyroclast.cli import main as cli
+from pyroclast.cli.bench import RowPrinter
 from pyroclast.lab.speed.throughput import Runner, Workload, make_workloads, plan_steps
 
 CONFIG = tiny.BASE
@@ -234,3 +235,13 @@ def test_wrong_usage_is_one_line(model, capsys, argv, code, message):
     assert out == ""
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_columns_hold_the_peak_of_a_large_machine(capsys):
+    """Matrix registers of 16 cores do tens of thousands of Gop/s."""
+    printer = RowPrinter("m", ["pp512"])
+    row = {"model": "m", "weight_bytes": 1 << 28, "n_threads": 16, "test": "pp512"}
+    row |= {"avg_ts": 12345.678, "stddev_ts": 123.456}
+    for share, value, unit in ((0.5, 20, "GB/s"), (1.0, 35000, "Gop/s")):
+        printer.add({**row, "roofline_share": share, "ceiling": {"value": value, "unit": unit}})
+    assert len({len(line) for line in capsys.readouterr().out.splitlines()}) == 1

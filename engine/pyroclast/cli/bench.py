@@ -45,7 +45,7 @@ class RowPrinter:
     """Prints a Markdown table row by row, with columns aligned."""
 
     def __init__(self, model: str, tests: list[str]) -> None:
-        longest = [len(model), 8, 0, max(map(len, tests)), 16, 16]
+        longest = [len(model), 8, 0, max(map(len, tests)), 17, 19]
         self._widths = [max(len(c), n) for c, n in zip(_COLUMNS, longest, strict=True)]
         self._begun = False
 
