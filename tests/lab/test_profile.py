@@ -393,6 +393,17 @@ def test_a_text_is_tokenized_within_the_profile(
     assert code == 0 and found["parts_us"]["tokenizer"] > 0 and "replay" not in found
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_advice_measures_the_limits_of_as_many_threads(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, n_threads: int
+) -> None:
+    """`kernels check` measures those of one thread, which leaves those of two unknown."""
+    monkeypatch.setattr("pyroclast.lab.speed.kept_ceilings.known", lambda *_: [])
+    _, out, _ = run(capsys, "profile", model, "-p", "8", "--no-replay", "--threads", str(n_threads))
+    advice = f"bench kernels --op norm --variant numpy --quick --threads {n_threads}\n"
+    assert f"The limits of {n_threads} thread" in out and advice in out
+
+
 def test_tables_are_markdown_on_a_pipe(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "profile", model, "-p", "8", "-n", "3")
     assert code == 0 and "█" not in out and "\x1b" not in out

@@ -125,10 +125,9 @@ class ProfileTables:
             each["roofline_limit"] for phase in found["phases"] for each in phase["products"]
         ):
             write()
-            write(
-                "The limits are not known: `pyroclast kernels check norm numpy` measures and keeps"
-            )
-            write("those of this machine.")
+            n = found["n_threads"]
+            write(f"The limits of {counted(n, 'thread')} are not known. To measure and keep them:")
+            write(f"pyroclast bench kernels --op norm --variant numpy --quick --threads {n}")
         self._threads()
         if "replay" in found:
             self._replay()
