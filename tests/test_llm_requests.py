@@ -190,6 +190,8 @@ def test_one_prompt_only():
         ({"max_batch_tokens": 0}, RequestError, "max_batch_tokens must be"),
         ({"max_seqs": True}, RequestError, "max_seqs must be"),
         ({"prefix_cache": "no"}, RequestError, "prefix_cache must be True or False, got 'no'"),
+        ({"embeddings": "no"}, RequestError, "embeddings must be True or False, got 'no'"),
+        ({"embeddings": None}, RequestError, "embeddings must be True or False, got None"),
         ({"n_blocks": "8"}, RequestError, "n_blocks must be a whole number of at least 1, got '8'"),
         ({"threads": 1.5}, KernelError, "threads must be a whole number between 1 and 1024"),
         ({"kernels": {"norm": "numpy"}}, KernelError, "kernels must be text, .* got dict"),

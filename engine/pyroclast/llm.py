@@ -86,8 +86,8 @@ class LLM(UpdatableModel):
             "compute": compute, "kernels": kernels, "threads": threads, "kv_dtype": kv_dtype,
             "max_batch_tokens": max_batch_tokens, "max_seqs": max_seqs, "n_blocks": n_blocks,
         }  # fmt: skip
-        adapters = adapters or {}
-        self.embeddings, hidden_layers = embeddings, ("final",) if embeddings else ()
+        adapters, self.embeddings = adapters or {}, checks.flag("embeddings", embeddings)
+        hidden_layers = ("final",) if embeddings else ()
         with resource_errors():
             parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self._source = model, {**options, "adapters": dict(adapters)}

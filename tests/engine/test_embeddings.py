@@ -65,5 +65,7 @@ def test_what_cannot_be_is_refused(path: Path, llm: LLM) -> None:
         llm.embed([PROMPTS[0]], dimensions=0)
     with pytest.raises(RequestError, match=f"at most {BASE.d_model}, .* got {BASE.d_model + 1}"):
         llm.embed([PROMPTS[0]], dimensions=BASE.d_model + 1)
+    with pytest.raises(RequestError, match="normalize must be True or False, got 'no'"):
+        llm.embed([PROMPTS[0]], normalize="no")  # type: ignore[arg-type]
     with LLM(path) as without, pytest.raises(RequestError, match="embeddings=True"):
         without.embed([PROMPTS[0]])

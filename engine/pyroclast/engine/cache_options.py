@@ -33,9 +33,7 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         """RequestError for what cannot be; CacheFileError for a folder that is not trusted."""
-        given: object = self.prefix_cache
-        if not isinstance(given, bool):
-            raise RequestError(f"prefix_cache must be True or False, got {given!r:.100}")
+        checks.flag("prefix_cache", self.prefix_cache)
         for name in ("prefix_cache_bytes", "cache_dir_bytes"):
             if (value := getattr(self, name)) is not None:
                 checks.check_positive(name, value)

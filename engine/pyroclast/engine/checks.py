@@ -82,8 +82,7 @@ def encode(
 ) -> list[int]:
     """Text, token ids, or a mapping of either -> token ids that exist, at least one.  `where` names
     the prompt."""
-    if not isinstance(add_special_tokens, bool):
-        raise RequestError(f"add_special_tokens must be True or False, got {add_special_tokens!r}")
+    flag("add_special_tokens", add_special_tokens)
     if isinstance(prompt, Mapping):
         prompt = _inside(prompt, where)
     if isinstance(prompt, str):
@@ -185,6 +184,13 @@ def check_answered(n_answered: Any, n_prompt: int) -> None:
         raise RequestError(
             f"n_answered must be 0 to {n_prompt}, the tokens of the prompt; got {n_answered}"
         )
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value; RequestError unless it is True or False.  A text such as "no" would be true."""
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be True or False, got {value!r:.100}")
+    return value
 
 
 def check_positive(name: str, value: Any) -> None:

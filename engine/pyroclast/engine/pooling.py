@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pyroclast.engine import checks
 from pyroclast.errors import RequestError
 
 POOLINGS = ("mean", "last")
@@ -36,6 +37,7 @@ class Pooled:
     def vector(self, *, normalize: bool, dimensions: int | None) -> NDArray[np.float32]:
         """float32: the first `dimensions` values, scaled to length 1 if asked for."""
         assert self._sum is not None, "vector() before the end"
+        checks.flag("normalize", normalize)
         found = self._sum / self._n_tokens if self._mean else self._sum
         found = found[:dimensions]
         length = float(np.sqrt(np.sum(found * found)))
