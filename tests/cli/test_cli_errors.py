@@ -61,7 +61,10 @@ def test_standard_input_that_is_no_utf8(run, command):
         (["generate", "x", "-m", "MODEL", "--kernels", "norm"], "op[.format]=variant"),
         (["generate", "x", "-m", "MODEL", "--compute", "int3"], "compute must be"),
         (["generate", "x", "-m", "MODEL", "--threads", "0"], "threads must be"),
-        (["generate", "x", "-m", "MODEL", "--adapter", "a=no/file"], "no/file: cannot be read"),
+        (
+            ["generate", "x", "-m", "MODEL", "--adapter", "a=no/file"],
+            "'a': no/file: cannot be read",
+        ),
         (["generate", "x", "-m", "MODEL", "--adapter", "a:b=no/file"], "the name of an adapter"),
     ],
     ids=str,

@@ -265,5 +265,11 @@ def test_a_value_that_is_not_finite_ends_the_load(folder: Path, tmp_path: Path) 
     pairs = dict(random_pairs(BASE, 2, ("wq",)))
     pairs["layers.1.wq"][1][5, 1] = np.inf
     bad = write_peft(tmp_path, pairs)
-    with pytest.raises(ModelFileError, match="holds a NaN or an infinity"):
+    with pytest.raises(ModelFileError, match=r"^the adapter 'bad': .*holds a NaN or an infinity"):
         load(folder, adapters={"good": folder / "x", "bad": bad})
+
+
+@pytest.mark.parametrize("path", ["missing.gguf", "F32.gguf", "."])
+def test_an_adapter_that_cannot_be_read_is_named(folder: Path, path: str) -> None:
+    with pytest.raises(ModelFileError, match=f"^the adapter 'poet': {folder / path}: "):
+        load(folder, adapters={"x": folder / "x", "poet": folder / path})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyroclast.checkpoint.background import Background
 from pyroclast.checkpoint.open import Checkpoint, open_checkpoint
-from pyroclast.errors import RequestError
+from pyroclast.errors import ModelFileError, RequestError
 from pyroclast.model.adapters import TARGETS, AdapterKey, AdapterSlots
 from pyroclast.model.device import check_device, kernel_errors
 from pyroclast.model.draft_head import check_has_head
@@ -124,9 +124,19 @@ def _opened(adapters: AdapterPaths, checkpoint: Checkpoint) -> Iterator[dict[str
     with ExitStack() as stack:
         found = {}
         for name, path in adapters.items():
-            found[name] = open_adapter(path, checkpoint.config)
+            with _about(name):
+                found[name] = open_adapter(path, checkpoint.config)
             stack.callback(found[name].close)
         yield found
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Puts an adapter's name in front of what is wrong with its files."""
+    try:
+        yield
+    except ModelFileError as error:
+        raise type(error)(f"the adapter {name!r}: {error}") from error
 
 
 def _slots(adapters: list[Adapter]) -> AdapterSlots | None:
@@ -149,7 +159,8 @@ def _fill(model: Model, adapters: Mapping[str, Adapter]) -> dict[str, AdapterKey
 
     keys = {}
     for slot, (name, adapter) in enumerate(adapters.items()):
-        products = adapter.read()
+        with _about(name):
+            products = adapter.read()
         model.adapters.set(slot, products, 1.0)
         scales = {each: pair.scale for each, pair in adapter.pairs.items()}
         keys[name] = AdapterKey(slot, fingerprint(name, products), scales)
