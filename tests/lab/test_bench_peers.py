@@ -329,7 +329,7 @@ def test_the_command_compares(model, capsys, tmp_path):
     assert run(*args, "--peers", tmp_path) == 0
     assert "| tg3 |" in capsys.readouterr().out
     assert run("-m", "no such model", "--peers", tmp_path) == 1
-    assert run(*args, "-r", 0, "--peers", tmp_path) == 1
+    assert run(*args, "-r", 0, "--peers", tmp_path) == 2
     assert "repetitions must be at least 1, got 0" in capsys.readouterr().err
 
 

@@ -417,7 +417,7 @@ def test_a_dry_run_writes_nothing_and_bad_numbers_are_refused(
     assert code == 0 and "not written" in out and "| op " in out
     assert list(cache.rglob("tune")) == []
     code, _, err = run(capsys, "tune", "-m", model, "-r", "2")
-    assert code == 1 and "at least 3" in err
+    assert code == 2 and "at least 3" in err
 
 
 @native

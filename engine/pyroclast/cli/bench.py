@@ -6,11 +6,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.terminal import colour, write
+from pyroclast.cli.terminal import colour, fail, usage, write
 from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from pyroclast.lab.speed.throughput import Workload
 
 _COLUMNS = ("model", "size", "threads", "test", "tokens/s", "share of ceiling")
 
@@ -22,10 +24,10 @@ def bench(args: Namespace) -> None:
 
         compare(args)
         return
-    from pyroclast.lab.speed.throughput import Runner, make_workloads
+    from pyroclast.lab.speed.throughput import Runner
     from pyroclast.lab.speed.throughput_rows import measure
 
-    workloads = make_workloads(args.prompt, args.gen, args.depth, args.batch)
+    workloads = workloads_of(args)
     options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
     row: dict[str, Any] = {}
     with Runner(args.model, workloads, kv_dtype=args.kv_dtype, **options) as runner:
@@ -39,6 +41,16 @@ def bench(args: Namespace) -> None:
                     printer.add(row)
     if not args.json:
         tell_how(row)
+
+
+def workloads_of(args: Namespace) -> list[Workload]:
+    """What the flags ask for; a number out of range is wrong usage."""
+    from pyroclast.lab.speed.throughput import make_workloads
+
+    if args.repetitions < 1:
+        fail(f"--repetitions must be at least 1, got {args.repetitions}", code=2)
+    with usage():
+        return make_workloads(args.prompt, args.gen, args.depth, args.batch)
 
 
 class RowPrinter:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pyroclast.cli.bench import workloads_of
 from pyroclast.cli.terminal import write
-from pyroclast.errors import RequestError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -18,10 +18,9 @@ def compare(args: Namespace) -> None:
     """A table, or the rows as JSON lines, each with the peers that are missing and the warnings."""
     from pyroclast.lab.peers.comparison import measure
     from pyroclast.lab.peers.report import markdown
-    from pyroclast.lab.speed.throughput import make_workloads
 
+    workloads = workloads_of(args)
     options = options_of(args)
-    workloads = make_workloads(args.prompt, args.gen, args.depth, args.batch)
     result = measure(options, workloads)
     if not args.json:
         write(markdown(result))
@@ -36,8 +35,6 @@ def options_of(args: Namespace) -> CompareOptions:
     from pyroclast.lab.peers.options import CompareOptions
     from pyroclast_kernels import features
 
-    if args.repetitions < 1:
-        raise RequestError(f"repetitions must be at least 1, got {args.repetitions}")
     peers, missing = find_peers(args.peers)
     return CompareOptions(
         model=str(args.model),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.flags import add_frozen, add_model
-from pyroclast.cli.terminal import colour, counted, read_text, write
-from pyroclast.errors import ContextOverflowError, RequestError
+from pyroclast.cli.terminal import colour, counted, fail, read_text, write
+from pyroclast.errors import ContextOverflowError
 from pyroclast.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def profile(args: Namespace) -> None:
 
     if args.n < 1 or (args.p is not None and args.p < 1):
         given = f"-n {args.n}" + (f", -p {args.p}" if args.p is not None else "")
-        raise RequestError(f"-n and -p must be at least 1, got {given}")
+        fail(f"-n and -p must be at least 1, got {given}", code=2)
     if args.prompt is not None and args.p is not None:
-        raise RequestError("give either --prompt TEXT or -p N, not both")
+        fail("give either --prompt TEXT or -p N, not both", code=2)
     options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
     with ProfiledLLM(args.model, kv_dtype=args.kv_dtype, **options) as llm:
         prompt = _prompt(args, llm)

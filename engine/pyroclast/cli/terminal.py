@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from pyroclast.errors import RequestError
 from pyroclast.progress import off_the_line
 
 
@@ -82,6 +84,15 @@ def write(text: str = "", end: str = "\n") -> None:
     except OSError as error:
         discard(sys.stdout)
         fail(f"cannot write to standard output: {error.strerror}", code=1)
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """What is wrong with the flags, as checked inside, ends the command with exit code 2."""
+    try:
+        yield
+    except RequestError as error:
+        fail(str(error), code=2)
 
 
 def counted(n: int, noun: str) -> str:

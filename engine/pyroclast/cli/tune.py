@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pyroclast.cli.flags import DEFAULT_MODEL, add_device
-from pyroclast.cli.terminal import colour, write
-from pyroclast.errors import KernelError, RequestError
+from pyroclast.cli.terminal import colour, fail, write
+from pyroclast.errors import KernelError
 from pyroclast.model.device import check_device
 from pyroclast.progress import progress_bar
 
@@ -59,7 +59,7 @@ def tune(args: Namespace) -> None:
     from pyroclast.lab.tune.steps import ModelSteps
 
     if args.repetitions < 3:
-        raise RequestError(f"--repetitions must be at least 3, got {args.repetitions}")
+        fail(f"--repetitions must be at least 3, got {args.repetitions}", code=2)
     with ModelSteps(
         args.model, threads=args.threads, compute=args.compute, kv_dtype=args.kv_dtype
     ) as steps:
@@ -177,7 +177,7 @@ def _tune_gpu(args: Namespace) -> None:
 
     for flag, given in (("--threads", args.threads), ("--any-bits", args.any_bits)):
         if given:
-            raise RequestError(f"{flag} applies to the CPU only; leave it out with --device cuda")
+            fail(f"{flag} applies to the CPU only; leave it out with --device cuda", code=2)
     with progress_bar(100, "%") as show:
         found = tune_gpu.tune(args.model, args.compute, args.kv_dtype, show, keep=not args.dry_run)
     if args.json:
