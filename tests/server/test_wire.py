@@ -27,6 +27,8 @@ from server_at import RunningServer, serving
 
 HELLO = [{"role": "user", "content": "Say hello."}]
 CHAT = "/v1/chat/completions"
+POET = {"role": "poet", "content": "a"}  # no role that a template knows
+DEEP = {"deep": json.loads("[" * 80 + "]" * 80)}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,11 @@ def test_bad_bodies_are_refused(http: httpx.Client, body: bytes, status: int, sa
         (CHAT, {"messages": HELLO, "chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         (CHAT, {"messages": HELLO, "tool_choice": {"function": {"name": "x"}}}, "tool_choice"),
         (CHAT, {"messages": HELLO, "tools": [], "modalities": ["audio"]}, "modalities"),
+        (CHAT, {"messages": HELLO, "chat_template_kwargs": DEEP}, "chat_template_kwargs"),
+        (CHAT, {"messages": HELLO, "documents": [DEEP]}, "documents"),
+        (CHAT, {"messages": [*HELLO, POET]}, "messages"),
+        ("/apply-template", {"messages": [POET]}, "messages"),
+        ("/tokenize", {"messages": [POET]}, "messages"),
         (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
         (CHAT, {"messages": HELLO, "top_logprobs": 2, "logprobs": False}, "top_logprobs"),
         (CHAT, {"messages": HELLO, "response_format": {"type": "x"}}, "response_format.type"),

@@ -68,6 +68,9 @@ class Served:
             return await asyncio.to_thread(self.tokenizer.encode_chat, turns, **template)
         except TemplateError as error:
             raise HttpError(400, str(error), param=param, code="template_error") from error
+        except RequestError as error:
+            blamed = _blamed(str(error), param)
+            raise HttpError(400, str(error), param=blamed, code="invalid_value") from error
 
     async def encode(self, text: str, **options: Any) -> list[int]:
         """The token ids of a text; a long one is encoded in a thread."""
@@ -148,6 +151,14 @@ class Served:
 
     def _tail(self, prompt_ids: Sequence[int]) -> str:
         return self._spell(prompt_ids[-_N_TAIL:])
+
+
+def _blamed(message: str, param: str) -> str:
+    """The field to blame for what a template is not given: the error begins with its variable."""
+    name = message.removeprefix("a key of ").partition(" ")[0].partition("[")[0]
+    if name == "messages":
+        return param
+    return name if name in ("tools", "documents") else "chat_template_kwargs"
 
 
 async def _aside(n_tokens: int, work: Callable[[], T]) -> T:
