@@ -153,9 +153,16 @@ def test_what_takes_long_to_decode_has_a_thread(n_tokens: int, aside: bool) -> N
         assert (threading.get_ident() not in tokenizer.seen) == aside
 
 
-@pytest.mark.parametrize(("max_tokens", "rooms"), [(2, [2, 2, 2]), (-1, [9, 9, 8])])
-def test_prompts_with_as_much_room_share_their_parameters(
-    max_tokens: int, rooms: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("asked", "rooms"),
+    [
+        ({"max_tokens": 2}, [2, 2, 2]),
+        ({"max_tokens": -1}, [None, None, None]),  # the engine knows what room there is
+        ({"max_tokens": -1, "min_tokens": 9}, [None, None, 8]),
+    ],
+)
+def test_prompts_of_any_length_share_their_parameters(
+    asked: dict[str, int], rooms: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each check of a large schema would hold up the event loop."""
     n_made, given = 0, []
@@ -170,10 +177,12 @@ def test_prompts_with_as_much_room_share_their_parameters(
 
     monkeypatch.setattr("pyroclast.server.completions.sampling_params", counted)
     exchange: Any = SimpleNamespace(request_id="a", generate=generate)
-    body = CompletionRequest(prompt=[[1], [2], [3, 4]], max_tokens=max_tokens)
+    body = CompletionRequest(prompt=[[1], [2], [3, 4]], **asked)
     asyncio.run(Completions(exchange, served(Threads()), body).prepare())
     assert [params.max_tokens for params in given] == rooms
     assert n_made == len(set(rooms))
+    assert max(params.min_tokens for params in given) == asked.get("min_tokens", 0)
+    assert given[2].min_tokens == min(asked.get("min_tokens", 0), 8)
 
 
 @pytest.mark.parametrize(("n_floats", "aside"), [(10, False), (30_000, True)])

@@ -94,10 +94,13 @@ class Completions:
             raise HttpError(400, "max_tokens must be at least 1 without echo", param="max_tokens")
         self._prompts = await self._encode(as_prompts(body.prompt, "prompt"))
         asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        made: dict[int, SamplingParams] = {}  # by the room: to check a large schema takes a while
+        # By the room, since to check a large schema takes a while; None leaves it to the engine.
+        made: dict[int | None, SamplingParams] = {}
         for ids in self._prompts:
             wanted = None if asked < 0 else max(asked, 1)
-            n_room = self._served.max_tokens(wanted, len(ids), "prompt")
+            n_room: int | None = self._served.max_tokens(wanted, len(ids), "prompt")
+            if asked < 0 and n_room >= (body.min_tokens or 0):
+                n_room = None
             if n_room not in made:
                 made[n_room] = sampling_params(
                     body,
