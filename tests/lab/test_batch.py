@@ -127,7 +127,7 @@ def test_the_hash_of_a_request_does_not_count_defaults(tmp_path: Path) -> None:
         {"id": "a", "prompt": "p", "params": {"logit_bias": {"3": -1}, "stop": ["x"]}},
         {"id": "b", "prompt": "p", "params": {"logit_bias": {"3": -1}, "stop": "x", "top_p": 1}},
         {"id": "c", "prompt": "p", "params": {"structured": {"json": {"type": "object"}}}},
-        {"id": "d", "messages": [], "template": {"thinking": True}},
+        {"id": "d", "messages": [{"role": "user", "content": "p"}], "template": {"thinking": True}},
     ]
     found = hashes_of(read_requests(written(tmp_path / "in.jsonl", lines), GREEDY), ["m"])
     assert found["a"] == found["b"]
@@ -157,7 +157,11 @@ def test_a_request_that_fails_is_told_and_the_others_run(run: Any, tmp_path: Pat
         ('{"prompt": [true]}', "text or a list of token ids"),
         ('{"prompt": []}', "prompt is empty: give at least one"),
         ('{"prompt": ""}', "prompt is empty: give at least one"),
-        ('{"messages": "a"}', "messages must be a list, got str"),
+        ('{"messages": "a"}', "messages must be a list with at least one"),
+        ('{"messages": []}', "got an empty list"),
+        ('{"messages": ["a"]}', "messages[0] must be a dict, got str"),
+        ('{"messages": [{"content": "a"}]}', "messages[0] needs a 'role' such as 'user'"),
+        ('{"messages": [{"role": "user"}]}', "messages[0] needs a 'content'"),
         ('{"prompt": "a", "params": 3}', "params must be a JSON object, got int"),
         ('{"prompt": "a", "params": {"temprature": 1}}', "did you mean 'temperature'"),
         ('{"prompt": "a", "params": {"self": 1}}', "unknown sampling parameter 'self'"),

@@ -94,7 +94,7 @@ class ChatTemplate:
 
     def check_roles(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """RequestError for a role that neither is in use among templates nor stands in this one."""
-        _check_messages(messages)
+        check_messages(messages)
         for i, message in enumerate(messages):
             role = message["role"]
             if role not in self._known_roles:
@@ -127,7 +127,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         extra: Mapping[str, Any],
     ) -> str:
-        _check_messages(messages)
+        check_messages(messages)
         if clash := extra.keys() & {"messages", "add_generation_prompt"}:
             raise RequestError(f"{sorted(clash)} are set by the call itself")
         size = _Size()
@@ -207,7 +207,8 @@ class _Size:
     units = 0
 
 
-def _check_messages(messages: object) -> None:
+def check_messages(messages: object) -> None:
+    """RequestError unless these are messages for a template: some, each with role and content."""
     if not isinstance(messages, list | tuple) or not messages:
         raise RequestError(
             "messages must be a list with at least one {'role': ..., 'content': ...}, got "

@@ -108,8 +108,10 @@ def _request(number: int, data: bytes, defaults: SamplingParams) -> BatchRequest
         raise RequestError("prompt must be text or a list of token ids")
     if prompt is not None and not prompt:  # an empty list would read as no prompts at all
         raise RequestError("prompt is empty: give at least one character or token id")
-    if messages is not None and not isinstance(messages, list):
-        raise RequestError(f"messages must be a list, got {type(messages).__name__}")
+    if messages is not None:
+        from pyroclast.text.chat import check_messages  # late: prompts need no templates
+
+        check_messages(messages)
     template = _mapping(value, "template")
     if template is not None and messages is None:
         raise RequestError('template goes with "messages"')
