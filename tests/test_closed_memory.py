@@ -259,3 +259,28 @@ def test_a_closed_one_says_so(files: Path) -> None:
     for use in (plain, half_read, scored, inspected, timed, saved, updated):
         with pytest.raises(ClosedError, match="closed"):
             use(llm)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "recurrent"])
+def test_a_closed_model_says_so(files: Path, tmp_path: Path, kind: str) -> None:
+    llm = KINDS[kind](files, tmp_path)
+    model: Any = llm.model
+    llm.close()
+    asked: list[Callable[[], object]] = [
+        lambda: model.slot_arrays(0),
+        lambda: model.block_arrays(0),
+        lambda: model.logits,
+        lambda: model.hidden,
+        lambda: model.adapters,
+        lambda: model.places,
+        lambda: model.weight_bytes,
+        lambda: model.kv_bytes,
+        lambda: model.cache_identity,
+        lambda: model.zero_blocks([0]),
+        model.attach_sampler,
+        model.forward,
+        model.find_non_finite,
+    ]
+    for ask in asked:
+        with pytest.raises(ClosedError, match="the model is closed"):
+            ask()

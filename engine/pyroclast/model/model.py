@@ -16,6 +16,7 @@ from pyroclast.checkpoint.open import Checkpoint
 from pyroclast.errors import ClosedError, KernelError
 from pyroclast.model.adapters import Adapters
 from pyroclast.model.cache_identity import CacheIdentity, kernels_digest, model_digest
+from pyroclast.model.closed import CLOSED
 from pyroclast.model.decoder import Decoder
 from pyroclast.model.device import kernel_errors
 from pyroclast.model.draft_head import draft_head
@@ -239,10 +240,7 @@ class Model:
     @property
     def block_arrays(self) -> Callable[[int], list[NDArray[Any]]]:
         """Gives the arrays of a cache block, as KVCache.block_arrays; outlives close()."""
-        try:
-            return self.cache.block_arrays
-        except AttributeError:
-            raise ClosedError("the model is closed") from None
+        return self.cache.block_arrays
 
     @property
     def cache_identity(self) -> CacheIdentity:
@@ -254,8 +252,8 @@ class Model:
 
     def _read_identity(self) -> CacheIdentity:
         block_arrays, calls, packed = self.block_arrays, self._calls, self._packed
-        weights = getattr(self, "_weights", None)
-        if self._program is None or weights is None:  # now; another thread may close it below
+        weights = self._weights
+        if self._program is None or weights is CLOSED:  # now; another thread may close it below
             raise ClosedError("the model is closed")
         model = model_digest(self.config, weights, self.plan)
         if packed is not None:
@@ -283,7 +281,7 @@ class Model:
             program.close()
         self._program = self._sampling_program = self._fetched = None
         self._calls, self._packed, self.draft_head = [], None, None
-        del self._weights, self.cache, self._decoder, self.executor
+        self._weights = self.cache = self._decoder = self.executor = CLOSED
         self.memory.close()
 
 
