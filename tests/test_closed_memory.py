@@ -246,6 +246,28 @@ def test_one_that_cannot_begin_leaves_nothing(
         assert arrays.alive() == [], info
 
 
+@pytest.mark.parametrize("options", [{}, {"cache_dir": "cache"}], ids=str)
+@pytest.mark.parametrize("part", ["Stepper", "Loop", "warm_up"])
+def test_one_that_fails_late_leaves_nothing(
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    options: dict[str, str],
+) -> None:
+    """The cache is there, and its folder is open."""
+
+    def fail(*_: Any) -> None:
+        raise KernelError("on purpose")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"pyroclast.llm.{part}", fail)
+    with watched(monkeypatch) as arrays:
+        with pytest.raises(KernelError, match="on purpose") as info:
+            small(files / "q8_0.gguf", **options)
+        assert arrays.alive() == [], info
+
+
 def test_the_logits_of_a_prompt_are_the_callers_alone(files: Path) -> None:
     with small(files / "q8_0.gguf") as llm:
         found = weakref.ref(llm.logits(PROMPT))

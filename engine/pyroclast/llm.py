@@ -91,7 +91,7 @@ class LLM(UpdatableModel):
         with resource_errors():
             parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
             self._source = model, {**options, "adapters": dict(adapters)}
-            with closed_on_failure(parts[0], drafts.model):
+            with closed_on_failure(self, parts[0], drafts.model):
                 self._start(parts, kernels, cache, drafts)
 
     def _start(

@@ -94,8 +94,9 @@ class StepModel(Protocol):
 
 
 @contextmanager
-def closed_on_failure(*models: StepModel | None) -> Iterator[None]:
-    """Frees the models if what is inside fails: whoever keeps the error would keep them."""
+def closed_on_failure(owner: object, *models: StepModel | None) -> Iterator[None]:
+    """Frees the models, and empties their owner, if what is inside fails: whoever keeps the error
+    would keep them."""
     try:
         yield
     except BaseException as error:
@@ -103,6 +104,7 @@ def closed_on_failure(*models: StepModel | None) -> Iterator[None]:
 
         for model in filter(None, models):
             model.close()
+        vars(owner).clear()  # the frame that makes it still runs: clear_frames leaves that one out
         clear_frames(error.__traceback__)  # what they had of the cache
         raise
 
