@@ -98,17 +98,17 @@ class Completions:
         made: dict[int | None, SamplingParams] = {}
         for ids in self._prompts:
             wanted = None if asked < 0 else max(asked, 1)
-            n_room: int | None = self._served.max_tokens(wanted, len(ids), "prompt")
-            if asked < 0 and n_room >= (body.min_tokens or 0):
-                n_room = None
-            if n_room not in made:
-                made[n_room] = sampling_params(
+            n_room = self._served.max_tokens(wanted, len(ids), "prompt")
+            is_open = asked < 0 and n_room >= (body.min_tokens or 0)
+            max_tokens = None if is_open else n_room
+            if max_tokens not in made:
+                made[max_tokens] = sampling_params(
                     body,
-                    max_tokens=n_room,
+                    max_tokens=max_tokens,
                     logprobs=body.logprobs,
                     prompt_logprobs=body.logprobs if body.echo else None,
                 )
-            self._params.append(made[n_room])
+            self._params.append(made[max_tokens])
         self.generation = await self._exchange.generate(
             self._served, self._prompts, self._params, structure=structure_field(body)
         )
