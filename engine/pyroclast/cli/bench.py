@@ -19,15 +19,15 @@ _COLUMNS = ("model", "size", "threads", "test", "tokens/s", "share of ceiling")
 
 def bench(args: Namespace) -> None:
     """A row for each workload: JSON lines, or a Markdown table and how it was made."""
+    workloads = workloads_of(args)
     if args.peers is not None:
         from pyroclast.cli.peers import compare
 
-        compare(args)
+        compare(args, workloads)
         return
     from pyroclast.lab.speed.throughput import Runner
     from pyroclast.lab.speed.throughput_rows import measure
 
-    workloads = workloads_of(args)
     options = {"kernels": args.kernels, "threads": args.threads, "compute": args.compute}
     row: dict[str, Any] = {}
     with Runner(args.model, workloads, kv_dtype=args.kv_dtype, **options) as runner:

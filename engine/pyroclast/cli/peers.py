@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.bench import workloads_of
 from pyroclast.cli.terminal import write
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from pyroclast.lab.peers.options import CompareOptions
+    from pyroclast.lab.speed.throughput import Workload
 
 
-def compare(args: Namespace) -> None:
+def compare(args: Namespace, workloads: list[Workload]) -> None:
     """A table, or the rows as JSON lines, each with the peers that are missing and the warnings."""
     from pyroclast.lab.peers.comparison import measure
     from pyroclast.lab.peers.report import markdown
 
-    workloads = workloads_of(args)
     options = options_of(args)
     result = measure(options, workloads)
     if not args.json:
