@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyroclast_kernels.huge_pages import HugePages
+from pyroclast_kernels.huge_pages import HugePages, untouched_zeros
 from pyroclast_kernels.weights import BLOCK_FORMATS
 from pyroclast_kernels.weights.blocks import BLOCK, LAYOUTS
 from pyroclast_kernels.weights.packing import PackedWeight, packed_bytes
@@ -81,7 +81,7 @@ class HostMemory:
         self._pages = HugePages()
 
     def zeros(self, shape: Shape, dtype: Any) -> Array:
-        return np.zeros(shape, dtype)
+        return untouched_zeros(shape, dtype)
 
     def inputs(self, shape: Shape, dtype: Any) -> Array:
         return np.zeros(shape, dtype)

@@ -72,6 +72,21 @@ def test_what_was_touched_is_resident() -> None:
     assert resident_bytes(np.ones(3, np.uint8)) == 3
 
 
+def test_arrays_take_no_memory_before_they_are_written() -> None:
+    """Also where malloc has taken arrays of their size into its heap, as it does after a first."""
+    memory = HostMemory()
+    behind = []  # holds the heap open behind each array, so that its end is not given back
+    for _ in range(3):
+        array = memory.zeros((6, 4 * MIB), np.uint8)
+        array[...] = 1
+        behind.append(bytearray(100_000))
+        del array
+    array = memory.zeros((6, 4 * MIB), np.uint8)
+    assert array.shape == (6, 4 * MIB)
+    assert not resident_bytes(array)
+    assert not array.any()
+
+
 def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     without = available_bytes()
     monkeypatch.setattr(cgroups, "memory_left", lambda: 50 * MIB)
