@@ -165,6 +165,14 @@ def test_a_byte_budget_in_memory(expected):
 # ---- beside others -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", [None, 3, "", b"state"])
+def test_the_path_of_a_state_is_text_or_a_path(path):
+    with fake_llm() as llm:
+        for call in (lambda: llm.save_state(path, PROMPT), lambda: llm.load_state(path)):
+            with pytest.raises(RequestError, match="path must be the path of a file, got"):
+                call()
+
+
 def test_states_and_the_folder_work_side_by_side(cache_dir, tmp_path, expected):
     with fake_llm() as llm:
         llm.save_state(tmp_path / "state", PROMPT)

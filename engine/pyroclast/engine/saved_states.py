@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from pyroclast.engine.pages.writer import Kept
 
 
+def _checked_path(path: object) -> Path:
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str) or not path:  # "" would be the current folder
+        raise RequestError(f"path must be the path of a file, got {path!r:.100}")
+    return Path(path)
+
+
 class SavedStates:
     """Saves and loads for one loop.  is_cached: whether it has a prefix cache, as both need."""
 
@@ -46,6 +54,7 @@ class SavedStates:
         call, which knows the adapter as it is by then."""
         from pyroclast.engine.pages.states import write_state
 
+        path = _checked_path(path)
         n_changes, call = self._n_changes, begin()
         size = self._model.block_size
         n_pages = len(token_ids) // size
@@ -69,18 +78,17 @@ class SavedStates:
         def state() -> bytes | None:
             return self._cache.state_behind(last[0], n_pages, slot_arrays)
 
-        write_state(Path(path), format, n_pages, arrays, kept, state)
+        write_state(path, format, n_pages, arrays, kept, state)
         return n_pages * size
 
     def load(self, path: str | os.PathLike[str], begin: Callable[[], Call]) -> int:
         """The number of positions that are in the prefix cache now."""
         from pyroclast.engine.pages.states import open_state
 
+        path = _checked_path(path)
         n_changes, call = self._n_changes, begin()
         model, format = self._model, self._format
-        state = open_state(
-            Path(path), format, model.block_arrays, model.n_threads, model.slot_arrays
-        )
+        state = open_state(path, format, model.block_arrays, model.n_threads, model.slot_arrays)
         token_ids = state.token_ids
         if state.root != self._intake.root(call):
             raise CacheFileError(f"{path}: cannot be loaded: it was saved with another adapter")
