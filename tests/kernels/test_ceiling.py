@@ -2,12 +2,14 @@
 
 import mmap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pyroclast_kernels import ceiling
 from pyroclast_kernels.ceiling import HUGE_PAGE, READ_PATTERNS, ReadPattern
+from pyroclast_kernels.matmul import MATRIX_VARIANT_FEW
 from pyroclast_kernels.program import make_executor
 from pyroclast_kernels.registry import get_op
 from smaps import vm_flags
@@ -108,6 +110,11 @@ def test_matrix_registers_have_a_ceiling_of_their_own():
     if runs:
         ratio = found.arithmetic_gops("amxbf16") / found.arithmetic_gops("fma")
         assert ratio > 4
+
+
+def test_few_tokens_are_as_many_as_in_the_kernel():
+    source = Path(ceiling.__file__).parents[1] / "matmul/cpp/bf16_matrices.cpp"
+    assert f"constexpr int kFewTokens = {MATRIX_VARIANT_FEW};" in source.read_text()
 
 
 def test_registers_that_the_system_does_not_lend_are_left_alone(monkeypatch):
