@@ -246,6 +246,16 @@ def test_what_responses_do_not_have_is_refused(http: httpx.Client, field: str, v
     assert (error["param"], error["code"]) == (field, "unsupported_parameter")
 
 
+@pytest.mark.parametrize("choice", ["required", "sometimes"])
+def test_a_choice_that_nothing_can_meet_is_refused(http: httpx.Client, choice: str) -> None:
+    for tools in ([], [{"type": "web_search"}]):
+        body = {"tools": tools, "tool_choice": choice}
+        error = refused(http, CHAT, body | {"messages": HELLO, "max_tokens": 3})
+        assert error["param"] == "tool_choice"
+        error = refused(http, RESPONSES, body | {"input": "Hi.", "max_output_tokens": 3})
+        assert error["param"] == "tool_choice"
+
+
 def test_allowed_tools_are_the_only_ones(http: httpx.Client) -> None:
     tools = [
         {"type": "function", "function": {"name": name, "parameters": WEATHER}}

@@ -94,14 +94,18 @@ def tool_use(
         choice = allowed.get("mode") or "auto"
     if isinstance(choice, dict):
         return ToolUse(known, named=_find(_by_name(known), _name(choice)), one_only=one_only)
-    if choice == "none" or not known:
-        return ToolUse()
-    if choice not in (None, "auto", "required"):
+    if choice not in (None, "none", "auto", "required"):
         raise HttpError(
             400,
             f"tool_choice must be none, auto, required or a function, got {choice!r:.40}",
             param="tool_choice",
         )
+    if choice == "required" and not known:
+        raise HttpError(
+            400, "tool_choice requires a call, but tools has no function", param="tool_choice"
+        )
+    if choice == "none" or not known:
+        return ToolUse()
     return ToolUse(known, must_call=choice == "required", one_only=one_only)
 
 
