@@ -86,10 +86,10 @@ class LLM(UpdatableModel):
             "compute": compute, "kernels": kernels, "threads": threads, "kv_dtype": kv_dtype,
             "max_batch_tokens": max_batch_tokens, "max_seqs": max_seqs, "n_blocks": n_blocks,
         }  # fmt: skip
-        adapters, self.embeddings = adapters or {}, checks.flag("embeddings", embeddings)
-        hidden_layers = ("final",) if embeddings else ()
+        adapters = {} if adapters is None else adapters
+        self.embeddings, final = checks.flag("embeddings", embeddings), ("final",) * embeddings
         with resource_errors():
-            parts = drafts.load(model, device, adapters, hidden_layers=hidden_layers, **options)
+            parts = drafts.load(model, device, adapters, hidden_layers=final, **options)
             self._source = model, {**options, "adapters": dict(adapters)}
             with closed_on_failure(self, parts[0], drafts.model):
                 self._start(parts, kernels, cache, drafts)

@@ -239,6 +239,8 @@ def test_names_that_an_adapter_cannot_have(folder: Path, names: list[Any], words
 def test_adapters_must_be_named(folder: Path) -> None:
     with pytest.raises(RequestError, match=r'adapters must be \{"name": .*, got list'):
         load(folder, adapters=[folder / "x"])
+    with pytest.raises(RequestError, match=r'adapters must be \{"name": .*, got list'):
+        load(folder, adapters=[])
     with pytest.raises(RequestError, match=r"adapter 'x' must be the path of a folder .* got 5"):
         load(folder, adapters={"x": 5})
 
