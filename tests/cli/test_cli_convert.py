@@ -82,7 +82,7 @@ def test_notes_are_warnings(run, folder, tmp_path):
     [
         (("--to", "q9"), 1, "cannot convert to 'q9'; supported: f32"),
         ((), 2, "--to"),
-        (("--to", "f16", "--threads", "0"), 2, "--threads must be between 1 and 1024, got 0"),
+        (("--to", "f16", "--threads", "0"), 2, "--threads/-t: must be between 1 and 1024, got 0"),
     ],
 )
 def test_wrong_usage_is_one_line(run, folder, tmp_path, argv, code, message):

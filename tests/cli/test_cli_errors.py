@@ -60,7 +60,6 @@ def test_standard_input_that_is_no_utf8(run, command):
         (["generate", "x", "-m", "MODEL", "-n", "9999"], "the context holds 256"),
         (["generate", "x", "-m", "MODEL", "--kernels", "norm"], "op[.format]=variant"),
         (["generate", "x", "-m", "MODEL", "--compute", "int3"], "compute must be"),
-        (["generate", "x", "-m", "MODEL", "--threads", "0"], "threads must be"),
         (
             ["generate", "x", "-m", "MODEL", "--adapter", "a=no/file"],
             "'a': no/file: cannot be read",
@@ -90,6 +89,11 @@ def test_a_file_that_cannot_be_written_is_one_line(run, model, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        *(
+            ([*argv, "--threads", given], f"--threads/-t: must be between 1 and 1024, got {given}")
+            for argv in (["generate", "x"], ["serve"], ["bench"], ["tune"], ["profile"])
+            for given in (0, 1025, "2.0", 10**9)
+        ),
         (["score", "x", "--top", 129], "--top must be between 0 and 128, got 129"),
         (["score", "-", "--context", "-"], "standard input can be TEXT or --context, not both"),
         (["chat", " "], "the message is empty"),

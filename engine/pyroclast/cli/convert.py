@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pyroclast.cli.flags import add_threads
 from pyroclast.cli.terminal import counted, fail, warn, write
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         "mix: q4_k_s, q4_k_m, q5_k_m",
     )
     add("--adapter", metavar="PATH", help="a LoRA adapter to merge: peft's folder or a GGUF file")
-    add("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add_threads(command)
 
 
 def convert(args: Namespace) -> None:
@@ -45,8 +46,6 @@ def convert(args: Namespace) -> None:
 
     if args.to is None and not args.packed:
         fail("convert needs --to FORMAT, or --packed, or both", code=2)
-    if args.threads is not None and not 1 <= args.threads <= 1024:
-        fail(f"--threads must be between 1 and 1024, got {args.threads}", code=2)
     started_s = time.monotonic()
     with ExitStack() as stack:
 

@@ -147,6 +147,17 @@ def add_cache_dir(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threads(command: argparse.ArgumentParser) -> None:
+    """Adds --threads, whose number is checked with the other flags."""
+    command.add_argument("--threads", "-t", type=_threads, metavar="N", help="default: all cores")
+
+
+def _threads(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"must be between 1 and 1024, got {text:.20}")
+    return int(text)
+
+
 def add_frozen(command: argparse.ArgumentParser) -> None:
     """The flag that ignores tuned tables: the word `frozen` among the kernel rules."""
     command.add_argument(
@@ -229,7 +240,7 @@ def one_adapter(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _add_engine(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add_threads(command)
     if name != "bench":
         add_device(command, "auto")
     if name in _ADAPTS:

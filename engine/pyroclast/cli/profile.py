@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import add_frozen, add_model
+from pyroclast.cli.flags import add_frozen, add_model, add_threads
 from pyroclast.cli.terminal import colour, counted, fail, read_text, write
 from pyroclast.errors import ContextOverflowError
 from pyroclast.progress import progress_bar
@@ -43,7 +43,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
     command.add_argument(
         "-n", type=int, default=32, metavar="N", help="tokens to generate (default: 32)"
     )
-    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add_threads(command)
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
     command.add_argument(
         "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"

@@ -19,6 +19,7 @@ from pyroclast.cli.flags import (
     add_device,
     add_frozen,
     add_speculation,
+    add_threads,
 )
 from pyroclast.cli.terminal import fail, warn, write
 
@@ -59,7 +60,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         add(flag, type=type(default), default=default, metavar=metavar, help=help_text)
     add("--log-bodies", action="store_true", help="log what clients ask, prompts included")
     add("--answer-parser", metavar="NAME", help="how tool calls and reasoning are read")
-    add("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add_threads(command)
     add("--compute", default="auto", metavar="HOW", help="auto or float32")
     add("--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0")
     add("--max-seqs", type=int, default=64, metavar="N", help="sequences in a step (default: 64)")

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pyroclast.cli.flags import DEFAULT_MODEL, add_device
+from pyroclast.cli.flags import DEFAULT_MODEL, add_device, add_threads
 from pyroclast.cli.terminal import colour, fail, write
 from pyroclast.errors import KernelError
 from pyroclast.model.device import check_device
@@ -31,7 +31,7 @@ def add_arguments(command: ArgumentParser, name: str) -> None:
         default=DEFAULT_MODEL,
         help=f"the model whose steps are measured (default: {DEFAULT_MODEL})",
     )
-    command.add_argument("--threads", "-t", type=int, metavar="N", help="default: all cores")
+    add_threads(command)
     command.add_argument("--compute", default="auto", metavar="HOW", help="auto or float32")
     command.add_argument(
         "--kv-dtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16 or q8_0"
