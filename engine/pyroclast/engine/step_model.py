@@ -95,8 +95,9 @@ class StepModel(Protocol):
 
 @contextmanager
 def closed_on_failure(owner: object, *models: StepModel | None) -> Iterator[None]:
-    """Frees the models, and empties their owner, if what is inside fails: whoever keeps the error
+    """Frees the models, and what their owner got inside, if that fails: whoever keeps the error
     would keep them."""
+    before = set(vars(owner))
     try:
         yield
     except BaseException as error:
@@ -104,7 +105,9 @@ def closed_on_failure(owner: object, *models: StepModel | None) -> Iterator[None
 
         for model in filter(None, models):
             model.close()
-        vars(owner).clear()  # the frame that makes it still runs: clear_frames leaves that one out
+        # The frame that makes the owner still runs: clear_frames leaves that one out.
+        for name in vars(owner).keys() - before:
+            delattr(owner, name)
         clear_frames(error.__traceback__)  # what they had of the cache
         raise
 
