@@ -268,6 +268,23 @@ def test_one_that_fails_late_leaves_nothing(
         assert arrays.alive() == [], info
 
 
+def test_one_that_fails_late_keeps_what_a_subclass_has_set(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KernelError("on purpose")
+
+    class Named(LLM):
+        def __init__(self) -> None:
+            self.called = "mine"
+            with pytest.raises(KernelError, match="on purpose"):
+                super().__init__(files / "q8_0.gguf")
+            assert vars(self).keys() & {"called", "model"} == {"called"}
+
+    monkeypatch.setattr("pyroclast.llm.warm_up", fail)
+    Named()
+
+
 def test_the_logits_of_a_prompt_are_the_callers_alone(files: Path) -> None:
     with small(files / "q8_0.gguf") as llm:
         found = weakref.ref(llm.logits(PROMPT))
