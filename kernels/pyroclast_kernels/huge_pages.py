@@ -41,7 +41,7 @@ def untouched_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
     malloc does so until the first array of up to 32 MiB was freed; from then on it cuts arrays of
     that size from its heap, clears them, and keeps them: the cache of a model that was loaded again
-    was resident as a whole (SmolLM2-135M: 1,650 MB instead of 190 MB), also after it was closed."""
+    was resident as a whole, also after it was closed."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes < HUGE_PAGE:
         return np.zeros(shape, dtype)
