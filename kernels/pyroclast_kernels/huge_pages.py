@@ -45,8 +45,11 @@ def untouched_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes < HUGE_PAGE:
         return np.zeros(shape, dtype)
-    # No advice of huge pages: a short text writes a little of each layer's cache.
     memory = mmap.mmap(-1, n_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # The first stay small: a short text writes a little of each layer's cache, at its begin.
+    if n_bytes >= 2 * HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE, HUGE_PAGE, n_bytes - HUGE_PAGE)
     array: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
     return array
 

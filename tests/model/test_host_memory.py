@@ -22,6 +22,7 @@ from pyroclast.model import host_memory
 from pyroclast.model.host_memory import available_bytes, resident_bytes, resource_errors
 from pyroclast_kernels import cgroups
 from pyroclast_kernels.memory import HostMemory
+from smaps import vm_flags
 
 MIB = 1 << 20
 LIMITED = """
@@ -85,6 +86,16 @@ def test_arrays_take_no_memory_before_they_are_written() -> None:
     assert array.shape == (6, 4 * MIB)
     assert not resident_bytes(array)
     assert not array.any()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has one size of pages")
+def test_all_but_the_begin_of_an_array_is_in_huge_pages() -> None:
+    memory = HostMemory()
+    array = memory.zeros((3, 4 * MIB), np.uint8).reshape(-1)
+    assert "hg" not in vm_flags(array)
+    assert "hg" in vm_flags(array[2 * MIB :])
+    assert "hg" in vm_flags(array[-1:])
+    assert "hg" not in vm_flags(memory.zeros((3 * MIB,), np.uint8))
 
 
 def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
