@@ -152,7 +152,7 @@ def test_what_is_for_the_cpu_is_refused_on_the_gpu(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["tune", "--device", "cuda", *flags])
-    assert end.value.code == 1 and f"{flags[0]} applies to the CPU only" in capsys.readouterr().err
+    assert end.value.code == 2 and f"{flags[0]} applies to the CPU only" in capsys.readouterr().err
 
 
 # ---- the tuner ---------------------------------------------------------------------------------
