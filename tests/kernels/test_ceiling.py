@@ -113,7 +113,8 @@ def test_matrix_registers_have_a_ceiling_of_their_own():
 
 
 def test_few_tokens_are_as_many_as_in_the_kernel():
-    source = Path(ceiling.__file__).parents[1] / "matmul/cpp/bf16_matrices.cpp"
+    root = Path(__file__).parents[2]
+    source = root / "kernels/pyroclast_kernels/matmul/cpp/bf16_matrices.cpp"
     assert f"constexpr int kFewTokens = {MATRIX_VARIANT_FEW};" in source.read_text()
 
 
