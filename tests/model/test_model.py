@@ -12,6 +12,7 @@ import pytest
 from pyroclast.errors import ClosedError, KernelError, MemoryBudgetError, RequestError
 from pyroclast.model.kv_cache import DTYPES
 from pyroclast.model.model import Model
+from pyroclast_kernels import features
 from pyroclast_kernels.selection import all_variants
 from stepping import load, logits_of, step
 from tiny import CONFIGS, random_weights, write_folder, write_gguf
@@ -169,12 +170,16 @@ def test_kv_dtype_and_compute_change_the_result_a_little(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["numpy", "cpp-baseline", "cpp-avx2", "cpp-avx512vnni"])
-def test_the_automatic_cache_suits_the_kernel(folder: Path, variant: str) -> None:
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_the_automatic_cache_suits_the_kernel(
+    folder: Path, variant: str, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if all_variants("attention")[variant].unavailable:
         pytest.skip(all_variants("attention")[variant].unavailable)
+    monkeypatch.setattr(features, "has_fast_bf16_dot", lambda: is_fast)
     path = tiny(folder, "llama", "Q8_0")
     model = load(path, kernels=f"attention={variant}")
-    assert model.kv_dtype == ("bf16" if variant == "cpp-avx512vnni" else "f16")
+    assert model.kv_dtype == ("bf16" if is_fast and variant == "cpp-avx512vnni" else "f16")
     assert load(path, kernels=f"attention={variant}", compute="float32").kv_dtype == "f32"
     assert load(tiny(folder, "llama", "BF16"), kernels=f"attention={variant}").kv_dtype == "f16"
 

@@ -17,6 +17,7 @@ from pyroclast.errors import MemoryBudgetError
 from pyroclast.families.config import ModelConfig
 from pyroclast.families.layer_spec import AttentionSpec
 from pyroclast.model.host_memory import available_bytes, resident_bytes
+from pyroclast_kernels import features
 from pyroclast_kernels.attention.cache import BLOCK_SIZE, DTYPES, block_shapes, value_stride
 from pyroclast_kernels.errors import KernelError
 from pyroclast_kernels.selection import Selection
@@ -41,20 +42,22 @@ _DEFAULT_SEQUENCES = 8
 
 
 def automatic_dtype(selection: Selection, quantized: bool) -> str:
-    """What kv_dtype "auto" stands for: bf16 where attention has dot products of it and the weights
-    are quantized, else f16.
+    """What kv_dtype "auto" stands for: bf16 where attention has fast dot products of it and the
+    weights are quantized, else f16.
 
-    Those are twice as fast as multiply-adds of f16, and no farther from float32 on the demo model
-    (KL divergence 0.00287 against 0.00291 nats a token, standard error 0.00005; q8_0 has
-    0.00332, hence is not chosen).  Without 8-bit activations its rounding would show: 0.00015
-    against 0.00009 with the same weights in bf16."""
+    On AMD those are twice as fast as multiply-adds of f16, on Intel slower
+    (bench/results/kv_intel.json).  They are no farther from float32 on the demo model (KL
+    divergence 0.00287 against 0.00291 nats a token, standard error 0.00005; q8_0 has 0.00332,
+    hence is not chosen).  Without 8-bit activations their rounding would show: 0.00015 against
+    0.00009 with the same weights in bf16."""
     if not quantized:
         return "f16"
     try:
         variant = selection.variant("attention", "bf16").name
     except KernelError:  # a rule asks for a variant that does not know bf16
         return "f16"
-    return "bf16" if variant == "cpp-avx512vnni" else "f16"
+    is_fast = variant == "cpp-avx512vnni" and features.has_fast_bf16_dot()
+    return "bf16" if is_fast else "f16"
 
 
 def block_bytes(config: ModelConfig, dtype: str) -> int:
