@@ -59,6 +59,16 @@ def test_a_chunk_is_the_event_of_its_whole_object(more):
         assert chunk_writer(head)(choices, more) == event(head | {"choices": choices} | more)
 
 
+def test_no_character_cuts_an_event_for_a_client_that_splits_by_unicodes_rules():
+    text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0x10FFFF]))
+    choices = [{"text": text, "index": 0}]
+    written = [event({"choices": choices}, "chunk"), chunk_writer({"id": "a"})(choices, {})]
+    for data in written:
+        lines = data.decode().splitlines()
+        assert (lines.pop(), lines[:-1]) == ("", ["event: chunk"] if data == written[0] else [])
+        assert json.loads(lines[-1].removeprefix("data: "))["choices"] == choices
+
+
 def test_every_token_is_counted():
     metrics = Metrics()
     watched = Watched(metrics, "demo", 1)

@@ -22,7 +22,7 @@ PING_S = 15.0
 _PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
-_encode = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
 log = logging.getLogger("pyroclast.server")
 
 
@@ -33,6 +33,14 @@ def failure(error: Exception) -> HttpError:
     if refused.status == 500:
         log.error("a stream failed", exc_info=error)
     return refused
+
+
+def _encode(value: Any) -> bytes:
+    """The JSON of a value, with U+0085, U+2028 and U+2029 escaped: a client that reads lines by
+    Unicode's rules (httpx, `str.splitlines`) would cut the event there."""
+    data = _encode_json(value)
+    data = data.replace(b"\xc2\x85", b"\\u0085")
+    return data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
 
 
 def event(value: Any, name: str | None = None) -> bytes:
