@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "native/maker.h"
 #include "superblocks.h"
 
 // A panel is read once from memory and then once from L2 for each further tile of tokens: half of
@@ -29,11 +30,6 @@ constexpr int64_t kStreamTokens = 2;
 constexpr int most_streams(int64_t n_tokens) {
   return kWidth == 16 ? 4 : kWidth != 8 ? 1 : n_tokens == 1 ? 4 : 2;
 }
-#if defined(__AVX512F__)
-inline const bool kIsIntel = (__builtin_cpu_init(), __builtin_cpu_is("intel") != 0);
-#else
-constexpr bool kIsIntel = false;
-#endif
 inline int streams_for(int64_t n_tokens) {
   return kWidth == 16 && !kIsIntel ? 1 : most_streams(n_tokens);
 }
