@@ -191,7 +191,7 @@ torture: $(VENV)/.native $(VENV)/.test $(VENV)/.server $(VENV)/.demo ## hostile 
 
 # The native tests alone: Python and the kernels, which start no threads, would need a Python built
 # for it.  setarch -R, where it is allowed: older ThreadSanitizers fail where addresses are too random.
-WITH_THREADS := $(filter-out %/bf16_matrices_test.cpp,$(wildcard tests/native/*.cpp))
+WITH_THREADS := $(filter-out %/bf16_matrices_test.cpp %/fetch_test.cpp,$(wildcard tests/native/*.cpp))
 THREAD_TESTS := $(WITH_THREADS:tests/native/%.cpp=build/threads/%) \
   $(EXECUTOR_TESTS:%=build/threads-condvar/%) $(patsubst %,build/%/executor_schedules_test,plain plain-condvar)
 sanitize-threads: ## executor and scratch memory under TSan, in less than a minute

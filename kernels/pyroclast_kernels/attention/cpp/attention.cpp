@@ -108,6 +108,10 @@ void finish(const AttentionArgs &a, const Row &row, Partial softmax, float *merg
   if (a.out_q8) quantize_row(merged, a.head_dim, a.out_q8 + at / 32);
 }
 
+Positions positions_of(int64_t split, int64_t next_split, int64_t end) {
+  return {split * kSplit, std::min((split + 1) * kSplit, end), next_split * kSplit, end};
+}
+
 // All splits of a tile in order.
 template <class Format>
 void whole_tile(const AttentionArgs &a, Tile &tile, const Item &item) {
@@ -119,7 +123,7 @@ void whole_tile(const AttentionArgs &a, Tile &tile, const Item &item) {
   });
   const int64_t end = make_row(a, item.token + item.n_tokens - 1, 0).end;
   for (int64_t s = item.first_split; s < item.first_split + item.n_splits; s++)
-    run_split(Split<Format>(cache, tile, s * kSplit, std::min((s + 1) * kSplit, end)), tile, item,
+    run_split(Split<Format>(cache, tile, positions_of(s, s + 1, end)), tile, item,
               [&](int r, const float *values) {
                 const Row &row = tile.rows[r];
                 merge(softmax[r], tile.merged[r], {row.maximum, row.sum}, values, a.value_stride);
@@ -145,14 +149,14 @@ void merge_splits(const AttentionArgs &a, Tile &tile, const Item &item) {
   });
 }
 
-// One split of a tile; the last one to finish merges them all.
+// One split of a tile, whose next one is `n_parts` further; the last one to finish merges them all.
 template <class Format>
 void one_split(const AttentionArgs &a, Tile &tile, const Item &item, int64_t split_index,
-               int32_t *counter) {
+               int n_parts, int32_t *counter) {
   const Cache<Format> cache = start_tile<Format>(a, tile, item);
-  const int64_t begin = (item.first_split + split_index) * kSplit;
+  const int64_t split = item.first_split + split_index;
   const int64_t end = make_row(a, item.token + item.n_tokens - 1, 0).end;
-  run_split(Split<Format>(cache, tile, begin, std::min(begin + kSplit, end)), tile, item,
+  run_split(Split<Format>(cache, tile, positions_of(split, split + n_parts, end)), tile, item,
             [&](int r, const float *values) {
               float *p = partial(a, tile.rows[r], split_index);
               p[0] = tile.rows[r].maximum;
@@ -224,7 +228,7 @@ class Deal {
         }
         int32_t *counter = a_.counters + (item.token * a_.n_kv_heads + kv) * chunks_ + chunk;
         for (int64_t s = 0; s < item.n_splits; s++)
-          if (mine()) one_split<Format>(a_, tile_, item, s, counter);
+          if (mine()) one_split<Format>(a_, tile_, item, s, n_parts_, counter);
       }
   }
 

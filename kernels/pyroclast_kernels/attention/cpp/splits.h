@@ -11,7 +11,6 @@
 
 constexpr int kMaxGroups = 8;
 constexpr int kMaxRows = kMaxGroups * kGroup;
-constexpr int kSplitBlocks = kSplit / kPositions;
 
 // What a part lays out of the tile at hand, in memory that is lent to it (native/scratch.h).
 struct Tile {
@@ -42,7 +41,13 @@ struct Cache {
   }
 };
 
-// The positions [begin, end) of a split, as the rows of some groups see them.
+// The positions [begin, end) of a split, and those that the part reads next, which it may fetch:
+// from `next` on, before `stop`.
+struct Positions {
+  int64_t begin, end, next, stop;
+};
+
+// A split as the rows of some groups see it.
 template <class Format>
 class Split {
   using Source = typename Format::Source;
@@ -50,110 +55,108 @@ class Split {
   using Unit = typename Source::Unit;
 
  public:
-  Split(const Cache<Format> &cache, Tile &tile, int64_t begin, int64_t end)
-      : cache_(cache), tile_(tile), begin_(begin), end_(end) {}
+  Split(const Cache<Format> &cache, Tile &tile, Positions at)
+      : cache_(cache), tile_(tile), at_(at) {}
 
   // Row by row (maximum, sum), and the values in tile.buffers from 0 on, of n groups.
   void run(int first, int n) {
-    int64_t lo = end_, hi = begin_;
+    int64_t lo = at_.end, hi = at_.begin;
     for (int g = first; g < first + n; g++)
       for (int r = 0; r < tile_.n_rows[g]; r++) {
         const Row &row = tile_.rows[g * kGroup + r];
-        lo = std::min(lo, std::max(begin_, row.first));
-        hi = std::max(hi, std::min(end_, row.end));
+        lo = std::min(lo, std::max(at_.begin, row.first));
+        hi = std::max(hi, std::min(at_.end, row.end));
       }
-    lo = lo / kPositions * kPositions;
+    lo_ = lo / kPositions * kPositions;
+    hi_ = hi;
+    n_blocks_ = lo_ < hi_ ? (hi_ - lo_ + kPositions - 1) / kPositions : 0;
     together_ = n > 1;
-    for (int64_t p = lo; p < hi; p += kPositions)
-      for (int g = 0; g < n; g++) scores(first + g, tile_.buffers[g], p, lo, hi);
-    for (int g = 0; g < n; g++) softmax(first + g, tile_.buffers[g], lo, hi);
-    if (lo >= hi) return;
-    if (!together_) return values(first, tile_.buffers[0], lo, hi);
+    // The further groups of a kv head find its blocks in L2.
+    in_turn_ = kIsIntel && n_blocks_ > kShortRun && (together_ || first == 0);
+    if (n_blocks_ > 0)
+      for (int g = 0; g < n; g++) list_blocks(first + g, tile_.buffers[g]);
+    for (int64_t i = 0; i < n_blocks_; i++)
+      for (int g = 0; g < n; g++) scores(first + g, tile_.buffers[g], i);
+    for (int g = 0; g < n; g++) softmax(first + g, tile_.buffers[g]);
+    if (n_blocks_ == 0) return;
+    if (!together_) return values(first, tile_.buffers[0]);
     if constexpr (!Format::kScaled)
-      for (int64_t p = lo; p < hi; p += kPositions)
-        for (int g = 0; g < n; g++) block_values(first + g, tile_.buffers[g], p, lo, hi);
+      for (int64_t i = 0; i < n_blocks_; i++)
+        for (int g = 0; g < n; g++) block_values(first + g, tile_.buffers[g], i);
   }
 
  private:
-  // Positions of the blocks that hold [lo, hi); lo begins one.
-  static int64_t padded(int64_t lo, int64_t hi) {
-    return (hi - lo + kPositions - 1) / kPositions * kPositions;
-  }
-
-  // What to fetch beside the block at p, `cells`: `ahead`, unless the CPU's own prefetcher is on
-  // its way there, which more prefetches only hold up.
-  template <class Bytes>
-  const Cell *to_fetch(const Bytes *cells, const Bytes *ahead, int64_t p) const {
-    const int32_t *block = cache_.block_table + p / kPositions;
-    const bool follows = together_ && p + kPositions < end_ && block[1] == block[0] + 1;
-    return (const Cell *)(follows ? cells : ahead);
-  }
-
-  // Of the block at p.
-  void scores(int g, GroupBuffers &buffers, int64_t p, int64_t lo, int64_t hi) {
+  void list_blocks(int g, GroupBuffers &buffers) const {
     const int64_t kv_head = tile_.kv_heads[g];
-    const uint8_t *cells = cache_.keys(p, kv_head);
-    const int64_t ahead = p + kAhead * kPositions, after = lo + (ahead - lo - padded(lo, hi));
-    const uint8_t *next =
-        ahead < hi ? cache_.keys(ahead, kv_head) : cache_.values(std::min(after, hi - 1), kv_head);
-    const auto *scales = (const uint16_t *)(cells + cache_.head_dim * kPositions);
-    float *out = buffers.scores + (p - lo);
-    score_block<Source>({(const Cell *)cells, to_fetch(cells, next, p), scales, cache_.head_dim},
-                        tile_.n_rows[g], reinterpret_cast<const Unit *>(tile_.queries[g]), out);
-    if (tile_.capped) cap_block(tile_.rows + g * kGroup, tile_.n_rows[g], out);
-    mask_block(tile_.rows + g * kGroup, tile_.n_rows[g], p, out);
+    const uint8_t **out = buffers.blocks;
+    for (int64_t i = 0; i < n_blocks_; i++) {
+      out[i] = cache_.keys(lo_ + i * kPositions, kv_head);
+      out[n_blocks_ + i] = cache_.values(lo_ + i * kPositions, kv_head);
+    }
+    const bool goes_on = at_.next < at_.stop;
+    for (int64_t i = 0; i < kMostAhead; i++) {
+      const int64_t position = std::min(at_.next + i * kPositions, at_.stop - 1);
+      out[2 * n_blocks_ + i] = goes_on ? cache_.keys(position, kv_head) : out[2 * n_blocks_ - 1];
+    }
   }
 
-  void softmax(int g, GroupBuffers &buffers, int64_t lo, int64_t hi) {
+  Blocks blocks(const GroupBuffers &buffers) const {
+    const int64_t stride = cache_.n_kv_heads * Format::key_bytes(cache_.head_dim);
+    return {buffers.blocks, in_turn_, together_ ? stride : 0};
+  }
+
+  void scores(int g, GroupBuffers &buffers, int64_t i) {
+    const uint8_t *block = buffers.blocks[i];
+    const Fetch fetch = blocks(buffers).beside(i, cache_.head_dim / Source::kTerms,
+                                               kPositions * int64_t(sizeof(Cell)));
+    const auto *scales = (const uint16_t *)(block + cache_.head_dim * kPositions);
+    const Row *rows = tile_.rows + g * kGroup;
+    float *out = buffers.scores + i * kPositions;
+    score_block<Source>({(const Cell *)block, scales, cache_.head_dim, fetch}, tile_.n_rows[g],
+                        reinterpret_cast<const Unit *>(tile_.queries[g]), out);
+    if (tile_.capped) cap_block(rows, tile_.n_rows[g], out);
+    mask_block(rows, tile_.n_rows[g], lo_ + i * kPositions, out);
+  }
+
+  void softmax(int g, GroupBuffers &buffers) {
     for (int r = 0; r < tile_.n_rows[g]; r++) {
       Row &row = tile_.rows[g * kGroup + r];
       float *row_scores = buffers.scores + r * kScoreStride;
-      if (std::max(row.first, lo) < std::min(row.end, hi)) {
-        softmax_row<Source>(row, row_scores, padded(lo, hi));
+      if (std::max(row.first, lo_) < std::min(row.end, hi_)) {
+        softmax_row<Source>(row, row_scores, n_blocks_ * kPositions);
       } else {
-        if (lo < hi) std::fill_n(row_scores, padded(lo, hi), 0.0f);
+        std::fill_n(row_scores, n_blocks_ * kPositions, 0.0f);
         row.sum = 0;
       }
     }
   }
 
-  void values(int g, GroupBuffers &buffers, int64_t lo, int64_t hi) {
-    const Cell *blocks[kSplitBlocks + kAhead];
-    int64_t n = 0;
-    for (int64_t p = lo; p < hi; p += kPositions)
-      blocks[n++] = (const Cell *)cache_.values(p, tile_.kv_heads[g]);
-    for (int i = 0; i < kAhead; i++) blocks[n + i] = blocks[n - 1];
-    const Values<Source> v{blocks, hi - lo, cache_.stride, false};
+  void values(int g, GroupBuffers &buffers) {
+    const Values<Source> v{blocks(buffers), n_blocks_, hi_ - lo_, cache_.stride, false};
     if constexpr (Format::kScaled) {
-      load_value_scales(lo, n, blocks);
+      load_value_scales(buffers.blocks + n_blocks_);
       byte_values(v, tile_.n_rows[g], tile_.value_scales, buffers);
     } else {
       value_group<Source>(v, tile_.n_rows[g], buffers.scores, buffers.values);
     }
   }
 
-  // What the block at p adds to the sums.
-  void block_values(int g, GroupBuffers &buffers, int64_t p, int64_t lo, int64_t hi) {
-    const int64_t kv_head = tile_.kv_heads[g];
-    const int64_t ahead = std::min(p + kAhead * kPositions, hi - 1);
-    const uint8_t *cells = cache_.values(p, kv_head);
-    const Cell *blocks[1 + kAhead] = {};
-    blocks[0] = (const Cell *)cells;
-    blocks[kAhead] = to_fetch(cells, cache_.values(ahead, kv_head), p);
-    const Values<Source> v{blocks, std::min<int64_t>(kPositions, hi - p), cache_.stride, p > lo};
-    const float *probs = buffers.scores + (p - lo) / Source::kTerms;
+  // What block i adds to the sums.
+  void block_values(int g, GroupBuffers &buffers, int64_t i) {
+    const int64_t n = std::min<int64_t>(kPositions, hi_ - lo_ - i * kPositions);
+    const Values<Source> v{blocks(buffers), n_blocks_ + i, n, cache_.stride, i > 0};
+    const float *probs = buffers.scores + i * kPositions / Source::kTerms;
     value_group<Source>(v, tile_.n_rows[g], probs, buffers.values);
   }
 
-  void load_value_scales(int64_t lo, int64_t n_blocks, const Cell *const *blocks) {
-    if (lo == scales_from_ && n_blocks == n_scale_blocks_) return;  // as for the group before
-    scales_from_ = lo;
-    n_scale_blocks_ = n_blocks;
-    for (int64_t block = 0; block < n_blocks; block++)
+  void load_value_scales(const uint8_t *const *blocks) {
+    if (lo_ == scales_from_ && n_blocks_ == n_scale_blocks_) return;  // as for the group before
+    scales_from_ = lo_;
+    n_scale_blocks_ = n_blocks_;
+    for (int64_t block = 0; block < n_blocks_; block++)
       for (int64_t group = 0; group < scale_groups(cache_.head_dim); group++) {
         const auto *scales =
-            (const uint16_t *)((const uint8_t *)blocks[block] + cache_.stride * kPositions) +
-            group * kPositions;
+            (const uint16_t *)(blocks[block] + cache_.stride * kPositions) + group * kPositions;
         float *out = tile_.value_scales + group * kSplit + block * kPositions;
         store(out, load_half(scales));
         store(out + kLanes, load_half(scales + kLanes));
@@ -162,8 +165,9 @@ class Split {
 
   const Cache<Format> &cache_;
   Tile &tile_;
-  const int64_t begin_, end_;
-  bool together_ = false;
+  const Positions at_;
+  int64_t lo_ = 0, hi_ = 0, n_blocks_ = 0;  // seen by some row; lo_ begins a block
+  bool together_ = false, in_turn_ = false;
   int64_t scales_from_ = -1, n_scale_blocks_ = 0;  // what is in value_scales
 };
 

@@ -11,12 +11,13 @@
 
 #include "cells.h"
 #include "exp2.h"
+#include "fetch.h"
 #include "native/tanh.h"
 
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr int64_t kSplit = 512;
-constexpr int kAhead = 2;   // blocks from the one at hand to the one that is fetched meanwhile
-constexpr int kGroup = 12;  // rows whose scores of a split stay in the L1 cache (24 KiB)
+constexpr int64_t kSplitBlocks = kSplit / kPositions;
+constexpr int kGroup = 12;        // rows whose scores of a split stay in the L1 cache (24 KiB)
 constexpr int kMaxHeadDim = 512;  // model.py refuses larger heads
 // Rows are padded: at a stride of 2048 bytes twelve of them would share few sets of the L1 cache.
 constexpr int64_t kScoreStride = kSplit + kLanes, kValueStride = kMaxHeadDim + kLanes;
@@ -47,30 +48,49 @@ struct GroupBuffers {
   alignas(64) float scores[kGroup * kScoreStride];  // then the probabilities, in place
   alignas(64) float values[kGroup * kValueStride];
   alignas(64) Pair words[kGroup * kScoreStride / 2];  // q8_0: probabilities by the values' scales
+  const uint8_t *blocks[2 * kSplitBlocks + kMostAhead];  // of keys, of values, and what comes next
 };
 
+// One step of `accumulate`.
+template <class Source, int R, int L, int64_t kRowUnits>
+PYRO_INLINE void add_step(typename Source::Sum (&acc)[R][L], const typename Source::Cell *cells,
+                          const typename Source::Unit *units) {
+  typename Source::Lanes lanes[L];
+#pragma GCC unroll 4
+  for (int l = 0; l < L; l++) lanes[l] = Source::load_cells(cells + l * kLanes);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) {
+    const auto unit = Source::broadcast(units[r * kRowUnits]);
+#pragma GCC unroll 4
+    for (int l = 0; l < L; l++) acc[r][l] = Source::step(acc[r][l], lanes[l], unit);
+  }
+}
+
+// Fetches the lines of L vectors from `cells` on.
+template <class Source, int L>
+PYRO_INLINE void fetch_step(const uint8_t *cells) {
+  constexpr int64_t kBytes = L * kLanes * int64_t(sizeof(typename Source::Cell));
+#pragma GCC unroll 4
+  for (int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(cells + line, 0, 2);
+}
+
 // acc[r][l] += sum over n steps of units of row r * lanes l; the cells of a step lie `stride` after
-// those of the one before, its units kStepUnits.  Meanwhile what lies as far from `next` is
-// fetched: a block of the cache is about a page long, and hardware prefetchers stop at its end.
-// Into L2: a core waits for few lines of L1 at a time, 10 GB/s on Zen 4 (docs/decisions/0021).
+// those of the one before, its units kStepUnits.  Fetches from `ahead` bytes on.
 template <class Source, int R, int L, int64_t kRowUnits, int64_t kStepUnits>
 PYRO_INLINE void accumulate(typename Source::Sum (&acc)[R][L], const typename Source::Cell *cells,
-                            const typename Source::Cell *next, int64_t stride, int64_t n,
+                            const Fetch &fetch, int64_t ahead, int64_t stride, int64_t n,
                             const typename Source::Unit *units) {
-  constexpr int64_t kLineCells = 64 / sizeof(typename Source::Cell);
-  for (int64_t i = 0; i < n; i++) {
-    typename Source::Lanes lanes[L];
+  int64_t i = 0;
+  if (fetch.n_blocks == kFetchedBlocks)
+    for (; i + kFetchedBlocks <= n; ahead += fetch.stride)
 #pragma GCC unroll 4
-    for (int l = 0; l < L; l++) {
-      if (l * kLanes % kLineCells == 0) __builtin_prefetch(next + i * stride + l * kLanes, 0, 2);
-      lanes[l] = Source::load_cells(cells + i * stride + l * kLanes);
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < R; r++) {
-      const auto unit = Source::broadcast(units[r * kRowUnits + i * kStepUnits]);
-#pragma GCC unroll 4
-      for (int l = 0; l < L; l++) acc[r][l] = Source::step(acc[r][l], lanes[l], unit);
-    }
+      for (int b = 0; b < kFetchedBlocks; b++, i++) {
+        fetch_step<Source, L>(fetch.blocks[b] + ahead);
+        add_step<Source, R, L, kRowUnits>(acc, cells + i * stride, units + i * kStepUnits);
+      }
+  for (; i < n; i++) {
+    fetch_step<Source, L>(fetch.blocks[0] + ahead + i * fetch.stride);
+    add_step<Source, R, L, kRowUnits>(acc, cells + i * stride, units + i * kStepUnits);
   }
 }
 
@@ -79,9 +99,10 @@ PYRO_INLINE void accumulate(typename Source::Sum (&acc)[R][L], const typename So
 // The keys of one block; `scales` (groups of 32 dimensions, 32 positions) of ByteCells only.
 template <class Source>
 struct Keys {
-  const typename Source::Cell *cells, *next;
+  const typename Source::Cell *cells;
   const uint16_t *scales;
   int64_t head_dim;
+  Fetch fetch;
 };
 
 // scores[r][0..32) = q[r] . k[p], not yet scaled, for the positions of one block.
@@ -94,7 +115,9 @@ void score_rows(const Keys<Source> &keys, const typename Source::Unit *queries, 
     for (int64_t d = 0; d < keys.head_dim; d += n_together) {
       typename Source::Sum acc[R][L] = {};
       const int64_t step = d / Source::kTerms, at = step * kPositions + p;
-      accumulate<Source, R, L, 1, kGroup>(acc, keys.cells + at, keys.next + at, kPositions,
+      const int64_t cell = sizeof(typename Source::Cell);
+      const int64_t ahead = step / keys.fetch.n_blocks * keys.fetch.stride + p * cell;
+      accumulate<Source, R, L, 1, kGroup>(acc, keys.cells + at, keys.fetch, ahead, kPositions,
                                           std::min(n_together, keys.head_dim - d) / Source::kTerms,
                                           queries + step * kGroup);
       f32x16 scales[L];
@@ -190,12 +213,12 @@ void softmax_row(Row &row, float *scores, int64_t n) {
 
 // ---- values ------------------------------------------------------------------------------------
 
-// Consecutive blocks of values: where each lies, and how many positions there are in all.  adds: to
-// what is there from the blocks before.
+// Consecutive blocks of values, from block `first` on, and how many positions there are in all.
+// adds: to what is there from the blocks before.
 template <class Source>
 struct Values {
-  const typename Source::Cell *const *blocks;  // kAhead more than are read, to fetch
-  int64_t n_positions, stride;
+  Blocks blocks;
+  int64_t first, n_positions, stride;
   bool adds;
 };
 
@@ -204,10 +227,13 @@ template <class Source, int R, int L>
 PYRO_INLINE void value_sums(typename Source::Sum (&acc)[R][L], const Values<Source> &v,
                             const typename Source::Unit *probs, int64_t d) {
   constexpr int64_t kRowUnits = kScoreStride / (std::is_same_v<Source, ByteCells> ? 2 : 1);
+  constexpr int64_t kCell = sizeof(typename Source::Cell);
   for (int64_t p = 0; p < v.n_positions; p += kPositions) {
     const int64_t n = std::min<int64_t>(kPositions, v.n_positions - p);
-    const auto *const *block = v.blocks + p / kPositions;
-    accumulate<Source, R, L, kRowUnits, 1>(acc, block[0] + d, block[kAhead] + d, v.stride,
+    const int64_t at = v.first + p / kPositions;
+    const auto *block = (const typename Source::Cell *)v.blocks.list[at];
+    const Fetch fetch = v.blocks.beside(at, kPositions / Source::kTerms, v.stride * kCell);
+    accumulate<Source, R, L, kRowUnits, 1>(acc, block + d, fetch, d * kCell, v.stride,
                                            (n + Source::kTerms - 1) / Source::kTerms,
                                            probs + p / Source::kTerms);
   }
